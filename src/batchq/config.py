@@ -1,0 +1,88 @@
+"""All settings in one frozen value, read once: `batchq_*` keys of the Celery app, over them `BATCHQ_*` of the environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from sqlalchemy.engine import make_url
+
+from batchq.errors import InvalidInput
+
+
+class Settings(BaseSettings):
+    """What can be set, each with its unit in the name and its default."""
+
+    model_config = SettingsConfigDict(env_prefix="BATCHQ_", frozen=True, extra="ignore")
+
+    app: str | None = Field(None, description="Celery app as module:attribute; none = the demo app")
+    home: Path = Field(Path(".batchq"), description="folder of the embedded database, logs and lock")
+    database_url: str | None = Field(None, description="SQLAlchemy URL; none = SQLite below `home`")
+    broker_url: str | None = Field(None, description="broker of the tickets; none = the app's, else embedded")
+    deployment: str = Field("default", pattern=r"^[A-Za-z0-9_-]{1,50}$", description="part of every queue's name")
+    ticket_key: str = Field("", repr=False, description="secret that signs tickets; empty = unsigned")
+    shell: bool = Field(False, description="whether shell.run may be used")
+    fast_path: bool = Field(True, description="whether submit and finishing servers advance the work themselves")
+    tickets_ahead: int = Field(0, ge=0, le=1000, description="tickets per open server beyond its free threads")
+    tick_seconds: float = Field(1.0, gt=0, le=60, description="time between two ticks of a coordinator")
+    heartbeat_seconds: float = Field(2.0, gt=0, le=60, description="time between two heartbeats of a server")
+    lost_seconds: float = Field(30.0, gt=0, description="silence after which a server counts as lost")
+    lost_attempt_seconds: float = Field(10.0, gt=0, description="after which an attempt its server lacks is lost")
+    lost_ticket_seconds: float = Field(5.0, gt=0, description="after which an unclaimed ticket is sent again")
+    ticket_patience_seconds: float = Field(1.0, ge=0, description="how long a ticket waits in a server for a thread")
+    lost_child_seconds: float = Field(2.0, gt=0, description="how long a dead child's report is waited for")
+    shutdown_seconds: float = Field(30.0, ge=0, description="how long a stopping server waits to store outcomes")
+    log_bytes: int = Field(65536, ge=0, description="most of an attempt's log that is kept, its end")
+    result_bytes: int = Field(65536, ge=0, description="most a task's result may measure as JSON")
+    file_bytes: int = Field(8 * 1024 * 1024, gt=0, description="largest job file")
+    tasks: int = Field(100_000, gt=0, le=1_000_000, description="most tasks of a job")
+    conditions: int = Field(1_000_000, gt=0, description="most conditions of a job")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return env_settings, init_settings
+
+    @classmethod
+    def load(cls, conf: Mapping[str, Any] | None = None, **given: Any) -> Settings:
+        """The settings from the environment, over `given`, over the `batchq_*` keys of `conf`.
+
+        Raises InvalidInput with one line per wrong value.
+        """
+        named = {name: conf.get(f"batchq_{name}") for name in cls.model_fields} if conf is not None else {}
+        values = {name: value for name, value in {**named, **given}.items() if value is not None}
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            lines = (f"BATCHQ_{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
+            raise InvalidInput("Settings: " + "; ".join(lines)) from None
+
+    @property
+    def database(self) -> str:
+        """The database URL in force."""
+        return self.database_url or f"sqlite:///{(self.home / 'batchq.db').absolute()}"
+
+    def queue(self, group: str) -> str:
+        """The Celery queue of a batch group."""
+        return f"batchq.{self.deployment}.{group}"
+
+    @property
+    def coordinator_queue(self) -> str:
+        return f"batchq.{self.deployment}/coordinator"
+
+
+def masked(url: str) -> str:
+    """The URL without its password."""
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except Exception:  # whatever cannot be parsed must not be shown either
+        return "<url>"

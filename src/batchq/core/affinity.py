@@ -1,0 +1,206 @@
+"""Which server serves which group, and which ready tasks get a ticket now (rules 10-13, 16, 19, 20, 40)."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import TypeVar
+
+from batchq.core.windows import Window, next_opening, threads_at, zone
+
+DEFAULT_GROUP = "default"
+
+Key = TypeVar("Key")
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A batch server as dispatch sees it; `pool` is the most its worker can run at once, None if unknown."""
+
+    id: int
+    name: str
+    threads: int = 1
+    groups: frozenset[str] = frozenset()
+    windows: tuple[Window, ...] = ()
+    enabled: bool = True
+    alive: bool = True
+    epoch: int = 0
+    pool: int | None = None
+
+    def threads_now(self, now: datetime) -> int:
+        """Tasks it may run at once at this instant; 0 when closed, disabled or not running (rules 16, 19)."""
+        if not (self.enabled and self.alive):
+            return 0
+        threads = threads_at(self.windows, self.threads, now)
+        return threads if self.pool is None else min(threads, self.pool)
+
+
+@dataclass(frozen=True)
+class Topology:
+    """All servers and their bindings at one moment; `version` tells two of them apart."""
+
+    servers: tuple[Server, ...]
+    version: int = 0
+
+    @cached_property
+    def by_id(self) -> dict[int, Server]:
+        return {server.id: server for server in self.servers}
+
+    @cached_property
+    def bound(self) -> frozenset[str]:
+        """The groups that at least one server is bound to, whatever that server's state (rule 12)."""
+        return frozenset(group for server in self.servers for group in server.groups)
+
+    def serves(self, server: Server, group: str) -> bool:
+        """Whether the server may run tasks of the group (rules 11, 12)."""
+        if server.groups:
+            return group in server.groups
+        return group == DEFAULT_GROUP or group not in self.bound
+
+    def serving(self, group: str) -> list[Server]:
+        """The servers that may run the group's tasks, in whatever state they are."""
+        return [server for server in self.servers if self.serves(server, group)]
+
+
+class Matching:
+    """Tickets placed on free threads, one each, moved aside for each other where that makes room.
+
+    A ticket is only good if it and all others out can be matched to distinct free threads: then no
+    server is ever offered more than it can run, whichever of them takes which.
+    """
+
+    def __init__(self, topology: Topology, free: Mapping[int, int]) -> None:
+        self._servers = [server for server in topology.servers if free.get(server.id, 0) > 0]
+        self._serves = topology.serves
+        self._free = {server.id: free[server.id] for server in self._servers}
+        self._placed: dict[int, Counter[str]] = {server.id: Counter() for server in self._servers}
+        self._hopeless: set[str] = set()
+
+    def place(self, group: str) -> bool:
+        """Find a thread for one more ticket of the group; False if there is none even after moving others."""
+        if group in self._hopeless:
+            return False
+        came: dict[int, tuple[int | None, str]] = {}
+        queue: deque[int] = deque()
+        self._reach(group, None, came, queue)
+        while queue:
+            server = queue.popleft()
+            if self._free[server] > 0:
+                self._shift(server, came)
+                return True
+            for other in [other for other, count in self._placed[server].items() if count]:
+                self._reach(other, server, came, queue)
+        # Room only ever shrinks: what found none will find none later.
+        self._hopeless.add(group)
+        return False
+
+    def _reach(
+        self, group: str, source: int | None, came: dict[int, tuple[int | None, str]], queue: deque[int]
+    ) -> None:
+        for server in self._servers:
+            if server.id not in came and self._serves(server, group):
+                came[server.id] = (source, group)
+                queue.append(server.id)
+
+    def _shift(self, server: int, came: Mapping[int, tuple[int | None, str]]) -> None:
+        self._free[server] -= 1
+        source, group = came[server]
+        while source is not None:
+            self._placed[server][group] += 1
+            self._placed[source][group] -= 1
+            server = source
+            source, group = came[server]
+        self._placed[server][group] += 1
+
+
+def free_threads(topology: Topology, busy: Mapping[int, int], now: datetime, ahead: int = 0) -> dict[int, int]:
+    """Threads of each server that could take a ticket now: threads − executing, plus `ahead` if it is open at all."""
+    free = {}
+    for server in topology.servers:
+        threads = server.threads_now(now)
+        if threads:
+            free[server.id] = max(0, threads + ahead - busy.get(server.id, 0))
+    return free
+
+
+def room(group: str, topology: Topology, free: Mapping[int, int]) -> int:
+    """How many tickets of the group could be out at most, were it alone."""
+    return sum(count for server, count in free.items() if topology.serves(topology.by_id[server], group))
+
+
+def admit(
+    candidates: Iterable[tuple[Key, str]],
+    out: Mapping[str, int],
+    topology: Topology,
+    free: Mapping[int, int],
+) -> list[Key]:
+    """The candidates (key, group), best first, that get a ticket now, given the tickets already `out` per group."""
+    matching = Matching(topology, free)
+    for group, count in out.items():
+        for _ in range(count):
+            matching.place(group)
+    return [key for key, group in candidates if matching.place(group)]
+
+
+def surplus(
+    out: Iterable[tuple[Key, str]], topology: Topology, free: Mapping[int, int]
+) -> list[Key]:
+    """The tickets out (key, group), oldest first, that no free thread answers any more: they are taken back (rule 20)."""
+    matching = Matching(topology, free)
+    return [key for key, group in out if not matching.place(group)]
+
+
+def why_ready(group: str, topology: Topology, busy: Mapping[int, int], now: datetime) -> str:
+    """Why a ready task of the group does not start, as one clause, with the next instant if time decides (rule 40)."""
+    serving = topology.serving(group)
+    for reason in _reasons(group, serving, busy, now):
+        return reason
+    return "is being handed out"
+
+
+def _reasons(group: str, serving: Sequence[Server], busy: Mapping[int, int], now: datetime) -> Iterator[str]:
+    if not serving:
+        yield f"{group}: no server serves this group"
+    enabled = [server for server in serving if server.enabled]
+    if not enabled:
+        yield f"{group}: {names(serving)} {'are' if len(serving) > 1 else 'is'} disabled"
+    alive = [server for server in enabled if server.alive]
+    if not alive:
+        yield f"{group}: {names(enabled)} {'do' if len(enabled) > 1 else 'does'} not run"
+    opened = [server for server in alive if server.threads_now(now)]
+    if not opened:
+        yield f"{group}: {_closed(alive, now)}"
+    full = [server for server in opened if busy.get(server.id, 0) >= server.threads_now(now)]
+    if len(full) == len(opened):
+        counts = ", ".join(f"{s.name} {busy[s.id]}/{s.threads_now(now)}" for s in full[:4])
+        yield f"{counts}{', …' if len(full) > 4 else ''} threads busy"
+
+
+def _closed(servers: Sequence[Server], now: datetime) -> str:
+    openings = [
+        (opening, server)
+        for server in servers
+        if (opening := next_opening(server.windows, server.threads, now)) is not None
+    ]
+    if not openings:
+        return f"{names(servers)} {'have' if len(servers) > 1 else 'has'} no window that opens"
+    opening, server = min(openings, key=lambda pair: pair[0])
+    window = next(window for window in server.windows if window.covers(opening))
+    return f"no server has an open window until {_local(opening, window, now)}"
+
+
+def _local(instant: datetime, window: Window, now: datetime) -> str:
+    there, here = instant.astimezone(zone(window.timezone)), now.astimezone(zone(window.timezone))
+    day = "" if there.date() == here.date() else f"{there:%a %d %b} "
+    return f"{day}{there:%H:%M} {window.timezone}"
+
+
+def names(servers: Sequence[Server]) -> str:
+    """`AOS2`, `AOS2 and AOS3`, `AOS1, AOS2 and 3 more`."""
+    shown = [server.name for server in servers]
+    if len(shown) > 3:
+        shown = [*shown[:2], f"{len(shown) - 2} more"]
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"

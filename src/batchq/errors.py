@@ -1,0 +1,74 @@
+"""Every error a user can meet: one sentence with the fact, the place and the next step, and an exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import ClassVar
+
+
+class BatchqError(Exception):
+    """Base of all errors that batchq raises on purpose; `str()` is the sentence to print.
+
+    `exit_code`: 1 negative result, 2 usage or invalid input, 3 not found, 4 broker or database
+    unreachable, 5 conflict.
+    """
+
+    exit_code: ClassVar[int] = 1
+    text: ClassVar[str] = "{0}"
+
+    def __init__(self, *args: object, **facts: object) -> None:
+        super().__init__(self.text.format(*args, **facts))
+        self.facts = facts
+
+
+class InvalidInput(BatchqError):
+    """The input breaks a rule; the message names file, line and field where they are known."""
+
+    exit_code = 2
+
+
+class NotFound(BatchqError):
+    """A name or number that the command was given does not exist."""
+
+    exit_code = 3
+
+
+class Unreachable(BatchqError):
+    """The broker or the database does not answer."""
+
+    exit_code = 4
+
+
+class DatabaseUnreachable(Unreachable):
+    text = "The database {url} does not answer ({reason}). Start it, or set BATCHQ_DATABASE_URL to one that runs."
+
+
+class DatabaseOutdated(Unreachable):
+    text = "The database {url} {fact}. Run `batchq db upgrade` first."
+
+
+class BrokerUnreachable(Unreachable):
+    text = "The broker {url} does not answer ({reason}). Start it, or set BATCHQ_BROKER_URL to one that runs."
+
+
+class Conflict(BatchqError):
+    """The present state of the thing does not allow the command."""
+
+    exit_code = 5
+
+
+class ServerRuns(Conflict):
+    text = "{name} already runs as pid {pid} on host {host}. Stop it first, or start this server under another name."
+
+
+def unknown(kind: str, name: object, known: Iterable[str], *, advice: str = "") -> NotFound:
+    """The `NotFound` for `name`, with the closest of the `known` names (rule 13)."""
+    return NotFound(f"No {kind} {str(name)!r}{closest(str(name), known)}.{' ' + advice if advice else ''}")
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """`'; did you mean 'x'?'`-clause for a mistyped name, or an empty string."""
+    names = {candidate.casefold(): candidate for candidate in known}
+    match = get_close_matches(name.casefold(), names, n=1, cutoff=0.6)
+    return f" (closest: {names[match[0]]!r})" if match else ""

@@ -1,0 +1,485 @@
+"""The guarded moves of runs and tasks: each changes a row only if it still is what the caller holds (rule 6).
+
+Every function takes the transaction first. Rows are locked in the order: server, runs, tasks, dispatch.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Select, and_, bindparam, exists, func, insert, literal_column, or_, select, update
+from sqlalchemy.sql.elements import ColumnElement
+
+from batchq.core.states import NOT_STARTED, RUN_OPEN, Outcome, RunState, State
+from batchq.tables import Attempt, Job, Run, Task, TaskCondition
+
+JOB = Job.__table__.c  # type: ignore[attr-defined]
+RUN = Run.__table__.c  # type: ignore[attr-defined]
+TASK = Task.__table__.c  # type: ignore[attr-defined]
+CONDITION = TaskCondition.__table__.c  # type: ignore[attr-defined]
+
+TASKS_PER_RUN = 20  # bits of a task's id that hold its position in its run
+
+
+def task_id(run: int, position: int) -> int:
+    """The id of the task at `position` (from 0) of the run."""
+    return run << TASKS_PER_RUN | position
+
+
+def run_of(task: int) -> int:
+    """The run that a task belongs to."""
+    return task >> TASKS_PER_RUN
+
+
+def is_(*states: State) -> ColumnElement[bool]:
+    """`status` is one of `states`, written as words: only so can a partial index serve the query."""
+    words = [literal_column(f"'{state.value}'") for state in states]
+    return TASK.status == words[0] if len(words) == 1 else TASK.status.in_(words)
+
+
+# --- storing a run ------------------------------------------------------------------------------------------
+
+
+def keep_job(tx: Connection, name: str, definition: str, now: datetime) -> int:
+    """Store the job's newest definition; returns the job's id."""
+    found = tx.execute(select(JOB.id).where(JOB.name == name).with_for_update()).scalar()
+    if found is None:
+        values = {"name": name, "definition": definition, "updated_at": now}
+        return int(tx.execute(insert(Job).values(**values).returning(JOB.id)).scalar_one())
+    tx.execute(update(Job).where(JOB.id == found).values(definition=definition, updated_at=now))
+    return int(found)
+
+
+def open_run(tx: Connection, values: Mapping[str, Any]) -> int:
+    """Insert a run that is still `storing`; returns its id."""
+    statement = insert(Run).values(status=RunState.STORING.value, **values).returning(RUN.id)
+    return int(tx.execute(statement).scalar_one())
+
+
+def add_tasks(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert tasks; all rows have the same keys."""
+    if rows:
+        tx.execute(insert(Task), rows)
+
+
+def add_conditions(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert conditions; all rows have the same keys."""
+    if rows:
+        tx.execute(insert(TaskCondition), rows)
+
+
+_START = (
+    update(Run)
+    .where(RUN.id == bindparam("run"), RUN.status == RunState.STORING.value)
+    .values(status=RunState.EXECUTING.value, started_at=bindparam("now"))
+)
+_START_TASKS = (
+    update(Task)
+    .where(TASK.run_id == bindparam("run"), TASK.pending == 0, is_(State.WAITING))
+    .values(status=State.READY.value, ready_at=bindparam("now"))
+)
+
+
+def start_run(tx: Connection, run: int, now: datetime) -> bool:
+    """storing → executing; its tasks without conditions become ready (rule 2). False if it was no longer storing."""
+    if not tx.execute(_START, {"run": run, "now": now}).rowcount:
+        return False
+    tx.execute(_START_TASKS, {"run": run, "now": now})
+    return True
+
+
+# --- settling what has ended --------------------------------------------------------------------------------
+
+_UNSETTLED_RUNS = select(TASK.run_id).where(literal_column("unsettled")).distinct().limit(bindparam("limit"))
+_LOCK_RUNS = (
+    select(RUN.id, RUN.status)
+    .where(RUN.id.in_(bindparam("runs", expanding=True)))
+    .order_by(RUN.id)
+    .with_for_update(key_share=True)
+)
+_UNSETTLED = (
+    select(TASK.id, TASK.run_id, TASK.status)
+    .where(literal_column("unsettled"), TASK.run_id.in_(bindparam("runs", expanding=True)))
+    .order_by(TASK.run_id, TASK.id)
+    .limit(bindparam("limit"))
+)
+_OPEN_CONDITIONS = (
+    select(CONDITION.id, CONDITION.task_id, CONDITION.predecessor_id, CONDITION.outcome)
+    .where(CONDITION.met.is_(None), CONDITION.predecessor_id.in_(bindparam("tasks", expanding=True)))
+    .order_by(CONDITION.predecessor_id, CONDITION.id)
+    .limit(bindparam("limit"))
+)
+_RESOLVE = (
+    update(TaskCondition)
+    .where(CONDITION.id.in_(bindparam("ids", expanding=True)), CONDITION.met.is_(None))
+    .values(met=bindparam("resolved"))
+)
+_COUNTS = (
+    select(TASK.id, TASK.run_id, TASK.status, TASK.joined, TASK.pending, TASK.met, TASK.impossible)
+    .where(TASK.id.in_(bindparam("tasks", expanding=True)))
+    .order_by(TASK.id)
+    .with_for_update(key_share=True)
+)
+_COUNT = (
+    update(Task)
+    .where(TASK.id == bindparam("task"))
+    .values(
+        pending=bindparam("pending"),
+        met=bindparam("met"),
+        impossible=bindparam("impossible"),
+    )
+)
+_COUNT_AND_MOVE = (
+    _COUNT.where(is_(State.WAITING))
+    .values(
+        status=bindparam("status_"),
+        unsettled=bindparam("unsettled"),
+        ready_at=bindparam("ready_at"),
+        ended_at=bindparam("ended_at"),
+    )
+)
+_SETTLED = update(Task).where(TASK.id.in_(bindparam("tasks", expanding=True))).values(unsettled=False)
+_LESS_OPEN = update(Run).where(RUN.id == bindparam("run")).values(open_tasks=RUN.open_tasks - bindparam("ended"))
+_EMPTY_RUNS = select(RUN.id, RUN.status).where(
+    RUN.id.in_(bindparam("runs", expanding=True)),
+    RUN.open_tasks == 0,
+    RUN.status.in_([RunState.EXECUTING.value, RunState.CANCELING.value]),
+)
+_CLOSE = (
+    update(Run)
+    .where(RUN.id == bindparam("run"), RUN.open_tasks == 0, RUN.status == bindparam("was"))
+    .values(status=bindparam("verdict"), ended_at=bindparam("now"))
+)
+
+
+def unsettled_runs(tx: Connection, limit: int) -> list[int]:
+    """Runs in which a task has ended whose conditions are not all resolved."""
+    return list(tx.execute(_UNSETTLED_RUNS, {"limit": limit}).scalars())
+
+
+def lock_runs(tx: Connection, runs: Collection[int]) -> dict[int, RunState]:
+    """Make settling of these runs serial until the commit; returns their states."""
+    rows = tx.execute(_LOCK_RUNS, {"runs": list(runs)})
+    return {row.id: RunState(row.status) for row in rows}
+
+
+def unsettled(tx: Connection, runs: Collection[int], limit: int) -> list[tuple[int, int, State]]:
+    """Ended tasks (id, run, state) of the runs whose conditions are not all resolved."""
+    rows = tx.execute(_UNSETTLED, {"runs": list(runs), "limit": limit})
+    return [(row.id, row.run_id, State(row.status)) for row in rows]
+
+
+def open_conditions(tx: Connection, tasks: Collection[int], limit: int) -> list[tuple[int, int, int, Outcome]]:
+    """Unresolved conditions (id, task, predecessor, outcome) on these predecessors."""
+    rows = tx.execute(_OPEN_CONDITIONS, {"tasks": list(tasks), "limit": limit})
+    return [(row.id, row.task_id, row.predecessor_id, Outcome(row.outcome)) for row in rows]
+
+
+def resolve(tx: Connection, met: Sequence[int], impossible: Sequence[int]) -> None:
+    """Write down which conditions came true and which no longer can."""
+    for ids, value in ((met, True), (impossible, False)):
+        if ids:
+            tx.execute(_RESOLVE, {"ids": ids, "resolved": value})
+
+
+def counts(tx: Connection, tasks: Collection[int]) -> Sequence[Any]:
+    """The tasks with their numbers of open, met and impossible conditions, locked in the order of their ids."""
+    return tx.execute(_COUNTS, {"tasks": list(tasks)}).all() if tasks else []
+
+
+def count(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Store new numbers of conditions; nothing else changes."""
+    if rows:
+        tx.execute(_COUNT, rows)
+
+
+def count_and_move(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Store new numbers of conditions and move the waiting tasks to ready or didn't run."""
+    if rows:
+        tx.execute(_COUNT_AND_MOVE, rows)
+
+
+def settled(tx: Connection, tasks: Sequence[int], per_run: Mapping[int, int]) -> None:
+    """Clear the mark of ended tasks, and count them off their runs."""
+    tx.execute(_SETTLED, {"tasks": tasks})
+    tx.execute(_LESS_OPEN, [{"run": run, "ended": ended} for run, ended in sorted(per_run.items())])
+
+
+def empty_runs(tx: Connection, runs: Collection[int]) -> list[tuple[int, RunState]]:
+    """Those of the runs in which nothing is open any more."""
+    rows = tx.execute(_EMPTY_RUNS, {"runs": list(runs)})
+    return [(row.id, RunState(row.status)) for row in rows]
+
+
+def failures(tx: Connection, run: int) -> Sequence[Any]:
+    """The run's tasks that ended in error or were aborted, each with whether a task handled it (rule 7)."""
+    handler = Task.__table__.alias("handler")  # type: ignore[attr-defined]
+    handled = exists(
+        select(CONDITION.id)
+        .join(handler, handler.c.id == CONDITION.task_id)
+        .where(CONDITION.predecessor_id == TASK.id, CONDITION.handles, handler.c.status == State.SUCCESS.value)
+    )
+    aborted = and_(TASK.status == State.CANCELED.value, TASK.claimed_at.is_not(None))
+    return tx.execute(
+        select(TASK.status, TASK.ignore_failure, handled.label("handled"), aborted.label("aborted")).where(
+            TASK.run_id == run, or_(TASK.status == State.ERROR.value, aborted)
+        )
+    ).all()
+
+
+def close_run(tx: Connection, run: int, was: RunState, verdict: RunState, now: datetime) -> bool:
+    """Give an empty run its verdict."""
+    values = {"run": run, "was": was.value, "verdict": verdict.value, "now": now}
+    return bool(tx.execute(_CLOSE, values).rowcount)
+
+
+# --- handing out what is ready ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """The offer of one attempt of one task to the servers of its group."""
+
+    task: int
+    token: str
+    attempt: int
+    group: str
+    job: str
+    name: str
+
+    @property
+    def run(self) -> int:
+        return run_of(self.task)
+
+
+_OCCUPANCY = (
+    select(TASK.status, TASK.group_name, TASK.server_id, func.count())
+    .where(is_(State.QUEUED, State.EXECUTING))
+    .group_by(TASK.status, TASK.group_name, TASK.server_id)
+)
+_READY = (
+    select(TASK.id, TASK.name, TASK.attempt, TASK.priority, TASK.ready_at, TASK.group_name, RUN.job)
+    .join(Run, RUN.id == TASK.run_id)
+    .where(is_(State.READY), TASK.group_name == bindparam("group"), TASK.ready_at <= bindparam("now"))
+    .order_by(TASK.priority.desc(), TASK.ready_at, TASK.id)
+    .limit(bindparam("limit"))
+    .with_for_update(of=Task.__table__, skip_locked=True, key_share=True)  # type: ignore[attr-defined]
+)
+_QUEUE = (
+    update(Task)
+    .where(TASK.id == bindparam("task"), is_(State.READY))
+    .values(
+        status=State.QUEUED.value,
+        token=bindparam("token_"),
+        queued_at=bindparam("now"),
+        server_id=None,
+        epoch=None,
+        offers=0,
+    )
+)
+_OUT = (
+    select(TASK.id, TASK.token, TASK.group_name, TASK.attempt, TASK.queued_at, TASK.offers, TASK.name, RUN.job)
+    .join(Run, RUN.id == TASK.run_id)
+    .where(is_(State.QUEUED))
+    .order_by(TASK.queued_at, TASK.id)
+)
+_TAKE_BACK = (
+    update(Task)
+    .where(TASK.id == bindparam("task"), TASK.token == bindparam("held"), is_(State.QUEUED))
+    .values(status=State.READY.value, token=None, queued_at=None)
+)
+_OFFER_AGAIN = (
+    update(Task)
+    .where(TASK.id == bindparam("task"), TASK.token == bindparam("held"), is_(State.QUEUED))
+    .values(token=bindparam("token_"), queued_at=bindparam("now"), offers=TASK.offers + 1)
+)
+
+
+def occupancy(tx: Connection) -> tuple[dict[int, int], dict[str, int]]:
+    """How many tasks each server executes, and how many tickets of each group are out."""
+    busy: dict[int, int] = {}
+    out: dict[str, int] = {}
+    for status, group, server, number in tx.execute(_OCCUPANCY):
+        if status == State.EXECUTING.value:
+            busy[server] = busy.get(server, 0) + number
+        else:
+            out[group] = out.get(group, 0) + number
+    return busy, out
+
+
+def ready(tx: Connection, limits: Mapping[str, int], now: datetime) -> list[Any]:
+    """The best ready tasks of each group, at most so many of each, best first: priority, then waiting time."""
+    rows = [
+        row
+        for group, limit in limits.items()
+        for row in tx.execute(_READY, {"group": group, "limit": limit, "now": now})
+    ]
+    if len(limits) > 1:
+        rows.sort(key=lambda row: (-row.priority, row.ready_at, row.id))
+    return rows
+
+
+def queue(tx: Connection, rows: Iterable[Any], now: datetime) -> list[Ticket]:
+    """ready → queued, each under a new token; returns the tickets to publish after the commit."""
+    tickets = [
+        Ticket(row.id, str(uuid.uuid4()), row.attempt + 1, row.group_name, row.job, row.name) for row in rows
+    ]
+    if tickets:
+        tx.execute(_QUEUE, [{"task": ticket.task, "token_": ticket.token, "now": now} for ticket in tickets])
+    return tickets
+
+
+def tickets_out(tx: Connection) -> Sequence[Any]:
+    """Every ticket that is out, oldest first, with its token, age and how often it was offered."""
+    return tx.execute(_OUT).all()
+
+
+def take_back(tx: Connection, tickets: Iterable[tuple[int, str]]) -> int:
+    """queued → ready for these (task, token); returns how many still were queued."""
+    values = [{"task": task, "held": token} for task, token in sorted(tickets)]
+    return tx.execute(_TAKE_BACK, values).rowcount if values else 0
+
+
+def offer_again(tx: Connection, rows: Iterable[Any], now: datetime) -> list[Ticket]:
+    """Give tickets that seem lost a new token; returns what to publish after the commit."""
+    tickets, values = [], []
+    for row in rows:
+        ticket = Ticket(row.id, str(uuid.uuid4()), row.attempt + 1, row.group_name, row.job, row.name)
+        tickets.append(ticket)
+        values.append({"task": row.id, "held": row.token, "token_": ticket.token, "now": now})
+    if values:
+        tx.execute(_OFFER_AGAIN, values)
+    return tickets
+
+
+# --- claiming and finishing ---------------------------------------------------------------------------------
+
+_MINE = and_(TASK.server_id == bindparam("server"), TASK.epoch == bindparam("epoch_"))
+_CLAIMABLE: Select[Any] = (
+    select(TASK.id)
+    .where(is_(State.QUEUED), TASK.id.in_(bindparam("tasks", expanding=True)))
+    .where(TASK.token.in_(bindparam("tokens", expanding=True)))
+    .order_by(TASK.id)
+    .with_for_update(key_share=True)
+)
+_CLAIM = (
+    update(Task)
+    .where(TASK.id.in_(_CLAIMABLE.scalar_subquery()), is_(State.QUEUED))
+    .values(
+        status=State.EXECUTING.value,
+        attempt=TASK.attempt + 1,
+        server_id=bindparam("server"),
+        epoch=bindparam("epoch_"),
+        claimed_at=bindparam("now"),
+        ended_at=None,
+        error=None,
+    )
+)
+_CLAIMED = (
+    select(
+        TASK.id,
+        TASK.token,
+        TASK.attempt,
+        TASK.operation,
+        TASK.args,
+        TASK.kwargs,
+        TASK.time_limit,
+        TASK.name,
+        TASK.group_name,
+        RUN.job,
+        RUN.run_by,
+        RUN.company,
+    )
+    .join(Run, RUN.id == TASK.run_id)
+    .where(TASK.token.in_(bindparam("tokens", expanding=True)), TASK.id.in_(bindparam("tasks", expanding=True)))
+    .where(is_(State.EXECUTING), _MINE)
+)
+
+
+def claim(
+    tx: Connection, tickets: Sequence[tuple[int, str]], server: int, epoch: int, now: datetime
+) -> Sequence[Any]:
+    """queued → executing on this server for these (task, token); returns the rows that are ours now.
+
+    A claim repeated after a commit whose reply was lost finds its rows executing under its own tokens: they count.
+    """
+    tasks, tokens = zip(*tickets, strict=True)
+    values = {"tasks": tasks, "tokens": tokens, "server": server, "epoch_": epoch}
+    tx.execute(_CLAIM, values | {"now": now})
+    return tx.execute(_CLAIMED, values).all()
+
+
+_HELD = (
+    select(
+        TASK.id,
+        TASK.run_id,
+        TASK.status,
+        TASK.token,
+        TASK.attempt,
+        TASK.retries,
+        TASK.retry_delay,
+        TASK.server_id,
+        TASK.epoch,
+        TASK.claimed_at,
+    )
+    .where(TASK.id.in_(bindparam("tasks", expanding=True)))
+    .order_by(TASK.id)
+    .with_for_update(key_share=True)
+)
+_FINISH = (
+    update(Task)
+    .where(TASK.id == bindparam("task"), TASK.token == bindparam("held"), is_(State.EXECUTING))
+    .values(
+        status=bindparam("status_"),
+        unsettled=bindparam("ended"),
+        ready_at=func.coalesce(bindparam("again_at", type_=TASK.ready_at.type), TASK.ready_at),
+        ended_at=bindparam("now"),
+        error=bindparam("error_"),
+        result=bindparam("result_"),
+    )
+)
+_EXECUTING_ON = (
+    select(TASK.id, TASK.token, TASK.attempt, TASK.epoch, TASK.claimed_at)
+    .where(is_(State.EXECUTING), TASK.server_id == bindparam("server"))
+    .order_by(TASK.id)
+)
+
+
+def held(tx: Connection, tasks: Collection[int]) -> dict[int, Any]:
+    """These tasks as they stand, locked in the order of their ids."""
+    return {row.id: row for row in tx.execute(_HELD, {"tasks": list(tasks)})}
+
+
+def finish(tx: Connection, rows: Sequence[Mapping[str, Any]], attempts: Sequence[Mapping[str, Any]]) -> None:
+    """executing → success, error or ready again, and a row for each attempt."""
+    tx.execute(_FINISH, rows)
+    tx.execute(insert(Attempt), attempts)
+
+
+def executing_on(tx: Connection, server: int) -> Sequence[Any]:
+    """What the server executes, by our books."""
+    return tx.execute(_EXECUTING_ON, {"server": server}).all()
+
+
+# --- canceling ----------------------------------------------------------------------------------------------
+
+
+def begin_cancel(tx: Connection, run: int, now: datetime) -> int:
+    """A run → canceling, its tasks that have not started → canceled (rule 32); returns how many those were."""
+    tx.execute(
+        update(Run)
+        .where(RUN.id == run, RUN.status.in_([state.value for state in RUN_OPEN]))
+        .values(status=RunState.CANCELING.value)
+    )
+    # Conditions on a canceled task meet nothing, and all that could follow is canceled with it.
+    canceled = tx.execute(
+        update(Task)
+        .where(TASK.run_id == run, TASK.status.in_([state.value for state in NOT_STARTED]))
+        .values(status=State.CANCELED.value, unsettled=False, token=None, claimed_at=None, ended_at=now)
+    ).rowcount
+    tx.execute(_LESS_OPEN, {"run": run, "ended": canceled})
+    return canceled

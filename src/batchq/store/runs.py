@@ -1,0 +1,104 @@
+"""A job becomes rows: the run, its tasks and its conditions (rules 1-3, 10, 24, 28)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection
+
+from batchq.core.affinity import DEFAULT_GROUP
+from batchq.spec import JobSpec, TaskSpec
+from batchq.store import moves
+from batchq.store.servers import PRIORITIES
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Tasks and conditions by their positions in the job, before the run has a number."""
+
+    tasks: list[dict[str, Any]]
+    conditions: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """Gives rows the ids that belong to a run, and tasks without a priority that of their group."""
+
+    run: int
+    priorities: Mapping[str, int]
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        ids = {
+            key: moves.task_id(self.run, value)
+            for key, value in row.items()
+            if key in ("id", "task_id", "predecessor_id")
+        }
+        if "name" not in row:
+            return row | ids
+        priority = row["priority"] if row["own_priority"] else self.priorities[row["group_name"]]
+        return row | ids | {"run_id": self.run, "priority": priority}
+
+
+def rows_of(job: JobSpec) -> Rows:
+    """The rows of a job."""
+    positions = {task.name: position for position, task in enumerate(job.tasks)}
+    return Rows(
+        [_task(job, task, position) for position, task in enumerate(job.tasks)],
+        [
+            {
+                "task_id": positions[task.name],
+                "predecessor_id": positions[condition.task],
+                "outcome": condition.outcome.value,
+                "handles": condition.handles,
+            }
+            for task in job.tasks
+            for condition in task.after
+        ],
+    )
+
+
+def _task(job: JobSpec, task: TaskSpec, position: int) -> dict[str, Any]:
+    priority = task.priority or job.priority
+    return {
+        "id": position,
+        "name": task.name,
+        "operation": task.run,
+        "args": json.dumps(task.args),
+        "kwargs": json.dumps(task.kwargs),
+        "group_name": task.group or job.group or DEFAULT_GROUP,
+        "priority": PRIORITIES[priority] if priority else None,
+        "own_priority": priority is not None,
+        "retries": task.retries,
+        "retry_delay": task.retry_delay,
+        "time_limit": task.time_limit,
+        "ignore_failure": task.ignore_failure,
+        "joined": task.join,
+        "pending": len(task.after),
+    }
+
+
+def groups_of(job: JobSpec) -> set[str]:
+    """The groups that a job's tasks are in (rule 10)."""
+    return {task.group or job.group or DEFAULT_GROUP for task in job.tasks}
+
+
+def keep_job(tx: Connection, job: JobSpec, now: datetime) -> int:
+    """Store the job's newest definition; returns its id."""
+    return moves.keep_job(tx, job.name, job.model_dump_json(exclude_defaults=True), now)
+
+
+def open_run(tx: Connection, job: JobSpec, now: datetime) -> int:
+    """Insert the run, still `storing`; returns its id."""
+    values = {
+        "job_id": keep_job(tx, job, now),
+        "job": job.name,
+        "open_tasks": len(job.tasks),
+        "run_by": job.run_by,
+        "company": job.company,
+        "submitted_at": now,
+    }
+    return moves.open_run(tx, values)

@@ -1,0 +1,249 @@
+"""Servers and groups in SQL: who may run what, how much, when, and which life carries a server's name."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, delete, exists, insert, literal_column, select, update
+
+from batchq.core.affinity import Server as Seen
+from batchq.core.affinity import Topology
+from batchq.core.states import NOT_STARTED, State
+from batchq.core.windows import Window, format_days, format_time, parse_days, parse_time
+from batchq.store.database import Database
+from batchq.store.moves import TASK, is_
+from batchq.tables import Dispatch, Group, Liveness, Server, ServerGroup, ServerWindow, Task
+
+GROUP = Group.__table__.c  # type: ignore[attr-defined]
+SERVER = Server.__table__.c  # type: ignore[attr-defined]
+BINDING = ServerGroup.__table__.c  # type: ignore[attr-defined]
+WINDOW = ServerWindow.__table__.c  # type: ignore[attr-defined]
+DISPATCH = Dispatch.__table__.c  # type: ignore[attr-defined]
+
+PRIORITIES = {"low": 0, "normal": 1, "high": 2, "critical": 3}
+
+_LOCK = select(DISPATCH.topology).with_for_update()
+_VERSION = select(DISPATCH.topology)
+_STANDING = (
+    select(SERVER.epoch, SERVER.liveness, DISPATCH.topology)
+    .join(Dispatch, DISPATCH.id == 1)
+    .where(SERVER.id == bindparam("server"))
+    .with_for_update(read=True, of=Server.__table__)  # type: ignore[attr-defined]
+)
+_BEAT = (
+    update(Server)
+    .where(SERVER.id == bindparam("server"), SERVER.epoch == bindparam("held"))
+    .where(SERVER.liveness == Liveness.RUNNING.value)
+    .values(beat=SERVER.beat + 1, beat_at=bindparam("now"))
+)
+_GROUPS_READY = select(GROUP.name).where(
+    exists(select(literal_column("1")).where(is_(State.READY), TASK.group_name == GROUP.name))
+)
+
+
+# --- the topology -------------------------------------------------------------------------------------------
+
+
+def lock_dispatch(tx: Connection) -> int:
+    """Take the one dispatch lock until the commit; returns the topology's version."""
+    return int(tx.execute(_LOCK).scalar_one())
+
+
+def standing(tx: Connection, server: int) -> tuple[int, bool, int]:
+    """The server's epoch, whether it counts as running, and the topology's version; it stays so until the commit."""
+    row = tx.execute(_STANDING, {"server": server}).one()
+    return row.epoch, row.liveness == Liveness.RUNNING.value, row.topology
+
+
+def topology(tx: Connection, database: Database, version: int | None = None) -> Topology:
+    """All servers as they stand; read anew only when the version moved on."""
+    if version is None:
+        version = int(tx.execute(_VERSION).scalar_one())
+    if database.topology.version != version or not database.topology.servers:
+        database.topology = _load(tx, version)
+    return database.topology
+
+
+def _load(tx: Connection, version: int) -> Topology:
+    groups: dict[int, set[str]] = {}
+    for server, group in tx.execute(select(BINDING.server_id, BINDING.group_name)):
+        groups.setdefault(server, set()).add(group)
+    windows: dict[int, list[Window]] = {}
+    for row in tx.execute(select(ServerWindow.__table__).order_by(WINDOW.id)):  # type: ignore[attr-defined]
+        windows.setdefault(row.server_id, []).append(window_of(row))
+    servers = tuple(
+        Seen(
+            id=row.id,
+            name=row.name,
+            threads=row.threads,
+            groups=frozenset(groups.get(row.id, ())),
+            windows=tuple(windows.get(row.id, ())),
+            enabled=row.enabled,
+            alive=row.liveness == Liveness.RUNNING.value,
+            epoch=row.epoch,
+            pool=row.pool,
+        )
+        for row in tx.execute(select(Server.__table__).order_by(SERVER.name))  # type: ignore[attr-defined]
+    )
+    return Topology(servers, version)
+
+
+def window_of(row: Any) -> Window:
+    """The window that a row describes."""
+    days = parse_days(row.days.split(",")) if row.days else None
+    return Window(parse_time(row.start), parse_time(row.end), row.threads, row.timezone, days)
+
+
+def changed(tx: Connection) -> None:
+    """Say that servers or groups changed; takes the dispatch lock, so no ticket leaves by the old rules after this."""
+    tx.execute(update(Dispatch).values(topology=DISPATCH.topology + 1))
+
+
+def groups_ready(tx: Connection) -> list[str]:
+    """The groups in which a task is ready."""
+    return list(tx.execute(_GROUPS_READY).scalars())
+
+
+# --- groups -------------------------------------------------------------------------------------------------
+
+
+def name_groups(tx: Connection, names: Iterable[str]) -> None:
+    """Make the groups exist (rule 13)."""
+    wanted = set(names)
+    known = set(tx.execute(select(GROUP.name).where(GROUP.name.in_(wanted))).scalars())
+    for name in sorted(wanted - known):
+        _insert_if_new(tx, Group, {"name": name})
+
+
+def set_priority(tx: Connection, group: str, priority: int) -> bool:
+    """Give a group its priority, and with it the tasks that have none of their own and have not started (rule 28)."""
+    if not tx.execute(update(Group).where(GROUP.name == group).values(priority=priority)).rowcount:
+        return False
+    waiting = TASK.status.in_([state.value for state in NOT_STARTED])
+    tx.execute(
+        update(Task).where(TASK.group_name == group, ~TASK.own_priority, waiting).values(priority=priority)
+    )
+    return True
+
+
+def group_priorities(tx: Connection) -> dict[str, int]:
+    """Every group with its priority."""
+    return {row.name: row.priority for row in tx.execute(select(GROUP.name, GROUP.priority))}
+
+
+def _insert_if_new(tx: Connection, table: Any, values: Mapping[str, Any]) -> None:
+    if tx.dialect.name == "postgresql":
+        from sqlalchemy.dialects.postgresql import insert as insert_new
+    else:
+        from sqlalchemy.dialects.sqlite import insert as insert_new  # type: ignore[assignment]
+    tx.execute(insert_new(table).values(**values).on_conflict_do_nothing())
+
+
+# --- what an operator sets ----------------------------------------------------------------------------------
+
+
+def find(tx: Connection, name: str) -> Any | None:
+    """The server's row, locked until the commit, or None."""
+    statement = select(Server.__table__).where(SERVER.name == name).with_for_update(key_share=True)  # type: ignore[attr-defined]
+    return tx.execute(statement).one_or_none()
+
+
+def create(tx: Connection, name: str, threads: int = 1) -> None:
+    """Make a server of that name exist."""
+    _insert_if_new(tx, Server, {"name": name, "threads": threads})
+
+
+def set_server(
+    tx: Connection,
+    server: int,
+    *,
+    threads: int | None = None,
+    enabled: bool | None = None,
+    groups: Collection[str] | None = None,
+    windows: Collection[Window] | None = None,
+) -> None:
+    """Set what is given, leave the rest; call `changed` and take tickets back in the same transaction (rules 14, 23)."""
+    values = {"threads": threads, "enabled": enabled}
+    given = {name: value for name, value in values.items() if value is not None}
+    if given:
+        tx.execute(update(Server).where(SERVER.id == server).values(**given))
+    if groups is not None:
+        name_groups(tx, groups)
+        tx.execute(delete(ServerGroup).where(BINDING.server_id == server))
+        if groups:
+            tx.execute(insert(ServerGroup), [{"server_id": server, "group_name": name} for name in sorted(groups)])
+    if windows is not None:
+        tx.execute(delete(ServerWindow).where(WINDOW.server_id == server))
+        if windows:
+            tx.execute(insert(ServerWindow), [_window_row(server, window) for window in windows])
+
+
+def _window_row(server: int, window: Window) -> dict[str, Any]:
+    return {
+        "server_id": server,
+        "start": format_time(window.start),
+        "end": format_time(window.end),
+        "threads": window.threads,
+        "timezone": window.timezone,
+        "days": ",".join(format_days(window.days)) if window.days is not None else None,
+    }
+
+
+# --- the life of a server -----------------------------------------------------------------------------------
+
+
+def take_over(tx: Connection, server: int, life: Mapping[str, Any], now: datetime) -> int:
+    """Begin a new epoch of the server under this life (host, pid, life, pool, pool_kind); returns the epoch."""
+    statement = (
+        update(Server)
+        .where(SERVER.id == server)
+        .values(
+            epoch=SERVER.epoch + 1,
+            beat=SERVER.beat + 1,
+            beat_at=now,
+            started_at=now,
+            liveness=Liveness.RUNNING.value,
+            **life,
+        )
+        .returning(SERVER.epoch)
+    )
+    return int(tx.execute(statement).scalar_one())
+
+
+def beat(tx: Connection, server: int, epoch: int, now: datetime) -> bool:
+    """Count one heartbeat; False if the server was declared lost or another life took its name."""
+    return bool(tx.execute(_BEAT, {"server": server, "held": epoch, "now": now}).rowcount)
+
+
+def set_pool(tx: Connection, server: int, epoch: int, pool: int) -> None:
+    """Store how many tasks the server's worker can run at once."""
+    tx.execute(update(Server).where(SERVER.id == server, SERVER.epoch == epoch).values(pool=pool))
+
+
+def running(tx: Connection) -> list[tuple[int, str, int, int]]:
+    """The servers that count as running: id, name, epoch, beat."""
+    rows = tx.execute(
+        select(SERVER.id, SERVER.name, SERVER.epoch, SERVER.beat).where(SERVER.liveness == Liveness.RUNNING.value)
+    )
+    return [tuple(row) for row in rows]
+
+
+def lose(tx: Connection, server: int, beat: int) -> bool:
+    """running → lost, if its counter still stands where it was last seen; a new epoch fences the old life off."""
+    return _end_life(tx, server, Liveness.LOST, SERVER.beat == beat)
+
+
+def stop(tx: Connection, server: int, epoch: int) -> bool:
+    """running → stopped, if this epoch is still the server's."""
+    return _end_life(tx, server, Liveness.STOPPED, SERVER.epoch == epoch)
+
+
+def _end_life(tx: Connection, server: int, liveness: Liveness, guard: Any) -> bool:
+    statement = (
+        update(Server)
+        .where(SERVER.id == server, SERVER.liveness == Liveness.RUNNING.value, guard)
+        .values(liveness=liveness.value, epoch=SERVER.epoch + 1)
+    )
+    return bool(tx.execute(statement).rowcount)
