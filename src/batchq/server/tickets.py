@@ -1,0 +1,133 @@
+"""The ticket as a message: what is in it, how it is published, and how an arriving one is read."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from celery import Celery
+from kombu import Connection, Exchange, Producer, Queue
+
+from batchq.config import Settings
+from batchq.engine import Offer
+from batchq.errors import BrokerUnreachable
+from batchq.store.moves import Ticket
+
+RUN = "batchq.run"
+COORDINATE = "batchq.coordinate"
+VERSION = 1
+# Celery's protocol 2 wants this third part of a body; ours never carries callbacks.
+NOTHING = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+
+logger = logging.getLogger(__name__)
+
+
+def queue(name: str) -> Queue:
+    """The queue of that name; the default exchange routes to it by the name, so there is no binding to lose."""
+    # RabbitMQ closes the channel of a message that stays unacknowledged for half an hour; ours may run for days.
+    forever = {"x-consumer-timeout": 2**31 - 1}
+    return Queue(name, Exchange(""), routing_key=name, durable=True, queue_arguments=forever)
+
+
+def read(message: Any) -> Offer | None:
+    """The offer in an arriving message, or None if it is not a ticket of ours."""
+    if message.content_type != "application/json":
+        return None
+    try:
+        (version, task, _attempt, token, _mac), kwargs, _ = json.loads(message.body)
+        group = kwargs["group"]
+    except (ValueError, TypeError, KeyError):
+        return None
+    if version != VERSION or not (isinstance(task, int) and isinstance(token, str) and isinstance(group, str)):
+        return None
+    return Offer(task, token, group)
+
+
+class Publisher:
+    """Sends messages over one held connection, from one thread; reconnects once before it says the broker is away."""
+
+    def __init__(self, app: Celery, settings: Settings, patience: float = 5.0) -> None:
+        self._app = app
+        self._settings = settings
+        self._patience = patience
+        self._producer: Producer | None = None
+
+    def publish(self, tickets: Iterable[Ticket]) -> None:
+        """Send each ticket to the queue of its group. Raises BrokerUnreachable; a ticket sent twice does no harm."""
+        for ticket in tickets:
+            headers = {
+                "shadow": f"{ticket.job} / {ticket.name}",
+                "argsrepr": f"(run {ticket.run}, attempt {ticket.attempt})",
+            }
+            args = [VERSION, ticket.task, ticket.attempt, ticket.token, ""]
+            self._send(RUN, ticket.token, self._settings.queue(ticket.group), args, {"group": ticket.group}, headers)
+
+    def send_tick(self, id_: str, expires: str) -> None:
+        """Send the coordinators' tick, void after `expires` (ISO 8601). Raises BrokerUnreachable."""
+        headers = {"expires": expires, "argsrepr": "()"}
+        self._send(COORDINATE, id_, self._settings.coordinator_queue, [], {}, headers)
+
+    def check(self) -> None:
+        """Raise BrokerUnreachable unless the broker answers."""
+        self._twice(lambda producer: producer.connection.ensure_connection(max_retries=1, timeout=self._patience))
+
+    def close(self) -> None:
+        """Drop the connection; the next message opens another one."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            try:
+                producer.connection.collect(socket_timeout=0.2)
+            except Exception:  # it may be broken in any way, and is thrown away
+                logger.debug("dropping the broker connection", exc_info=True)
+
+    @property
+    def url(self) -> str:
+        """The broker's address without its password."""
+        return str(self._app.connection_for_write().as_uri())
+
+    def _send(
+        self, task: str, id_: str, queue: str, args: list[Any], kwargs: dict[str, Any], headers: Mapping[str, Any]
+    ) -> None:
+        body = json.dumps([args, kwargs, NOTHING])
+        common = {"lang": "py", "task": task, "id": id_, "root_id": id_, "retries": 0, "kwargsrepr": "{}"}
+        self._twice(
+            lambda producer: producer.publish(
+                body,
+                exchange="",
+                routing_key=queue,
+                content_type="application/json",
+                content_encoding="utf-8",
+                headers={**common, "ignore_result": True, **headers},
+                correlation_id=id_,
+                delivery_mode=2,
+            )
+        )
+
+    def _twice(self, act: Callable[[Producer], object]) -> None:
+        # The first message after a broker's restart meets a broken pipe; the second one opens a new connection.
+        for last in (False, True):
+            try:
+                act(self._open())
+                return
+            except Exception as error:
+                self.close()
+                if last:
+                    reason = str(error).strip().rstrip(".") or type(error).__name__
+                    raise BrokerUnreachable(url=self.url, reason=reason) from error
+
+    def _open(self) -> Producer:
+        if self._producer is None:
+            connection = self._connection()
+            connection.ensure_connection(max_retries=1, timeout=self._patience, reraise_as_library_errors=False)
+            self._producer = Producer(connection, auto_declare=False)
+        return self._producer
+
+    def _connection(self) -> Connection:
+        connection = self._app.connection_for_write(connect_timeout=self._patience)
+        if connection.transport.driver_type == "redis":
+            # They default to none: a broker that hangs must not take the caller with it.
+            timeouts = {"socket_timeout": self._patience, "socket_connect_timeout": self._patience}
+            connection.transport_options = {**timeouts, **(connection.transport_options or {})}
+        return connection
