@@ -250,12 +250,15 @@ def serve(
     offers: Sequence[Offer],
     *,
     active: int,
+    overdue: Sequence[Offer] = (),
     ahead: int = 0,
     forward: bool = True,
+    again: bool = False,
 ) -> Served:
     """All that one server has to say and to ask, in one transaction: finish, settle, claim, dispatch.
 
-    `active` attempts really still run there. `forward` is false where only the coordinator may advance.
+    `active` attempts really still run there. `overdue` offers found no thread in time and are taken back.
+    `forward` is false where only the coordinator may advance; `again` goes on with what the last call left.
     A life that no longer carries its server's name gets `fenced`, and nothing happens (rule 31).
     """
     epoch, running, version = servers.standing(tx, life.server)
@@ -263,30 +266,28 @@ def serve(
         return Served(fenced=True)
     now = database.now(tx)
     stale = finish(tx, life, reports, now) if reports else 0
-    touched = {moves.run_of(report.task) for report in reports}
-    more = settle(tx, now, touched) if forward and touched else False
-    server = servers.topology(tx, database, version).by_id[life.server]
-    threads = server.threads_now(now)
-    granted, parked, refused = _claim(tx, database, life, offers, threads - active, now)
-    tickets = dispatch(tx, database, now, ahead) if forward and reports else []
+    ended = {moves.run_of(report.task) for report in reports}
+    more = settle(tx, now, None if again else ended) if forward and (ended or again) else False
+    topology = servers.topology(tx, database, version)
+    threads = topology.by_id[life.server].threads_now(now)
+    moves.take_back(tx, [(offer.task, offer.token) for offer in overdue])
+    granted, parked, refused = _claim(tx, topology, life, offers, threads - active, now) if offers else ([], [], 0)
+    tickets = dispatch(tx, database, now, ahead) if forward and (reports or overdue or again) else []
     return Served(granted, parked, stale + refused, threads, Advance(tickets, more))
 
 
 def _claim(
-    tx: Connection, database: Database, life: Life, offers: Sequence[Offer], free: int, now: datetime
+    tx: Connection, topology: affinity.Topology, life: Life, offers: Sequence[Offer], free: int, now: datetime
 ) -> tuple[Sequence[Any], list[Offer], int]:
     """Claim what a free thread, an open window and the bindings allow; returns granted, parked, and the stale count."""
-    if not offers:
-        return [], [], 0
-    topology = database.topology
     server = topology.by_id[life.server]
-    mine = [offer for offer in offers if topology.serves(server, offer.group)] if server.threads_now(now) else []
-    foreign = [offer for offer in offers if offer not in mine]
+    opened = server.threads_now(now) > 0
+    mine, foreign = [], []
+    for offer in offers:
+        (mine if opened and topology.serves(server, offer.group) else foreign).append(offer)
     moves.take_back(tx, [(offer.task, offer.token) for offer in foreign])
     taken, parked = mine[: max(free, 0)], mine[max(free, 0) :]
-    if not taken:
-        return [], parked, 0
-    granted = moves.claim(tx, [(offer.task, offer.token) for offer in taken], life.server, life.epoch, now)
+    granted = moves.claim(tx, [(o.task, o.token) for o in taken], life.server, life.epoch, now) if taken else []
     return granted, parked, len(taken) - len(granted)
 
 

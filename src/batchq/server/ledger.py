@@ -1,0 +1,274 @@
+"""The ledger: claims and outcomes of one server, stored together in as few commits as they need (group commit).
+
+While one transaction is under way, everything that arrives joins the next one. A database that is away makes
+the ledger wait and try again; what it holds is kept until it is stored.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from batchq import engine
+from batchq.config import Settings
+from batchq.engine import Life, Offer, Report, Served
+from batchq.errors import BrokerUnreachable, DatabaseUnreachable
+from batchq.server.tickets import Publisher
+from batchq.store.database import Database
+from batchq.store.moves import Ticket
+
+logger = logging.getLogger(__name__)
+
+RETRY_SECONDS = 0.25
+
+
+class Hub(Protocol):
+    """What the ledger needs of the worker's event loop."""
+
+    def call_soon(self, callback: Callable[[], object]) -> object: ...
+
+    def call_later(self, delay: float, callback: Callable[[], object]) -> object: ...
+
+
+@dataclass(slots=True, eq=False)
+class Arrival:
+    """A ticket that came in: its offer, its message, and since when it waits (monotonic seconds)."""
+
+    offer: Offer
+    message: Any
+    since: float
+
+    def acknowledge(self) -> None:
+        """Tell the broker that the message is done with; one from an old connection cannot be, and that is fine."""
+        try:
+            self.message.ack()
+        except Exception:  # an old channel fails in many ways, none of which matters: SQL has the truth
+            logger.debug("a message of an earlier connection stays unacknowledged", exc_info=True)
+
+
+@dataclass(slots=True)
+class Batch:
+    """What goes into one commit."""
+
+    reports: list[tuple[Arrival, Report]] = field(default_factory=list)
+    arrivals: list[Arrival] = field(default_factory=list)
+    overdue: list[Arrival] = field(default_factory=list)
+    again: bool = False
+
+
+class Ledger:
+    """One server's books, kept in the worker's event loop.
+
+    `start` is called with each granted arrival and its row, and puts the attempt into the pool.
+    With `beside` the commits run in a thread of their own, so that a slow database never stalls the loop.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        life: Life,
+        settings: Settings,
+        publisher: Publisher,
+        hub: Hub,
+        start: Callable[[Arrival, Any], None],
+        *,
+        beside: bool,
+    ) -> None:
+        self.life = life
+        self.fenced = False
+        self.stale = 0
+        self.threads = 0
+        self.active: dict[str, Arrival] = {}
+        self._database = database
+        self._settings = settings
+        self._publisher = publisher
+        self._hub = hub
+        self._start = start
+        self._beside = ThreadPoolExecutor(1, "batchq-ledger") if beside else None
+        self._arrivals: deque[Arrival] = deque()
+        self._reports: deque[tuple[Arrival, Report]] = deque()
+        self._unsent: deque[Ticket] = deque()
+        self._known: set[str] = set()
+        self._again = False
+        self._woken = False
+        self._committing = False
+        self._retry_at = 0.0
+        self._announced = False
+
+    # --- what comes in --------------------------------------------------------------------------------------
+
+    def offer(self, arrival: Arrival) -> None:
+        """Take a ticket in; a second copy of one that is here already is dropped."""
+        token = arrival.offer.token
+        if token in self._known:
+            self.stale += 1
+            arrival.acknowledge()
+            return
+        self._known.add(token)
+        self._arrivals.append(arrival)
+        self.wake()
+
+    def report(self, arrival: Arrival, report: Report) -> None:
+        """Take in how an attempt ended; only the first report of an attempt counts. Callable from any thread."""
+        if self.active.pop(report.token, None) is not None:
+            self._reports.append((arrival, report))
+            self.wake()
+
+    def has(self, token: str) -> bool:
+        """Whether the attempt of this token is here, in whatever state."""
+        return token in self._known
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing runs and nothing is left to store."""
+        return not (self.active or self._reports or self._committing)
+
+    # --- commits --------------------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """See to it that a commit happens soon."""
+        if not self._woken:
+            self._woken = True
+            self._hub.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Begin a commit of all that is here, unless one is under way or the database is being waited for."""
+        self._woken = False
+        if self._committing or self.fenced or time.monotonic() < self._retry_at:
+            return
+        batch = self._take()
+        if batch is None:
+            return
+        self._committing = True
+        if self._beside is None:
+            self._ended(batch, *self._commit(batch))
+        else:
+            future = self._beside.submit(self._commit, batch)
+            future.add_done_callback(lambda future: self._hub.call_soon(lambda: self._joined(batch, future)))
+
+    def _joined(self, batch: Batch, future: Future[tuple[Served | None, Exception | None]]) -> None:
+        self._ended(batch, *future.result())
+
+    def _take(self) -> Batch | None:
+        batch = Batch(again=self._again)
+        while self._reports:
+            batch.reports.append(self._reports.popleft())
+        overdue = time.monotonic() - self._settings.ticket_patience_seconds
+        while self._arrivals:
+            arrival = self._arrivals.popleft()
+            (batch.overdue if arrival.since < overdue else batch.arrivals).append(arrival)
+        self._again = False
+        return batch if batch.reports or batch.arrivals or batch.overdue or batch.again else None
+
+    def _commit(self, batch: Batch) -> tuple[Served | None, Exception | None]:
+        try:
+            served = self._database.run(
+                engine.serve,
+                self._database,
+                self.life,
+                [report for _, report in batch.reports],
+                [arrival.offer for arrival in batch.arrivals],
+                overdue=[arrival.offer for arrival in batch.overdue],
+                active=len(self.active),
+                ahead=self._settings.tickets_ahead,
+                forward=self._settings.fast_path,
+                again=batch.again,
+            )
+        except (DatabaseUnreachable, SQLAlchemyError) as error:
+            return None, error
+        return served, None
+
+    def _ended(self, batch: Batch, served: Served | None, error: Exception | None) -> None:
+        self._committing = False
+        if served is None:
+            self._postpone(batch, error)
+        elif served.fenced:
+            logger.warning("%s was declared lost while it ran; it goes on under a new epoch", self.life.name)
+            self.fenced = True
+            self._put_back(batch)
+        else:
+            self._announced = False
+            self._carry_out(batch, served)
+        if self._reports or self._arrivals or self._again:
+            self.wake()
+
+    def _postpone(self, batch: Batch, error: Exception | None) -> None:
+        if not self._announced:
+            logger.warning("the ledger waits for the database: %s", error)
+            self._announced = True
+        self._put_back(batch)
+        self._retry_at = time.monotonic() + RETRY_SECONDS
+        self._hub.call_later(RETRY_SECONDS * 1.1, self.flush)
+
+    def _put_back(self, batch: Batch) -> None:
+        self._reports.extendleft(reversed(batch.reports))
+        self._arrivals.extendleft(reversed(batch.arrivals + batch.overdue))
+        self._again = self._again or batch.again
+
+    def _carry_out(self, batch: Batch, served: Served) -> None:
+        self.stale += served.stale
+        self.threads = served.threads
+        self._begin(batch.arrivals, served)
+        self._send(served.advance.tickets)
+        for arrival, _ in batch.reports:
+            self._drop(arrival)
+        for arrival in batch.overdue:
+            self._drop(arrival)
+        self._again = self._again or served.advance.more
+
+    def _begin(self, arrivals: Collection[Arrival], served: Served) -> None:
+        granted = {row.token: row for row in served.granted}
+        parked = {offer.token for offer in served.parked}
+        for arrival in arrivals:
+            token = arrival.offer.token
+            if token in granted:
+                self.active[token] = arrival
+                self._start(arrival, granted[token])
+            elif token in parked:
+                # Its row stays queued, so that a cancel wins; an ended task or the watch looks at it again.
+                self._arrivals.append(arrival)
+            else:
+                self._drop(arrival)
+
+    def _drop(self, arrival: Arrival) -> None:
+        self._known.discard(arrival.offer.token)
+        arrival.acknowledge()
+
+    # --- what goes out --------------------------------------------------------------------------------------
+
+    def _send(self, tickets: Sequence[Ticket]) -> None:
+        self._unsent.extend(tickets)
+        try:
+            while self._unsent:
+                self._publisher.publish([self._unsent[0]])
+                self._unsent.popleft()
+        except BrokerUnreachable as error:
+            # A ticket that cannot be sent for long is replaced by the coordinator: keep only the newest.
+            logger.warning("%d tickets wait for the broker: %s", len(self._unsent), error)
+            while len(self._unsent) > 1000:
+                self._unsent.popleft()
+
+    def look_again(self) -> None:
+        """Once a second: tickets that could not be sent, and parked ones that grew too old."""
+        if self._unsent:
+            self._send(())
+        if self._arrivals or self._reports:
+            self.flush()
+
+    def begin_life(self, life: Life) -> None:
+        """Go on under a new epoch; what the old one left unstored is refused, and counted."""
+        self.life = life
+        self.fenced = False
+        self.wake()
+
+    def close(self) -> None:
+        """End the thread of the commits."""
+        if self._beside is not None:
+            self._beside.shutdown(wait=True)

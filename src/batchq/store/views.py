@@ -1,0 +1,551 @@
+"""What people read: plain dicts with stable keys, each made by a few set-wise statements.
+
+Times are ISO 8601 in UTC with microseconds (`2026-01-31T12:00:00.123456Z`), durations are seconds, what is
+not known is null. Statuses are the words of rule 6. The CLI prints these dicts with `-o json` as they are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from typing import Any
+
+from sqlalchemy import Connection, Select, and_, case, func, literal, or_, select, text
+
+from batchq.core import affinity
+from batchq.core.affinity import DEFAULT_GROUP, Topology
+from batchq.core.conditions import Condition, Join, Node, waits_for, why_not
+from batchq.core.states import NOT_STARTED, RUN_ENDED, RUN_OPEN, TERMINAL, Outcome, State
+from batchq.core.windows import Window, format_days, format_time, next_change, next_opening, threads_at, zone
+from batchq.errors import NotFound, unknown
+from batchq.store import moves, servers
+from batchq.store.moves import CONDITION, JOB, RUN, TASK, is_
+from batchq.store.servers import GROUP, PRIORITIES, SERVER
+from batchq.tables import Attempt, Group, Job, Liveness, Run, Server, Task, TaskCondition
+
+View = dict[str, Any]
+
+ATTEMPT = Attempt.__table__.c  # type: ignore[attr-defined]
+PRIORITY_NAMES = {number: name for name, number in PRIORITIES.items()}
+DAY = timedelta(days=1)
+YEAR_DAYS = 370  # two zones may change their clocks weeks apart
+
+
+def iso(instant: datetime | None) -> str | None:
+    """`2026-01-31T12:00:00.123456Z`, or None."""
+    if instant is None:
+        return None
+    return instant.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def clock(tx: Connection) -> datetime:
+    """The database's clock (rule 20)."""
+    instant = tx.execute(_CLOCKS[tx.dialect.name]).scalar_one()
+    return (instant if isinstance(instant, datetime) else datetime.fromisoformat(instant)).astimezone(UTC)
+
+
+_CLOCKS = {
+    "postgresql": text("SELECT clock_timestamp()"),
+    "sqlite": text("SELECT strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now')"),
+}
+
+
+# --- why something waits ------------------------------------------------------------------------------------
+
+
+class Reasons:
+    """Says why ready tasks do not start; reads servers and their load once, and only if asked (rule 40)."""
+
+    def __init__(self, tx: Connection, now: datetime | None) -> None:
+        self._tx = tx
+        self._now = now
+        self._known: dict[str, str] = {}
+
+    @cached_property
+    def now(self) -> datetime:
+        return self._now or clock(self._tx)
+
+    @cached_property
+    def topology(self) -> Topology:
+        return servers.seen(self._tx)
+
+    @cached_property
+    def busy(self) -> dict[int, int]:
+        """How many tasks each server executes."""
+        return moves.occupancy(self._tx)[0]
+
+    def of_group(self, group: str) -> str:
+        """Why ready tasks of the group do not start, in one clause."""
+        if group not in self._known:
+            self._known[group] = affinity.why_ready(group, self.topology, self.busy, self.now)
+        return self._known[group]
+
+    def of_task(self, task: Any) -> str:
+        """Why this ready or queued task does not start, in one clause."""
+        if task.attempt and task.ready_at > self.now:
+            return f"tries again at {task.ready_at:%H:%M:%S} UTC"
+        return self.of_group(task.group_name)
+
+
+# --- runs ---------------------------------------------------------------------------------------------------
+
+_TASK_COLUMNS = (
+    TASK.id,
+    TASK.name,
+    TASK.status,
+    TASK.group_name,
+    TASK.operation,
+    TASK.attempt,
+    TASK.joined,
+    TASK.ready_at,
+    TASK.claimed_at,
+    TASK.ended_at,
+    TASK.error,
+    SERVER.name.label("server"),
+)
+_BLOCKED = (State.WAITING.value, State.DIDNT_RUN.value)
+_EXPLAINED = frozenset({*NOT_STARTED, State.DIDNT_RUN})
+
+
+def run_view(tx: Connection, run: int, now: datetime | None = None, *, results: bool = True) -> View:
+    """A run with all its tasks in the order of the job; raises NotFound.
+
+    Without `results`, which may be large, they are null. `started_at` is the instant of the claim (rule 20).
+    """
+    found = _run(tx, run)
+    columns = (*_TASK_COLUMNS, TASK.result if results else literal(None).label("result"))
+    statement = select(*columns).outerjoin(Server, SERVER.id == TASK.server_id)
+    tasks = tx.execute(statement.where(TASK.run_id == run).order_by(TASK.id)).all()
+    why = _why(tx, run, tasks, Reasons(tx, now))
+    handled = _handled(tx, run) if any(task.status == State.ERROR for task in tasks) else {}
+    return _run_line(found) | {"tasks": [_task(task, why.get(task.id), handled.get(task.id)) for task in tasks]}
+
+
+def runs_view(
+    tx: Connection, *, job: str | None = None, statuses: Iterable[str] = (), limit: int = 50
+) -> list[View]:
+    """The newest runs first, each as `run_view` gives it but with `tasks` counted by status."""
+    chosen = select(Run.__table__).order_by(RUN.id.desc()).limit(limit)  # type: ignore[attr-defined]
+    if job is not None:
+        chosen = chosen.where(RUN.job == job)
+    if wanted := list(statuses):
+        chosen = chosen.where(RUN.status.in_(wanted))
+    rows = tx.execute(chosen).all()
+    counts: dict[int, dict[str, int]] = {row.id: {} for row in rows}
+    counted = select(TASK.run_id, TASK.status, func.count()).where(TASK.run_id.in_(list(counts)))
+    for run, status, number in tx.execute(counted.group_by(TASK.run_id, TASK.status)):
+        counts[run][status] = number
+    return [_run_line(row) | {"tasks": _in_order(counts[row.id])} for row in rows]
+
+
+def newest_run(tx: Connection) -> int | None:
+    """The number of the newest run."""
+    return tx.execute(select(func.max(RUN.id))).scalar()
+
+
+def _run(tx: Connection, run: int) -> Any:
+    found = tx.execute(select(Run.__table__).where(RUN.id == run)).one_or_none()  # type: ignore[attr-defined]
+    if found is not None:
+        return found
+    newest = newest_run(tx)
+    raise NotFound(f"No run {run}. " + (f"The newest is {newest}." if newest else "There is no run yet."))
+
+
+def _run_line(row: Any) -> View:
+    return {
+        "run": row.id,
+        "job": row.job,
+        "status": row.status,
+        "submitted_at": iso(row.submitted_at),
+        "started_at": iso(row.started_at),
+        "ended_at": iso(row.ended_at),
+    }
+
+
+def _in_order(counts: Mapping[str, int]) -> dict[str, int]:
+    return {state.value: counts[state.value] for state in State if state.value in counts}
+
+
+def _task(row: Any, why: str | None, handled_by: str | None) -> View:
+    state = State(row.status)
+    started = state not in NOT_STARTED and row.claimed_at is not None
+    return {
+        "name": row.name,
+        "status": state.value,
+        "group": row.group_name,
+        "server": row.server if started else None,
+        "attempts": row.attempt,
+        "operation": row.operation,
+        "ready_at": iso(row.ready_at),
+        "started_at": iso(row.claimed_at) if started else None,
+        "ended_at": iso(row.ended_at) if state in TERMINAL else None,
+        "error": row.error,
+        "handled_by": handled_by if state is State.ERROR else None,
+        "why": why,
+        "result": json.loads(row.result) if row.result is not None else None,
+    }
+
+
+def _why(tx: Connection, run: int, tasks: Sequence[Any], reasons: Reasons) -> dict[int, str]:
+    """Per task that has not started or didn't run, its reason; linear in tasks and conditions (rule 40)."""
+    explained = [task for task in tasks if State(task.status) in _EXPLAINED]
+    if not explained:
+        return {}
+    states = {task.name: State(task.status) for task in tasks}
+    names = {task.id: task.name for task in tasks}
+    after: dict[int, list[Condition]] = {}
+    for row in tx.execute(_conditions(run).where(TASK.status.in_(_BLOCKED))):
+        condition = Condition(names[row.predecessor_id], Outcome(row.outcome), row.handles)
+        after.setdefault(row.task_id, []).append(condition)
+    found = {}
+    for task in explained:
+        node = Node(tuple(after.get(task.id, ())), Join(task.joined))
+        state = states[task.name]
+        if state is State.WAITING:
+            found[task.id] = waits_for(node, states)
+        elif state is State.DIDNT_RUN:
+            found[task.id] = why_not(node, states)
+        else:
+            found[task.id] = reasons.of_task(task)
+    return found
+
+
+def _conditions(run: int) -> Select[Any]:
+    columns = (CONDITION.task_id, CONDITION.predecessor_id, CONDITION.outcome, CONDITION.handles, CONDITION.met)
+    return (
+        select(*columns)
+        .join(Task, TASK.id == CONDITION.task_id)
+        .where(TASK.run_id == run)
+        .order_by(CONDITION.task_id, CONDITION.id)
+    )
+
+
+def _handled(tx: Connection, run: int) -> dict[int, str]:
+    """Per task whose failure another one handles, the name of the first that did so with success (rule 7)."""
+    rows = tx.execute(
+        select(CONDITION.predecessor_id, TASK.name)
+        .join(Task, TASK.id == CONDITION.task_id)
+        .where(TASK.run_id == run, CONDITION.handles, TASK.status == State.SUCCESS.value)
+        .order_by(TASK.id.desc())
+    )
+    return {row.predecessor_id: row.name for row in rows}
+
+
+# --- one task -----------------------------------------------------------------------------------------------
+
+
+def task_view(tx: Connection, run: int, name: str, now: datetime | None = None) -> View:
+    """A task as `run_view` gives it, with its run, arguments, conditions and ended attempts with their logs.
+
+    Raises NotFound, with the closest name.
+    """
+    found = _run(tx, run)
+    row = _task_row(tx, run, name)
+    after = _after(tx, run, row)
+    handled = _handled(tx, run) if row.status == State.ERROR else {}
+    return {
+        "run": run,
+        "job": found.job,
+        **_task(row, _why_task(row, after, Reasons(tx, now)), handled.get(row.id)),
+        "args": json.loads(row.args),
+        "kwargs": json.loads(row.kwargs),
+        "priority": PRIORITY_NAMES[row.priority],
+        "retries": row.retries,
+        "retry_delay": row.retry_delay,
+        "time_limit": row.time_limit,
+        "ignore_failure": row.ignore_failure,
+        "join": row.joined,
+        "after": after,
+        "history": [_attempt(attempt) for attempt in _attempts(tx, row.id)],
+    }
+
+
+def _task_row(tx: Connection, run: int, name: str) -> Any:
+    columns = (*Task.__table__.c, SERVER.name.label("server"))  # type: ignore[attr-defined]
+    statement = select(*columns).outerjoin(Server, SERVER.id == TASK.server_id)
+    row = tx.execute(statement.where(TASK.run_id == run, TASK.name == name)).one_or_none()
+    if row is None:
+        known = tx.execute(select(TASK.name).where(TASK.run_id == run).order_by(TASK.id)).scalars()
+        raise unknown("task", name, known, advice=f"`batchq task list {run}` shows the tasks of run {run}.")
+    return row
+
+
+def _after(tx: Connection, run: int, row: Any) -> list[View]:
+    before = Task.__table__.alias("before")  # type: ignore[attr-defined]
+    conditions = _conditions(run).add_columns(before.c.name, before.c.status)
+    joined = conditions.join(before, before.c.id == CONDITION.predecessor_id).where(TASK.id == row.id)
+    return [
+        {
+            "task": condition.name,
+            "outcome": condition.outcome,
+            "handles": condition.handles,
+            "met": condition.met,
+            "status": condition.status,
+        }
+        for condition in tx.execute(joined)
+    ]
+
+
+def _why_task(row: Any, after: Iterable[View], reasons: Reasons) -> str | None:
+    after = list(after)
+    node = Node(tuple(Condition(one["task"], Outcome(one["outcome"])) for one in after), Join(row.joined))
+    states = {one["task"]: State(one["status"]) for one in after}
+    if row.status == State.WAITING:
+        return waits_for(node, states)
+    if row.status == State.DIDNT_RUN:
+        return why_not(node, states)
+    return reasons.of_task(row) if row.status in NOT_STARTED else None
+
+
+def _attempts(tx: Connection, task: int) -> Sequence[Any]:
+    statement = select(Attempt.__table__).where(ATTEMPT.task_id == task)  # type: ignore[attr-defined]
+    return tx.execute(statement.order_by(ATTEMPT.attempt)).all()
+
+
+def _attempt(row: Any) -> View:
+    return {
+        "attempt": row.attempt,
+        "server": row.server,
+        "status": row.status,
+        "started_at": iso(row.claimed_at),
+        "ended_at": iso(row.ended_at),
+        "error": row.error,
+        "log": row.log,
+    }
+
+
+# --- jobs ---------------------------------------------------------------------------------------------------
+
+
+def jobs_view(tx: Connection) -> list[View]:
+    """All jobs by name: `status` as rule 6 has it (null before the first run), and the newest run."""
+    latest = select(RUN.job_id, func.count().label("runs"), func.max(RUN.id).label("run"), _OPEN_RUNS)
+    newest = latest.group_by(RUN.job_id).subquery()
+    statement = (
+        select(JOB.name, JOB.updated_at, newest.c.runs, newest.c.open, _VERDICT, Run.__table__)  # type: ignore[attr-defined]
+        .select_from(Job)
+        .outerjoin(newest, newest.c.job_id == JOB.id)
+        .outerjoin(Run, RUN.id == newest.c.run)
+        .order_by(JOB.name)
+    )
+    return [_job_line(row) for row in tx.execute(statement)]
+
+
+_OPEN_RUNS = func.sum(case((RUN.status.in_([state.value for state in RUN_OPEN]), 1), else_=0)).label("open")
+_ENDED = Run.__table__.alias("ended")  # type: ignore[attr-defined]
+_VERDICT = (
+    select(_ENDED.c.status)
+    .where(_ENDED.c.job_id == JOB.id, _ENDED.c.status.in_([state.value for state in RUN_ENDED]))
+    .order_by(_ENDED.c.ended_at.desc(), _ENDED.c.id.desc())
+    .limit(1)
+    .scalar_subquery()
+    .label("verdict")
+)
+
+
+def job_view(tx: Connection, name: str, runs: int = 10) -> View:
+    """A job with its newest definition and its newest `runs`; raises NotFound, with the closest name."""
+    lines = {line["job"]: line for line in jobs_view(tx)}
+    if name not in lines:
+        raise unknown("job", name, lines, advice="`batchq job list` shows all jobs.")
+    return lines[name] | {"definition": json.loads(definition(tx, name)), "runs": runs_view(tx, job=name, limit=runs)}
+
+
+def definition(tx: Connection, name: str) -> str:
+    """The job's newest definition as JSON; raises NotFound, with the closest name."""
+    found = tx.execute(select(JOB.definition).where(JOB.name == name)).scalar()
+    if found is None:
+        known = tx.execute(select(JOB.name).order_by(JOB.name)).scalars()
+        raise unknown("job", name, known, advice="`batchq job list` shows all jobs.")
+    return str(found)
+
+
+def _job_line(row: Any) -> View:
+    return {
+        "job": row.name,
+        "status": "executing" if row.open else row.verdict,
+        "updated_at": iso(row.updated_at),
+        "run_count": row.runs or 0,
+        "last_run": _run_line(row) if row.id is not None else None,
+    }
+
+
+# --- servers and groups -------------------------------------------------------------------------------------
+
+
+def servers_view(tx: Connection, now: datetime | None = None) -> list[View]:
+    """All servers by name. `threads` is what windows, or its own number, allow at this moment (rules 16-20)."""
+    reasons = Reasons(tx, now)
+    rows = tx.execute(select(Server.__table__).order_by(SERVER.name)).all()  # type: ignore[attr-defined]
+    return [_server(row, reasons.topology.by_id[row.id], reasons.busy.get(row.id, 0), reasons.now) for row in rows]
+
+
+def _server(row: Any, server: affinity.Server, busy: int, now: datetime) -> View:
+    threads = threads_at(server.windows, server.threads, now)
+    change = next_change(server.windows, server.threads, now)
+    return {
+        "name": row.name,
+        "state": server_state(row.liveness, row.enabled, threads, busy),
+        "threads": threads,
+        "busy": busy,
+        "groups": sorted(server.groups),
+        "windows": [_window(window) for window in server.windows],
+        "next_change": change and {"at": iso(change), "threads": threads_at(server.windows, server.threads, change)},
+        "threads_without_windows": row.threads,
+        "enabled": row.enabled,
+        "host": row.host,
+        "pid": row.pid,
+        "pool": row.pool,
+        "pool_kind": row.pool_kind,
+        "started_at": iso(row.started_at),
+        "beat_at": iso(row.beat_at),
+    }
+
+
+def server_state(liveness: str, enabled: bool, threads: int, busy: int) -> str:
+    """`stopped`, `lost`, `disabled`, `draining`, `closed` or `open`: the first that fits (rule 20)."""
+    fits = {
+        "stopped": liveness == Liveness.STOPPED,
+        "lost": liveness == Liveness.LOST,
+        "disabled": not enabled,
+        "draining": busy > threads,
+        "closed": threads == 0,
+        "open": True,
+    }
+    return next(state for state, holds in fits.items() if holds)
+
+
+def _window(window: Window) -> View:
+    return {
+        "start": format_time(window.start),
+        "end": format_time(window.end),
+        "threads": window.threads,
+        "timezone": window.timezone,
+        "days": format_days(window.days) if window.days is not None else None,
+    }
+
+
+def groups_view(tx: Connection, now: datetime | None = None) -> list[View]:
+    """All groups by name: how much is ready, queued and executing, since when, who may take it, and why not."""
+    reasons = Reasons(tx, now)
+    ready = {row.group_name: row for row in tx.execute(_READY)}
+    out = {(row.group_name, row.status): row.number for row in tx.execute(_OUT)}
+    return [
+        {
+            "group": row.name,
+            "priority": PRIORITY_NAMES[row.priority],
+            "ready": ready[row.name].number if row.name in ready else 0,
+            "queued": out.get((row.name, State.QUEUED.value), 0),
+            "executing": out.get((row.name, State.EXECUTING.value), 0),
+            "oldest_ready_at": iso(ready[row.name].oldest) if row.name in ready else None,
+            "servers": [server.name for server in reasons.topology.serving(row.name)],
+            "why": reasons.of_group(row.name) if row.name in ready else None,
+        }
+        for row in tx.execute(select(GROUP.name, GROUP.priority).order_by(GROUP.name))
+    ]
+
+
+# Two statements, because each has a partial index that holds just these rows.
+_READY = (
+    select(TASK.group_name, func.count().label("number"), func.min(TASK.ready_at).label("oldest"))
+    .where(is_(State.READY))
+    .group_by(TASK.group_name)
+)
+_OUT = (
+    select(TASK.group_name, TASK.status, func.count().label("number"))
+    .where(is_(State.QUEUED, State.EXECUTING))
+    .group_by(TASK.group_name, TASK.status)
+)
+
+
+def status_view(tx: Connection, now: datetime | None = None) -> View:
+    """How everything stands: open runs and handed-out tasks counted, servers by state, groups that wait."""
+    now = now or clock(tx)
+    all_servers, all_groups = servers_view(tx, now), groups_view(tx, now)
+    open_runs = select(RUN.status, func.count()).where(_IS_OPEN).group_by(RUN.status)
+    running = [server for server in all_servers if server["state"] in ("open", "draining")]
+    return {
+        "now": iso(now),
+        "runs": {status: number for status, number in tx.execute(open_runs)},
+        "tasks": {key: sum(group[key] for group in all_groups) for key in ("ready", "queued", "executing")},
+        "servers": dict(Counter(server["state"] for server in all_servers)),
+        "threads": sum(server["threads"] for server in running),
+        "busy": sum(server["busy"] for server in all_servers),
+        "waiting": [group for group in all_groups if group["ready"]],
+    }
+
+
+_IS_OPEN = or_(*(RUN.status == text(f"'{state.value}'") for state in sorted(RUN_OPEN)))
+
+
+# --- lint ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that starves work silently, in a sentence (rule 15)."""
+
+    about: str
+    text: str
+
+
+def topology_problems(tx: Connection, now: datetime | None = None) -> list[Problem]:
+    """What is wrong with servers and groups as they are set up (rule 15)."""
+    topology = servers.seen(tx)
+    groups = tx.execute(select(GROUP.name).order_by(GROUP.name)).scalars()
+    return lint(topology, groups, now or clock(tx))
+
+
+def lint(topology: Topology, groups: Iterable[str], now: datetime) -> list[Problem]:
+    """Groups that no enabled server serves or that no window opens for within 24 h, and overlapping windows."""
+    found = [problem for group in groups if (problem := _unserved(topology, group, now))]
+    for server in topology.servers:
+        if server.enabled and not _opens(server, now):
+            found.append(Problem(server.name, f"{server.name} has no thread in any window within 24 h."))
+        found += [
+            Problem(server.name, f"{server.name} has windows that overlap: {_words(one)} and {_words(other)}.")
+            for at, one in enumerate(server.windows)
+            for other in server.windows[at + 1 :]
+            if one.timezone != other.timezone and _overlap(one, other, now)
+        ]
+    return found
+
+
+def _unserved(topology: Topology, group: str, now: datetime) -> Problem | None:
+    serving = topology.serving(group)
+    enabled = [server for server in serving if server.enabled]
+    name = "The default group" if group == DEFAULT_GROUP else f"Group {group}"
+    if not enabled:
+        reason = f"{affinity.names(serving)} {_are(serving)} disabled" if serving else "no server takes it"
+        return Problem(group, f"{name} is served by no enabled server ({reason}): its tasks would wait for ever.")
+    if not any(_opens(server, now) for server in enabled):
+        return Problem(group, f"{name} has no server whose windows open within 24 h.")
+    return None
+
+
+def _are(found: Sequence[Any]) -> str:
+    return "are" if len(found) > 1 else "is"
+
+
+def _opens(server: affinity.Server, now: datetime) -> bool:
+    return next_opening(server.windows, server.threads, now, DAY) is not None
+
+
+def _overlap(one: Window, other: Window, now: datetime) -> bool:
+    """Whether within a year one of two windows, in different zones, starts inside the other."""
+    return _starts_inside(one, other, now) or _starts_inside(other, one, now)
+
+
+def _starts_inside(one: Window, other: Window, now: datetime) -> bool:
+    tz = zone(one.timezone)
+    first = now.astimezone(tz).date()
+    starts = (datetime.combine(first + DAY * number, one.start, tz) for number in range(YEAR_DAYS))
+    return any(one.covers(start) and other.covers(start) for start in starts)
+
+
+def _words(window: Window) -> str:
+    return f"{format_time(window.start)}-{format_time(window.end)} {window.timezone}"
