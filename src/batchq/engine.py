@@ -11,17 +11,19 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import islice
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Connection
 
 from batchq.core import affinity
 from batchq.core.conditions import Ended, Join, readiness, resolution, verdict
 from batchq.core.states import RunState, State, after_attempt
-from batchq.spec import JobSpec
 from batchq.store import moves, runs, servers
 from batchq.store.database import Database
 from batchq.store.moves import Ticket
+
+if TYPE_CHECKING:
+    from batchq.spec import JobSpec
 
 T = TypeVar("T")
 

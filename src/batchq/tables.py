@@ -64,7 +64,7 @@ class Server(Row, table=True):
     enabled: bool = True
     liveness: str = Liveness.STOPPED.value
     epoch: int = 0
-    beat: int = Field(default=0, sa_column=Column(BIG, nullable=False))
+    beat: int = Field(default=0, sa_column=Column(BIG, nullable=False, default=0))
     beat_at: datetime | None = None
     started_at: datetime | None = None
     host: str | None = None

@@ -130,6 +130,10 @@ class Ledger:
         """Whether nothing runs and nothing is left to store."""
         return not (self.active or self._reports or self._committing)
 
+    def unstored(self) -> list[str]:
+        """The ids of tasks whose outcomes are known here and not stored yet."""
+        return [str(report.task) for _, report in self._reports]
+
     # --- commits --------------------------------------------------------------------------------------------
 
     def wake(self) -> None:

@@ -483,3 +483,30 @@ def begin_cancel(tx: Connection, run: int, now: datetime) -> int:
     ).rowcount
     tx.execute(_LESS_OPEN, {"run": run, "ended": canceled})
     return canceled
+
+
+# --- the coordinator's questions ----------------------------------------------------------------------------
+
+_ANYTHING_OPEN = select(
+    or_(
+        exists(select(TASK.id).where(literal_column("unsettled"))),
+        exists(select(TASK.id).where(is_(State.READY))),
+        exists(select(TASK.id).where(is_(State.QUEUED))),
+        exists(select(RUN.id).where(RUN.status == literal_column("'storing'"))),
+    )
+)
+
+
+def anything_open(tx: Connection) -> bool:
+    """Whether a tick has anything to move: an end to settle, a task to hand out, a ticket out, a run being stored."""
+    return bool(tx.execute(_ANYTHING_OPEN).scalar())
+
+
+def discard_unstored(tx: Connection, before: datetime, now: datetime) -> int:
+    """storing → canceled for runs whose submit died half-way, long ago."""
+    statement = (
+        update(Run)
+        .where(RUN.status == literal_column("'storing'"), RUN.submitted_at < before)
+        .values(status=RunState.CANCELED.value, ended_at=now)
+    )
+    return tx.execute(statement).rowcount

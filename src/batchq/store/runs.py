@@ -6,14 +6,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection
 
 from batchq.core.affinity import DEFAULT_GROUP
-from batchq.spec import JobSpec, TaskSpec
 from batchq.store import moves
 from batchq.store.servers import PRIORITIES
+
+if TYPE_CHECKING:
+    from batchq.spec import JobSpec, TaskSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,11 @@ def topology(tx: Connection, database: Database, version: int | None = None) -> 
     return database.topology
 
 
+def seen(tx: Connection) -> Topology:
+    """All servers as they stand, read anew: for those who look and have no database at hand."""
+    return _load(tx, int(tx.execute(_VERSION).scalar_one()))
+
+
 def _load(tx: Connection, version: int) -> Topology:
     groups: dict[int, set[str]] = {}
     for server, group in tx.execute(select(BINDING.server_id, BINDING.group_name)):

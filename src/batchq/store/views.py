@@ -9,30 +9,28 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, case, func, literal, or_, select, text
+from sqlalchemy import Connection, Select, case, func, literal, literal_column, select, text
 
 from batchq.core import affinity
-from batchq.core.affinity import DEFAULT_GROUP, Topology
+from batchq.core.affinity import Topology
 from batchq.core.conditions import Condition, Join, Node, waits_for, why_not
+from batchq.core.lint import lint
 from batchq.core.states import NOT_STARTED, RUN_ENDED, RUN_OPEN, TERMINAL, Outcome, State
-from batchq.core.windows import Window, format_days, format_time, next_change, next_opening, threads_at, zone
+from batchq.core.windows import Window, format_days, format_time, next_change, threads_at
 from batchq.errors import NotFound, unknown
 from batchq.store import moves, servers
 from batchq.store.moves import CONDITION, JOB, RUN, TASK, is_
 from batchq.store.servers import GROUP, PRIORITIES, SERVER
-from batchq.tables import Attempt, Group, Job, Liveness, Run, Server, Task, TaskCondition
+from batchq.tables import Attempt, Job, Liveness, Run, Server, Task
 
 View = dict[str, Any]
 
 ATTEMPT = Attempt.__table__.c  # type: ignore[attr-defined]
 PRIORITY_NAMES = {number: name for name, number in PRIORITIES.items()}
-DAY = timedelta(days=1)
-YEAR_DAYS = 370  # two zones may change their clocks weeks apart
 
 
 def iso(instant: datetime | None) -> str | None:
@@ -122,7 +120,9 @@ def run_view(tx: Connection, run: int, now: datetime | None = None, *, results: 
     tasks = tx.execute(statement.where(TASK.run_id == run).order_by(TASK.id)).all()
     why = _why(tx, run, tasks, Reasons(tx, now))
     handled = _handled(tx, run) if any(task.status == State.ERROR for task in tasks) else {}
-    return _run_line(found) | {"tasks": [_task(task, why.get(task.id), handled.get(task.id)) for task in tasks]}
+    return _run_line(found) | {
+        "tasks": [_task(task, why.get(task.id), handled.get(task.id)) for task in tasks]
+    }
 
 
 def runs_view(
@@ -215,7 +215,13 @@ def _why(tx: Connection, run: int, tasks: Sequence[Any], reasons: Reasons) -> di
 
 
 def _conditions(run: int) -> Select[Any]:
-    columns = (CONDITION.task_id, CONDITION.predecessor_id, CONDITION.outcome, CONDITION.handles, CONDITION.met)
+    columns = (
+        CONDITION.task_id,
+        CONDITION.predecessor_id,
+        CONDITION.outcome,
+        CONDITION.handles,
+        CONDITION.met,
+    )
     return (
         select(*columns)
         .join(Task, TASK.id == CONDITION.task_id)
@@ -352,7 +358,10 @@ def job_view(tx: Connection, name: str, runs: int = 10) -> View:
     lines = {line["job"]: line for line in jobs_view(tx)}
     if name not in lines:
         raise unknown("job", name, lines, advice="`batchq job list` shows all jobs.")
-    return lines[name] | {"definition": json.loads(definition(tx, name)), "runs": runs_view(tx, job=name, limit=runs)}
+    return lines[name] | {
+        "definition": json.loads(definition(tx, name)),
+        "runs": runs_view(tx, job=name, limit=runs),
+    }
 
 
 def definition(tx: Connection, name: str) -> str:
@@ -378,10 +387,12 @@ def _job_line(row: Any) -> View:
 
 
 def servers_view(tx: Connection, now: datetime | None = None) -> list[View]:
-    """All servers by name. `threads` is what windows, or its own number, allow at this moment (rules 16-20)."""
+    """All servers by name. `threads` is what its windows, or its own number, allow now (rules 16-20)."""
     reasons = Reasons(tx, now)
     rows = tx.execute(select(Server.__table__).order_by(SERVER.name)).all()  # type: ignore[attr-defined]
-    return [_server(row, reasons.topology.by_id[row.id], reasons.busy.get(row.id, 0), reasons.now) for row in rows]
+    return [
+        _server(row, reasons.topology.by_id[row.id], reasons.busy.get(row.id, 0), reasons.now) for row in rows
+    ]
 
 
 def _server(row: Any, server: affinity.Server, busy: int, now: datetime) -> View:
@@ -394,7 +405,8 @@ def _server(row: Any, server: affinity.Server, busy: int, now: datetime) -> View
         "busy": busy,
         "groups": sorted(server.groups),
         "windows": [_window(window) for window in server.windows],
-        "next_change": change and {"at": iso(change), "threads": threads_at(server.windows, server.threads, change)},
+        "next_change": change
+        and {"at": iso(change), "threads": threads_at(server.windows, server.threads, change)},
         "threads_without_windows": row.threads,
         "enabled": row.enabled,
         "host": row.host,
@@ -430,7 +442,7 @@ def _window(window: Window) -> View:
 
 
 def groups_view(tx: Connection, now: datetime | None = None) -> list[View]:
-    """All groups by name: how much is ready, queued and executing, since when, who may take it, and why not."""
+    """All groups by name: what is ready, queued and executing, since when, who may take it, and why not."""
     reasons = Reasons(tx, now)
     ready = {row.group_name: row for row in tx.execute(_READY)}
     out = {(row.group_name, row.status): row.number for row in tx.execute(_OUT)}
@@ -462,15 +474,19 @@ _OUT = (
 )
 
 
+# Written as words, as in the partial index that holds just these rows.
+_IS_OPEN = RUN.status.in_([literal_column(f"'{state}'") for state in ("storing", "executing", "canceling")])
+
+
 def status_view(tx: Connection, now: datetime | None = None) -> View:
     """How everything stands: open runs and handed-out tasks counted, servers by state, groups that wait."""
     now = now or clock(tx)
     all_servers, all_groups = servers_view(tx, now), groups_view(tx, now)
-    open_runs = select(RUN.status, func.count()).where(_IS_OPEN).group_by(RUN.status)
+    open_runs = select(RUN.status, func.count().label("number")).where(_IS_OPEN).group_by(RUN.status)
     running = [server for server in all_servers if server["state"] in ("open", "draining")]
     return {
         "now": iso(now),
-        "runs": {status: number for status, number in tx.execute(open_runs)},
+        "runs": {row.status: row.number for row in tx.execute(open_runs)},
         "tasks": {key: sum(group[key] for group in all_groups) for key in ("ready", "queued", "executing")},
         "servers": dict(Counter(server["state"] for server in all_servers)),
         "threads": sum(server["threads"] for server in running),
@@ -479,73 +495,7 @@ def status_view(tx: Connection, now: datetime | None = None) -> View:
     }
 
 
-_IS_OPEN = or_(*(RUN.status == text(f"'{state.value}'") for state in sorted(RUN_OPEN)))
-
-
-# --- lint ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Something that starves work silently, in a sentence (rule 15)."""
-
-    about: str
-    text: str
-
-
-def topology_problems(tx: Connection, now: datetime | None = None) -> list[Problem]:
-    """What is wrong with servers and groups as they are set up (rule 15)."""
-    topology = servers.seen(tx)
+def problems_view(tx: Connection, now: datetime | None = None) -> list[str]:
+    """What in the set-up of servers and groups starves work silently, a sentence each (rule 15)."""
     groups = tx.execute(select(GROUP.name).order_by(GROUP.name)).scalars()
-    return lint(topology, groups, now or clock(tx))
-
-
-def lint(topology: Topology, groups: Iterable[str], now: datetime) -> list[Problem]:
-    """Groups that no enabled server serves or that no window opens for within 24 h, and overlapping windows."""
-    found = [problem for group in groups if (problem := _unserved(topology, group, now))]
-    for server in topology.servers:
-        if server.enabled and not _opens(server, now):
-            found.append(Problem(server.name, f"{server.name} has no thread in any window within 24 h."))
-        found += [
-            Problem(server.name, f"{server.name} has windows that overlap: {_words(one)} and {_words(other)}.")
-            for at, one in enumerate(server.windows)
-            for other in server.windows[at + 1 :]
-            if one.timezone != other.timezone and _overlap(one, other, now)
-        ]
-    return found
-
-
-def _unserved(topology: Topology, group: str, now: datetime) -> Problem | None:
-    serving = topology.serving(group)
-    enabled = [server for server in serving if server.enabled]
-    name = "The default group" if group == DEFAULT_GROUP else f"Group {group}"
-    if not enabled:
-        reason = f"{affinity.names(serving)} {_are(serving)} disabled" if serving else "no server takes it"
-        return Problem(group, f"{name} is served by no enabled server ({reason}): its tasks would wait for ever.")
-    if not any(_opens(server, now) for server in enabled):
-        return Problem(group, f"{name} has no server whose windows open within 24 h.")
-    return None
-
-
-def _are(found: Sequence[Any]) -> str:
-    return "are" if len(found) > 1 else "is"
-
-
-def _opens(server: affinity.Server, now: datetime) -> bool:
-    return next_opening(server.windows, server.threads, now, DAY) is not None
-
-
-def _overlap(one: Window, other: Window, now: datetime) -> bool:
-    """Whether within a year one of two windows, in different zones, starts inside the other."""
-    return _starts_inside(one, other, now) or _starts_inside(other, one, now)
-
-
-def _starts_inside(one: Window, other: Window, now: datetime) -> bool:
-    tz = zone(one.timezone)
-    first = now.astimezone(tz).date()
-    starts = (datetime.combine(first + DAY * number, one.start, tz) for number in range(YEAR_DAYS))
-    return any(one.covers(start) and other.covers(start) for start in starts)
-
-
-def _words(window: Window) -> str:
-    return f"{format_time(window.start)}-{format_time(window.end)} {window.timezone}"
+    return lint(servers.seen(tx), groups, now or clock(tx))

@@ -1,0 +1,290 @@
+"""BatchQ(app): what joins batchq to a Celery app, and the only place that configures Celery."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from celery import Celery
+
+from batchq.config import Settings
+from batchq.errors import BrokerUnreachable, InvalidInput, closest
+
+if TYPE_CHECKING:
+    from batchq.coordinator import Coordinator
+    from batchq.server.tickets import Publisher
+    from batchq.spec import Job, JobSpec
+    from batchq.store.database import Database
+    from batchq.store.moves import Ticket
+
+RUN = "batchq.run"
+COORDINATE = "batchq.coordinate"
+
+
+class BatchQ:
+    """batchq in a Celery app: `batch = BatchQ(app, database_url=…)`.
+
+    Adds two tasks, two bootsteps and a worker option; changes none of the app's own settings. The settings of
+    batchq are the `batchq_*` keys of `app.conf`, over them what is given here, over all `BATCHQ_*` of the environment.
+    """
+
+    def __init__(self, app: Celery, **settings: Any) -> None:
+        self.app = app
+        self._given = settings
+        self._lock = threading.Lock()
+        self._publishing: tuple[int, Publisher] | None = None
+        app.batchq = self
+        self._join()
+
+    @classmethod
+    def of(cls, app: Celery) -> BatchQ:
+        """The BatchQ that joined this app; joins it if none did."""
+        joined = getattr(app, "batchq", None)
+        return joined if isinstance(joined, cls) else cls(app)
+
+    def _join(self) -> None:
+        app = self.app
+        own = {"ignore_result": True, "store_errors_even_if_ignored": False, "shared": False}
+        app.task(_run, name=RUN, Strategy="batchq.server.request:strategy", **own)
+        app.task(_coordinate(self), name=COORDINATE, **own)
+        app.steps["worker"].add("batchq.server.worker:BatchServer")
+        app.steps["consumer"].add("batchq.server.worker:BatchConsumer")
+        app.user_options["worker"].add(
+            click.Option(["--batch-server"], metavar="NAME", help="Be the batch server of this name (batchq).")
+        )
+
+    # --- what it is made of ---------------------------------------------------------------------------------
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings in force, read once."""
+        return Settings.load(self.app.conf, **self._given)
+
+    @cached_property
+    def database(self) -> Database:
+        """The database; opened on first use."""
+        return self.database_within(patience=10.0)
+
+    def database_within(self, patience: float) -> Database:
+        """The database, for a caller that waits at most so many seconds for another writer."""
+        from batchq.store.database import Database
+
+        return Database(self.settings.database, patience=patience)
+
+    @cached_property
+    def coordinator(self) -> Coordinator:
+        """This process's coordinator."""
+        from batchq.coordinator import Coordinator
+
+        return Coordinator(self.database, self.settings, self.publisher)
+
+    @property
+    def publisher(self) -> Publisher:
+        """What sends messages to the app's broker; a forked child gets one of its own."""
+        from batchq.server.tickets import Publisher
+
+        if self._publishing is None or self._publishing[0] != os.getpid():
+            self._publishing = os.getpid(), Publisher(self.app, self.settings)
+        return self._publishing[1]
+
+    # --- what it does ---------------------------------------------------------------------------------------
+
+    def submit(self, job: Job | JobSpec) -> int:
+        """Store a run of the job and start it; returns the run's number.
+
+        Raises InvalidInput for an operation that the app does not know, BrokerUnreachable or
+        DatabaseUnreachable before anything is stored.
+        """
+        from batchq import engine
+        from batchq.spec import Job
+        from batchq.store import schema
+
+        spec = job.spec() if isinstance(job, Job) else job
+        self.check_operations(spec)
+        self.check_broker()
+        schema.check(self.database)
+        run = engine.submit(self.database, spec)
+        if self.settings.fast_path:
+            self.forward()
+        return run
+
+    def forward(self) -> None:
+        """Settle what has ended and hand out what is ready."""
+        from batchq import engine
+
+        again = True
+        while again:
+            step = self.database.run(
+                lambda tx: engine.advance(
+                    tx, self.database, self.database.now(tx), ahead=self.settings.tickets_ahead
+                )
+            )
+            self.publish(step.tickets)
+            again = step.more
+
+    def publish(self, tickets: Iterable[Ticket]) -> None:
+        """Send tickets; a coordinator sends again what a broker that is away did not take."""
+        with self._lock:
+            try:
+                self.publisher.publish(tickets)
+            except BrokerUnreachable:
+                # The rows are queued: their tickets are replaced once the broker is back.
+                return
+
+    def check_broker(self) -> None:
+        """Raise BrokerUnreachable unless the broker answers."""
+        with self._lock:
+            self.publisher.check()
+
+    def operations(self) -> list[str]:
+        """The names of all tasks that a job may run."""
+        self.app.loader.import_default_modules()
+        names = (name for name in self.app.tasks if not name.startswith(("celery.", "batchq.")))
+        return sorted(name for name in names if name != "shell.run" or self.settings.shell)
+
+    def check_operations(self, job: JobSpec) -> None:
+        """Raise InvalidInput unless the app knows every operation of the job."""
+        known = set(self.operations())
+        unknown = {task.run: task.name for task in reversed(job.tasks) if task.run not in known}
+        if not unknown:
+            return
+        operation, task = next(reversed(unknown.items()))
+        if operation == "shell.run":
+            raise InvalidInput(f"{job.name} / {task}: shell.run is switched off; BATCHQ_SHELL=1 allows it.")
+        more = f" {len(unknown) - 1} more are unknown." if len(unknown) > 1 else ""
+        raise InvalidInput(
+            f"{job.name} / {task}: no task named {operation!r} is registered with the Celery app "
+            f"{self.app.main or '?'!r}{closest(operation, known)}. Is its module imported?{more}"
+        )
+
+    # --- its processes --------------------------------------------------------------------------------------
+
+    def serve(self, name: str, *, pool: str = "prefork", loglevel: str = "INFO", concurrency: int | None = None) -> int:
+        """Be the batch server of this name until told to stop; returns the exit code.
+
+        The pool has as many processes as the server may ever run tasks at once.
+        """
+        from batchq.store import schema, servers
+
+        schema.check(self.database)
+        with self.database.read() as tx:
+            known = servers.topology(tx, self.database)
+        most = max((_most(server) for server in known.servers if server.name == name), default=1)
+        self.database.dispose()
+        options = ["--batch-server", name, "-n", f"{_node(name)}@%h", "-P", pool, "-c", str(concurrency or most)]
+        return self._celery("worker", *options, "-E", "-l", loglevel, *QUIET)
+
+    def coordinate(self, *, loglevel: str = "INFO") -> int:
+        """Be a coordinator until told to stop; returns the exit code."""
+        from batchq.server.tickets import queue
+        from batchq.store import schema
+
+        schema.check(self.database)
+        self.database.dispose()
+        self.app.amqp.queues.add(queue(self.settings.coordinator_queue))
+        options = ["-B", "--scheduler", "batchq.coordinator:Scheduler", "-P", "solo", "-Q"]
+        name = ["-n", f"coordinator-{os.getpid()}@%h"]
+        return self._celery("worker", *options, self.settings.coordinator_queue, *name, "-l", loglevel, *QUIET)
+
+    def _celery(self, *argv: str) -> int:
+        from celery.bin.celery import celery
+
+        # What Celery.start() does, but for the exit code, which it forgets.
+        celery.params[0].default = self.app
+        try:
+            return int(celery.main(args=list(argv), standalone_mode=False) or 0)
+        finally:
+            celery.params[0].default = None
+
+
+QUIET = ["--without-gossip", "--without-mingle"]
+
+
+def _run(*_: object, **__: object) -> None:
+    """Stands for an attempt; its strategy never calls it."""
+
+
+def _coordinate(batch: BatchQ) -> Any:
+    def coordinate() -> None:
+        """One tick of a coordinator."""
+        from batchq.errors import Unreachable
+
+        try:
+            batch.coordinator.tick(time.monotonic())
+        except Unreachable as error:
+            import logging
+
+            logging.getLogger("batchq.coordinator").warning("%s", error)
+
+    return coordinate
+
+
+def _most(server: Any) -> int:
+    return max(1, *(window.threads for window in server.windows), 0 if server.windows else server.threads)
+
+
+def _node(name: str) -> str:
+    return re.sub(r"[^\w.-]", "_", name)
+
+
+# --- finding the app ----------------------------------------------------------------------------------------
+
+
+def find_app(path: str | None = None) -> BatchQ:
+    """The BatchQ of the app at `module:attribute`, else of BATCHQ_APP, else of our own demo app.
+
+    Raises InvalidInput when there is none there.
+    """
+    path = path or os.environ.get("BATCHQ_APP")
+    broker = os.environ.get("BATCHQ_BROKER_URL")
+    if broker:
+        # Celery's own variable wins over the app's setting, and so nothing in the app has to be changed.
+        os.environ["CELERY_BROKER_URL"] = broker
+    if not path:
+        return demo_app()
+    module, _, attribute = path.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    found = _attribute(_import(module, path), attribute, path)
+    return found if isinstance(found, BatchQ) else BatchQ.of(found)
+
+
+def demo_app() -> BatchQ:
+    """An app of our own, with the demo operations."""
+    from batchq import operations
+
+    app = Celery("batchq")
+    batch = BatchQ(app)
+    operations.register(app, shell_allowed=batch.settings.shell, demo=True)
+    return batch
+
+
+def _import(module: str, path: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name and (module == error.name or module.startswith(f"{error.name}.")):
+            raise InvalidInput(f"No module named {module!r} for the app {path!r}; looked in {Path.cwd()} too.") from None
+        raise InvalidInput(f"The app {path!r} cannot be imported: {error}.") from error
+    except Exception as error:
+        raise InvalidInput(f"The app {path!r} cannot be imported: {type(error).__name__}: {error}.") from error
+
+
+def _attribute(module: Any, attribute: str, path: str) -> Any:
+    names = [attribute] if attribute else ["app", "celery", "celery_app", "batch"]
+    for name in names:
+        found = getattr(module, name, None)
+        if isinstance(found, Celery | BatchQ):
+            return found
+    apps = [name for name, value in vars(module).items() if isinstance(value, Celery)]
+    hint = f" It has {', '.join(repr(f'{module.__name__}:{name}') for name in apps)}." if apps else ""
+    raise InvalidInput(f"{path!r} names no Celery app.{hint}")

@@ -1,0 +1,131 @@
+"""The coordinator: a tick a second that does what only time can trigger, then moves the work forward."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import uuid
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from celery import Celery
+from celery.beat import Scheduler as BeatScheduler
+from celery.platforms import set_pdeathsig
+from sqlalchemy import Connection
+
+from batchq import engine
+from batchq.config import Settings
+from batchq.engine import Advance
+from batchq.errors import BrokerUnreachable
+from batchq.server.tickets import Publisher
+from batchq.store import moves, servers
+from batchq.store.database import Database
+
+logger = logging.getLogger(__name__)
+
+STORING_SECONDS = 3600
+
+
+@dataclass
+class Silence:
+    """How long each server's heartbeat has stood still, by this process's own monotonic clock (rule 31)."""
+
+    seconds: float
+    heard: dict[int, tuple[int, float]] = field(default_factory=dict)
+    looked: float = 0.0
+
+    def of(self, running: list[tuple[int, str, int, int]], clock: float) -> list[tuple[int, str, int]]:
+        """The running servers (id, name, epoch, beat) that were silent too long, as (id, name, beat).
+
+        After a pause of its own, or of the database, it counts afresh: an outage kills no healthy server.
+        """
+        if clock - self.looked > max(5.0, self.seconds / 3):
+            self.heard.clear()
+        self.looked = clock
+        self.heard = {
+            id_: before if (before := self.heard.get(id_)) and before[0] == beat else (beat, clock)
+            for id_, _, _, beat in running
+        }
+        return [(id_, name, beat) for id_, name, _, beat in running if clock - self.heard[id_][1] > self.seconds]
+
+
+class Coordinator:
+    """One coordinator's tick, with what it remembers between two of them."""
+
+    def __init__(self, database: Database, settings: Settings, publisher: Publisher) -> None:
+        self._database = database
+        self._settings = settings
+        self._publisher = publisher
+        self._silence = Silence(settings.lost_seconds)
+
+    def tick(self, clock: float) -> None:
+        """One tick at `clock` (monotonic seconds); raises DatabaseUnreachable or BrokerUnreachable."""
+        if not self._work_to_do(clock):
+            return
+        again = True
+        while again:
+            step = self._database.run(self._step)
+            self._publisher.publish(step.tickets)
+            again = step.more
+
+    def _work_to_do(self, clock: float) -> bool:
+        with self._database.read() as tx:
+            silent = self._silence.of(servers.running(tx), clock)
+            work = moves.anything_open(tx)
+        for server, name, beat in silent:
+            self._lose(server, name, beat)
+        return work or bool(silent)
+
+    def _lose(self, server: int, name: str, beat: int) -> None:
+        if self._database.run(lambda tx: engine.lose(tx, server, name, beat, self._database.now(tx))):
+            logger.warning("%s gave no sign for %g s: it counts as lost", name, self._settings.lost_seconds)
+
+    def _step(self, tx: Connection) -> Advance:
+        database, settings = self._database, self._settings
+        now = database.now(tx)
+        moves.discard_unstored(tx, now - timedelta(seconds=STORING_SECONDS), now)
+        engine.take_back(tx, database, now, settings.tickets_ahead)
+        tickets = engine.offer_again(tx, database, now, settings.lost_ticket_seconds)
+        step = engine.advance(tx, database, now, ahead=settings.tickets_ahead)
+        return Advance([*tickets, *step.tickets], step.more)
+
+
+# --- the beat -----------------------------------------------------------------------------------------------
+
+
+class Scheduler(BeatScheduler):  # type: ignore[misc]
+    """Celery's beat with one entry, the tick: nothing of the host's schedule, no file, and it ends with its parent."""
+
+    def __init__(self, app: Celery, lazy: bool = False, **options: Any) -> None:
+        super().__init__(app, lazy=lazy, **options)
+        self._settings: Settings = app.batchq.settings
+        self._due = 0.0
+        if not lazy:
+            self._parent = os.getppid()
+            set_pdeathsig("SIGKILL")
+            self._publisher = Publisher(app, self._settings)
+
+    def setup_schedule(self) -> None:
+        """The host's own schedule is its own beat's to fire."""
+
+    def tick(self, **_: Any) -> float:
+        """Send the tick when it is due by the monotonic clock; returns the seconds until the next look."""
+        if os.getppid() != self._parent:
+            raise SystemExit("the coordinator is gone")
+        wait = self._due - time.monotonic()
+        if wait > 0:
+            return min(wait, 0.5)
+        self._send()
+        self._due = max(self._due, time.monotonic() - 1) + self._settings.tick_seconds
+        return min(max(self._due - time.monotonic(), 0.001), 0.5)
+
+    def _send(self) -> None:
+        expires = datetime.now(UTC) + timedelta(seconds=max(10.0, 5 * self._settings.tick_seconds))
+        try:
+            self._publisher.send_tick(str(uuid.uuid4()), expires.isoformat())
+        except BrokerUnreachable as error:
+            logger.warning("the tick waits for the broker: %s", error)
+
+

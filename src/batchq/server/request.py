@@ -1,0 +1,148 @@
+"""How a ticket becomes a Celery request: the strategy that takes it in, and the request that runs one attempt."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from billiard.exceptions import TimeLimitExceeded
+from celery import Celery, Task
+from celery.worker import state
+from celery.worker.request import Request
+
+from batchq.engine import Report
+from batchq.server import child, tickets
+from batchq.server.child import Current, Done, Order
+from batchq.server.ledger import Arrival
+from batchq.store.moves import run_of
+
+if TYPE_CHECKING:
+    from batchq.server.worker import BatchServer
+
+logger = logging.getLogger(__name__)
+
+
+def strategy(task: Task, app: Celery, consumer: Any) -> Callable[..., None]:
+    """Celery's entry for a message of `batchq.run`: nothing is shown or started before the claim."""
+    server: BatchServer | None = getattr(consumer.controller, "batch_server", None)
+
+    def take_in(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **_: Any) -> None:
+        offer = tickets.read(message)
+        if server is None or offer is None:
+            # Without a server nobody may run it, and its row will be offered again.
+            logger.warning("dropped a message that is no ticket for this worker: %.200r", message.body)
+            message.ack()
+            return
+        server.ledger.offer(Arrival(offer, message, time.monotonic()))
+
+    return take_in
+
+
+class Attempt(Request):  # type: ignore[misc]
+    """One claimed attempt in the pool; however it ends, exactly one report reaches the ledger."""
+
+    def __init__(self, server: BatchServer, arrival: Arrival, row: Any, consumer: Any) -> None:
+        super().__init__(
+            arrival.message,
+            app=server.app,
+            hostname=consumer.hostname,
+            eventer=consumer.event_dispatcher,
+            task=server.app.tasks[tickets.RUN],
+            connection_errors=consumer.connection_errors,
+            body=((), {}, {}),
+            headers=arrival.message.headers,
+            decoded=True,
+        )
+        self.server = server
+        self.arrival = arrival
+        self.row = row
+        self.soft_limit, self.hard_limit = self._limits()
+
+    def _limits(self) -> tuple[float | None, float | None]:
+        """The user's own limits of the operation, and over them the one of the job file."""
+        operation = self.app.tasks.get(self.row.operation)
+        soft = getattr(operation, "soft_time_limit", None)
+        hard = self.row.time_limit or getattr(operation, "time_limit", None)
+        return soft, hard
+
+    def start(self, pool: Any) -> None:
+        """Hand the attempt to the pool."""
+        state.task_reserved(self)
+        self.send_event(
+            "task-received",
+            name=self.name,
+            args=self.argsrepr,
+            kwargs=self.kwargsrepr,
+            root_id=self.root_id,
+            parent_id=None,
+            retries=self.row.attempt - 1,
+            eta=None,
+            expires=None,
+        )
+        # The ledger admits no more than the pool has processes, so the worker's own semaphore is left aside.
+        pool.apply_async(
+            child.execute,
+            args=(self._order(),),
+            accept_callback=self.on_accepted,
+            timeout_callback=self.on_timeout,
+            callback=self.on_success,
+            error_callback=self.on_failure,
+            soft_timeout=self.soft_limit,
+            timeout=self.hard_limit,
+            correlation_id=self.id,
+        )
+
+    def _order(self) -> Order:
+        row, settings = self.row, self.server.settings
+        current = Current(row.job, run_of(row.id), row.name, row.attempt, row.run_by, row.company)
+        return Order(
+            row.operation,
+            row.args,
+            row.kwargs,
+            row.token,
+            current,
+            self.hostname,
+            row.group_name,
+            settings.log_bytes,
+            settings.result_bytes,
+        )
+
+    # --- what the pool calls; on the threads pool from its threads -------------------------------------------
+
+    def on_success(self, done: Done, **_: Any) -> None:
+        """The child came back, with a success or with an error of the operation."""
+        if done.ok:
+            self._report(True, done)
+            self.send_event("task-succeeded", result=done.result, runtime=time.time() - (self.time_start or 0))
+        else:
+            self._report(False, done)
+            self.send_event("task-failed", exception=done.error, traceback=done.log)
+
+    def on_failure(self, einfo: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
+        """The child did not come back: it died, or could not be reached."""
+        if isinstance(einfo.exception, TimeLimitExceeded):
+            return self.on_timeout(soft=False, timeout=self.hard_limit)
+        error = child.clean(f"{type(einfo.exception).__name__}: {einfo.exception}")
+        self._report(False, Done(False, error))
+        self.send_event("task-failed", exception=error, traceback="")
+        return None
+
+    def on_timeout(self, soft: bool, timeout: float | None) -> None:
+        """A time limit passed; the soft one raises inside the operation, the hard one ends its process (rule 34)."""
+        if not soft:
+            error = f"timed out: still running after {timeout:g} s"
+            self._report(False, Done(False, error))
+            self.send_event("task-failed", exception=error, traceback="")
+
+    def _report(self, ok: bool, done: Done) -> None:
+        state.task_ready(self, successful=ok)
+        report = Report(self.row.id, self.row.token, ok, done.error, done.result, done.log)
+        self.server.ledger.report(self.arrival, report)
+
+    def acknowledge(self) -> None:
+        """Left to the ledger, which acknowledges after the commit."""
+
+    def reject(self, requeue: bool = False) -> None:
+        """A claimed ticket goes nowhere else."""

@@ -1,0 +1,332 @@
+"""The batch server's place in a Celery worker: its life, its watch, and what keeps the consumer true to SQL."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import platform
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from celery import bootsteps
+from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
+
+from batchq import engine
+from batchq.config import Settings
+from batchq.engine import Life, Report
+from batchq.errors import BatchqError, DatabaseUnreachable, InvalidInput, ServerRuns
+from batchq.server import tickets
+from batchq.server.ledger import Arrival, Ledger
+from batchq.server.request import Attempt
+from batchq.server.tickets import Publisher
+from batchq.store import moves, servers
+from batchq.store.database import Database
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+logger = logging.getLogger(__name__)
+
+POOLS = {"prefork": "celery.concurrency.prefork", "threads": "celery.concurrency.thread"}
+RECONCILE_SECONDS = 1.0
+
+
+# --- one life -----------------------------------------------------------------------------------------------
+
+
+def this_life() -> dict[str, str | int]:
+    """What tells this process from every other: host, boot, pid and start time."""
+    pid = os.getpid()
+    life = {"boot": _boot(), "start": started(pid)}
+    return {"host": platform.node(), "pid": pid, "life": json.dumps(life)}
+
+
+def _boot() -> str:
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return ""
+
+
+def started(pid: int) -> str:
+    """The process's start time in the kernel's ticks; empty if there is no such process."""
+    with contextlib.suppress(OSError, IndexError):
+        # The name in the second field may hold anything, blanks and brackets included.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "" if fields[0] == "Z" else fields[19]
+    return ""
+
+
+def seen_alive(row: Any) -> bool | None:
+    """Whether the life in a server's row still runs; None if it cannot be seen from this host."""
+    if row.host != platform.node():
+        return None
+    life = json.loads(row.life or "{}")
+    return life.get("boot") == _boot() and bool(row.pid) and started(row.pid) == life.get("start")
+
+
+def enlist(database: Database, settings: Settings, name: str, pool: int, kind: str) -> Life:
+    """Take the server's name for this process.
+
+    At once if its former life stopped or is gone; a life that runs on this host is never pushed aside; one that
+    cannot be seen gets `lost_seconds` to show a heartbeat. Raises ServerRuns.
+    """
+    own = this_life() | {"pool": pool, "pool_kind": kind}
+
+    def attempt(tx: Connection, silent_at: int | None) -> Life | int:
+        servers.create(tx, name)
+        row = servers.find(tx, name)
+        assert row is not None
+        alive = seen_alive(row) if row.liveness == "running" else False
+        if alive and (row.host, row.pid) != (own["host"], own["pid"]):
+            raise ServerRuns(name=name, pid=row.pid, host=row.host)
+        if alive is None and row.beat != silent_at:
+            return int(row.beat)
+        return engine.take_over(tx, row.id, name, own, database.now(tx))
+
+    outcome = database.run(attempt, None)
+    while isinstance(outcome, int):
+        beat = outcome
+        logger.warning("%s runs on a host that cannot be seen from here: waiting for its silence", name)
+        time.sleep(settings.lost_seconds)
+        outcome = database.run(attempt, beat)
+        if isinstance(outcome, int):
+            with database.read() as tx:
+                row = servers.find(tx, name)
+            raise ServerRuns(name=name, pid=row.pid if row else "?", host=row.host if row else "?")
+    return outcome
+
+
+# --- the watch: a thread with its own connection ------------------------------------------------------------
+
+
+class Watch(threading.Thread):
+    """Beats the server's heart, and reads every second what SQL wants of it; never touches the loop's state."""
+
+    def __init__(self, database: Database, settings: Settings, ledger: Ledger) -> None:
+        super().__init__(name="batchq-watch", daemon=True)
+        self.wanted: tuple[frozenset[str], int] | None = None
+        self._database = Database(str(database.url.render_as_string(hide_password=False)))
+        self._settings = settings
+        self._ledger = ledger
+        self._missing: dict[str, float] = {}
+        self._ended = threading.Event()
+        self._looked = time.monotonic()
+
+    def run(self) -> None:
+        beat_at = 0.0
+        while not self._ended.wait(min(RECONCILE_SECONDS, self._settings.heartbeat_seconds)):
+            try:
+                if time.monotonic() >= beat_at:
+                    self._beat()
+                    beat_at = time.monotonic() + self._settings.heartbeat_seconds - RECONCILE_SECONDS / 2
+                self._look()
+            except (DatabaseUnreachable, SQLAlchemyError) as error:
+                logger.debug("the watch waits for the database: %s", error)
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._ended.set()
+        self.join(timeout=5)
+
+    def _beat(self) -> None:
+        life = self._ledger.life
+        if not self._database.run(lambda tx: servers.beat(tx, life.server, life.epoch, self._database.now(tx))):
+            self._ledger.fenced = self._ledger.life == life
+
+    def _look(self) -> None:
+        life = self._ledger.life
+        with self._database.read() as tx:
+            now = self._database.now(tx)
+            topology = servers.topology(tx, self._database)
+            groups = frozenset(servers.group_priorities(tx))
+            executing = moves.executing_on(tx, life.server)
+        server = topology.by_id[life.server]
+        self.wanted = frozenset(g for g in groups if topology.serves(server, g)), server.threads_now(now)
+        self._look_for_lost(life, {row.token for row in executing if row.epoch == life.epoch})
+
+    def _look_for_lost(self, life: Life, executing: set[str]) -> None:
+        """Attempts that our books say run here, and that nobody here has: after a while they are lost (rule 31)."""
+        now = time.monotonic()
+        if now - self._looked > 5:  # this process stood still: what it saw before says nothing
+            self._missing.clear()
+        self._looked = now
+        gone = {token for token in executing if not self._ledger.has(token)}
+        self._missing = {token: self._missing.get(token, now) for token in gone}
+        lost = [token for token, since in self._missing.items() if now - since > self._settings.lost_attempt_seconds]
+        if lost:
+            logger.error("%d attempts are in the books but not here: they are lost", len(lost))
+            self._database.run(lambda tx: engine.recover_missing(tx, life, lost, self._database.now(tx)))
+
+
+# --- the bootsteps ------------------------------------------------------------------------------------------
+
+
+class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
+    """The worker's step that makes it the batch server named by `--batch-server`."""
+
+    requires = ("celery.worker.components:Pool",)
+    # Set by BatchQ when it adds the step to an app.
+    settings: Settings
+    database: Database
+
+    def __init__(self, worker: Any, batch_server: str | None = None, **options: Any) -> None:
+        super().__init__(worker, **options)
+        worker.batch_server = self if batch_server else None
+        self.enabled = bool(batch_server)
+        if batch_server:
+            self.app: Celery = worker.app
+            self.worker = worker
+            self.name = batch_server
+            self._prepare(worker)
+
+    def include_if(self, worker: Any) -> bool:
+        return self.enabled
+
+    def _prepare(self, worker: Any) -> None:
+        batch = self.app.batchq
+        self.settings, self.database = batch.settings, batch.database_within(patience=0.2)
+        kind = next((kind for kind, module in POOLS.items() if worker.pool_cls.__module__ == module), None)
+        if kind is None:
+            raise InvalidInput(
+                f"A batch server runs on the prefork or the threads pool, not on {worker.pool_cls.__module__}: "
+                "start it with --pool prefork or --pool threads."
+            )
+        self.kind = kind
+        # The host project's own limits are for its own tasks: they must not reach ours.
+        worker.max_tasks_per_child = worker.max_memory_per_child = 0
+        worker.time_limit = worker.soft_time_limit = 0
+        worker.prefetch_multiplier = 1
+        worker.worker_lost_wait = self.settings.lost_child_seconds
+        # Only the queues of our groups: on a shared broker any other would lose messages of tasks it does not know.
+        self.app.amqp.queues._consume_from = {}
+
+    def create(self, worker: Any) -> BatchServer:
+        try:
+            self.life = enlist(self.database, self.settings, self.name, worker.concurrency, self.kind)
+        except BatchqError as error:
+            logger.critical("%s", error)
+            raise SystemExit(error.exit_code) from None
+        return self
+
+    def start(self, worker: Any) -> None:
+        self.publisher = Publisher(self.app, self.settings, patience=0.2)
+        self.ledger = Ledger(
+            self.database,
+            self.life,
+            self.settings,
+            self.publisher,
+            worker.hub,
+            self._start,
+            beside=not self.database.embedded,
+        )
+        self.watch = Watch(self.database, self.settings, self.ledger)
+        self.watch.start()
+        # A lost connection makes the consumer forget jobs that a child already has; ours are never redelivered.
+        worker.pool.flush = None
+        worker.hub.call_repeatedly(0.25, self._look_again)
+        logger.info("%s is open for batch work: epoch %d, %d processes", self.name, self.life.epoch, worker.concurrency)
+
+    def _start(self, arrival: Arrival, row: Any) -> None:
+        try:
+            Attempt(self, arrival, row, self.worker.consumer).start(self.worker.pool)
+        except Exception as error:
+            logger.exception("the pool did not take %s / %s", row.job, row.name)
+            reason = f"not started: the pool of {self.name} did not take it ({type(error).__name__}: {error})"
+            self.ledger.report(arrival, Report(row.id, row.token, ok=False, error=reason))
+
+    def _look_again(self) -> None:
+        if self.ledger.fenced:
+            self._begin_anew()
+        self.ledger.look_again()
+
+    def _begin_anew(self) -> None:
+        try:
+            self.life = enlist(self.database, self.settings, self.name, self.worker.pool.num_processes, self.kind)
+        except ServerRuns as error:
+            logger.critical("%s", error)
+            raise SystemExit(error.exit_code) from None
+        except (DatabaseUnreachable, SQLAlchemyError):
+            return
+        self.ledger.begin_life(self.life)
+
+    def stop(self, worker: Any) -> None:
+        """Let running tasks finish, storing each outcome as it comes, then give the name back."""
+        self._drive(lambda: not self.ledger.active, None)
+        worker.pool.stop()
+        self._settle_up()
+
+    def terminate(self, worker: Any) -> None:
+        """Store what is known, and give the name back; what still runs is lost."""
+        worker.pool.terminate()
+        self._settle_up()
+
+    def _settle_up(self) -> None:
+        self._drive(lambda: self.ledger.idle, self.settings.shutdown_seconds)
+        if not self.ledger.idle:
+            logger.error("outcomes could not be stored in time: %s", ", ".join(self.ledger.unstored()))
+        self.watch.stop()
+        self.ledger.close()
+        with contextlib.suppress(DatabaseUnreachable, SQLAlchemyError):
+            self.database.run(lambda tx: engine.stop(tx, self.life, self.database.now(tx)))
+        self.publisher.close()
+
+    def _drive(self, done: Any, seconds: float | None) -> None:
+        """Turn the worker's loop, which nobody else turns any more, until `done` or the time is up."""
+        deadline = None if seconds is None else time.monotonic() + seconds
+        loop = self.worker.hub.create_loop()
+        while not done() and (deadline is None or time.monotonic() < deadline):
+            try:
+                next(loop)
+            except StopIteration:
+                loop = self.worker.hub.create_loop()
+            except Exception:
+                logger.debug("the loop of a stopping server", exc_info=True)
+                loop = self.worker.hub.create_loop()
+
+
+class BatchConsumer(bootsteps.StartStopStep):  # type: ignore[misc]
+    """The consumer's step that, on every connection, keeps queues and prefetch what SQL wants (level-triggered)."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, consumer: Any, **options: Any) -> None:
+        super().__init__(consumer, **options)
+        self.timer: Any = None
+
+    def start(self, consumer: Any) -> None:
+        # Ours is JSON, whatever the host project sends itself.
+        if consumer.task_consumer.accept is not None:
+            consumer.task_consumer.accept = {*consumer.task_consumer.accept, "application/json"}
+        server = consumer.controller.batch_server
+        if server is None:
+            return
+        with contextlib.suppress(AttributeError):
+            consumer.task_consumer.channel.do_restore = False
+        self.timer = consumer.hub.call_repeatedly(RECONCILE_SECONDS / 4, self._reconcile, consumer, server)
+
+    def stop(self, consumer: Any) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+    def _reconcile(self, consumer: Any, server: BatchServer) -> None:
+        if server.watch.wanted is None or consumer.task_consumer is None:
+            return
+        groups, threads = server.watch.wanted
+        wanted = {server.settings.queue(group) for group in groups} if threads else set()
+        queues = consumer.app.amqp.queues
+        have = set(queues.consume_from)
+        for name in wanted - have:
+            queues.add(tickets.queue(name))
+            consumer.add_task_queue(name)
+        for name in have - wanted:
+            consumer.cancel_task_queue(name)
+        ahead = server.settings.tickets_ahead
+        if threads and consumer.qos.value != threads + ahead:
+            consumer.qos.set(threads + ahead)
+            consumer.qos.value = threads + ahead
