@@ -59,7 +59,9 @@ class BatchQ:
         app.steps["worker"].add("batchq.server.worker:BatchServer")
         app.steps["consumer"].add("batchq.server.worker:BatchConsumer")
         app.user_options["worker"].add(
-            click.Option(["--batch-server"], metavar="NAME", help="Be the batch server of this name (batchq).")
+            click.Option(
+                ["--batch-server"], metavar="NAME", help="Be the batch server of this name (batchq)."
+            )
         )
 
     # --- what it is made of ---------------------------------------------------------------------------------
@@ -168,7 +170,7 @@ class BatchQ:
 
     # --- its processes --------------------------------------------------------------------------------------
 
-    def serve(self, name: str, *, pool: str = "prefork", loglevel: str = "INFO", concurrency: int | None = None) -> int:
+    def serve(self, name: str, *, pool: str = "prefork", loglevel: str = "INFO", events: bool = True) -> int:
         """Be the batch server of this name until told to stop; returns the exit code.
 
         The pool has as many processes as the server may ever run tasks at once.
@@ -180,10 +182,10 @@ class BatchQ:
             known = servers.topology(tx, self.database)
         most = max((_most(server) for server in known.servers if server.name == name), default=1)
         self.database.dispose()
-        options = ["--batch-server", name, "-n", f"{_node(name)}@%h", "-P", pool, "-c", str(concurrency or most)]
-        return self._celery("worker", *options, "-E", "-l", loglevel, *QUIET)
+        options = ["--batch-server", name, "-n", f"{_node(name)}@%h", "-P", pool, "-c", str(most)]
+        return self._celery("worker", *options, *(["-E"] if events else []), "-l", loglevel, *QUIET)
 
-    def coordinate(self, *, loglevel: str = "INFO") -> int:
+    def coordinate(self, *, loglevel: str = "WARNING") -> int:
         """Be a coordinator until told to stop; returns the exit code."""
         from batchq.server.tickets import queue
         from batchq.store import schema
@@ -193,7 +195,9 @@ class BatchQ:
         self.app.amqp.queues.add(queue(self.settings.coordinator_queue))
         options = ["-B", "--scheduler", "batchq.coordinator:Scheduler", "-P", "solo", "-Q"]
         name = ["-n", f"coordinator-{os.getpid()}@%h"]
-        return self._celery("worker", *options, self.settings.coordinator_queue, *name, "-l", loglevel, *QUIET)
+        return self._celery(
+            "worker", *options, self.settings.coordinator_queue, *name, "-l", loglevel, *QUIET
+        )
 
     def _celery(self, *argv: str) -> int:
         from celery.bin.celery import celery
@@ -273,10 +277,14 @@ def _import(module: str, path: str) -> Any:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name and (module == error.name or module.startswith(f"{error.name}.")):
-            raise InvalidInput(f"No module named {module!r} for the app {path!r}; looked in {Path.cwd()} too.") from None
+            raise InvalidInput(
+                f"No module named {module!r} for the app {path!r}; looked in {Path.cwd()} too."
+            ) from None
         raise InvalidInput(f"The app {path!r} cannot be imported: {error}.") from error
     except Exception as error:
-        raise InvalidInput(f"The app {path!r} cannot be imported: {type(error).__name__}: {error}.") from error
+        raise InvalidInput(
+            f"The app {path!r} cannot be imported: {type(error).__name__}: {error}."
+        ) from error
 
 
 def _attribute(module: Any, attribute: str, path: str) -> Any:

@@ -48,7 +48,9 @@ class Silence:
             id_: before if (before := self.heard.get(id_)) and before[0] == beat else (beat, clock)
             for id_, _, _, beat in running
         }
-        return [(id_, name, beat) for id_, name, _, beat in running if clock - self.heard[id_][1] > self.seconds]
+        return [
+            (id_, name, beat) for id_, name, _, beat in running if clock - self.heard[id_][1] > self.seconds
+        ]
 
 
 class Coordinator:
@@ -127,5 +129,3 @@ class Scheduler(BeatScheduler):  # type: ignore[misc]
             self._publisher.send_tick(str(uuid.uuid4()), expires.isoformat())
         except BrokerUnreachable as error:
             logger.warning("the tick waits for the broker: %s", error)
-
-

@@ -7,7 +7,7 @@ true is returned as tickets, which the caller publishes once the transaction has
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import islice
@@ -29,6 +29,7 @@ T = TypeVar("T")
 
 ROWS_PER_TRANSACTION = 2000
 CONDITIONS_PER_TRANSACTION = 1000
+ROUNDS_PER_TRANSACTION = 50
 LOST = "lost: server {name} went away during this attempt; what it did is not known"
 MISSING = "lost: server {name} no longer has this attempt; what it did is not known"
 
@@ -72,28 +73,50 @@ def _open(tx: Connection, database: Database, job: JobSpec) -> tuple[int, runs.N
 # --- settle -------------------------------------------------------------------------------------------------
 
 
-def settle(tx: Connection, now: datetime, among: Collection[int] | None = None) -> bool:
+def settle(tx: Connection, now: datetime, ends: Mapping[int, State] | None = None) -> bool:
     """Resolve the conditions on tasks that have ended, to a fixed point, and close runs that are through (rules 3-7).
 
-    Works on the runs `among`, or on any. At most 1,000 conditions a transaction: True means there is more.
+    `ends` are tasks that this transaction ended, their runs being locked; without them, those that earlier
+    ones left. A transaction does a bounded piece of work: True means that there is more.
     """
-    chosen = sorted(among) if among is not None else moves.unsettled_runs(tx, limit=CONDITIONS_PER_TRANSACTION)
-    if not chosen:
-        return False
-    moves.lock_runs(tx, chosen)
-    budget = CONDITIONS_PER_TRANSACTION
-    while ended := moves.unsettled(tx, chosen, limit=budget):
-        conditions = moves.open_conditions(tx, [task for task, _, _ in ended], limit=budget)
-        _resolve(tx, {task: state for task, _, state in ended}, conditions, now)
+    flagged: Mapping[int, State] = {}
+    if ends is None:
+        runs = moves.unsettled_runs(tx, limit=CONDITIONS_PER_TRANSACTION)
+        if not runs:
+            return False
+        moves.lock_runs(tx, sorted(runs))
+        ends = flagged = moves.unsettled(tx, runs, limit=CONDITIONS_PER_TRANSACTION)
+    settled, left = _to_fixed_point(tx, now, ends)
+    moves.flag(tx, [task for task in settled if task in flagged], False)
+    moves.flag(tx, left, True)
+    for run, number in sorted(Counter(map(moves.run_of, settled)).items()):
+        _count_off(tx, run, number, now)
+    return bool(left) or len(flagged) == CONDITIONS_PER_TRANSACTION
+
+
+def _to_fixed_point(
+    tx: Connection, now: datetime, ends: Mapping[int, State]
+) -> tuple[dict[int, State], dict[int, State]]:
+    """Settled tasks, and those whose turn comes in the next transaction."""
+    settled: dict[int, State] = {}
+    budget, rounds = CONDITIONS_PER_TRANSACTION, ROUNDS_PER_TRANSACTION
+    ending = dict(ends)
+    while ending and rounds:
+        conditions = moves.open_conditions(tx, ending, limit=budget)
+        fell = _resolve(tx, ending, conditions, now) if conditions else {}
         if len(conditions) == budget:
-            return True
-        moves.settled(tx, [task for task, _, _ in ended], Counter(run for _, run, _ in ended))
+            return settled, ending | fell
+        settled |= ending
+        ending = fell
         budget -= len(conditions)
-    _close(tx, chosen, now)
-    return False
+        rounds -= 1
+    return settled, ending
 
 
-def _resolve(tx: Connection, ends: dict[int, State], conditions: Sequence[Any], now: datetime) -> None:
+def _resolve(
+    tx: Connection, ends: Mapping[int, State], conditions: Sequence[Any], now: datetime
+) -> dict[int, State]:
+    """Resolve these conditions and move the tasks that wait for them; returns the tasks that didn't run."""
     met, impossible = [], []
     came: Counter[int] = Counter()
     failed: Counter[int] = Counter()
@@ -105,7 +128,7 @@ def _resolve(tx: Connection, ends: dict[int, State], conditions: Sequence[Any], 
             impossible.append(condition)
             failed[task] += 1
     moves.resolve(tx, met, impossible)
-    counted, moved = [], []
+    counted, moved, fell = [], [], {}
     for row in moves.counts(tx, came.keys() | failed.keys()):
         numbers = {
             "task": row.id,
@@ -118,22 +141,23 @@ def _resolve(tx: Connection, ends: dict[int, State], conditions: Sequence[Any], 
             state = readiness(Join(row.joined), numbers["pending"], numbers["met"], numbers["impossible"])
         if state is State.WAITING:
             counted.append(numbers)
-        else:
-            moved.append(numbers | _moved_to(state, now))
+            continue
+        ready = state is State.READY
+        times = {"ready_at": now if ready else None, "ended_at": None if ready else now}
+        moved.append(numbers | {"status_": state.value} | times)
+        if not ready:
+            fell[row.id] = state
     moves.count(tx, counted)
     moves.count_and_move(tx, moved)
+    return fell
 
 
-def _moved_to(state: State, now: datetime) -> dict[str, Any]:
-    if state is State.READY:
-        return {"status_": state.value, "unsettled": False, "ready_at": now, "ended_at": None}
-    return {"status_": state.value, "unsettled": True, "ready_at": None, "ended_at": now}
-
-
-def _close(tx: Connection, chosen: Collection[int], now: datetime) -> None:
-    for run, was in moves.empty_runs(tx, chosen):
+def _count_off(tx: Connection, run: int, ended: int, now: datetime) -> None:
+    was = moves.count_off(tx, run, ended)
+    if was is not None:
         failures = (
-            Ended(State(row.status), row.ignore_failure, row.handled, row.aborted) for row in moves.failures(tx, run)
+            Ended(State(row.status), row.ignore_failure, row.handled, row.aborted)
+            for row in moves.failures(tx, run)
         )
         moves.close_run(tx, run, was, verdict(failures, canceled=was is RunState.CANCELING), now)
 
@@ -141,22 +165,30 @@ def _close(tx: Connection, chosen: Collection[int], now: datetime) -> None:
 # --- dispatch -----------------------------------------------------------------------------------------------
 
 
-def dispatch(tx: Connection, database: Database, now: datetime, ahead: int = 0) -> list[Ticket]:
+@dataclass(frozen=True, slots=True)
+class Handout:
+    """Tickets that a transaction made, and how many of each group each server's own threads answer."""
+
+    tickets: list[Ticket] = field(default_factory=list)
+    shares: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
+
+
+def dispatch(tx: Connection, database: Database, now: datetime, ahead: int = 0) -> Handout:
     """Hand tickets for the best ready tasks to threads that are free now: ready → queued (rules 10-13, 16, 19, 28)."""
     topology = servers.topology(tx, database, servers.lock_dispatch(tx))
     busy, out = moves.occupancy(tx)
     free = affinity.free_threads(topology, busy, now, ahead)
     open_threads = sum(free.values()) - sum(out.values())
     if open_threads <= 0:
-        return []
+        return Handout()
     limits = {
         group: min(room, open_threads)
         for group in servers.groups_ready(tx)
         if (room := affinity.room(group, topology, free)) > 0
     }
     candidates = moves.ready(tx, limits, now)
-    chosen = set(affinity.admit([(row.id, row.group_name) for row in candidates], out, topology, free))
-    return moves.queue(tx, [row for row in candidates if row.id in chosen], now)
+    admitted = affinity.admit([(row, row.group_name) for row in candidates], out, topology, free)
+    return Handout(moves.queue(tx, admitted.chosen, now), admitted.shares)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,12 +199,10 @@ class Advance:
     more: bool = False
 
 
-def advance(
-    tx: Connection, database: Database, now: datetime, *, ahead: int = 0, among: Collection[int] | None = None
-) -> Advance:
-    """Settle what has ended (in the runs `among`, or in any), then hand out what is ready."""
-    more = settle(tx, now, among)
-    return Advance(dispatch(tx, database, now, ahead), more)
+def advance(tx: Connection, database: Database, now: datetime, *, ahead: int = 0) -> Advance:
+    """Settle what has ended, then hand out what is ready."""
+    more = settle(tx, now)
+    return Advance(dispatch(tx, database, now, ahead).tickets, more)
 
 
 def take_back(tx: Connection, database: Database, now: datetime, ahead: int = 0) -> int:
@@ -234,9 +264,14 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What one commit of a server brought about."""
+    """What one commit of a server brought about.
+
+    `granted` are the rows it may start, `own` the tickets among them that never travelled, `parked` the offers
+    that wait on for a thread, `stale` counts what was refused.
+    """
 
     granted: Sequence[Any] = ()
+    own: Sequence[Ticket] = ()
     parked: Sequence[Offer] = ()
     stale: int = 0
     threads: int = 0
@@ -267,21 +302,46 @@ def serve(
     if epoch != life.epoch or not running:
         return Served(fenced=True)
     now = database.now(tx)
-    stale = finish(tx, life, reports, now) if reports else 0
-    ended = {moves.run_of(report.task) for report in reports}
-    more = settle(tx, now, None if again else ended) if forward and (ended or again) else False
+    stale, ends = finish(tx, life, reports, now, settling=forward) if reports else (0, {})
+    more = settle(tx, now, ends) if forward and ends else False
+    more = (settle(tx, now) or more) if forward and again else more
     topology = servers.topology(tx, database, version)
     threads = topology.by_id[life.server].threads_now(now)
     moves.take_back(tx, [(offer.task, offer.token) for offer in overdue])
-    granted, parked, refused = _claim(tx, topology, life, offers, threads - active, now) if offers else ([], [], 0)
-    tickets = dispatch(tx, database, now, ahead) if forward and (reports or overdue or again) else []
-    return Served(granted, parked, stale + refused, threads, Advance(tickets, more))
+    granted, parked, refused = _claim(tx, topology, life, offers, threads - active, now)
+    own: list[Ticket] = []
+    tickets: list[Ticket] = []
+    if forward and (reports or overdue or again):
+        handout = dispatch(tx, database, now, ahead)
+        own, tickets = _own_share(handout, life, threads - active - len(granted))
+        # What this server's own threads answer it claims at once: the message would only come back to it.
+        started, _, _ = _claim(
+            tx, topology, life, [Offer(t.task, t.token, t.group) for t in own], len(own), now
+        )
+        granted = [*granted, *started]
+    return Served(granted, own, parked, stale + refused, threads, Advance(tickets, more))
+
+
+def _own_share(handout: Handout, life: Life, free: int) -> tuple[list[Ticket], list[Ticket]]:
+    """The tickets that the server starts itself, and those to publish."""
+    own: list[Ticket] = []
+    others: list[Ticket] = []
+    left = Counter(handout.shares.get(life.server, {}))
+    for ticket in handout.tickets:
+        if len(own) < free and left[ticket.group] > 0:
+            left[ticket.group] -= 1
+            own.append(ticket)
+        else:
+            others.append(ticket)
+    return own, others
 
 
 def _claim(
     tx: Connection, topology: affinity.Topology, life: Life, offers: Sequence[Offer], free: int, now: datetime
 ) -> tuple[Sequence[Any], list[Offer], int]:
     """Claim what a free thread, an open window and the bindings allow; returns granted, parked, and the stale count."""
+    if not offers:
+        return [], [], 0
     server = topology.by_id[life.server]
     opened = server.threads_now(now) > 0
     mine, foreign = [], []
@@ -289,18 +349,24 @@ def _claim(
         (mine if opened and topology.serves(server, offer.group) else foreign).append(offer)
     moves.take_back(tx, [(offer.task, offer.token) for offer in foreign])
     taken, parked = mine[: max(free, 0)], mine[max(free, 0) :]
-    granted = moves.claim(tx, [(o.task, o.token) for o in taken], life.server, life.epoch, now) if taken else []
+    granted = (
+        moves.claim(tx, [(o.task, o.token) for o in taken], life.server, life.epoch, now) if taken else []
+    )
     return granted, parked, len(taken) - len(granted)
 
 
-def finish(tx: Connection, life: Life, reports: Iterable[Report], now: datetime) -> int:
-    """Store how attempts ended, each guarded by token and epoch; returns how many were refused as stale (rules 30-32).
+def finish(
+    tx: Connection, life: Life, reports: Iterable[Report], now: datetime, *, settling: bool = False
+) -> tuple[int, dict[int, State]]:
+    """Store how attempts ended, each guarded by token and epoch (rules 30-32).
 
-    A report repeated after a commit whose reply was lost finds its own work done, and counts as stored.
+    Returns how many were refused as stale, and the tasks that have ended. They are marked as unsettled,
+    unless the caller is `settling` them in this transaction. A report repeated after a commit whose reply
+    was lost finds its own work done, and counts as stored.
     """
     by_task = {report.task: report for report in reports}
-    states = moves.lock_runs(tx, {moves.run_of(task) for task in by_task})
-    rows, attempts, stale = [], [], 0
+    moves.lock_runs(tx, sorted({moves.run_of(task) for task in by_task}))
+    rows, attempts, stale, ends = [], [], 0, {}
     held = moves.held(tx, by_task)
     for task, report in by_task.items():
         row = held.get(task)
@@ -311,23 +377,25 @@ def finish(tx: Connection, life: Life, reports: Iterable[Report], now: datetime)
                 ok=report.ok,
                 attempt=row.attempt,
                 retries=row.retries,
-                canceling=states[row.run_id] is RunState.CANCELING,
+                canceling=row.run_status == RunState.CANCELING,
                 final=report.final,
             )
-            rows.append(_end(report, state, row, now))
+            if state is not State.READY:
+                ends[task] = state
+            rows.append(_end(report, state, row, now, flag=task in ends and not settling))
             attempts.append(_attempt(report, life, row, now))
     if rows:
         moves.finish(tx, rows, attempts)
-    return stale
+    return stale, ends
 
 
-def _end(report: Report, state: State, row: Any, now: datetime) -> dict[str, Any]:
+def _end(report: Report, state: State, row: Any, now: datetime, *, flag: bool) -> dict[str, Any]:
     again = state is State.READY
     return {
         "task": report.task,
         "held": report.token,
         "status_": state.value,
-        "ended": not again,
+        "flag": flag,
         "again_at": now + timedelta(seconds=row.retry_delay) if again else None,
         "now": now,
         "error_": report.error,
@@ -390,9 +458,13 @@ def recover_missing(tx: Connection, life: Life, tokens: Collection[str], now: da
     return _lose(tx, life.server, life.name, executing, MISSING.format(name=life.name), now)
 
 
-def _lose(tx: Connection, server: int, name: str, executing: Sequence[Any], reason: str, now: datetime) -> int:
+def _lose(
+    tx: Connection, server: int, name: str, executing: Sequence[Any], reason: str, now: datetime
+) -> int:
     for epoch in sorted({row.epoch for row in executing}):
-        reports = [Report(row.id, row.token, ok=False, error=reason) for row in executing if row.epoch == epoch]
+        reports = [
+            Report(row.id, row.token, ok=False, error=reason) for row in executing if row.epoch == epoch
+        ]
         finish(tx, Life(server, name, epoch), reports, now)
     return len(executing)
 
@@ -401,10 +473,10 @@ def _lose(tx: Connection, server: int, name: str, executing: Sequence[Any], reas
 
 
 def cancel(tx: Connection, run: int, now: datetime) -> int:
-    """Cancel a run: what has not started is canceled now, what executes may finish (rule 32); returns how many were canceled."""
+    """Cancel a run: what has not started is canceled now, what executes may finish (rule 32); returns how many were."""
     moves.lock_runs(tx, [run])
     canceled = moves.begin_cancel(tx, run, now)
-    settle(tx, now, [run])
+    _count_off(tx, run, canceled, now)
     return canceled
 
 

@@ -5,7 +5,17 @@ from __future__ import annotations
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, Index, MetaData, Text, UniqueConstraint, text
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    MetaData,
+    Text,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.types import Integer
 from sqlmodel import Field, SQLModel
 
@@ -78,7 +88,9 @@ class ServerGroup(Row, table=True):
     """A binding of a server to a group: its affinity (rule 12)."""
 
     __tablename__ = "batchq_server_group"
-    server_id: int = Field(sa_column=Column(BIG, ForeignKey("batchq_server.id", ondelete="CASCADE"), primary_key=True))
+    server_id: int = Field(
+        sa_column=Column(BIG, ForeignKey("batchq_server.id", ondelete="CASCADE"), primary_key=True)
+    )
     group_name: str = Field(foreign_key="batchq_group.name", primary_key=True, max_length=NAME)
 
 
@@ -143,12 +155,18 @@ class Task(Row, table=True):
         one_of("joined", Join),
         CheckConstraint("pending >= 0", name="pending_not_negative"),
         UniqueConstraint("run_id", "name", name="batchq_task_name"),
-        partial("batchq_task_ready", "group_name", "priority DESC", "ready_at", "id", where="status = 'ready'"),
-        partial("batchq_task_out", "status", "group_name", "server_id", where="status IN ('queued', 'executing')"),
+        partial(
+            "batchq_task_ready", "group_name", "priority DESC", "ready_at", "id", where="status = 'ready'"
+        ),
+        partial(
+            "batchq_task_out", "status", "group_name", "server_id", where="status IN ('queued', 'executing')"
+        ),
         partial("batchq_task_unsettled", "run_id", "id", where="unsettled"),
     )
     id: int = Field(sa_column=Column(BIG, primary_key=True, autoincrement=False))
-    run_id: int = Field(sa_column=Column(BIG, ForeignKey("batchq_run.id", ondelete="CASCADE"), nullable=False))
+    run_id: int = Field(
+        sa_column=Column(BIG, ForeignKey("batchq_run.id", ondelete="CASCADE"), nullable=False)
+    )
     name: str = Field(max_length=NAME)
     operation: str
     args: str = Field(sa_column=Column(Text, nullable=False))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from batchq.core.windows import Window, next_opening, threads_at, zone
 
@@ -76,7 +76,7 @@ class Matching:
         self._servers = [server for server in topology.servers if free.get(server.id, 0) > 0]
         self._serves = topology.serves
         self._free = {server.id: free[server.id] for server in self._servers}
-        self._placed: dict[int, Counter[str]] = {server.id: Counter() for server in self._servers}
+        self.placed: dict[int, Counter[str]] = {server.id: Counter() for server in self._servers}
         self._hopeless: set[str] = set()
 
     def place(self, group: str) -> bool:
@@ -91,7 +91,7 @@ class Matching:
             if self._free[server] > 0:
                 self._shift(server, came)
                 return True
-            for other in [other for other, count in self._placed[server].items() if count]:
+            for other in [other for other, count in self.placed[server].items() if count]:
                 self._reach(other, server, came, queue)
         # Room only ever shrinks: what found none will find none later.
         self._hopeless.add(group)
@@ -109,14 +109,16 @@ class Matching:
         self._free[server] -= 1
         source, group = came[server]
         while source is not None:
-            self._placed[server][group] += 1
-            self._placed[source][group] -= 1
+            self.placed[server][group] += 1
+            self.placed[source][group] -= 1
             server = source
             source, group = came[server]
-        self._placed[server][group] += 1
+        self.placed[server][group] += 1
 
 
-def free_threads(topology: Topology, busy: Mapping[int, int], now: datetime, ahead: int = 0) -> dict[int, int]:
+def free_threads(
+    topology: Topology, busy: Mapping[int, int], now: datetime, ahead: int = 0
+) -> dict[int, int]:
     """Threads of each server that could take a ticket now: threads − executing, plus `ahead` if it is open at all."""
     free = {}
     for server in topology.servers:
@@ -131,24 +133,27 @@ def room(group: str, topology: Topology, free: Mapping[int, int]) -> int:
     return sum(count for server, count in free.items() if topology.serves(topology.by_id[server], group))
 
 
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """The candidates that get a ticket, best first, and how many of each group each server's threads answer."""
+
+    chosen: list[Any]
+    shares: Mapping[int, Mapping[str, int]]
+
+
 def admit(
-    candidates: Iterable[tuple[Key, str]],
-    out: Mapping[str, int],
-    topology: Topology,
-    free: Mapping[int, int],
-) -> list[Key]:
-    """The candidates (key, group), best first, that get a ticket now, given the tickets already `out` per group."""
+    candidates: Iterable[tuple[Any, str]], out: Mapping[str, int], topology: Topology, free: Mapping[int, int]
+) -> Admitted:
+    """Which candidates (key, group), best first, get a ticket now, given the tickets already `out` per group."""
     matching = Matching(topology, free)
     for group, count in out.items():
         for _ in range(count):
             matching.place(group)
-    return [key for key, group in candidates if matching.place(group)]
+    return Admitted([key for key, group in candidates if matching.place(group)], matching.placed)
 
 
-def surplus(
-    out: Iterable[tuple[Key, str]], topology: Topology, free: Mapping[int, int]
-) -> list[Key]:
-    """The tickets out (key, group), oldest first, that no free thread answers any more: they are taken back (rule 20)."""
+def surplus(out: Iterable[tuple[Key, str]], topology: Topology, free: Mapping[int, int]) -> list[Key]:
+    """The tickets out (key, group), oldest first, that no free thread answers any more: they go back (rule 20)."""
     matching = Matching(topology, free)
     return [key for key, group in out if not matching.place(group)]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -20,7 +20,7 @@ from batchq import engine
 from batchq.config import Settings
 from batchq.engine import Life, Offer, Report, Served
 from batchq.errors import BrokerUnreachable, DatabaseUnreachable
-from batchq.server.tickets import Publisher
+from batchq.server.tickets import Publisher, Untravelled, headers_of
 from batchq.store.database import Database
 from batchq.store.moves import Ticket
 
@@ -126,6 +126,11 @@ class Ledger:
         return token in self._known
 
     @property
+    def room(self) -> int:
+        """How many more tickets this server could use now."""
+        return self.threads + self._settings.tickets_ahead - len(self._known)
+
+    @property
     def idle(self) -> bool:
         """Whether nothing runs and nothing is left to store."""
         return not (self.active or self._reports or self._committing)
@@ -219,7 +224,9 @@ class Ledger:
     def _carry_out(self, batch: Batch, served: Served) -> None:
         self.stale += served.stale
         self.threads = served.threads
-        self._begin(batch.arrivals, served)
+        granted = {row.token: row for row in served.granted}
+        self._begin_own(served.own, granted)
+        self._begin(batch.arrivals, granted, {offer.token for offer in served.parked})
         self._send(served.advance.tickets)
         for arrival, _ in batch.reports:
             self._drop(arrival)
@@ -227,16 +234,26 @@ class Ledger:
             self._drop(arrival)
         self._again = self._again or served.advance.more
 
-    def _begin(self, arrivals: Collection[Arrival], served: Served) -> None:
-        granted = {row.token: row for row in served.granted}
-        parked = {offer.token for offer in served.parked}
+    def _begin_own(self, own: Sequence[Ticket], granted: Mapping[str, Any]) -> None:
+        """Start what this server handed to itself, as if its message had come."""
+        for ticket in own:
+            if ticket.token in granted:
+                offer = Offer(ticket.task, ticket.token, ticket.group)
+                arrival = Arrival(offer, Untravelled(headers_of(ticket)), time.monotonic())
+                self._known.add(ticket.token)
+                self.active[ticket.token] = arrival
+                self._start(arrival, granted[ticket.token])
+
+    def _begin(
+        self, arrivals: Sequence[Arrival], granted: Mapping[str, Any], parked: Collection[str]
+    ) -> None:
         for arrival in arrivals:
             token = arrival.offer.token
             if token in granted:
                 self.active[token] = arrival
                 self._start(arrival, granted[token])
             elif token in parked:
-                # Its row stays queued, so that a cancel wins; an ended task or the watch looks at it again.
+                # Its row stays queued, so that a cancel wins; the next commit looks at it again.
                 self._arrivals.append(arrival)
             else:
                 self._drop(arrival)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from celery import Celery
@@ -40,9 +41,46 @@ def read(message: Any) -> Offer | None:
         group = kwargs["group"]
     except (ValueError, TypeError, KeyError):
         return None
-    if version != VERSION or not (isinstance(task, int) and isinstance(token, str) and isinstance(group, str)):
+    if version != VERSION or not (
+        isinstance(task, int) and isinstance(token, str) and isinstance(group, str)
+    ):
         return None
     return Offer(task, token, group)
+
+
+def headers_of(ticket: Ticket) -> dict[str, Any]:
+    """The message headers by which Flower and the worker's log know a ticket."""
+    return {
+        **_common(RUN, ticket.token),
+        "shadow": f"{ticket.job} / {ticket.name}",
+        "argsrepr": f"(run {ticket.run}, attempt {ticket.attempt})",
+    }
+
+
+def _common(task: str, id_: str) -> dict[str, Any]:
+    return {
+        "lang": "py",
+        "task": task,
+        "id": id_,
+        "root_id": id_,
+        "retries": 0,
+        "argsrepr": "()",
+        "kwargsrepr": "{}",
+        "ignore_result": True,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Untravelled:
+    """Stands for the message of a ticket that its own server took before it was sent."""
+
+    headers: dict[str, Any]
+    body: bytes = b""
+    delivery_info: Mapping[str, Any] = field(default_factory=dict)
+    properties: Mapping[str, Any] = field(default_factory=dict)
+
+    def ack(self) -> None:
+        """There is nothing to acknowledge."""
 
 
 class Publisher:
@@ -57,21 +95,18 @@ class Publisher:
     def publish(self, tickets: Iterable[Ticket]) -> None:
         """Send each ticket to the queue of its group. Raises BrokerUnreachable; a ticket sent twice does no harm."""
         for ticket in tickets:
-            headers = {
-                "shadow": f"{ticket.job} / {ticket.name}",
-                "argsrepr": f"(run {ticket.run}, attempt {ticket.attempt})",
-            }
             args = [VERSION, ticket.task, ticket.attempt, ticket.token, ""]
-            self._send(RUN, ticket.token, self._settings.queue(ticket.group), args, {"group": ticket.group}, headers)
+            self._send(self._settings.queue(ticket.group), args, {"group": ticket.group}, headers_of(ticket))
 
     def send_tick(self, id_: str, expires: str) -> None:
         """Send the coordinators' tick, void after `expires` (ISO 8601). Raises BrokerUnreachable."""
-        headers = {"expires": expires, "argsrepr": "()"}
-        self._send(COORDINATE, id_, self._settings.coordinator_queue, [], {}, headers)
+        self._send(self._settings.coordinator_queue, [], {}, {**_common(COORDINATE, id_), "expires": expires})
 
     def check(self) -> None:
         """Raise BrokerUnreachable unless the broker answers."""
-        self._twice(lambda producer: producer.connection.ensure_connection(max_retries=1, timeout=self._patience))
+        self._twice(
+            lambda producer: producer.connection.ensure_connection(max_retries=1, timeout=self._patience)
+        )
 
     def close(self) -> None:
         """Drop the connection; the next message opens another one."""
@@ -87,11 +122,8 @@ class Publisher:
         """The broker's address without its password."""
         return str(self._app.connection_for_write().as_uri())
 
-    def _send(
-        self, task: str, id_: str, queue: str, args: list[Any], kwargs: dict[str, Any], headers: Mapping[str, Any]
-    ) -> None:
+    def _send(self, queue: str, args: list[Any], kwargs: dict[str, Any], headers: dict[str, Any]) -> None:
         body = json.dumps([args, kwargs, NOTHING])
-        common = {"lang": "py", "task": task, "id": id_, "root_id": id_, "retries": 0, "kwargsrepr": "{}"}
         self._twice(
             lambda producer: producer.publish(
                 body,
@@ -99,8 +131,8 @@ class Publisher:
                 routing_key=queue,
                 content_type="application/json",
                 content_encoding="utf-8",
-                headers={**common, "ignore_result": True, **headers},
-                correlation_id=id_,
+                headers=headers,
+                correlation_id=headers["id"],
                 delivery_mode=2,
             )
         )
@@ -120,7 +152,9 @@ class Publisher:
     def _open(self) -> Producer:
         if self._producer is None:
             connection = self._connection()
-            connection.ensure_connection(max_retries=1, timeout=self._patience, reraise_as_library_errors=False)
+            connection.ensure_connection(
+                max_retries=1, timeout=self._patience, reraise_as_library_errors=False
+            )
             self._producer = Producer(connection, auto_declare=False)
         return self._producer
 

@@ -119,14 +119,17 @@ class Watch(threading.Thread):
 
     def run(self) -> None:
         beat_at = 0.0
-        while not self._ended.wait(min(RECONCILE_SECONDS, self._settings.heartbeat_seconds)):
+        pause = min(RECONCILE_SECONDS, self._settings.heartbeat_seconds)
+        while True:
             try:
                 if time.monotonic() >= beat_at:
                     self._beat()
-                    beat_at = time.monotonic() + self._settings.heartbeat_seconds - RECONCILE_SECONDS / 2
+                    beat_at = time.monotonic() + self._settings.heartbeat_seconds - pause / 2
                 self._look()
             except (DatabaseUnreachable, SQLAlchemyError) as error:
                 logger.debug("the watch waits for the database: %s", error)
+            if self._ended.wait(pause):
+                return
 
     def stop(self) -> None:
         """End the thread."""
@@ -135,7 +138,9 @@ class Watch(threading.Thread):
 
     def _beat(self) -> None:
         life = self._ledger.life
-        if not self._database.run(lambda tx: servers.beat(tx, life.server, life.epoch, self._database.now(tx))):
+        if not self._database.run(
+            lambda tx: servers.beat(tx, life.server, life.epoch, self._database.now(tx))
+        ):
             self._ledger.fenced = self._ledger.life == life
 
     def _look(self) -> None:
@@ -157,7 +162,11 @@ class Watch(threading.Thread):
         self._looked = now
         gone = {token for token in executing if not self._ledger.has(token)}
         self._missing = {token: self._missing.get(token, now) for token in gone}
-        lost = [token for token, since in self._missing.items() if now - since > self._settings.lost_attempt_seconds]
+        lost = [
+            token
+            for token, since in self._missing.items()
+            if now - since > self._settings.lost_attempt_seconds
+        ]
         if lost:
             logger.error("%d attempts are in the books but not here: they are lost", len(lost))
             self._database.run(lambda tx: engine.recover_missing(tx, life, lost, self._database.now(tx)))
@@ -198,8 +207,8 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
             )
         self.kind = kind
         # The host project's own limits are for its own tasks: they must not reach ours.
-        worker.max_tasks_per_child = worker.max_memory_per_child = 0
-        worker.time_limit = worker.soft_time_limit = 0
+        worker.max_tasks_per_child = worker.max_memory_per_child = None
+        worker.time_limit = worker.soft_time_limit = None
         worker.prefetch_multiplier = 1
         worker.worker_lost_wait = self.settings.lost_child_seconds
         # Only the queues of our groups: on a shared broker any other would lose messages of tasks it does not know.
@@ -229,7 +238,12 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
         # A lost connection makes the consumer forget jobs that a child already has; ours are never redelivered.
         worker.pool.flush = None
         worker.hub.call_repeatedly(0.25, self._look_again)
-        logger.info("%s is open for batch work: epoch %d, %d processes", self.name, self.life.epoch, worker.concurrency)
+        logger.info(
+            "%s is open for batch work: epoch %d, %d processes",
+            self.name,
+            self.life.epoch,
+            worker.concurrency,
+        )
 
     def _start(self, arrival: Arrival, row: Any) -> None:
         try:
@@ -246,7 +260,9 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def _begin_anew(self) -> None:
         try:
-            self.life = enlist(self.database, self.settings, self.name, self.worker.pool.num_processes, self.kind)
+            self.life = enlist(
+                self.database, self.settings, self.name, self.worker.pool.num_processes, self.kind
+            )
         except ServerRuns as error:
             logger.critical("%s", error)
             raise SystemExit(error.exit_code) from None
@@ -305,8 +321,7 @@ class BatchConsumer(bootsteps.StartStopStep):  # type: ignore[misc]
         server = consumer.controller.batch_server
         if server is None:
             return
-        with contextlib.suppress(AttributeError):
-            consumer.task_consumer.channel.do_restore = False
+        _own_prefetch(consumer.task_consumer.channel, server)
         self.timer = consumer.hub.call_repeatedly(RECONCILE_SECONDS / 4, self._reconcile, consumer, server)
 
     def stop(self, consumer: Any) -> None:
@@ -318,6 +333,7 @@ class BatchConsumer(bootsteps.StartStopStep):  # type: ignore[misc]
         if server.watch.wanted is None or consumer.task_consumer is None:
             return
         groups, threads = server.watch.wanted
+        server.ledger.threads = threads
         wanted = {server.settings.queue(group) for group in groups} if threads else set()
         queues = consumer.app.amqp.queues
         have = set(queues.consume_from)
@@ -330,3 +346,12 @@ class BatchConsumer(bootsteps.StartStopStep):  # type: ignore[misc]
         if threads and consumer.qos.value != threads + ahead:
             consumer.qos.set(threads + ahead)
             consumer.qos.value = threads + ahead
+
+
+def _own_prefetch(channel: Any, server: BatchServer) -> None:
+    """On brokers whose prefetch kombu counts itself (Redis), let it be the free threads at this very moment."""
+    with contextlib.suppress(AttributeError):
+        # Messages that a lost connection left unacknowledged are replaced from SQL, never put back by this process.
+        channel.do_restore = False
+        if channel.qos.can_consume is not None:
+            channel.qos.can_consume = lambda: server.ledger.room > 0

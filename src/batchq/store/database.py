@@ -50,7 +50,9 @@ class Database:
     @property
     def engine(self) -> Engine:
         if self._engine is None:
-            self._engine = _sqlite(self.url, self.patience) if self.embedded else _postgresql(self.url, self.patience)
+            self._engine = (
+                _sqlite(self.url, self.patience) if self.embedded else _postgresql(self.url, self.patience)
+            )
         return self._engine
 
     @contextmanager
@@ -66,9 +68,7 @@ class Database:
         with self.reachable(), self.engine.begin() as tx:
             yield tx
 
-    def run(
-        self, act: Callable[Concatenate[Connection, P], R], *args: P.args, **kwargs: P.kwargs
-    ) -> R:
+    def run(self, act: Callable[Concatenate[Connection, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Do `act(tx, …)` in a writing transaction, again from the start when the database broke a deadlock."""
         for _ in range(9):
             try:
@@ -117,7 +117,9 @@ def _parse(url: str) -> URL:
             "Use sqlite:///path/to/file.db or postgresql+psycopg://user@host/name."
         ) from None
     if parsed.get_backend_name() not in ("sqlite", "postgresql"):
-        raise InvalidInput(f"The database {masked(url)} is neither SQLite nor PostgreSQL, the two that batchq works on.")
+        raise InvalidInput(
+            f"The database {masked(url)} is neither SQLite nor PostgreSQL, the two that batchq works on."
+        )
     return parsed
 
 
@@ -158,5 +160,9 @@ def _postgresql(url: URL, patience: float) -> Engine:
     return create_engine(
         url,
         pool_pre_ping=True,
-        connect_args={"connect_timeout": max(2, int(patience)), "options": options, "application_name": "batchq"},
+        connect_args={
+            "connect_timeout": max(2, int(patience)),
+            "options": options,
+            "application_name": "batchq",
+        },
     )

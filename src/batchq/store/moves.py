@@ -11,7 +11,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, bindparam, exists, func, insert, literal_column, or_, select, update
+from sqlalchemy import (
+    Connection,
+    Select,
+    and_,
+    bindparam,
+    exists,
+    func,
+    insert,
+    literal_column,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.sql.elements import ColumnElement
 
 from batchq.core.states import NOT_STARTED, RUN_OPEN, Outcome, RunState, State
@@ -96,13 +108,13 @@ def start_run(tx: Connection, run: int, now: datetime) -> bool:
 
 _UNSETTLED_RUNS = select(TASK.run_id).where(literal_column("unsettled")).distinct().limit(bindparam("limit"))
 _LOCK_RUNS = (
-    select(RUN.id, RUN.status)
+    select(RUN.id)
     .where(RUN.id.in_(bindparam("runs", expanding=True)))
     .order_by(RUN.id)
     .with_for_update(key_share=True)
 )
 _UNSETTLED = (
-    select(TASK.id, TASK.run_id, TASK.status)
+    select(TASK.id, TASK.status)
     .where(literal_column("unsettled"), TASK.run_id.in_(bindparam("runs", expanding=True)))
     .order_by(TASK.run_id, TASK.id)
     .limit(bindparam("limit"))
@@ -133,21 +145,19 @@ _COUNT = (
         impossible=bindparam("impossible"),
     )
 )
-_COUNT_AND_MOVE = (
-    _COUNT.where(is_(State.WAITING))
-    .values(
-        status=bindparam("status_"),
-        unsettled=bindparam("unsettled"),
-        ready_at=bindparam("ready_at"),
-        ended_at=bindparam("ended_at"),
-    )
+_COUNT_AND_MOVE = _COUNT.where(is_(State.WAITING)).values(
+    status=bindparam("status_"),
+    ready_at=bindparam("ready_at"),
+    ended_at=bindparam("ended_at"),
 )
-_SETTLED = update(Task).where(TASK.id.in_(bindparam("tasks", expanding=True))).values(unsettled=False)
-_LESS_OPEN = update(Run).where(RUN.id == bindparam("run")).values(open_tasks=RUN.open_tasks - bindparam("ended"))
-_EMPTY_RUNS = select(RUN.id, RUN.status).where(
-    RUN.id.in_(bindparam("runs", expanding=True)),
-    RUN.open_tasks == 0,
-    RUN.status.in_([RunState.EXECUTING.value, RunState.CANCELING.value]),
+_FLAG = (
+    update(Task).where(TASK.id.in_(bindparam("tasks", expanding=True))).values(unsettled=bindparam("flag"))
+)
+_COUNT_OFF = (
+    update(Run)
+    .where(RUN.id == bindparam("run"))
+    .values(open_tasks=RUN.open_tasks - bindparam("ended"))
+    .returning(RUN.open_tasks, RUN.status)
 )
 _CLOSE = (
     update(Run)
@@ -161,19 +171,21 @@ def unsettled_runs(tx: Connection, limit: int) -> list[int]:
     return list(tx.execute(_UNSETTLED_RUNS, {"limit": limit}).scalars())
 
 
-def lock_runs(tx: Connection, runs: Collection[int]) -> dict[int, RunState]:
-    """Make settling of these runs serial until the commit; returns their states."""
-    rows = tx.execute(_LOCK_RUNS, {"runs": list(runs)})
-    return {row.id: RunState(row.status) for row in rows}
+def lock_runs(tx: Connection, runs: Collection[int]) -> None:
+    """Make settling of these runs serial until the commit; on SQLite every writing transaction already is."""
+    if tx.dialect.name != "sqlite":
+        tx.execute(_LOCK_RUNS, {"runs": list(runs)})
 
 
-def unsettled(tx: Connection, runs: Collection[int], limit: int) -> list[tuple[int, int, State]]:
-    """Ended tasks (id, run, state) of the runs whose conditions are not all resolved."""
+def unsettled(tx: Connection, runs: Collection[int], limit: int) -> dict[int, State]:
+    """Ended tasks of the runs, with their states, whose conditions are not all resolved."""
     rows = tx.execute(_UNSETTLED, {"runs": list(runs), "limit": limit})
-    return [(row.id, row.run_id, State(row.status)) for row in rows]
+    return {row.id: State(row.status) for row in rows}
 
 
-def open_conditions(tx: Connection, tasks: Collection[int], limit: int) -> list[tuple[int, int, int, Outcome]]:
+def open_conditions(
+    tx: Connection, tasks: Collection[int], limit: int
+) -> list[tuple[int, int, int, Outcome]]:
     """Unresolved conditions (id, task, predecessor, outcome) on these predecessors."""
     rows = tx.execute(_OPEN_CONDITIONS, {"tasks": list(tasks), "limit": limit})
     return [(row.id, row.task_id, row.predecessor_id, Outcome(row.outcome)) for row in rows]
@@ -203,16 +215,17 @@ def count_and_move(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
         tx.execute(_COUNT_AND_MOVE, rows)
 
 
-def settled(tx: Connection, tasks: Sequence[int], per_run: Mapping[int, int]) -> None:
-    """Clear the mark of ended tasks, and count them off their runs."""
-    tx.execute(_SETTLED, {"tasks": tasks})
-    tx.execute(_LESS_OPEN, [{"run": run, "ended": ended} for run, ended in sorted(per_run.items())])
+def flag(tx: Connection, tasks: Collection[int], unsettled: bool) -> None:
+    """Mark ended tasks whose conditions are not all resolved yet, or clear the mark."""
+    if tasks:
+        tx.execute(_FLAG, {"tasks": list(tasks), "flag": unsettled})
 
 
-def empty_runs(tx: Connection, runs: Collection[int]) -> list[tuple[int, RunState]]:
-    """Those of the runs in which nothing is open any more."""
-    rows = tx.execute(_EMPTY_RUNS, {"runs": list(runs)})
-    return [(row.id, RunState(row.status)) for row in rows]
+def count_off(tx: Connection, run: int, ended: int) -> RunState | None:
+    """Count settled tasks off their run; returns the run's state if nothing is open in it any more."""
+    row = tx.execute(_COUNT_OFF, {"run": run, "ended": ended}).one()
+    state = RunState(row.status)
+    return state if row.open_tasks == 0 and state in RUN_OPEN else None
 
 
 def failures(tx: Connection, run: int) -> Sequence[Any]:
@@ -221,7 +234,9 @@ def failures(tx: Connection, run: int) -> Sequence[Any]:
     handled = exists(
         select(CONDITION.id)
         .join(handler, handler.c.id == CONDITION.task_id)
-        .where(CONDITION.predecessor_id == TASK.id, CONDITION.handles, handler.c.status == State.SUCCESS.value)
+        .where(
+            CONDITION.predecessor_id == TASK.id, CONDITION.handles, handler.c.status == State.SUCCESS.value
+        )
     )
     aborted = and_(TASK.status == State.CANCELED.value, TASK.claimed_at.is_not(None))
     return tx.execute(
@@ -282,7 +297,9 @@ _QUEUE = (
     )
 )
 _OUT = (
-    select(TASK.id, TASK.token, TASK.group_name, TASK.attempt, TASK.queued_at, TASK.offers, TASK.name, RUN.job)
+    select(
+        TASK.id, TASK.token, TASK.group_name, TASK.attempt, TASK.queued_at, TASK.offers, TASK.name, RUN.job
+    )
     .join(Run, RUN.id == TASK.run_id)
     .where(is_(State.QUEUED))
     .order_by(TASK.queued_at, TASK.id)
@@ -395,7 +412,9 @@ _CLAIMED = (
         RUN.company,
     )
     .join(Run, RUN.id == TASK.run_id)
-    .where(TASK.token.in_(bindparam("tokens", expanding=True)), TASK.id.in_(bindparam("tasks", expanding=True)))
+    .where(
+        TASK.token.in_(bindparam("tokens", expanding=True)), TASK.id.in_(bindparam("tasks", expanding=True))
+    )
     .where(is_(State.EXECUTING), _MINE)
 )
 
@@ -425,17 +444,19 @@ _HELD = (
         TASK.server_id,
         TASK.epoch,
         TASK.claimed_at,
+        RUN.status.label("run_status"),
     )
+    .join(Run, RUN.id == TASK.run_id)
     .where(TASK.id.in_(bindparam("tasks", expanding=True)))
     .order_by(TASK.id)
-    .with_for_update(key_share=True)
+    .with_for_update(of=Task.__table__, key_share=True)  # type: ignore[attr-defined]
 )
 _FINISH = (
     update(Task)
     .where(TASK.id == bindparam("task"), TASK.token == bindparam("held"), is_(State.EXECUTING))
     .values(
         status=bindparam("status_"),
-        unsettled=bindparam("ended"),
+        unsettled=bindparam("flag"),
         ready_at=func.coalesce(bindparam("again_at", type_=TASK.ready_at.type), TASK.ready_at),
         ended_at=bindparam("now"),
         error=bindparam("error_"),
@@ -476,13 +497,11 @@ def begin_cancel(tx: Connection, run: int, now: datetime) -> int:
         .values(status=RunState.CANCELING.value)
     )
     # Conditions on a canceled task meet nothing, and all that could follow is canceled with it.
-    canceled = tx.execute(
+    return tx.execute(
         update(Task)
         .where(TASK.run_id == run, TASK.status.in_([state.value for state in NOT_STARTED]))
         .values(status=State.CANCELED.value, unsettled=False, token=None, claimed_at=None, ended_at=now)
     ).rowcount
-    tx.execute(_LESS_OPEN, {"run": run, "ended": canceled})
-    return canceled
 
 
 # --- the coordinator's questions ----------------------------------------------------------------------------

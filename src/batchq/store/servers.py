@@ -178,7 +178,9 @@ def set_server(
         name_groups(tx, groups)
         tx.execute(delete(ServerGroup).where(BINDING.server_id == server))
         if groups:
-            tx.execute(insert(ServerGroup), [{"server_id": server, "group_name": name} for name in sorted(groups)])
+            tx.execute(
+                insert(ServerGroup), [{"server_id": server, "group_name": name} for name in sorted(groups)]
+            )
     if windows is not None:
         tx.execute(delete(ServerWindow).where(WINDOW.server_id == server))
         if windows:
@@ -230,7 +232,9 @@ def set_pool(tx: Connection, server: int, epoch: int, pool: int) -> None:
 def running(tx: Connection) -> list[tuple[int, str, int, int]]:
     """The servers that count as running: id, name, epoch, beat."""
     rows = tx.execute(
-        select(SERVER.id, SERVER.name, SERVER.epoch, SERVER.beat).where(SERVER.liveness == Liveness.RUNNING.value)
+        select(SERVER.id, SERVER.name, SERVER.epoch, SERVER.beat).where(
+            SERVER.liveness == Liveness.RUNNING.value
+        )
     )
     return [tuple(row) for row in rows]
 

@@ -22,9 +22,9 @@ from batchq.core.lint import lint
 from batchq.core.states import NOT_STARTED, RUN_ENDED, RUN_OPEN, TERMINAL, Outcome, State
 from batchq.core.windows import Window, format_days, format_time, next_change, threads_at
 from batchq.errors import NotFound, unknown
-from batchq.store import moves, servers
+from batchq.store import moves
 from batchq.store.moves import CONDITION, JOB, RUN, TASK, is_
-from batchq.store.servers import GROUP, PRIORITIES, SERVER
+from batchq.store.servers import GROUP, PRIORITIES, SERVER, seen
 from batchq.tables import Attempt, Job, Liveness, Run, Server, Task
 
 View = dict[str, Any]
@@ -69,7 +69,7 @@ class Reasons:
 
     @cached_property
     def topology(self) -> Topology:
-        return servers.seen(self._tx)
+        return seen(self._tx)
 
     @cached_property
     def busy(self) -> dict[int, int]:
@@ -125,8 +125,8 @@ def run_view(tx: Connection, run: int, now: datetime | None = None, *, results: 
     }
 
 
-def runs_view(
-    tx: Connection, *, job: str | None = None, statuses: Iterable[str] = (), limit: int = 50
+def runs(
+    tx: Connection, *, job: str | None = None, statuses: Iterable[str] = (), limit: int | None = None
 ) -> list[View]:
     """The newest runs first, each as `run_view` gives it but with `tasks` counted by status."""
     chosen = select(Run.__table__).order_by(RUN.id.desc()).limit(limit)  # type: ignore[attr-defined]
@@ -327,7 +327,7 @@ def _attempt(row: Any) -> View:
 # --- jobs ---------------------------------------------------------------------------------------------------
 
 
-def jobs_view(tx: Connection) -> list[View]:
+def jobs(tx: Connection) -> list[View]:
     """All jobs by name: `status` as rule 6 has it (null before the first run), and the newest run."""
     latest = select(RUN.job_id, func.count().label("runs"), func.max(RUN.id).label("run"), _OPEN_RUNS)
     newest = latest.group_by(RUN.job_id).subquery()
@@ -353,14 +353,14 @@ _VERDICT = (
 )
 
 
-def job_view(tx: Connection, name: str, runs: int = 10) -> View:
-    """A job with its newest definition and its newest `runs`; raises NotFound, with the closest name."""
-    lines = {line["job"]: line for line in jobs_view(tx)}
+def job_view(tx: Connection, name: str, newest: int = 10) -> View:
+    """A job with its newest definition and its `newest` runs; raises NotFound, with the closest name."""
+    lines = {line["job"]: line for line in jobs(tx)}
     if name not in lines:
         raise unknown("job", name, lines, advice="`batchq job list` shows all jobs.")
     return lines[name] | {
         "definition": json.loads(definition(tx, name)),
-        "runs": runs_view(tx, job=name, limit=runs),
+        "runs": runs(tx, job=name, limit=newest),
     }
 
 
@@ -386,7 +386,7 @@ def _job_line(row: Any) -> View:
 # --- servers and groups -------------------------------------------------------------------------------------
 
 
-def servers_view(tx: Connection, now: datetime | None = None) -> list[View]:
+def servers(tx: Connection, now: datetime | None = None) -> list[View]:
     """All servers by name. `threads` is what its windows, or its own number, allow now (rules 16-20)."""
     reasons = Reasons(tx, now)
     rows = tx.execute(select(Server.__table__).order_by(SERVER.name)).all()  # type: ignore[attr-defined]
@@ -441,7 +441,7 @@ def _window(window: Window) -> View:
     }
 
 
-def groups_view(tx: Connection, now: datetime | None = None) -> list[View]:
+def groups(tx: Connection, now: datetime | None = None) -> list[View]:
     """All groups by name: what is ready, queued and executing, since when, who may take it, and why not."""
     reasons = Reasons(tx, now)
     ready = {row.group_name: row for row in tx.execute(_READY)}
@@ -481,7 +481,7 @@ _IS_OPEN = RUN.status.in_([literal_column(f"'{state}'") for state in ("storing",
 def status_view(tx: Connection, now: datetime | None = None) -> View:
     """How everything stands: open runs and handed-out tasks counted, servers by state, groups that wait."""
     now = now or clock(tx)
-    all_servers, all_groups = servers_view(tx, now), groups_view(tx, now)
+    all_servers, all_groups = servers(tx, now), groups(tx, now)
     open_runs = select(RUN.status, func.count().label("number")).where(_IS_OPEN).group_by(RUN.status)
     running = [server for server in all_servers if server["state"] in ("open", "draining")]
     return {
@@ -495,7 +495,7 @@ def status_view(tx: Connection, now: datetime | None = None) -> View:
     }
 
 
-def problems_view(tx: Connection, now: datetime | None = None) -> list[str]:
+def problems(tx: Connection, now: datetime | None = None) -> list[str]:
     """What in the set-up of servers and groups starves work silently, a sentence each (rule 15)."""
-    groups = tx.execute(select(GROUP.name).order_by(GROUP.name)).scalars()
-    return lint(servers.seen(tx), groups, now or clock(tx))
+    names = tx.execute(select(GROUP.name).order_by(GROUP.name)).scalars()
+    return lint(seen(tx), names, now or clock(tx))

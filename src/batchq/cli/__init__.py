@@ -1,0 +1,57 @@
+"""The command line: parse, call, print. A file a noun; whatever is slow to import waits for the command."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from batchq import __version__
+from batchq.cli import check, context, db, files, group, job, runs, server, status, task
+
+COMMANDS: tuple[click.Command, ...] = (
+    files.submit,
+    files.validate,
+    files.apply,
+    status.status,
+    check.check,
+    job.job,
+    runs.runs,
+    task.task,
+    group.group,
+    server.server,
+    db.db,
+)
+
+
+@click.group(cls=context.Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "-A",
+    "--app",
+    metavar="MODULE:APP",
+    help="The Celery app whose jobs these are; without it BATCHQ_APP, else a demo app.",
+)
+@click.version_option(__version__, prog_name="batchq", help="Print the version.")
+@click.pass_context
+def cli(ctx: click.Context, app: str | None) -> None:
+    """Batch jobs for Celery: conditions, groups, servers, threads and time windows.
+
+    \b
+    Exit codes: 0 done, 1 a negative result, 2 wrong usage or invalid input,
+    3 not found, 4 broker or database unreachable, 5 conflict,
+    124 waited too long, 130 interrupted.
+    """
+    if app is not None:
+        ctx.meta[context.APP] = app
+
+
+for command in COMMANDS:
+    cli.add_command(command)
+
+
+def main() -> None:
+    """The program `batchq`."""
+    for stream in (sys.stdout, sys.stderr):
+        # A name that the terminal's encoding lacks must not end the command.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    cli(prog_name="batchq")

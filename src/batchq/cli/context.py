@@ -1,0 +1,96 @@
+"""What a command works on: the Celery app that it was given, and that app's database."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from batchq.errors import BatchqError, BrokerUnreachable, DatabaseOutdated
+
+if TYPE_CHECKING:
+    from batchq.app import BatchQ
+    from batchq.store.database import Database
+
+APP = "batchq.app"
+JOINED = "batchq.joined"
+
+
+class Failure(click.ClickException):
+    """An error of ours on its way out: one line on stderr, and its own exit code."""
+
+    def __init__(self, error: BatchqError) -> None:
+        super().__init__(str(error))
+        self.exit_code = error.exit_code  # type: ignore[misc]
+
+
+class Commands(click.Group):
+    """The group of all commands: turns our errors into one line, and Ctrl-C into exit code 130."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BatchqError as error:
+            raise Failure(error) from error
+        except KeyboardInterrupt:
+            click.echo(err=True)
+            ctx.exit(130)
+
+
+def batch() -> BatchQ:
+    """The BatchQ of the app at `--app`, of the one that `celery -A … batchq` has, of BATCHQ_APP, or the demo app."""
+    meta = click.get_current_context().meta
+    if JOINED not in meta:
+        meta[JOINED] = _join(meta.get(APP))
+    joined: BatchQ = meta[JOINED]
+    return joined
+
+
+def _join(path: str | None) -> BatchQ:
+    from batchq.app import BatchQ, find_app
+
+    of_celery = getattr(click.get_current_context().obj, "app", None)
+    joined = BatchQ.of(of_celery) if path is None and of_celery is not None else find_app(path)
+    if not (os.environ.get("CELERY_BROKER_URL") or joined.app.conf.broker_read_url):
+        _find_broker(joined.settings.home)
+    return joined
+
+
+def _find_broker(home: Path) -> None:
+    """Take the broker of the engine that another command runs in this folder, if one does."""
+    try:
+        facts = json.loads((home / "lock").read_text())
+    except (OSError, ValueError):
+        return
+    if facts.get("broker"):
+        os.environ["CELERY_BROKER_URL"] = facts["broker"]
+
+
+def database() -> Database:
+    """The app's database, with a schema that is up to date.
+
+    Raises DatabaseOutdated for a database that somebody named; our own file is upgraded without a word.
+    """
+    from batchq.store import schema
+
+    joined = batch()
+    try:
+        schema.check(joined.database)
+    except DatabaseOutdated:
+        if joined.settings.database_url is not None:
+            raise
+        schema.upgrade(joined.database)
+    return joined.database
+
+
+def forward() -> None:
+    """Hand out at once what an operator's change has freed; where that cannot be, a coordinator's tick does it."""
+    if not batch().settings.fast_path:
+        return
+    with suppress(BrokerUnreachable):
+        batch().check_broker()
+        batch().forward()

@@ -1,0 +1,204 @@
+"""A run as it goes: a table that redraws itself on a terminal, elsewhere a line for each change."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from batchq.cli.output import counted, duration, first_line, instant, label, lasted, local, printable, styled
+from batchq.core.states import NOT_STARTED, RUN_ENDED, TERMINAL, State
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from batchq.store.database import Database
+
+View = dict[str, Any]
+
+POLL_SECONDS = 0.2
+POLL_SHARE = (
+    4  # of each 5 seconds, at most one is spent on reading: a run of 100,000 tasks is polled less often
+)
+FAILURES_SHOWN = 10
+NAME_WIDTH = 40
+AROUND = 6  # lines of a frame that are no tasks
+# Which tasks a screen too small for all of them shows first.
+URGENCY = {State.EXECUTING: 0, State.ERROR: 1, State.QUEUED: 2, State.READY: 2, State.WAITING: 3}
+LEAST_URGENT = 4
+
+
+def follow(
+    database: Database,
+    run_id: int,
+    *,
+    console: Console,
+    stop: Callable[[], bool] = lambda: False,
+    timeout: float | None = None,
+    pause: Callable[[float], None] = time.sleep,
+) -> View:
+    """Show a run until it ends, `stop()` answers yes, or `timeout` seconds have passed; then sum it up.
+
+    Returns the run as it then stands (`views.run_view`): one whose status is still open was left early.
+    Raises NotFound.
+    """
+    from batchq.store import views
+
+    began = time.monotonic()
+    with _shown(console) as show:
+        while True:
+            asked = time.monotonic()
+            with database.read() as tx:
+                view = views.run_view(tx, run_id, results=False)
+            show(view, datetime.now(UTC))
+            late = timeout is not None and time.monotonic() - began >= timeout
+            if view["status"] in RUN_ENDED or late or stop():
+                break
+            pause(max(POLL_SECONDS, POLL_SHARE * (time.monotonic() - asked)))
+    for line in summary(view, datetime.now(UTC)):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    with database.read() as tx:
+        return views.run_view(tx, run_id)
+
+
+@contextmanager
+def _shown(console: Console) -> Iterator[Callable[[View, datetime], None]]:
+    """What shows a view at an instant: redrawn in place on a terminal, else as lines for what changed."""
+    if not console.is_terminal:
+        yield Lines(lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))
+        return
+    from rich.live import Live
+
+    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+        yield lambda view, now: live.update(frame(view, console.size.height, now), refresh=True)
+
+
+# --- lines --------------------------------------------------------------------------------------------------
+
+
+class Lines:
+    """Prints a line for each change since the view before: `12:00:01 TASK 2  executing  on Batch1`."""
+
+    def __init__(self, write: Callable[[str], object]) -> None:
+        self._write = write
+        self._seen: dict[str, tuple[str, int]] = {}
+
+    def __call__(self, view: View, now: datetime) -> None:
+        width = min(max((len(task["name"]) for task in view["tasks"]), default=0), NAME_WIDTH)
+        events = [event for task in view["tasks"] for event in self._events(task, now)]
+        for at, name, word, note in sorted(events, key=lambda event: event[0]):
+            line = f"{local(at, now)} {printable(name):<{width}}  {word.lower():<10}  {printable(note)}"
+            self._write(line.rstrip())
+        self._seen = {task["name"]: (task["status"], task["attempts"]) for task in view["tasks"]}
+
+    def _events(self, task: View, now: datetime) -> Iterator[tuple[str, str, str, str]]:
+        """The task's changes as (instant, name, word, note), also a start that ended before anybody looked."""
+        was, attempts = self._seen.get(task["name"], (State.WAITING.value, 0))
+        name, status = task["name"], task["status"]
+        if task["attempts"] > attempts and task["started_at"]:
+            yield task["started_at"], name, label("executing"), f"on {task['server']}"
+        if status == was or status in (State.WAITING, State.QUEUED, State.EXECUTING):
+            return
+        if status == State.READY and was == State.QUEUED:
+            return
+        yield task["ended_at"] or now.isoformat(), name, label(status), note(task)
+
+
+def note(task: View) -> str:
+    """What there is to say about a task besides its status: why it waits or didn't run, or its error."""
+    if task["handled_by"]:
+        return f"{first_line(task['error'])} (handled by {task['handled_by']})"
+    if task["why"] and task["error"]:
+        return f"{task['why']}, after {first_line(task['error'])}"
+    return task["why"] or first_line(task["error"])
+
+
+# --- frames -------------------------------------------------------------------------------------------------
+
+
+def frame(view: View, height: int, now: datetime) -> RenderableType:
+    """The run on a screen of so many lines: the state, a progress bar, and as many tasks as fit."""
+    from rich.console import Group
+    from rich.text import Text
+
+    shown, hidden = fitting(view["tasks"], height - AROUND)
+    parts: list[RenderableType] = [_headline(view, now), _bar(view), _rows(shown, now)]
+    if hidden:
+        numbers = Counter(task["status"] for task in hidden)
+        parts.append(Text(f"… and {len(hidden)} more: {counted(numbers)}", style="dim", no_wrap=True))
+    return Group(*parts)
+
+
+def fitting(tasks: Sequence[View], room: int) -> tuple[list[View], list[View]]:
+    """The tasks for so many lines, most urgent first chosen but in the job's order, and those left out."""
+    if len(tasks) <= room:
+        return list(tasks), []
+    urgency = [URGENCY.get(State(task["status"]), LEAST_URGENT) for task in tasks]
+    chosen = set(sorted(range(len(tasks)), key=lambda at: (urgency[at], at))[: max(room - 1, 1)])
+    split: tuple[list[View], list[View]] = [], []
+    for at, task in enumerate(tasks):
+        split[at not in chosen].append(task)
+    return split
+
+
+def _headline(view: View, now: datetime) -> RenderableType:
+    from rich.text import Text
+
+    head = Text(no_wrap=True, overflow="ellipsis")
+    head.append(printable(view["job"]), style="bold")
+    head.append(f"  run {view['run']}  ")
+    head.append_text(styled(label(view["status"])))
+    return head.append(f"  {lasted(view, now)}", style="dim")
+
+
+def _bar(view: View) -> RenderableType:
+    from rich.columns import Columns
+    from rich.progress_bar import ProgressBar
+
+    through = sum(task["status"] in TERMINAL for task in view["tasks"])
+    total = len(view["tasks"])
+    return Columns(
+        [ProgressBar(total=max(total, 1), completed=through, width=40), f"{through} of {total} tasks"]
+    )
+
+
+def _rows(tasks: Sequence[View], now: datetime) -> RenderableType:
+    from rich.table import Table
+
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column, width in (("Task", NAME_WIDTH), ("Status", 10), ("Server", 16), ("Time", 12), ("", None)):
+        grid.add_column(column, no_wrap=True, overflow="ellipsis", max_width=width)
+    for task in tasks:
+        cells = (task["name"], label(task["status"]), task["server"] or "", _time(task, now), note(task))
+        grid.add_row(*map(styled, cells))
+    return grid
+
+
+def _time(task: View, now: datetime) -> str:
+    if task["started_at"]:
+        return lasted(task, now)
+    since = instant(task["ready_at"])
+    waits = task["status"] in NOT_STARTED and since is not None
+    return duration((now - since).total_seconds()) if waits and since else ""
+
+
+# --- the end ------------------------------------------------------------------------------------------------
+
+
+def summary(view: View, now: datetime) -> Iterator[str]:
+    """How the run ended: verdict, duration, counts, and each failed task with its error and the way to its log."""
+    numbers: Mapping[str, int] = Counter(task["status"] for task in view["tasks"])
+    in_order = {state.value: numbers[state.value] for state in State if numbers[state.value]}
+    ended = view["status"] in RUN_ENDED
+    verdict = label(view["status"]) if ended else f"still {label(view['status'])}"
+    yield f"{printable(view['job'])} run {view['run']}: {verdict} after {lasted(view, now)} ({counted(in_order)})"
+    failed = [task for task in view["tasks"] if task["status"] == State.ERROR]
+    for task in failed[:FAILURES_SHOWN]:
+        yield f"{printable(task['name'])} failed: {printable(note(task)) or 'no reason given'}"
+        yield f"  batchq task log {view['run']} {shlex.quote(printable(task['name']))}"
+    if len(failed) > FAILURES_SHOWN:
+        yield f"{len(failed) - FAILURES_SHOWN} more failed: batchq task list {view['run']} --status error"

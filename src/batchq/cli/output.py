@@ -1,0 +1,238 @@
+"""How results are printed: tables and sentences for people, JSON for programs.
+
+The JSON is what `batchq.store.views` describes. On a terminal tables are drawn by rich, with colour;
+elsewhere they are plain aligned text, one line a row, the column of free text last.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from batchq.core.states import LABELS
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.text import Text
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+REDRAW_SECONDS = 1.0
+
+STYLES = {
+    "Executing": "cyan",
+    "Canceling": "yellow",
+    "Ready": "yellow",
+    "Ended": "green",
+    "Error": "bold red",
+    "Didn't run": "dim",
+    "Canceled": "magenta",
+    "open": "green",
+    "draining": "yellow",
+    "closed": "yellow",
+    "disabled": "yellow",
+    "lost": "bold red",
+    "stopped": "dim",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows for people; a cell that is a label or a server's state gets its colour. `empty` is said without rows."""
+
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    empty: str = ""
+
+
+Part = str | Table
+
+
+def output_option(command: F) -> F:
+    """Add `-o table|json`."""
+    choice = click.Choice(["table", "json"])
+    option = click.option(
+        "-o",
+        "--output",
+        type=choice,
+        default="table",
+        show_default=True,
+        help="Print a table, or JSON for programs.",
+    )
+    return option(command)
+
+
+def watch_option(command: F) -> F:
+    """Add `--watch`."""
+    return click.option(
+        "--watch", is_flag=True, help="Redraw every second until interrupted; needs a terminal."
+    )(command)
+
+
+def present(
+    read: Callable[[], Any], draw: Callable[[Any], Iterable[Part]], *, output: str, watch: bool = False
+) -> None:
+    """Print what `read` returns: as JSON, or as `draw` puts it for people, once or every second."""
+    if watch and (output == "json" or not sys.stdout.isatty()):
+        raise click.UsageError(
+            "--watch redraws a table on a terminal; without one, or with -o json, leave it out."
+        )
+    if output == "json":
+        print_json(read())
+    elif watch:
+        redraw(lambda: draw(read()), _console())
+    elif sys.stdout.isatty():
+        _console().print(rendered(draw(read())))
+    else:
+        for line in plain(draw(read())):
+            click.echo(line)
+
+
+def print_json(view: Any) -> None:
+    """Print a view as indented JSON."""
+    click.echo(json.dumps(view, indent=2, ensure_ascii=False))
+
+
+def redraw(
+    draw: Callable[[], Iterable[Part]], console: Console, pause: Callable[[float], None] = time.sleep
+) -> None:
+    """Show `draw()` on the console again every second, until interrupted."""
+    from rich.live import Live
+
+    with Live(console=console, auto_refresh=False, screen=True) as live:
+        while True:
+            live.update(rendered(draw()), refresh=True)
+            pause(REDRAW_SECONDS)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+# --- the two forms ------------------------------------------------------------------------------------------
+
+
+def rendered(parts: Iterable[Part]) -> RenderableType:
+    """The parts for a terminal."""
+    from rich.console import Group
+    from rich.text import Text
+
+    return Group(*(_grid(part) if isinstance(part, Table) else Text(part) for part in parts))
+
+
+def _grid(table: Table) -> RenderableType:
+    from rich import box
+    from rich.table import Table as Grid
+    from rich.text import Text
+
+    if not table.rows:
+        return Text(table.empty, style="dim")
+    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for number, column in enumerate(table.columns):
+        grid.add_column(column, overflow="fold", no_wrap=False, ratio=None, min_width=4 if number else 8)
+    for row in table.rows:
+        grid.add_row(*(styled(cell) for cell in row))
+    return grid
+
+
+def styled(cell: str) -> Text:
+    """The cell with the colour that its word has, if any."""
+    from rich.text import Text
+
+    return Text(printable(cell), style=STYLES.get(cell, ""))
+
+
+def plain(parts: Iterable[Part]) -> Iterable[str]:
+    """The parts as lines of plain text."""
+    for part in parts:
+        if isinstance(part, str):
+            yield part
+        elif part.rows:
+            yield from _aligned(part)
+        elif part.empty:
+            yield part.empty
+
+
+def _aligned(table: Table) -> Iterable[str]:
+    from rich.cells import cell_len
+
+    lines = [tuple(column.upper() for column in table.columns)]
+    lines += [tuple(printable(cell) for cell in row) for row in table.rows]
+    widths = [max(cell_len(line[number]) for line in lines) for number in range(len(table.columns))]
+    for line in lines:
+        cells = (cell + " " * (width - cell_len(cell)) for cell, width in zip(line, widths, strict=True))
+        yield "  ".join(cells).rstrip()
+
+
+# --- words --------------------------------------------------------------------------------------------------
+
+
+def label(status: str | None) -> str:
+    """The vendor's word for a status; a dash for none."""
+    return LABELS[status] if status else "–"
+
+
+def printable(text: str, keep: str = "") -> str:
+    """The text with everything escaped that could move a terminal's cursor, or hide, but for characters to `keep`."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() or char in keep else char.encode("unicode_escape").decode()
+        for char in text
+    )
+
+
+def first_line(text: str | None) -> str:
+    """The first line of an error."""
+    return text.strip().splitlines()[0] if text and text.strip() else ""
+
+
+def instant(iso: str | None) -> datetime | None:
+    """The instant that a view gives as text."""
+    return datetime.fromisoformat(iso) if iso else None
+
+
+def local(iso: str | None, now: datetime) -> str:
+    """The instant in local time: `12:00:05` today, `2026-01-31 12:00` on other days, a dash for none."""
+    if iso is None:
+        return "–"
+    there, here = datetime.fromisoformat(iso).astimezone(), now.astimezone()
+    return f"{there:%H:%M:%S}" if there.date() == here.date() else f"{there:%Y-%m-%d %H:%M}"
+
+
+def duration(seconds: float) -> str:
+    """`3.2 s`, `2 min 05 s`, `1 h 02 min`, `3 d 04 h`; never negative, whatever two clocks say."""
+    if seconds < 60:
+        return f"{max(seconds, 0):.1f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02} s"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes:02} min"
+    return f"{hours // 24} d {hours % 24:02} h"
+
+
+def lasted(view: Mapping[str, Any], now: datetime) -> str:
+    """How long the task or run of the view took, or takes until now; a dash before its start."""
+    started = instant(view["started_at"])
+    if started is None:
+        return "–"
+    return duration(((instant(view["ended_at"]) or now) - started).total_seconds())
+
+
+def counted(numbers: Mapping[str, int]) -> str:
+    """`5 Ended, 1 Error, 1 Didn't run`, in the order given."""
+    together: dict[str, int] = {}
+    for status, number in numbers.items():
+        together[label(status)] = together.get(label(status), 0) + number
+    return ", ".join(f"{number} {word}" for word, number in together.items())

@@ -1,0 +1,167 @@
+"""`batchq runs`: the runs of jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from batchq.cli.context import database, forward
+from batchq.cli.output import (
+    Part,
+    Table,
+    counted,
+    label,
+    lasted,
+    local,
+    output_option,
+    present,
+    print_json,
+    watch_option,
+)
+from batchq.cli.task import tasks_table
+from batchq.core.states import RUN_ENDED, RunState
+
+TIMED_OUT = 124
+
+
+@click.group()
+def runs() -> None:
+    """Runs of jobs: list, show, watch, cancel.
+
+    RUN is a run's number, or `last` for the newest one.
+    """
+
+
+@runs.command("list")
+@click.option("--job", metavar="NAME", help="Only runs of this job.")
+@click.option(
+    "--status",
+    "statuses",
+    multiple=True,
+    type=click.Choice([state.value for state in RunState]),
+    help="Only these.",
+)
+@click.option(
+    "--limit", type=click.IntRange(1, 100_000), default=20, show_default=True, help="How many at most."
+)
+@output_option
+@watch_option
+def list_(job: str | None, statuses: tuple[str, ...], limit: int, output: str, watch: bool) -> None:
+    """List runs, the newest first."""
+    from batchq import actions
+    from batchq.store import views
+
+    opened = database()
+    with opened.read() as tx:
+        if job is not None:
+            actions.find_job(tx, job)
+
+    def read() -> list[dict[str, Any]]:
+        with opened.read() as tx:
+            return views.runs(tx, job=job, statuses=statuses, limit=limit)
+
+    present(read, runs_table, output=output, watch=watch)
+
+
+@runs.command()
+@click.argument("run")
+@output_option
+@watch_option
+def show(run: str, output: str, watch: bool) -> None:
+    """Show a run and its tasks."""
+    from batchq import actions
+    from batchq.store import views
+
+    opened = database()
+    with opened.read() as tx:
+        number = actions.find_run(tx, run)
+
+    def read() -> dict[str, Any]:
+        with opened.read() as tx:
+            return views.run_view(tx, number)
+
+    present(read, _drawn, output=output, watch=watch)
+
+
+@runs.command()
+@click.argument("run")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Stop watching after so long."
+)
+@output_option
+def watch(run: str, timeout: float | None, output: str) -> None:
+    """Watch a run until it ends.
+
+    Exits with 0 if it ends in success, with 1 if not, with 124 if that took longer than --timeout.
+    """
+    from batchq import actions
+
+    with database().read() as tx:
+        number = actions.find_run(tx, run)
+    wait_for(number, timeout, output)
+
+
+@runs.command()
+@click.argument("run")
+def cancel(run: str) -> None:
+    """Cancel a run: nothing more of it starts, tasks that are executing finish."""
+    from batchq import actions
+    from batchq.store import views
+
+    opened = database()
+    with opened.read() as tx:
+        number = actions.find_run(tx, run)
+    canceled = actions.cancel_run(opened, number)
+    forward()
+    with opened.read() as tx:
+        view = views.run_view(tx, number, results=False)
+    executing = sum(task["status"] == "executing" for task in view["tasks"])
+    rest = f", {executing} executing {'finish' if executing > 1 else 'finishes'} first" if executing else ""
+    click.echo(f"Run {number} of {view['job']}: {label(view['status'])}; tasks canceled: {canceled}{rest}.")
+
+
+def wait_for(run: int, timeout: float | None, output: str) -> None:
+    """Show the run until it ends, then exit: 0 after success, 1 after any other verdict, 124 when it took too long."""
+    from rich.console import Console
+
+    from batchq.cli.live import follow
+
+    # With -o json the run goes to stderr as it goes, and its last view alone to stdout.
+    console = Console(stderr=output == "json", highlight=False)
+    view = follow(database(), run, console=console, timeout=timeout)
+    if output == "json":
+        print_json(view)
+    if view["status"] not in RUN_ENDED:
+        raise click.exceptions.Exit(TIMED_OUT)
+    if view["status"] != RunState.SUCCESS:
+        raise click.exceptions.Exit(1)
+
+
+def runs_table(views: list[dict[str, Any]]) -> Iterator[Part]:
+    """Runs for people."""
+    now = datetime.now(UTC)
+    yield Table(
+        ("Run", "Job", "Status", "Submitted", "Time", "Tasks"),
+        [
+            (
+                str(run["run"]),
+                run["job"],
+                label(run["status"]),
+                local(run["submitted_at"], now),
+                lasted(run, now),
+                counted(run["tasks"]),
+            )
+            for run in views
+        ],
+        empty="No runs. `batchq submit FILE` starts one.",
+    )
+
+
+def _drawn(view: dict[str, Any]) -> Iterator[Part]:
+    now = datetime.now(UTC)
+    submitted = local(view["submitted_at"], now)
+    yield f"{view['job']} run {view['run']}: {label(view['status'])}, submitted {submitted}, {lasted(view, now)}"
+    yield tasks_table(view["tasks"], now)

@@ -1,0 +1,194 @@
+"""`batchq task`: the tasks of a run."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from batchq.cli.context import database
+from batchq.cli.live import note
+from batchq.cli.output import (
+    Part,
+    Table,
+    first_line,
+    label,
+    lasted,
+    local,
+    output_option,
+    present,
+    print_json,
+    printable,
+    watch_option,
+)
+from batchq.core.states import State
+
+
+@click.group()
+def task() -> None:
+    """Tasks of a run: list, show, log, why.
+
+    RUN is a run's number, or `last` for the newest one; TASK is the task's name.
+    """
+
+
+@task.command("list")
+@click.argument("run")
+@click.option(
+    "--status",
+    "statuses",
+    multiple=True,
+    type=click.Choice([state.value for state in State]),
+    help="Only these.",
+)
+@output_option
+@watch_option
+def list_(run: str, statuses: tuple[str, ...], output: str, watch: bool) -> None:
+    """List the tasks of a run."""
+    from batchq import actions
+    from batchq.store import views
+
+    opened = database()
+    with opened.read() as tx:
+        number = actions.find_run(tx, run)
+
+    def read() -> list[dict[str, Any]]:
+        with opened.read() as tx:
+            tasks = views.run_view(tx, number)["tasks"]
+        return [task for task in tasks if not statuses or task["status"] in statuses]
+
+    present(read, lambda tasks: [tasks_table(tasks, datetime.now(UTC))], output=output, watch=watch)
+
+
+@task.command()
+@click.argument("run")
+@click.argument("task")
+@output_option
+def show(run: str, task: str, output: str) -> None:
+    """Show a task: where it stands, what it runs, its conditions and attempts."""
+    present(lambda: _view(run, task), _drawn, output=output)
+
+
+@task.command()
+@click.argument("run")
+@click.argument("task")
+@click.option(
+    "--attempt", type=click.IntRange(min=1), metavar="N", help="This attempt; without it the last one."
+)
+@output_option
+def log(run: str, task: str, attempt: int | None, output: str) -> None:
+    """Print what an attempt of a task logged.
+
+    With -o json all attempts that ended, each with its log.
+    """
+    from batchq.errors import NotFound
+
+    view = _view(run, task)
+    history = [one for one in view["history"] if attempt in (None, one["attempt"])]
+    if output == "json":
+        print_json(history)
+        return
+    if not history:
+        which = f"Attempt {attempt} of {task}" if attempt else task
+        raise NotFound(
+            f"{which} has no log: it has {label(view['status'])} as status and {_ended(view)} ended."
+        )
+    last = history[-1]
+    text = last["log"] or last["error"] or ""
+    click.echo(printable(text, keep="\n\t") if sys.stdout.isatty() else text, nl=not text.endswith("\n"))
+
+
+@task.command()
+@click.argument("run")
+@click.argument("task")
+@output_option
+def why(run: str, task: str, output: str) -> None:
+    """Say why a task has not started, or didn't run."""
+    view = _view(run, task)
+    if output == "json":
+        print_json({key: view[key] for key in ("run", "job", "name", "status", "why")})
+    else:
+        click.echo(printable(f"{task}: {_sentence(view)}."))
+
+
+def tasks_table(tasks: Sequence[dict[str, Any]], now: datetime) -> Table:
+    """Tasks for people."""
+    rows = [
+        (
+            task["name"],
+            label(task["status"]),
+            task["server"] or "–",
+            task["group"],
+            local(task["started_at"], now),
+            lasted(task, now),
+            note(task),
+        )
+        for task in tasks
+    ]
+    columns = ("Task", "Status", "Server", "Group", "Started", "Time", "Note")
+    return Table(columns, rows, empty="No tasks with such a status.")
+
+
+def _view(run: str, task: str) -> dict[str, Any]:
+    from batchq import actions
+    from batchq.store import views
+
+    with database().read() as tx:
+        return views.task_view(tx, actions.find_run(tx, run), task)
+
+
+def _sentence(view: dict[str, Any]) -> str:
+    if view["why"]:
+        return f"{label(view['status'])}, {view['why']}"
+    if view["status"] == State.EXECUTING:
+        return f"{label(view['status'])} on {view['server']} since {local(view['started_at'], datetime.now(UTC))}"
+    return label(view["status"]) + (f", {note(view)}" if note(view) else "")
+
+
+def _ended(view: dict[str, Any]) -> str:
+    number = len(view["history"])
+    return "no attempt has" if not number else f"{number} attempt{'s have' if number > 1 else ' has'}"
+
+
+def _drawn(view: dict[str, Any]) -> Iterator[Part]:
+    now = datetime.now(UTC)
+    yield f"{view['job']} run {view['run']} / {view['name']}: {_sentence(view)}"
+    arguments = [json.dumps(value, ensure_ascii=False) for value in view["args"]]
+    arguments += [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in view["kwargs"].items()]
+    yield f"{view['operation']}({', '.join(arguments)}), group {view['group']}, priority {view['priority']}"
+    if view["result"] is not None:
+        yield f"result: {json.dumps(view['result'], ensure_ascii=False)}"
+    if view["after"]:
+        yield ""
+        yield Table(
+            ("After", "Outcome", "Status", "Met"),
+            [
+                (
+                    one["task"],
+                    one["outcome"],
+                    label(one["status"]),
+                    {None: "open", True: "yes", False: "no"}[one["met"]],
+                )
+                for one in view["after"]
+            ],
+        )
+    if view["history"]:
+        yield ""
+        yield Table(
+            ("Attempt", "Server", "Status", "Started", "Time", "Error"),
+            [
+                (
+                    str(one["attempt"]),
+                    one["server"],
+                    label(one["status"]),
+                    local(one["started_at"], now),
+                    lasted(one, now),
+                    first_line(one["error"]),
+                )
+                for one in view["history"]
+            ],
+        )

