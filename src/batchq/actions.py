@@ -1,7 +1,7 @@
-"""What people do to batchq: apply a file, set a server or a group, cancel a run; and how they find things by name.
+"""What people do: apply a file, set a server or a group, cancel a run; and how they find things by name.
 
-Each action is one transaction, and takes back in it the tickets that no longer hold. Tickets for what it freed
-leave with the next advance.
+Each action is one transaction, which also takes back the tickets that no longer hold. Tickets for what it
+freed leave with the next advance.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, select
@@ -54,7 +55,7 @@ def find_run(tx: Connection, run: str | int) -> int:
 
 def find_job(tx: Connection, name: str) -> int:
     """The id of the job; raises NotFound, with the closest name."""
-    return _find(tx, "job", JOB.id, JOB.name, name, "`batchq job list` shows all jobs.")
+    return int(_find(tx, "job", JOB.id, JOB.name, name))
 
 
 def find_task(tx: Connection, run: int, name: str) -> int:
@@ -68,17 +69,18 @@ def find_task(tx: Connection, run: int, name: str) -> int:
 
 def find_server(tx: Connection, name: str) -> int:
     """The id of the server; raises NotFound, with the closest name."""
-    return _find(tx, "server", SERVER.id, SERVER.name, name, "`batchq server list` shows all servers.")
+    return int(_find(tx, "server", SERVER.id, SERVER.name, name))
 
 
 def find_group(tx: Connection, name: str) -> str:
     """The group's name, if there is one; raises NotFound, with the closest (rule 13)."""
-    return _find(tx, "group", GROUP.name, GROUP.name, name, "`batchq group list` shows all groups.")
+    return str(_find(tx, "group", GROUP.name, GROUP.name, name))
 
 
-def _find(tx: Connection, kind: str, key: Any, named: Any, name: str, advice: str) -> Any:
+def _find(tx: Connection, kind: str, key: Any, named: Any, name: str) -> Any:
     found = tx.execute(select(key).where(named == name)).scalar()
     if found is None:
+        advice = f"`batchq {kind} list` shows all {kind}s."
         raise unknown(kind, name, tx.execute(select(named).order_by(named)).scalars(), advice=advice)
     return found
 
@@ -88,21 +90,21 @@ def _find(tx: Connection, kind: str, key: Any, named: Any, name: str, advice: st
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A difference between what is and what shall be, in words, and what makes it so."""
+    """Differences between what is and what shall be, a sentence each, and what makes it so."""
 
-    text: str
+    lines: tuple[str, ...]
     make: Callable[[], object]
     topology: bool = False
 
 
 def apply(database: Database, document: Document, dry_run: bool = False, *, ahead: int = 0) -> list[str]:
-    """Make groups, servers and jobs as the document says, in one transaction; returns the differences, one a line.
+    """Make groups, servers and jobs as the document says, in one transaction; returns the differences.
 
     What the document does not name stays. With `dry_run` nothing is changed.
     """
     if dry_run:
         with database.read() as tx:
-            return [change.text for change in _changes(tx, document)]
+            return [line for change in _changes(tx, document) for line in change.lines]
     return database.run(lambda tx: _make(tx, database, _changes(tx, document), ahead))
 
 
@@ -117,13 +119,15 @@ def _changes(tx: Connection, document: Document) -> Iterator[Change]:
 
 
 def _make(tx: Connection, database: Database, changes: Iterable[Change], ahead: int) -> list[str]:
-    made = []
+    lines: list[str] = []
+    topology = False
     for change in changes:
         change.make()
-        made.append(change)
-    if any(change.topology for change in made):
+        lines += change.lines
+        topology = topology or change.topology
+    if topology:
         _take_back(tx, database, ahead)
-    return [change.text for change in made]
+    return lines
 
 
 def _take_back(tx: Connection, database: Database, ahead: int) -> None:
@@ -138,17 +142,15 @@ def _server_changes(tx: Connection, name: str, spec: ServerSpec, present: Server
         "windows": tuple(window.window for window in spec.windows),
     }
     before = _facts(present) if present else {"threads": 1, "groups": frozenset(), "windows": ()}
-    differences = [] if present else [f"server {name}: new"]
-    differences += _differences(f"server {name}", before, wanted)
+    lines = [] if present else [f"server {name}: new"]
+    lines += _differences(f"server {name}", before, wanted)
 
     def make() -> None:
-        if present is None:
-            servers.create(tx, name)
+        servers.create(tx, name)
         servers.set_server(tx, servers.find(tx, name).id, **wanted)  # type: ignore[union-attr]
 
-    for number, text in enumerate(differences):
-        # One statement makes them all: the first difference carries it.
-        yield Change(text, make if number == 0 else _nothing, topology=True)
+    if lines:
+        yield Change(tuple(lines), make, topology=True)
 
 
 def _group_changes(tx: Connection, document: Document) -> Iterator[Change]:
@@ -156,7 +158,7 @@ def _group_changes(tx: Connection, document: Document) -> Iterator[Change]:
     named = {group for spec in document.servers.values() for group in spec.groups}
     named |= {group for job in document.jobs.values() for group in runs.groups_of(job)}
     for name in sorted(named - present.keys() - document.groups.keys()):
-        yield Change(f"group {name}: new", lambda name=name: servers.name_groups(tx, [name]))  # type: ignore[misc]
+        yield Change((f"group {name}: new",), partial(servers.name_groups, tx, [name]))
     for name, spec in document.groups.items():
         yield from _priority_change(tx, name, spec.priority, present.get(name))
 
@@ -174,19 +176,19 @@ def _priority_change(tx: Connection, name: str, priority: str, present: int | No
         servers.name_groups(tx, [name])
         servers.set_priority(tx, name, wanted)
 
-    yield Change(text, make)
+    yield Change((text,), make)
 
 
 def _job_changes(tx: Connection, name: str, job: JobSpec) -> Iterator[Change]:
     wanted = job.model_dump_json(exclude_defaults=True)
     present = tx.execute(select(JOB.definition).where(JOB.name == name)).scalar()
     if present is None:
-        text = f"job {name}: new, {len(job.tasks)} task{'s' if len(job.tasks) != 1 else ''}"
+        text = f"job {name}: new, tasks: {len(job.tasks)}"
     elif json.loads(present) != json.loads(wanted):
         text = f"job {name}: {_job_difference(json.loads(present), json.loads(wanted))}"
     else:
         return
-    yield Change(text, lambda: runs.keep_job(tx, job, views.clock(tx)))
+    yield Change((text,), lambda: runs.keep_job(tx, job, views.clock(tx)))
 
 
 def _job_difference(present: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
@@ -206,10 +208,6 @@ def _some(names: list[str], most: int = 5) -> str:
     return ", ".join(names if len(names) <= most else [*names[: most - 1], f"{len(names) - most + 1} more"])
 
 
-def _nothing() -> None:
-    """The change is made by the one before it."""
-
-
 # --- servers and groups -------------------------------------------------------------------------------------
 
 
@@ -225,8 +223,8 @@ def set_server(
 ) -> list[str]:
     """Set what is given, leave the rest; returns the differences (rules 12, 14, 17, 18, 20).
 
-    Raises InvalidInput for a negative number of threads and for windows of one zone that overlap, NotFound for
-    an unknown server or group.
+    Raises InvalidInput for negative threads and for windows of one zone that overlap, NotFound for an unknown
+    server or group.
     """
     if threads is not None and threads < 0:
         raise InvalidInput(f"threads: {threads} is not allowed; a server has 0 threads or more.")
@@ -255,7 +253,7 @@ def _set_server(
 
 
 def set_group(database: Database, name: str, *, priority: str) -> list[str]:
-    """Give a group its priority; returns the differences (rule 28). Raises InvalidInput, or NotFound (rule 13)."""
+    """Give a group its priority; returns the differences (rules 13, 28). Raises InvalidInput or NotFound."""
     if priority not in PRIORITIES:
         raise InvalidInput(f"priority: {priority!r} is not allowed; use {', '.join(PRIORITIES)}.")
     return database.run(_set_group, database, name, priority)
@@ -301,15 +299,17 @@ _WORDS: dict[str, Callable[[Any], str]] = {
 
 
 def cancel_run(database: Database, run: int) -> int:
-    """Cancel a run: what has not started never starts, what executes finishes (rule 32); returns how many are canceled.
+    """Cancel a run: what has not started never starts, what executes finishes (rule 32).
 
-    Raises NotFound, and Conflict for a run that has ended.
+    Returns how many tasks are canceled. Raises NotFound, and Conflict for a run that has ended.
     """
     return database.run(_cancel_run, database, run)
 
 
 def _cancel_run(tx: Connection, database: Database, run: int) -> int:
-    state = moves.lock_runs(tx, [find_run(tx, run)])[run]
+    number = find_run(tx, run)
+    moves.lock_runs(tx, [number])
+    state = tx.execute(select(RUN.status).where(RUN.id == number)).scalar_one()
     if state in RUN_ENDED:
         raise Conflict(f"Run {run} has ended already ({LABELS[state]}): there is nothing left to cancel.")
-    return engine.cancel(tx, run, database.now(tx))
+    return engine.cancel(tx, number, database.now(tx))

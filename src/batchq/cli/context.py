@@ -14,6 +14,8 @@ from batchq.errors import BatchqError, BrokerUnreachable, DatabaseOutdated
 
 if TYPE_CHECKING:
     from batchq.app import BatchQ
+    from batchq.config import Settings
+    from batchq.spec import Limits
     from batchq.store.database import Database
 
 APP = "batchq.app"
@@ -42,7 +44,7 @@ class Commands(click.Group):
 
 
 def batch() -> BatchQ:
-    """The BatchQ of the app at `--app`, of the one that `celery -A … batchq` has, of BATCHQ_APP, or the demo app."""
+    """The BatchQ of the app at `--app`, of `celery -A …`, of BATCHQ_APP, or else the demo app."""
     meta = click.get_current_context().meta
     if JOINED not in meta:
         meta[JOINED] = _join(meta.get(APP))
@@ -87,8 +89,21 @@ def database() -> Database:
     return joined.database
 
 
+def names_app() -> bool:
+    """Whether somebody said which app it is, so that our demo app is not the one meant."""
+    ctx = click.get_current_context()
+    return bool(ctx.meta.get(APP) or os.environ.get("BATCHQ_APP") or getattr(ctx.obj, "app", None))
+
+
+def limits(settings: Settings) -> Limits:
+    """The most that a job file may hold, by the settings."""
+    from batchq.spec import Limits
+
+    return Limits(file_bytes=settings.file_bytes, tasks=settings.tasks, conditions=settings.conditions)
+
+
 def forward() -> None:
-    """Hand out at once what an operator's change has freed; where that cannot be, a coordinator's tick does it."""
+    """Hand out at once what a change has freed; where that cannot be, a coordinator's tick does it."""
     if not batch().settings.fast_path:
         return
     with suppress(BrokerUnreachable):

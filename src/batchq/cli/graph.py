@@ -32,8 +32,8 @@ DOT = "●"
 def text(nodes: Nodes) -> list[str]:
     """A row for each task behind those it follows, linked by lines: `├─●  TASK 3  after TASK 2`.
 
-    A line leaves each task downwards until the last one that follows it. Where that would be too many lines
-    side by side, tasks alike share a row; where it still is, the number of the layer takes the drawing's place.
+    A line leaves each task downwards until the last one that follows it. Where that were too many lines side
+    by side, tasks alike share a row; where it still is, the layer's number takes the drawing's place.
     """
     rows = _drawn(nodes, MOST_LANES) or _drawn(_bundled(nodes), MOST_LANES) or _layered(nodes)
     drawing = max((len(row.drawing) for row in rows), default=0)
@@ -70,7 +70,7 @@ class Lanes:
         return len(self.tasks) - 1
 
     def draw(self, at: int, before: set[str], ending: set[str]) -> str:
-        """The row of a task in column `at` that follows the tasks `before`, of which those `ending` have no other."""
+        """The row of a task in column `at` that follows `before`; the lines `ending` go no further."""
         joined = [column for column, task in enumerate(self.tasks) if task in before] + [at]
         first, last = min(joined), max(joined)
         row = ""
@@ -106,7 +106,7 @@ def _drawn(nodes: Nodes, most: int) -> list[Row]:
 
 
 def _bundled(nodes: Nodes) -> dict[str, Node]:
-    """The tasks with those that have the same conditions and the same followers put together under one name."""
+    """The job with tasks that have the same conditions and the same followers put together as one."""
     followers: dict[str, set[tuple[str, Condition]]] = {name: set() for name in nodes}
     for name, node in nodes.items():
         for condition in node.after:
@@ -203,7 +203,7 @@ def _any(node: Node) -> str:
 
 
 def _entities(name: str) -> str:
-    """The name for a quoted Mermaid label: whatever is no letter, digit, space, dash or dot goes by number."""
+    """The name for a quoted Mermaid label: what is no letter, digit, space, dash or dot goes by number."""
     return "".join(char if char.isalnum() or char in " -.," else f"#{ord(char)};" for char in name)
 
 

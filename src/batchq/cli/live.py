@@ -96,7 +96,7 @@ class Lines:
         self._seen = {task["name"]: (task["status"], task["attempts"]) for task in view["tasks"]}
 
     def _events(self, task: View, now: datetime) -> Iterator[tuple[str, str, str, str]]:
-        """The task's changes as (instant, name, word, note), also a start that ended before anybody looked."""
+        """The task's changes as (instant, name, word, note), also a start whose end was seen first."""
         was, attempts = self._seen.get(task["name"], (State.WAITING.value, 0))
         name, status = task["name"], task["status"]
         if task["attempts"] > attempts and task["started_at"]:
@@ -170,7 +170,9 @@ def _rows(tasks: Sequence[View], now: datetime) -> RenderableType:
     from rich.table import Table
 
     grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column, width in (("Task", NAME_WIDTH), ("Status", 10), ("Server", 16), ("Time", 12), ("", None)):
+    for column, width in zip(
+        ("Task", "Status", "Server", "Time", ""), (NAME_WIDTH, 10, 16, 12, None), strict=True
+    ):
         grid.add_column(column, no_wrap=True, overflow="ellipsis", max_width=width)
     for task in tasks:
         cells = (task["name"], label(task["status"]), task["server"] or "", _time(task, now), note(task))
@@ -190,12 +192,13 @@ def _time(task: View, now: datetime) -> str:
 
 
 def summary(view: View, now: datetime) -> Iterator[str]:
-    """How the run ended: verdict, duration, counts, and each failed task with its error and the way to its log."""
+    """How the run ended: verdict, duration, counts, and each failed task with the way to its log."""
     numbers: Mapping[str, int] = Counter(task["status"] for task in view["tasks"])
     in_order = {state.value: numbers[state.value] for state in State if numbers[state.value]}
     ended = view["status"] in RUN_ENDED
     verdict = label(view["status"]) if ended else f"still {label(view['status'])}"
-    yield f"{printable(view['job'])} run {view['run']}: {verdict} after {lasted(view, now)} ({counted(in_order)})"
+    name = f"{printable(view['job'])} run {view['run']}"
+    yield f"{name}: {verdict} after {lasted(view, now)} ({counted(in_order)})"
     failed = [task for task in view["tasks"] if task["status"] == State.ERROR]
     for task in failed[:FAILURES_SHOWN]:
         yield f"{printable(task['name'])} failed: {printable(note(task)) or 'no reason given'}"

@@ -45,7 +45,7 @@ STYLES = {
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows for people; a cell that is a label or a server's state gets its colour. `empty` is said without rows."""
+    """Rows for people; a status or a server's state gets its colour. `empty` is said without rows."""
 
     columns: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
@@ -182,7 +182,7 @@ def label(status: str | None) -> str:
 
 
 def printable(text: str, keep: str = "") -> str:
-    """The text with everything escaped that could move a terminal's cursor, or hide, but for characters to `keep`."""
+    """The text with all escaped that could move the cursor, or hide; but for characters to `keep`."""
     if text.isprintable():
         return text
     return "".join(

@@ -124,7 +124,7 @@ def cancel(run: str) -> None:
 
 
 def wait_for(run: int, timeout: float | None, output: str) -> None:
-    """Show the run until it ends, then exit: 0 after success, 1 after any other verdict, 124 when it took too long."""
+    """Show the run until it ends; then exit with 1 unless in success, with 124 if it took too long."""
     from rich.console import Console
 
     from batchq.cli.live import follow
@@ -163,5 +163,6 @@ def runs_table(views: list[dict[str, Any]]) -> Iterator[Part]:
 def _drawn(view: dict[str, Any]) -> Iterator[Part]:
     now = datetime.now(UTC)
     submitted = local(view["submitted_at"], now)
-    yield f"{view['job']} run {view['run']}: {label(view['status'])}, submitted {submitted}, {lasted(view, now)}"
+    name = f"{view['job']} run {view['run']}"
+    yield f"{name}: {label(view['status'])}, submitted {submitted}, {lasted(view, now)}"
     yield tasks_table(view["tasks"], now)

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from batchq.cli.context import database, forward
+from batchq.cli.context import batch, database, forward
 from batchq.cli.output import Part, Table, local, output_option, present, watch_option
 from batchq.core.windows import Window, parse_days, parse_time
 
@@ -17,7 +17,7 @@ WINDOW = re.compile(r"\s*([\d:]+)\s*-\s*([\d:]+)\s*=\s*(-?\d+)\s+([^\s\[\]]+)\s*
 WINDOW_FORM = '"18:00-07:30=20 Europe/Oslo" or "18:00-07:30=20 Europe/Oslo [mon,tue]"'
 
 
-class WindowType(click.ParamType):
+class WindowType(click.ParamType[Window]):
     """`18:00-07:30=20 Europe/Oslo [mon,tue]`: from, to, threads, zone, and the days on which it starts."""
 
     name = "window"
@@ -110,15 +110,18 @@ def set_(
 
     if (groups and no_groups) or (windows and no_windows):
         raise click.UsageError("--no-groups goes without --group, and --no-windows without --window.")
-    given = {
-        "threads": threads,
-        "enabled": enabled,
-        "groups": groups if groups or no_groups else None,
-        "windows": windows if windows or no_windows else None,
-    }
-    if all(value is None for value in given.values()):
+    if threads is None and enabled is None and not (groups or no_groups or windows or no_windows):
         raise click.UsageError("Nothing to set. Give at least one option; --help lists them.")
-    for line in actions.set_server(database(), name, **given) or [f"Server {name} is so already."]:
+    changed = actions.set_server(
+        database(),
+        name,
+        threads=threads,
+        enabled=enabled,
+        groups=groups if groups or no_groups else None,
+        windows=windows if windows or no_windows else None,
+        ahead=batch().settings.tickets_ahead,
+    )
+    for line in changed or [f"Server {name} is so already."]:
         click.echo(line)
     forward()
 

@@ -27,6 +27,8 @@ from batchq.cli.output import (
 )
 from batchq.core.states import State
 
+MET = {None: "open", True: "yes", False: "no"}
+
 
 @click.group()
 def task() -> None:
@@ -93,10 +95,8 @@ def log(run: str, task: str, attempt: int | None, output: str) -> None:
         print_json(history)
         return
     if not history:
-        which = f"Attempt {attempt} of {task}" if attempt else task
-        raise NotFound(
-            f"{which} has no log: it has {label(view['status'])} as status and {_ended(view)} ended."
-        )
+        ended = ", ".join(str(one["attempt"]) for one in view["history"]) or "none"
+        raise NotFound(f"{task} has no log of that: attempts that ended: {ended}; now: {label(view['status'])}.")
     last = history[-1]
     text = last["log"] or last["error"] or ""
     click.echo(printable(text, keep="\n\t") if sys.stdout.isatty() else text, nl=not text.endswith("\n"))
@@ -145,13 +145,9 @@ def _sentence(view: dict[str, Any]) -> str:
     if view["why"]:
         return f"{label(view['status'])}, {view['why']}"
     if view["status"] == State.EXECUTING:
-        return f"{label(view['status'])} on {view['server']} since {local(view['started_at'], datetime.now(UTC))}"
+        since = local(view["started_at"], datetime.now(UTC))
+        return f"{label(view['status'])} on {view['server']} since {since}"
     return label(view["status"]) + (f", {note(view)}" if note(view) else "")
-
-
-def _ended(view: dict[str, Any]) -> str:
-    number = len(view["history"])
-    return "no attempt has" if not number else f"{number} attempt{'s have' if number > 1 else ' has'}"
 
 
 def _drawn(view: dict[str, Any]) -> Iterator[Part]:

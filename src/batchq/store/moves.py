@@ -27,6 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.sql.elements import ColumnElement
 
 from batchq.core.states import NOT_STARTED, RUN_OPEN, Outcome, RunState, State
+from batchq.store.prepared import Prepared, among
 from batchq.tables import Attempt, Job, Run, Task, TaskCondition
 
 JOB = Job.__table__.c  # type: ignore[attr-defined]
@@ -84,12 +85,12 @@ def add_conditions(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
         tx.execute(insert(TaskCondition), rows)
 
 
-_START = (
+_START = Prepared(
     update(Run)
     .where(RUN.id == bindparam("run"), RUN.status == RunState.STORING.value)
     .values(status=RunState.EXECUTING.value, started_at=bindparam("now"))
 )
-_START_TASKS = (
+_START_TASKS = Prepared(
     update(Task)
     .where(TASK.run_id == bindparam("run"), TASK.pending == 0, is_(State.WAITING))
     .values(status=State.READY.value, ready_at=bindparam("now"))
@@ -98,45 +99,44 @@ _START_TASKS = (
 
 def start_run(tx: Connection, run: int, now: datetime) -> bool:
     """storing → executing; its tasks without conditions become ready (rule 2). False if it was no longer storing."""
-    if not tx.execute(_START, {"run": run, "now": now}).rowcount:
+    if not _START.count(tx, run=run, now=now):
         return False
-    tx.execute(_START_TASKS, {"run": run, "now": now})
+    _START_TASKS.count(tx, run=run, now=now)
     return True
 
 
 # --- settling what has ended --------------------------------------------------------------------------------
 
-_UNSETTLED_RUNS = select(TASK.run_id).where(literal_column("unsettled")).distinct().limit(bindparam("limit"))
-_LOCK_RUNS = (
-    select(RUN.id)
-    .where(RUN.id.in_(bindparam("runs", expanding=True)))
-    .order_by(RUN.id)
-    .with_for_update(key_share=True)
+_UNSETTLED_RUNS = Prepared(
+    select(TASK.run_id).where(literal_column("unsettled")).distinct().limit(bindparam("limit"))
 )
-_UNSETTLED = (
+_LOCK_RUNS = Prepared(
+    select(RUN.id).where(among(RUN.id, "runs")).order_by(RUN.id).with_for_update(key_share=True)
+)
+_UNSETTLED = Prepared(
     select(TASK.id, TASK.status)
-    .where(literal_column("unsettled"), TASK.run_id.in_(bindparam("runs", expanding=True)))
+    .where(literal_column("unsettled"), among(TASK.run_id, "runs"))
     .order_by(TASK.run_id, TASK.id)
     .limit(bindparam("limit"))
 )
-_OPEN_CONDITIONS = (
+_OPEN_CONDITIONS = Prepared(
     select(CONDITION.id, CONDITION.task_id, CONDITION.predecessor_id, CONDITION.outcome)
-    .where(CONDITION.met.is_(None), CONDITION.predecessor_id.in_(bindparam("tasks", expanding=True)))
+    .where(CONDITION.met.is_(None), among(CONDITION.predecessor_id, "tasks"))
     .order_by(CONDITION.predecessor_id, CONDITION.id)
     .limit(bindparam("limit"))
 )
-_RESOLVE = (
+_RESOLVE = Prepared(
     update(TaskCondition)
-    .where(CONDITION.id.in_(bindparam("ids", expanding=True)), CONDITION.met.is_(None))
+    .where(among(CONDITION.id, "ids"), CONDITION.met.is_(None))
     .values(met=bindparam("resolved"))
 )
-_COUNTS = (
+_COUNTS = Prepared(
     select(TASK.id, TASK.run_id, TASK.status, TASK.joined, TASK.pending, TASK.met, TASK.impossible)
-    .where(TASK.id.in_(bindparam("tasks", expanding=True)))
+    .where(among(TASK.id, "tasks"))
     .order_by(TASK.id)
     .with_for_update(key_share=True)
 )
-_COUNT = (
+_counting = (
     update(Task)
     .where(TASK.id == bindparam("task"))
     .values(
@@ -145,21 +145,22 @@ _COUNT = (
         impossible=bindparam("impossible"),
     )
 )
-_COUNT_AND_MOVE = _COUNT.where(is_(State.WAITING)).values(
-    status=bindparam("status_"),
-    ready_at=bindparam("ready_at"),
-    ended_at=bindparam("ended_at"),
+_COUNT = Prepared(_counting)
+_COUNT_AND_MOVE = Prepared(
+    _counting.where(is_(State.WAITING)).values(
+        status=bindparam("status_"),
+        ready_at=bindparam("ready_at"),
+        ended_at=bindparam("ended_at"),
+    )
 )
-_FLAG = (
-    update(Task).where(TASK.id.in_(bindparam("tasks", expanding=True))).values(unsettled=bindparam("flag"))
-)
-_COUNT_OFF = (
+_FLAG = Prepared(update(Task).where(among(TASK.id, "tasks")).values(unsettled=bindparam("flag")))
+_COUNT_OFF = Prepared(
     update(Run)
     .where(RUN.id == bindparam("run"))
     .values(open_tasks=RUN.open_tasks - bindparam("ended"))
     .returning(RUN.open_tasks, RUN.status)
 )
-_CLOSE = (
+_CLOSE = Prepared(
     update(Run)
     .where(RUN.id == bindparam("run"), RUN.open_tasks == 0, RUN.status == bindparam("was"))
     .values(status=bindparam("verdict"), ended_at=bindparam("now"))
@@ -168,26 +169,25 @@ _CLOSE = (
 
 def unsettled_runs(tx: Connection, limit: int) -> list[int]:
     """Runs in which a task has ended whose conditions are not all resolved."""
-    return list(tx.execute(_UNSETTLED_RUNS, {"limit": limit}).scalars())
+    return [row.run_id for row in _UNSETTLED_RUNS(tx, limit=limit)]
 
 
 def lock_runs(tx: Connection, runs: Collection[int]) -> None:
     """Make settling of these runs serial until the commit; on SQLite every writing transaction already is."""
     if tx.dialect.name != "sqlite":
-        tx.execute(_LOCK_RUNS, {"runs": list(runs)})
+        _LOCK_RUNS(tx, runs=runs)
 
 
 def unsettled(tx: Connection, runs: Collection[int], limit: int) -> dict[int, State]:
     """Ended tasks of the runs, with their states, whose conditions are not all resolved."""
-    rows = tx.execute(_UNSETTLED, {"runs": list(runs), "limit": limit})
-    return {row.id: State(row.status) for row in rows}
+    return {row.id: State(row.status) for row in _UNSETTLED(tx, runs=runs, limit=limit)}
 
 
 def open_conditions(
     tx: Connection, tasks: Collection[int], limit: int
 ) -> list[tuple[int, int, int, Outcome]]:
     """Unresolved conditions (id, task, predecessor, outcome) on these predecessors."""
-    rows = tx.execute(_OPEN_CONDITIONS, {"tasks": list(tasks), "limit": limit})
+    rows = _OPEN_CONDITIONS(tx, tasks=tasks, limit=limit)
     return [(row.id, row.task_id, row.predecessor_id, Outcome(row.outcome)) for row in rows]
 
 
@@ -195,35 +195,33 @@ def resolve(tx: Connection, met: Sequence[int], impossible: Sequence[int]) -> No
     """Write down which conditions came true and which no longer can."""
     for ids, value in ((met, True), (impossible, False)):
         if ids:
-            tx.execute(_RESOLVE, {"ids": ids, "resolved": value})
+            _RESOLVE.count(tx, ids=ids, resolved=value)
 
 
 def counts(tx: Connection, tasks: Collection[int]) -> Sequence[Any]:
     """The tasks with their numbers of open, met and impossible conditions, locked in the order of their ids."""
-    return tx.execute(_COUNTS, {"tasks": list(tasks)}).all() if tasks else []
+    return _COUNTS(tx, tasks=tasks) if tasks else []
 
 
 def count(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Store new numbers of conditions; nothing else changes."""
-    if rows:
-        tx.execute(_COUNT, rows)
+    _COUNT.many(tx, rows)
 
 
 def count_and_move(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Store new numbers of conditions and move the waiting tasks to ready or didn't run."""
-    if rows:
-        tx.execute(_COUNT_AND_MOVE, rows)
+    _COUNT_AND_MOVE.many(tx, rows)
 
 
 def flag(tx: Connection, tasks: Collection[int], unsettled: bool) -> None:
     """Mark ended tasks whose conditions are not all resolved yet, or clear the mark."""
     if tasks:
-        tx.execute(_FLAG, {"tasks": list(tasks), "flag": unsettled})
+        _FLAG.count(tx, tasks=tasks, flag=unsettled)
 
 
 def count_off(tx: Connection, run: int, ended: int) -> RunState | None:
     """Count settled tasks off their run; returns the run's state if nothing is open in it any more."""
-    row = tx.execute(_COUNT_OFF, {"run": run, "ended": ended}).one()
+    (row,) = _COUNT_OFF(tx, run=run, ended=ended)
     state = RunState(row.status)
     return state if row.open_tasks == 0 and state in RUN_OPEN else None
 
@@ -248,8 +246,7 @@ def failures(tx: Connection, run: int) -> Sequence[Any]:
 
 def close_run(tx: Connection, run: int, was: RunState, verdict: RunState, now: datetime) -> bool:
     """Give an empty run its verdict."""
-    values = {"run": run, "was": was.value, "verdict": verdict.value, "now": now}
-    return bool(tx.execute(_CLOSE, values).rowcount)
+    return bool(_CLOSE.count(tx, run=run, was=was.value, verdict=verdict.value, now=now))
 
 
 # --- handing out what is ready ------------------------------------------------------------------------------
@@ -271,12 +268,12 @@ class Ticket:
         return run_of(self.task)
 
 
-_OCCUPANCY = (
+_OCCUPANCY = Prepared(
     select(TASK.status, TASK.group_name, TASK.server_id, func.count())
     .where(is_(State.QUEUED, State.EXECUTING))
     .group_by(TASK.status, TASK.group_name, TASK.server_id)
 )
-_READY = (
+_READY = Prepared(
     select(TASK.id, TASK.name, TASK.attempt, TASK.priority, TASK.ready_at, TASK.group_name, RUN.job)
     .join(Run, RUN.id == TASK.run_id)
     .where(is_(State.READY), TASK.group_name == bindparam("group"), TASK.ready_at <= bindparam("now"))
@@ -284,7 +281,7 @@ _READY = (
     .limit(bindparam("limit"))
     .with_for_update(of=Task.__table__, skip_locked=True, key_share=True)  # type: ignore[attr-defined]
 )
-_QUEUE = (
+_QUEUE = Prepared(
     update(Task)
     .where(TASK.id == bindparam("task"), is_(State.READY))
     .values(
@@ -296,7 +293,7 @@ _QUEUE = (
         offers=0,
     )
 )
-_OUT = (
+_OUT = Prepared(
     select(
         TASK.id, TASK.token, TASK.group_name, TASK.attempt, TASK.queued_at, TASK.offers, TASK.name, RUN.job
     )
@@ -304,12 +301,12 @@ _OUT = (
     .where(is_(State.QUEUED))
     .order_by(TASK.queued_at, TASK.id)
 )
-_TAKE_BACK = (
+_TAKE_BACK = Prepared(
     update(Task)
     .where(TASK.id == bindparam("task"), TASK.token == bindparam("held"), is_(State.QUEUED))
     .values(status=State.READY.value, token=None, queued_at=None)
 )
-_OFFER_AGAIN = (
+_OFFER_AGAIN = Prepared(
     update(Task)
     .where(TASK.id == bindparam("task"), TASK.token == bindparam("held"), is_(State.QUEUED))
     .values(token=bindparam("token_"), queued_at=bindparam("now"), offers=TASK.offers + 1)
@@ -320,7 +317,7 @@ def occupancy(tx: Connection) -> tuple[dict[int, int], dict[str, int]]:
     """How many tasks each server executes, and how many tickets of each group are out."""
     busy: dict[int, int] = {}
     out: dict[str, int] = {}
-    for status, group, server, number in tx.execute(_OCCUPANCY):
+    for status, group, server, number in _OCCUPANCY(tx):
         if status == State.EXECUTING.value:
             busy[server] = busy.get(server, 0) + number
         else:
@@ -330,11 +327,7 @@ def occupancy(tx: Connection) -> tuple[dict[int, int], dict[str, int]]:
 
 def ready(tx: Connection, limits: Mapping[str, int], now: datetime) -> list[Any]:
     """The best ready tasks of each group, at most so many of each, best first: priority, then waiting time."""
-    rows = [
-        row
-        for group, limit in limits.items()
-        for row in tx.execute(_READY, {"group": group, "limit": limit, "now": now})
-    ]
+    rows = [row for group, limit in limits.items() for row in _READY(tx, group=group, limit=limit, now=now)]
     if len(limits) > 1:
         rows.sort(key=lambda row: (-row.priority, row.ready_at, row.id))
     return rows
@@ -345,20 +338,18 @@ def queue(tx: Connection, rows: Iterable[Any], now: datetime) -> list[Ticket]:
     tickets = [
         Ticket(row.id, str(uuid.uuid4()), row.attempt + 1, row.group_name, row.job, row.name) for row in rows
     ]
-    if tickets:
-        tx.execute(_QUEUE, [{"task": ticket.task, "token_": ticket.token, "now": now} for ticket in tickets])
+    _QUEUE.many(tx, [{"task": ticket.task, "token_": ticket.token, "now": now} for ticket in tickets])
     return tickets
 
 
 def tickets_out(tx: Connection) -> Sequence[Any]:
     """Every ticket that is out, oldest first, with its token, age and how often it was offered."""
-    return tx.execute(_OUT).all()
+    return _OUT(tx)
 
 
 def take_back(tx: Connection, tickets: Iterable[tuple[int, str]]) -> int:
     """queued → ready for these (task, token); returns how many still were queued."""
-    values = [{"task": task, "held": token} for task, token in sorted(tickets)]
-    return tx.execute(_TAKE_BACK, values).rowcount if values else 0
+    return _TAKE_BACK.many(tx, [{"task": task, "held": token} for task, token in sorted(tickets)])
 
 
 def offer_again(tx: Connection, rows: Iterable[Any], now: datetime) -> list[Ticket]:
@@ -368,24 +359,23 @@ def offer_again(tx: Connection, rows: Iterable[Any], now: datetime) -> list[Tick
         ticket = Ticket(row.id, str(uuid.uuid4()), row.attempt + 1, row.group_name, row.job, row.name)
         tickets.append(ticket)
         values.append({"task": row.id, "held": row.token, "token_": ticket.token, "now": now})
-    if values:
-        tx.execute(_OFFER_AGAIN, values)
+    _OFFER_AGAIN.many(tx, values)
     return tickets
 
 
 # --- claiming and finishing ---------------------------------------------------------------------------------
 
-_MINE = and_(TASK.server_id == bindparam("server"), TASK.epoch == bindparam("epoch_"))
-_CLAIMABLE: Select[Any] = (
+_mine = and_(TASK.server_id == bindparam("server"), TASK.epoch == bindparam("epoch_"))
+_claimable: Select[Any] = (
     select(TASK.id)
-    .where(is_(State.QUEUED), TASK.id.in_(bindparam("tasks", expanding=True)))
-    .where(TASK.token.in_(bindparam("tokens", expanding=True)))
+    .where(is_(State.QUEUED), among(TASK.id, "tasks"))
+    .where(among(TASK.token, "tokens"))
     .order_by(TASK.id)
     .with_for_update(key_share=True)
 )
-_CLAIM = (
+_CLAIM = Prepared(
     update(Task)
-    .where(TASK.id.in_(_CLAIMABLE.scalar_subquery()), is_(State.QUEUED))
+    .where(TASK.id.in_(_claimable.scalar_subquery()), is_(State.QUEUED))
     .values(
         status=State.EXECUTING.value,
         attempt=TASK.attempt + 1,
@@ -396,7 +386,7 @@ _CLAIM = (
         error=None,
     )
 )
-_CLAIMED = (
+_CLAIMED = Prepared(
     select(
         TASK.id,
         TASK.token,
@@ -412,10 +402,8 @@ _CLAIMED = (
         RUN.company,
     )
     .join(Run, RUN.id == TASK.run_id)
-    .where(
-        TASK.token.in_(bindparam("tokens", expanding=True)), TASK.id.in_(bindparam("tasks", expanding=True))
-    )
-    .where(is_(State.EXECUTING), _MINE)
+    .where(among(TASK.token, "tokens"), among(TASK.id, "tasks"))
+    .where(is_(State.EXECUTING), _mine)
 )
 
 
@@ -427,12 +415,11 @@ def claim(
     A claim repeated after a commit whose reply was lost finds its rows executing under its own tokens: they count.
     """
     tasks, tokens = zip(*tickets, strict=True)
-    values = {"tasks": tasks, "tokens": tokens, "server": server, "epoch_": epoch}
-    tx.execute(_CLAIM, values | {"now": now})
-    return tx.execute(_CLAIMED, values).all()
+    _CLAIM.count(tx, tasks=tasks, tokens=tokens, server=server, epoch_=epoch, now=now)
+    return _CLAIMED(tx, tasks=tasks, tokens=tokens, server=server, epoch_=epoch)
 
 
-_HELD = (
+_HELD = Prepared(
     select(
         TASK.id,
         TASK.run_id,
@@ -447,11 +434,11 @@ _HELD = (
         RUN.status.label("run_status"),
     )
     .join(Run, RUN.id == TASK.run_id)
-    .where(TASK.id.in_(bindparam("tasks", expanding=True)))
+    .where(among(TASK.id, "tasks"))
     .order_by(TASK.id)
     .with_for_update(of=Task.__table__, key_share=True)  # type: ignore[attr-defined]
 )
-_FINISH = (
+_FINISH = Prepared(
     update(Task)
     .where(TASK.id == bindparam("task"), TASK.token == bindparam("held"), is_(State.EXECUTING))
     .values(
@@ -463,7 +450,10 @@ _FINISH = (
         result=bindparam("result_"),
     )
 )
-_EXECUTING_ON = (
+_ATTEMPT = Prepared(
+    insert(Attempt).values({column.name: bindparam(column.name) for column in Attempt.__table__.columns})  # type: ignore[attr-defined]
+)
+_EXECUTING_ON = Prepared(
     select(TASK.id, TASK.token, TASK.attempt, TASK.epoch, TASK.claimed_at)
     .where(is_(State.EXECUTING), TASK.server_id == bindparam("server"))
     .order_by(TASK.id)
@@ -472,18 +462,18 @@ _EXECUTING_ON = (
 
 def held(tx: Connection, tasks: Collection[int]) -> dict[int, Any]:
     """These tasks as they stand, locked in the order of their ids."""
-    return {row.id: row for row in tx.execute(_HELD, {"tasks": list(tasks)})}
+    return {row.id: row for row in _HELD(tx, tasks=tasks)}
 
 
 def finish(tx: Connection, rows: Sequence[Mapping[str, Any]], attempts: Sequence[Mapping[str, Any]]) -> None:
     """executing → success, error or ready again, and a row for each attempt."""
-    tx.execute(_FINISH, rows)
-    tx.execute(insert(Attempt), attempts)
+    _FINISH.many(tx, rows)
+    _ATTEMPT.many(tx, attempts)
 
 
 def executing_on(tx: Connection, server: int) -> Sequence[Any]:
     """What the server executes, by our books."""
-    return tx.execute(_EXECUTING_ON, {"server": server}).all()
+    return _EXECUTING_ON(tx, server=server)
 
 
 # --- canceling ----------------------------------------------------------------------------------------------
@@ -506,19 +496,22 @@ def begin_cancel(tx: Connection, run: int, now: datetime) -> int:
 
 # --- the coordinator's questions ----------------------------------------------------------------------------
 
-_ANYTHING_OPEN = select(
-    or_(
-        exists(select(TASK.id).where(literal_column("unsettled"))),
-        exists(select(TASK.id).where(is_(State.READY))),
-        exists(select(TASK.id).where(is_(State.QUEUED))),
-        exists(select(RUN.id).where(RUN.status == literal_column("'storing'"))),
+_ANYTHING_OPEN = Prepared(
+    select(
+        or_(
+            exists(select(TASK.id).where(literal_column("unsettled"))),
+            exists(select(TASK.id).where(is_(State.READY))),
+            exists(select(TASK.id).where(is_(State.QUEUED))),
+            exists(select(RUN.id).where(RUN.status == literal_column("'storing'"))),
+        )
     )
 )
 
 
 def anything_open(tx: Connection) -> bool:
     """Whether a tick has anything to move: an end to settle, a task to hand out, a ticket out, a run being stored."""
-    return bool(tx.execute(_ANYTHING_OPEN).scalar())
+    ((open_,),) = _ANYTHING_OPEN(tx)
+    return bool(open_)
 
 
 def discard_unstored(tx: Connection, before: datetime, now: datetime) -> int:

@@ -14,6 +14,7 @@ from batchq.core.states import NOT_STARTED, State
 from batchq.core.windows import Window, format_days, format_time, parse_days, parse_time
 from batchq.store.database import Database
 from batchq.store.moves import TASK, is_
+from batchq.store.prepared import Prepared
 from batchq.tables import Dispatch, Group, Liveness, Server, ServerGroup, ServerWindow, Task
 
 GROUP = Group.__table__.c  # type: ignore[attr-defined]
@@ -24,22 +25,24 @@ DISPATCH = Dispatch.__table__.c  # type: ignore[attr-defined]
 
 PRIORITIES = {"low": 0, "normal": 1, "high": 2, "critical": 3}
 
-_LOCK = select(DISPATCH.topology).with_for_update()
-_VERSION = select(DISPATCH.topology)
-_STANDING = (
+_LOCK = Prepared(select(DISPATCH.topology).with_for_update())
+_VERSION = Prepared(select(DISPATCH.topology))
+_STANDING = Prepared(
     select(SERVER.epoch, SERVER.liveness, DISPATCH.topology)
     .join(Dispatch, DISPATCH.id == 1)
     .where(SERVER.id == bindparam("server"))
     .with_for_update(read=True, of=Server.__table__)  # type: ignore[attr-defined]
 )
-_BEAT = (
+_BEAT = Prepared(
     update(Server)
     .where(SERVER.id == bindparam("server"), SERVER.epoch == bindparam("held"))
     .where(SERVER.liveness == Liveness.RUNNING.value)
     .values(beat=SERVER.beat + 1, beat_at=bindparam("now"))
 )
-_GROUPS_READY = select(GROUP.name).where(
-    exists(select(literal_column("1")).where(is_(State.READY), TASK.group_name == GROUP.name))
+_GROUPS_READY = Prepared(
+    select(GROUP.name).where(
+        exists(select(literal_column("1")).where(is_(State.READY), TASK.group_name == GROUP.name))
+    )
 )
 
 
@@ -48,19 +51,20 @@ _GROUPS_READY = select(GROUP.name).where(
 
 def lock_dispatch(tx: Connection) -> int:
     """Take the one dispatch lock until the commit; returns the topology's version."""
-    return int(tx.execute(_LOCK).scalar_one())
+    ((version,),) = _LOCK(tx)
+    return int(version)
 
 
 def standing(tx: Connection, server: int) -> tuple[int, bool, int]:
     """The server's epoch, whether it counts as running, and the topology's version; it stays so until the commit."""
-    row = tx.execute(_STANDING, {"server": server}).one()
+    (row,) = _STANDING(tx, server=server)
     return row.epoch, row.liveness == Liveness.RUNNING.value, row.topology
 
 
 def topology(tx: Connection, database: Database, version: int | None = None) -> Topology:
     """All servers as they stand; read anew only when the version moved on."""
     if version is None:
-        version = int(tx.execute(_VERSION).scalar_one())
+        version = _VERSION(tx)[0].topology
     if database.topology.version != version or not database.topology.servers:
         database.topology = _load(tx, version)
     return database.topology
@@ -68,7 +72,7 @@ def topology(tx: Connection, database: Database, version: int | None = None) -> 
 
 def seen(tx: Connection) -> Topology:
     """All servers as they stand, read anew: for those who look and have no database at hand."""
-    return _load(tx, int(tx.execute(_VERSION).scalar_one()))
+    return _load(tx, _VERSION(tx)[0].topology)
 
 
 def _load(tx: Connection, version: int) -> Topology:
@@ -108,7 +112,7 @@ def changed(tx: Connection) -> None:
 
 def groups_ready(tx: Connection) -> list[str]:
     """The groups in which a task is ready."""
-    return list(tx.execute(_GROUPS_READY).scalars())
+    return [row.name for row in _GROUPS_READY(tx)]
 
 
 # --- groups -------------------------------------------------------------------------------------------------
@@ -221,7 +225,7 @@ def take_over(tx: Connection, server: int, life: Mapping[str, Any], now: datetim
 
 def beat(tx: Connection, server: int, epoch: int, now: datetime) -> bool:
     """Count one heartbeat; False if the server was declared lost or another life took its name."""
-    return bool(tx.execute(_BEAT, {"server": server, "held": epoch, "now": now}).rowcount)
+    return bool(_BEAT.count(tx, server=server, held=epoch, now=now))
 
 
 def set_pool(tx: Connection, server: int, epoch: int, pool: int) -> None:

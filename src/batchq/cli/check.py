@@ -1,0 +1,95 @@
+"""`batchq check`: every problem of the set-up at once (rule 15)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+from batchq.cli.context import batch, database
+from batchq.cli.output import output_option, print_json
+from batchq.errors import BatchqError
+
+if TYPE_CHECKING:
+    from batchq.app import BatchQ
+    from batchq.store.database import Database
+
+T = TypeVar("T")
+
+ANSWER_SECONDS = 1.0
+
+
+@click.command()
+@output_option
+def check(output: str) -> None:
+    """Print every problem of the set-up at once.
+
+    Exits with 1 if there is one. Notes are worth knowing, and no problem.
+    """
+    problems: list[str] = []
+    joined = batch()
+    opened = _tried(problems, database)
+    if opened is not None:
+        problems += _of_servers(opened)
+    before = len(problems)
+    _tried(problems, joined.check_broker)
+    if len(problems) == before:
+        problems += _of_coordinators(joined)
+    notes = list(_notes(joined, opened))
+    if output == "json":
+        print_json({"problems": problems, "notes": notes})
+    else:
+        for line in problems:
+            click.echo(f"problem: {line}")
+        for line in notes:
+            click.echo(f"note: {line}")
+        click.echo(f"Problems: {len(problems)}." if problems else "No problems.")
+    if problems:
+        raise click.exceptions.Exit(1)
+
+
+def _tried(problems: list[str], act: Callable[[], T]) -> T | None:
+    """What `act` returns, or None with its error among the problems."""
+    try:
+        return act()
+    except BatchqError as error:
+        problems.append(str(error))
+        return None
+
+
+def _of_servers(opened: Database) -> Iterator[str]:
+    from batchq.store import views
+
+    with opened.read() as tx:
+        servers = views.servers(tx)
+        problems = views.problems(tx) if servers else []
+    if not servers:
+        yield "There are no batch servers. `batchq server start NAME` starts one."
+    elif all(server["state"] in ("stopped", "lost") for server in servers):
+        yield f"None of the batch servers runs: {', '.join(server['name'] for server in servers[:5])}."
+    yield from problems
+
+
+def _of_coordinators(joined: BatchQ) -> Iterator[str]:
+    """A coordinator is a worker on the coordinators' queue: the workers are asked, as only they know."""
+    answers = joined.app.control.inspect(timeout=ANSWER_SECONDS).active_queues() or {}
+    queues = {queue["name"] for worker in answers.values() for queue in worker}
+    if joined.settings.coordinator_queue not in queues:
+        yield "No coordinator runs: what is lost stays lost. `batchq coordinator` starts one."
+
+
+def _notes(joined: BatchQ, opened: Database | None) -> Iterator[str]:
+    from batchq.store import views
+
+    if not joined.settings.ticket_key:
+        yield "Tickets are not signed, as BATCHQ_TICKET_KEY is empty: the broker must be trusted."
+    if joined.settings.shell:
+        yield "shell.run is switched on (BATCHQ_SHELL): a job may run any program as the servers' user."
+    if opened is None:
+        return
+    with opened.read() as tx:
+        servers = views.servers(tx)
+    for server in servers:
+        if server["pool_kind"] == "threads":
+            yield f"Server {server['name']} runs tasks in threads: they can be neither aborted nor timed out."

@@ -1,0 +1,142 @@
+"""`batchq submit`, `validate` and `apply`: what is done with job files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from batchq.cli.context import batch, database, forward, limits, names_app
+from batchq.cli.output import output_option, print_json
+from batchq.cli.runs import wait_for
+from batchq.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from batchq.spec import Document, JobSpec
+
+FILE = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("file", type=FILE)
+@click.option("--job", metavar="NAME", help="Which job, where the file holds several.")
+@click.option(
+    "--wait", is_flag=True, help="Show the run until it ends; exit with 1 unless it ends in success."
+)
+@click.option(
+    "--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait so long at most, else exit 124."
+)
+@output_option
+def submit(file: Path, job: str | None, wait: bool, timeout: float | None, output: str) -> None:
+    """Start a run of the job in FILE.
+
+    Groups and servers in the file are left alone: `batchq apply` is for them.
+    """
+    from batchq import spec
+
+    if timeout is not None and not wait:
+        raise click.UsageError("--timeout goes with --wait.")
+    chosen = chosen_job(spec.load(file, limits(batch().settings)), job, file)
+    database()
+    run = batch().submit(chosen)
+    if output == "table":
+        click.echo(f"Run {run} of {chosen.name} is submitted.")
+    elif not wait:
+        print_json({"run": run, "job": chosen.name})
+    if wait:
+        wait_for(run, timeout, output)
+
+
+@click.command()
+@click.argument("files", type=FILE, nargs=-1, required=True, metavar="FILE...")
+@output_option
+def validate(files: tuple[Path, ...], output: str) -> None:
+    """Check job files; nothing is stored.
+
+    Where an app is named, also that it knows every operation. Exits with 2 if a file is invalid.
+    """
+    views = [_validated(file) for file in files]
+    if output == "json":
+        print_json(views)
+    for view in views if output == "table" else ():
+        if view["valid"]:
+            counts = ", ".join(
+                f"{view[part]} {part}" for part in ("jobs", "tasks", "groups", "servers") if view[part]
+            )
+            click.echo(f"{view['file']}: valid, {counts or 'empty'}")
+        for error in view["errors"]:
+            click.echo(f"Error: {error}", err=True)
+    if not all(view["valid"] for view in views):
+        raise click.exceptions.Exit(InvalidInput.exit_code)
+
+
+@click.command()
+@click.argument("files", type=FILE, nargs=-1, required=True, metavar="FILE...")
+@click.option("--dry-run", is_flag=True, help="Only print what would change.")
+@output_option
+def apply(files: tuple[Path, ...], dry_run: bool, output: str) -> None:
+    """Make groups, servers and jobs as the files say, and print what that changes.
+
+    All files together are one transaction. What they do not name stays as it is.
+    """
+    from batchq import actions, spec
+
+    settings = batch().settings
+    document = together({file: spec.load(file, limits(settings)) for file in files})
+    changes = actions.apply(database(), document, dry_run, ahead=settings.tickets_ahead)
+    if output == "json":
+        print_json({"dry_run": dry_run, "changes": changes})
+    else:
+        for line in changes or ["Nothing to change."]:
+            click.echo(line)
+    if changes and not dry_run:
+        forward()
+
+
+def chosen_job(document: Document, name: str | None, file: Path) -> JobSpec:
+    """The job of that name in the file, or the only one; raises InvalidInput or NotFound."""
+    from batchq.errors import unknown
+
+    if name is not None:
+        if name not in document.jobs:
+            raise unknown("job", name, document.jobs, advice=f"{file} does not hold it.")
+        return document.jobs[name]
+    if len(document.jobs) == 1:
+        return next(iter(document.jobs.values()))
+    if not document.jobs:
+        raise InvalidInput(f"{file} holds no job.")
+    names = list(document.jobs)
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    raise InvalidInput(f"{file} holds {len(names)} jobs: {shown}. Choose one with --job.")
+
+
+def together(documents: dict[Path, Document]) -> Document:
+    """One document of several; raises InvalidInput for what two of them define."""
+    from batchq.spec import Document
+
+    parts: dict[str, dict[str, Any]] = {"groups": {}, "servers": {}, "jobs": {}}
+    for file, document in documents.items():
+        for part, found in parts.items():
+            named = getattr(document, part)
+            if twice := found.keys() & named.keys():
+                raise InvalidInput(f"{file}: {part[:-1]} {min(twice)!r} is in an earlier file too.")
+            found.update(named)
+    return Document.model_construct(None, **parts)
+
+
+def _validated(file: Path) -> dict[str, Any]:
+    from batchq import spec
+    from batchq.config import Settings
+
+    settings = batch().settings if names_app() else Settings.load()
+    try:
+        document = spec.load(file, limits(settings))
+        for job in document.jobs.values() if names_app() else ():
+            batch().check_operations(job)
+    except InvalidInput as error:
+        return {"file": os.fspath(file), "valid": False, "errors": str(error).splitlines()}
+    numbers = {part: len(getattr(document, part)) for part in ("jobs", "groups", "servers")}
+    tasks = sum(len(job.tasks) for job in document.jobs.values())
+    return {"file": os.fspath(file), "valid": True, "errors": [], **numbers, "tasks": tasks}

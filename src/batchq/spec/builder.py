@@ -1,0 +1,181 @@
+"""A job written in Python: the same model as the job file; tasks are values that conditions are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from batchq.core.conditions import Condition, Join
+from batchq.core.states import Outcome
+from batchq.errors import InvalidInput
+from batchq.spec.faults import Path, faults_in, shown
+from batchq.spec.fields import JSON, Priority
+from batchq.spec.model import JobSpec, TaskSpec
+
+M = TypeVar("M", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class After:
+    """Conditions on tasks of one job; `&` joins them so that all must be met, `|` so that one is enough."""
+
+    job: Job
+    conditions: tuple[Condition, ...]
+    join: Join | None = None
+
+    @property
+    def handles(self) -> After:
+        """The same condition, whose task handles the failure if it succeeds (rule 7)."""
+        if len(self.conditions) > 1:
+            raise InvalidInput(
+                "Each condition handles for itself: write `t1.error.handles & t2.error.handles`."
+            )
+        return replace(self, conditions=(replace(self.conditions[0], handles=True),))
+
+    def __and__(self, other: After | Task) -> After:
+        return self._joined(other, Join.ALL)
+
+    def __or__(self, other: After | Task) -> After:
+        return self._joined(other, Join.ANY)
+
+    def __bool__(self) -> NoReturn:
+        raise InvalidInput("Join conditions with & or |, not with `and`, `or` or `not`.")
+
+    def _joined(self, other: After | Task, join: Join) -> After:
+        other = _success(other)
+        if {self.join, other.join} - {join, None}:
+            raise InvalidInput("The conditions of one task are joined by & or by |, not by both.")
+        return replace(self, conditions=(*self.conditions, *other.conditions), join=join)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task of a job that is being written; as a condition by itself it means `success`."""
+
+    job: Job
+    name: str
+
+    @property
+    def success(self) -> After:
+        """Met when the task succeeds."""
+        return After(self.job, (Condition(self.name, Outcome.SUCCESS),))
+
+    @property
+    def error(self) -> After:
+        """Met when the task fails; `.error.handles` also takes the failure out of the verdict."""
+        return After(self.job, (Condition(self.name, Outcome.ERROR),))
+
+    @property
+    def finished(self) -> After:
+        """Met when the task succeeds or fails."""
+        return After(self.job, (Condition(self.name, Outcome.FINISHED),))
+
+    def __and__(self, other: After | Task) -> After:
+        return self.success & other
+
+    def __or__(self, other: After | Task) -> After:
+        return self.success | other
+
+    def __bool__(self) -> NoReturn:
+        self.success.__bool__()
+
+
+def _success(after: After | Task) -> After:
+    return after.success if isinstance(after, Task) else after
+
+
+class Job:
+    """A job that is being written: `task` adds to it, `spec` gives the finished value."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        group: str | None = None,
+        priority: Priority | None = None,
+        run_by: str | None = None,
+        company: str | None = None,
+    ) -> None:
+        self.name = name
+        self._shared = {"group": group, "priority": priority, "run_by": run_by, "company": company}
+        self._tasks: dict[str, TaskSpec] = {}
+
+    def task(
+        self,
+        name: str,
+        run: str | object,
+        *,
+        args: Sequence[JSON] = (),
+        kwargs: Mapping[str, JSON] | None = None,
+        after: After | Task | str | Mapping[str, Any] | Sequence[Any] | None = None,
+        join: Join | str | None = None,
+        group: str | None = None,
+        priority: Priority | None = None,
+        retries: int = 0,
+        retry_delay: float = 0.0,
+        time_limit: float | None = None,
+        ignore_failure: bool = False,
+    ) -> Task:
+        """Add a task that runs `run`, a name or a Celery task; InvalidInput if it cannot be.
+
+        `after` is made of earlier tasks, or says the same as in a file. `retry_delay` and `time_limit`
+        are seconds.
+        """
+        if name in self._tasks:
+            raise InvalidInput(f"Job {shown(self.name)}: another task is named {shown(name)}.")
+        said, joined = self._conditions(after)
+        if joined and join and joined != join:
+            raise InvalidInput(
+                f"Job {shown(self.name)}: tasks.{name}: join: {join} contradicts its conditions."
+            )
+        self._tasks[name] = self._made(
+            TaskSpec,
+            ("tasks", name),
+            name=name,
+            run=getattr(run, "name", run),
+            args=list(args),
+            kwargs=dict(kwargs or {}),
+            after=said,
+            join=join or joined or Join.ALL,
+            group=group,
+            priority=priority,
+            retries=retries,
+            retry_delay=retry_delay,
+            time_limit=time_limit,
+            ignore_failure=ignore_failure,
+        )
+        return Task(self, name)
+
+    def spec(self) -> JobSpec:
+        """The job as it is submitted; InvalidInput if it breaks a rule (rule 1)."""
+        return self._made(JobSpec, (), name=self.name, tasks=tuple(self._tasks.values()), **self._shared)
+
+    def _conditions(self, after: Any) -> tuple[Any, Join | None]:
+        """What a model takes as `after`, and how `&` and `|` joined it."""
+        if isinstance(after, list | tuple):
+            return [condition for each in after for condition in _listed(self._conditions(each))], None
+        if not isinstance(after, After | Task):
+            return after, None
+        after = _success(after)
+        if after.job is not self:
+            raise InvalidInput(
+                f"Job {shown(self.name)}: a condition is on a task of {shown(after.job.name)}."
+            )
+        return after.conditions, after.join
+
+    def _made(self, model: type[M], path: Path, **values: Any) -> M:
+        try:
+            return model(**values)
+        except ValidationError as error:
+            lines = (f"Job {shown(self.name)}: {fault.below(path)}." for fault in faults_in(error))
+            raise InvalidInput("\n".join(lines)) from None
+
+
+def _listed(said: tuple[Any, Join | None]) -> Sequence[Any]:
+    conditions, join = said
+    if join:
+        raise InvalidInput("A list of conditions takes no & and |; use `join` to say how it is joined.")
+    return conditions if isinstance(conditions, list | tuple) else [conditions]

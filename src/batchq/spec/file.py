@@ -1,0 +1,268 @@
+"""The job file: from text to a `Document`, or to one line for each fault, with file, line and field."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from pydantic import ValidationError
+
+from batchq.core.conditions import Condition
+from batchq.errors import InvalidInput
+from batchq.spec import faults, text
+from batchq.spec.faults import MOST_FAULTS, Fault, faults_in, shown, unknown_keys
+from batchq.spec.fields import DEFAULT_LIMITS, Limits, conditions, name_fault
+from batchq.spec.json_text import read_json
+from batchq.spec.model import (
+    Document,
+    GroupSpec,
+    JobSpec,
+    ServerSpec,
+    Spec,
+    TaskSpec,
+    WindowSpec,
+    graph_faults,
+)
+from batchq.spec.toml_text import read_toml
+from batchq.spec.yaml_text import read_yaml
+
+S = TypeVar("S", bound=Spec)
+
+FORMATS = {".yaml": "yaml", ".yml": "yaml", ".toml": "toml", ".json": "json"}
+READERS: dict[str, Callable[[str, int], text.Tree]] = {
+    "yaml": read_yaml,
+    "toml": read_toml,
+    "json": read_json,
+}
+LARGE = 1000  # tasks of a job
+MOST_WINDOWS = 5000
+TOP = frozenset({"job", "jobs", "groups", "servers"})
+
+
+def load(path: Path | str, limits: Limits = DEFAULT_LIMITS) -> Document:
+    """What the file says; `.toml` and `.json` are read as such, everything else as YAML.
+
+    Raises InvalidInput, one line for each fault.
+    """
+    path = Path(path)
+    source = str(path) if str(path).isprintable() else shown(str(path))
+    try:
+        with path.open("rb") as file:
+            content = file.read(limits.file_bytes + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InvalidInput(f"{source}: cannot be read: {reason}.") from None
+    return loads(content, source=source, format=FORMATS.get(path.suffix.lower(), "yaml"), limits=limits)
+
+
+def loads(
+    content: str | bytes, *, source: str = "<text>", format: str = "yaml", limits: Limits = DEFAULT_LIMITS
+) -> Document:
+    """What the text says in `format`: `yaml`, `toml` or `json`; `source` is its name in messages.
+
+    Raises InvalidInput, one line for each fault.
+    """
+    if format not in READERS:
+        raise InvalidInput(f"no format {shown(format)}; use {', '.join(READERS)}.")
+    try:
+        tree = READERS[format](_decoded(content, limits), limits.tasks)
+    except text.UnreadableError as error:
+        raise InvalidInput(_line(source, error.line, error.sentence)) from None
+    reading = _Reading(source, tree, limits)
+    try:
+        document = reading.document(tree.value)
+    except _EnoughError:
+        reading.refuse()
+    if reading.faults:
+        reading.refuse()
+    return document
+
+
+def _decoded(content: str | bytes, limits: Limits) -> str:
+    if len(content) > limits.file_bytes:
+        raise text.UnreadableError(f"is larger than {limits.file_bytes:,} bytes")
+    if isinstance(content, str):
+        content = content.encode("utf-8", "surrogatepass")
+    return text.decoded(content)
+
+
+def _line(source: str, line: int | None, sentence: str) -> str:
+    return f"{source}:{line}: {sentence}." if line else f"{source}: {sentence}."
+
+
+class _EnoughError(Exception):
+    """So many faults are found that looking for more helps nobody."""
+
+
+class _Reading:
+    """One file on its way to a document, with the faults found so far."""
+
+    def __init__(self, source: str, tree: text.Tree, limits: Limits) -> None:
+        self.source = source
+        self.tree = tree
+        self.limits = limits
+        self.tasks_read = 0
+        self.windows = 0
+        self.faults: dict[Fault, None] = {}
+
+    def fault(self, found: Fault | Iterable[Fault], path: faults.Path = ()) -> None:
+        """Note one fault or several, seen from `path`."""
+        for each in [found] if isinstance(found, Fault) else found:
+            self.faults[each.below(path)] = None
+            if len(self.faults) == MOST_FAULTS:
+                raise _EnoughError
+
+    def refuse(self) -> NoReturn:
+        placed = [(self.tree.line((*fault.path, *fault.inside)), str(fault)) for fault in self.faults]
+        placed.sort(key=lambda place: place[0] or 0)
+        lines = [_line(self.source, line, sentence) for line, sentence in placed]
+        if len(lines) == MOST_FAULTS:
+            lines.append(f"{self.source}: these are the first {MOST_FAULTS} faults, there may be more.")
+        raise InvalidInput("\n".join(lines)) from None
+
+    # --- the parts of a file, from the top down ---
+
+    def document(self, root: Any) -> Document:
+        """The whole file; what it returns is good only while no fault is noted."""
+        if root is not None and not isinstance(root, dict):
+            self.fault(Fault((), f"must be a mapping with job, jobs, groups or servers, not {shown(root)}"))
+            return Document()
+        root = root or {}
+        groups = self.named(root, "groups", self.group)
+        servers = self.named(root, "servers", self.server)
+        jobs = self.named(root, "jobs", self.job) | self.only_job(root)
+        if not (groups or servers or jobs or self.faults):
+            self.fault(Fault((), "holds no job, group or server"))
+        return Document.model_construct(groups=groups, servers=servers, jobs=jobs)
+
+    def named(
+        self, root: dict[str, Any], part: str, make: Callable[[str, Any, faults.Path], S | None]
+    ) -> dict[str, S]:
+        """What one part of the file holds, by name."""
+        forms = root.get(part)
+        if forms is not None and not isinstance(forms, dict):
+            self.fault(Fault((part,), f"must be a mapping of names, not {shown(forms)}"))
+            return {}
+        made = {}
+        for name, form in (forms or {}).items():
+            if fault := name_fault(name, self.limits):
+                self.fault(Fault((part, name), fault))
+            elif spec := make(name, form, (part, name)):
+                made[name] = spec
+        return made
+
+    def only_job(self, root: dict[str, Any]) -> dict[str, JobSpec]:
+        """The job of a file that holds one, whose keys stand at the top."""
+        form = {key: value for key, value in root.items() if key not in TOP}
+        if "job" in root:
+            name = root["job"]
+            if "jobs" in root:
+                self.fault(Fault(("jobs",), "cannot stand beside 'job'; put that job into 'jobs' too"))
+            if not isinstance(name, str):
+                self.fault(Fault(("job",), f"must be the job's name as text, not {shown(name)}"))
+            elif fault := name_fault(name, self.limits):
+                self.fault(Fault(("job",), fault))
+            elif spec := self.job(name, form, ()):
+                return {name: spec}
+        elif "tasks" in root:
+            self.fault(Fault(("tasks",), "the job has no name; give it one with 'job' at the top"))
+        else:
+            self.fault(unknown_keys(form, TOP | {"tasks"}, JobSpec.later))
+        return {}
+
+    def job(self, name: str, form: Any, path: faults.Path) -> JobSpec | None:
+        if not isinstance(form, dict):
+            self.fault(Fault(path, f"must be a mapping with tasks, not {shown(form)}"))
+            return None
+        tasks = form.get("tasks")
+        if "tasks" not in form:
+            self.fault(
+                Fault(path, "'tasks' is missing; a job needs at least one task", named_at[len(path) :])
+            )
+        elif not isinstance(tasks, dict):
+            self.fault(
+                Fault((*path, "tasks"), f"must be a mapping of task names to tasks, not {shown(tasks)}")
+            )
+        specs = self.tasks(tasks, path) if isinstance(tasks, dict) else []
+        rest = {key: value for key, value in form.items() if key != "tasks"}
+        return self.made(JobSpec, rest, path, name=name, tasks=[STAND_IN] if self.faults else specs)
+
+    def tasks(self, forms: dict[str, Any], path: faults.Path) -> list[TaskSpec]:
+        """The tasks of a job; its graph comes first, for it needs the least: in a large job that is all."""
+        self.tasks_read += len(forms)
+        if self.tasks_read > self.limits.tasks:
+            self.fault(Fault((*path, "tasks"), f"more than {self.limits.tasks:,} tasks are not allowed"))
+            raise _EnoughError
+        after = {name: self.after(form, (*path, "tasks", name)) for name, form in forms.items()}
+        self.fault(
+            graph_faults({name: [c.task for c in each] for name, each in after.items()}, self.limits), path
+        )
+        if self.faults and len(forms) > LARGE:
+            raise _EnoughError
+        specs = []
+        for name, form in forms.items():
+            if isinstance(form, str):
+                form = {"run": form}
+            spec = self.made(TaskSpec, form, (*path, "tasks", name), name=name, after=after[name])
+            if spec is not None and not self.faults:
+                specs.append(spec)
+        return specs
+
+    def after(self, form: Any, path: faults.Path) -> tuple[Condition, ...]:
+        said = form.get("after") if isinstance(form, dict) else None
+        try:
+            return conditions(said)
+        except faults.BrokenRuleError as error:
+            self.fault(error.faults, (*path, "after"))
+        except ValueError as error:
+            self.fault(Fault((*path, "after"), str(error)))
+        return ()
+
+    def group(self, name: str, form: Any, path: faults.Path) -> GroupSpec | None:
+        return self.made(GroupSpec, form, path)
+
+    def server(self, name: str, form: Any, path: faults.Path) -> ServerSpec | None:
+        windows = form.get("windows") if isinstance(form, dict) else None
+        if not isinstance(windows, list):
+            return self.made(ServerSpec, form, path)
+        self.windows += len(windows)
+        if self.windows > MOST_WINDOWS:
+            self.fault(
+                Fault((*path, "windows"), f"more than {MOST_WINDOWS:,} windows in a file are not allowed")
+            )
+            raise _EnoughError
+        made = [self.made(WindowSpec, each, (*path, "windows", i)) for i, each in enumerate(windows)]
+        if None in made:
+            return None
+        return self.made(ServerSpec, form, path, windows=made)
+
+    def made(self, model: type[S], form: Any, path: faults.Path, **given: Any) -> S | None:
+        """The `model` that a form and what is `given` make, or None and the reasons noted."""
+        if form is None:
+            form = {}
+        if not isinstance(form, dict):
+            self.fault(Fault(path, f"must be a mapping, not {shown(form)}"))
+            return None
+        known = KEYS[model]
+        if not form.keys() <= known:
+            self.fault(unknown_keys(form, known, model.later), path)
+            form = {key: value for key, value in form.items() if key in known}
+        try:
+            return model.model_validate({**form, **given}, context=self.limits)
+        except ValidationError as error:
+            self.fault((_unnamed(fault) for fault in faults_in(error)), path)
+        return None
+
+
+# Lets the rest of a job be looked at whose tasks are at fault.
+STAND_IN = TaskSpec(name="STAND-IN", run="run")
+KEYS: dict[type[Spec], frozenset[str]] = {
+    model: frozenset(model.model_fields) - {"name"}
+    for model in (GroupSpec, JobSpec, ServerSpec, TaskSpec, WindowSpec)
+}
+
+
+def _unnamed(fault: Fault) -> Fault:
+    """The fault of a name, seen from the key that is the name in a file."""
+    return fault._replace(path=()) if fault.path == ("name",) else fault

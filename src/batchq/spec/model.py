@@ -1,0 +1,219 @@
+"""Jobs, groups and servers as frozen, checked values: whoever holds one holds something that can run."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
+
+from batchq.core.conditions import Condition, Join, find_cycle
+from batchq.core.states import Outcome
+from batchq.core.windows import Window, format_time, overlaps, parse_days, parse_time
+from batchq.spec.faults import MOST_FAULTS, BrokenRuleError, Fault, near, shown
+from batchq.spec.fields import (
+    After,
+    Args,
+    Days,
+    Kwargs,
+    Limits,
+    Name,
+    Names,
+    Priority,
+    Seconds,
+    Threads,
+    TimeOfDay,
+    Zone,
+    limits_of,
+)
+
+MOST_WINDOWS = 50
+
+
+class Spec(BaseModel):
+    """Base: frozen, and unknown keys are refused; `later` are keys of the design that do not work yet."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    later: ClassVar[frozenset[str]] = frozenset()
+
+
+class TaskSpec(Spec):
+    """One task: what it runs, after which others, where, and what happens when it fails.
+
+    `retry_delay` and `time_limit` are seconds. `group` and `priority` None = the job's (rules 10, 28).
+    """
+
+    later = frozenset({"children", "limits"})
+
+    name: Name
+    run: Name
+    args: Args = Field(default_factory=list)
+    kwargs: Kwargs = Field(default_factory=dict)
+    after: After = ()
+    join: Join = Join.ALL
+    group: Name | None = None
+    priority: Priority | None = None
+    retries: Annotated[int, Field(strict=True, ge=0, le=5)] = 0
+    retry_delay: Annotated[Seconds, Field(ge=0)] = 0.0
+    time_limit: Annotated[Seconds, Field(gt=0)] | None = None
+    ignore_failure: StrictBool = False
+
+    @model_validator(mode="after")
+    def _fits(self, info: ValidationInfo) -> Self:
+        if self.after and (fault := _after_fault(self.after, self.join)):
+            raise BrokenRuleError(Fault(("after",), fault))
+        if self.args or self.kwargs:
+            size = len(json.dumps([self.args, self.kwargs], ensure_ascii=False).encode())
+            if size > (most := limits_of(info).argument_bytes):
+                raise ValueError(f"args and kwargs take {size:,} bytes as JSON, at most {most:,} are allowed")
+        return self
+
+
+def _task(value: Any, validate: ValidatorFunctionWrapHandler) -> TaskSpec:
+    """A task that is made already is not looked at twice."""
+    return value if isinstance(value, TaskSpec) else validate(value)
+
+
+class JobSpec(Spec):
+    """A named piece of work: its tasks, what they have in common, and no circle among them (rule 1)."""
+
+    later = frozenset({"start", "every", "cron", "timezone", "on_error"})
+
+    name: Name
+    tasks: tuple[Annotated[TaskSpec, WrapValidator(_task)], ...]
+    group: Name | None = None
+    priority: Priority | None = None
+    run_by: Name | None = None
+    company: Name | None = None
+
+    @model_validator(mode="after")
+    def _sound(self, info: ValidationInfo) -> Self:
+        named = Counter(task.name for task in self.tasks)
+        faults = [
+            Fault(("tasks", name), "another task has the same name")
+            for name, count in named.items()
+            if count > 1
+        ]
+        after = {task.name: [condition.task for condition in task.after] for task in self.tasks}
+        faults += graph_faults(after, limits_of(info))
+        if faults:
+            raise BrokenRuleError(*faults[:MOST_FAULTS])
+        return self
+
+
+class GroupSpec(Spec):
+    """A batch group's own settings."""
+
+    later = frozenset({"limits"})
+
+    priority: Priority = "normal"
+
+
+class WindowSpec(Spec):
+    """A daily period in which a server has `threads` threads; `days` None = every day (rules 17, 18, 21)."""
+
+    start: TimeOfDay
+    end: TimeOfDay
+    threads: Threads
+    timezone: Zone
+    days: Days = None
+
+    @property
+    def window(self) -> Window:
+        """The same as a value that knows what it covers."""
+        days = None if self.days is None else parse_days(self.days)
+        return Window(parse_time(self.start), parse_time(self.end), self.threads, self.timezone, days)
+
+
+class ServerSpec(Spec):
+    """A batch server: its threads round the clock, or its windows, and its groups (rules 11, 12, 19)."""
+
+    threads: Threads = 1
+    groups: Names = ()
+    windows: Annotated[tuple[WindowSpec, ...], Field(max_length=MOST_WINDOWS)] = ()
+
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        for one, other in overlaps([spec.window for spec in self.windows]):
+            spans = [f"{format_time(window.start)}-{format_time(window.end)}" for window in (one, other)]
+            sentence = f"{' and '.join(spans)} overlap in {one.timezone}; windows of one zone may not"
+            raise BrokenRuleError(Fault(("windows",), sentence))
+        return self
+
+
+class Document(Spec):
+    """All that a file may hold."""
+
+    groups: dict[Name, GroupSpec] = {}
+    servers: dict[Name, ServerSpec] = {}
+    jobs: dict[Name, JobSpec] = {}
+
+
+# --- rules over several tasks -------------------------------------------------------------------------------
+
+
+def _after_fault(after: Sequence[Condition], join: Join) -> str | None:
+    """Why these conditions cannot stand together (rules 3, 7)."""
+    asked: dict[str, Outcome] = {}
+    seen = set()
+    for condition in after:
+        task, outcome = condition.task, condition.outcome
+        if condition.handles and outcome is Outcome.SUCCESS:
+            return (
+                f"{shown(task)} is asked for success, which has no failure to handle; use error or finished"
+            )
+        if (task, outcome) in seen:
+            return f"{shown(task)} is asked for {outcome} twice"
+        if asked.setdefault(task, outcome) is not outcome and join is Join.ALL:
+            return f"{shown(task)} is asked for {asked[task]} and for {outcome}; choose one, or use join: any"
+        seen.add((task, outcome))
+    return None
+
+
+def graph_faults(after: Mapping[str, Sequence[str]], limits: Limits) -> list[Fault]:
+    """What keeps tasks that follow these others from being a job, up to the first ten (rule 1)."""
+    count = sum(map(len, after.values()))
+    if not after:
+        return [Fault(("tasks",), "a job needs at least one task")]
+    if len(after) > limits.tasks:
+        return [Fault(("tasks",), f"has {len(after):,} tasks, at most {limits.tasks:,} are allowed")]
+    if count > limits.conditions:
+        return [Fault(("tasks",), f"has {count:,} conditions, at most {limits.conditions:,} are allowed")]
+    faults = _dangling(after)
+    if faults:
+        after = {name: [each for each in before if each in after] for name, before in after.items()}
+    cycle = find_cycle(after)
+    return [*faults, _cycle_fault(cycle)] if cycle else faults
+
+
+def _dangling(after: Mapping[str, Sequence[str]]) -> list[Fault]:
+    faults: list[Fault] = []
+    for name, before in after.items():
+        for each in before:
+            if each not in after and len(faults) < MOST_FAULTS:
+                sentence = f"no task named {shown(each)}{near(each, after)}"
+                faults.append(Fault(("tasks", name, "after"), sentence, (each,)))
+    return faults
+
+
+def _cycle_fault(cycle: list[str]) -> Fault:
+    before, name = cycle[:2]
+    if before == name:
+        sentence = "the task waits for itself; take that condition out"
+    else:
+        names = [shown(each) for each in cycle]
+        if len(names) > 8:
+            names[4:-3] = [f"… {len(names) - 7:,} more …"]
+        sentence = f"these tasks wait for each other in a circle: {' → '.join(names)}; take one condition out"
+    return Fault(("tasks", name, "after"), sentence, (before,))

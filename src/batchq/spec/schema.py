@@ -1,0 +1,51 @@
+"""The JSON Schema of the job file, made from the model, for editors and other programs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from batchq.spec.model import Document
+
+FILE = Path(__file__).parent.parent / "job.schema.json"
+
+SHORT_TASK = {"type": "string", "description": "Short for a task with only `run`."}
+
+
+def json_schema() -> dict[str, Any]:
+    """What a job file may hold: the model, in which a name is the key of what it names."""
+    schema = Document.model_json_schema()
+    kinds = schema["$defs"]
+    for kind in ("TaskSpec", "JobSpec"):
+        del kinds[kind]["properties"]["name"]
+        kinds[kind]["required"].remove("name")
+    job = kinds["JobSpec"]["properties"]
+    job["tasks"] = {
+        "type": "object",
+        "title": "Tasks",
+        "minProperties": 1,
+        "additionalProperties": {"anyOf": [{"$ref": "#/$defs/TaskSpec"}, SHORT_TASK]},
+    }
+    for part in ("groups", "servers"):
+        values = schema["properties"][part]
+        values["additionalProperties"] = {"anyOf": [values["additionalProperties"], {"type": "null"}]}
+    schema["properties"] |= {"job": {"type": "string", "title": "Name of the only job"}, **job}
+    schema["dependentRequired"] = {"job": ["tasks"], **{key: ["job"] for key in job}}
+    schema["minProperties"] = 1
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **schema,
+        "title": "batchq job file",
+        "description": "Jobs, batch groups and batch servers.",
+    }
+
+
+def text() -> str:
+    """The schema as it is shipped."""
+    return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+def write() -> None:
+    """Write the shipped file anew."""
+    FILE.write_text(text(), encoding="utf-8")

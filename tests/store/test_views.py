@@ -1,0 +1,379 @@
+"""What people read: each view after a story that the engine played."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from datetime import UTC, datetime
+from datetime import time as clock
+
+import pytest
+
+from batchq import actions, engine
+from batchq.core.windows import Window
+from batchq.errors import NotFound
+from batchq.store import servers, views
+from stage import JOB_1, Stage
+
+NOON = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
+INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
+NIGHT = Window(clock(18), clock(7, 30), 20, "Europe/Oslo")
+
+
+def read(stage: Stage, view, *args, **kwargs):
+    with stage.database.read() as tx:
+        return view(tx, *args, **kwargs)
+
+
+def of(view, name):
+    return next(task for task in view["tasks"] if task["name"] == name)
+
+
+# --- a run --------------------------------------------------------------------------------------------------
+
+
+def test_a_run_shows_exactly_these_keys(stage):
+    stage.server("Batch1")
+    stage.submit()
+    stage.play()
+    view = stage.view()
+    assert list(view) == ["run", "job", "status", "submitted_at", "started_at", "ended_at", "tasks"]
+    assert list(view["tasks"][0]) == [
+        "name", "status", "group", "server", "attempts", "operation", "ready_at", "started_at", "ended_at",
+        "error", "handled_by", "why", "result",
+    ]  # fmt: skip
+    assert json.loads(json.dumps(view)) == view
+
+
+def test_a_run_that_ended_well_shows_when_where_and_how_often_each_task_ran(stage):
+    stage.server("Batch1")
+    run = stage.submit()
+    stage.play()
+    view = stage.view(run)
+    assert (view["run"], view["job"], view["status"]) == (run, "JOB 1", "success")
+    first = view["tasks"][0]
+    assert (first["name"], first["server"], first["attempts"]) == ("TASK 1", "Batch1", 1)
+    assert (first["group"], first["operation"], first["error"], first["why"]) == (
+        "default",
+        "demo.work",
+        None,
+        None,
+    )
+    for key in ("ready_at", "started_at", "ended_at"):
+        assert INSTANT.fullmatch(first[key])
+    assert first["ready_at"] <= first["started_at"] <= first["ended_at"] <= view["ended_at"]
+    assert INSTANT.fullmatch(view["submitted_at"])
+    assert INSTANT.fullmatch(view["started_at"])
+
+
+def test_tasks_stand_in_the_order_of_the_job(stage):
+    stage.submit()
+    assert [task["name"] for task in stage.view()["tasks"]] == [f"TASK {number}" for number in range(1, 8)]
+
+
+def test_what_waits_says_for_which_tasks_and_outcomes(stage):
+    stage.submit()
+    view = stage.view()
+    assert of(view, "TASK 2")["why"] == "waits for TASK 1 to finish"
+    assert of(view, "TASK 5")["why"] == "waits for TASK 2 to fail"
+    assert of(view, "TASK 7")["why"] == "waits for TASK 3 to succeed and TASK 4 to succeed"
+
+
+def test_what_is_ready_says_which_servers_keep_it_waiting(stage):
+    stage.submit()
+    assert of(stage.view(), "TASK 1")["why"] == "default: no server serves this group"
+    stage.server("Batch1", runs=False)
+    assert of(stage.view(), "TASK 1")["why"] == "default: Batch1 does not run"
+    stage.server("Batch1", windows=[NIGHT])
+    noon = read(stage, views.run_view, 1, NOON)
+    assert of(noon, "TASK 1")["why"] == "default: no server has an open window until 18:00 Europe/Oslo"
+
+
+def test_what_is_ready_behind_busy_threads_says_which(stage):
+    stage.server("Batch1")
+    stage.submit()
+    stage.start("Batch1")
+    stage.submit()
+    waiting = of(stage.view(2), "TASK 1")
+    assert (waiting["status"], waiting["why"]) == ("ready", "Batch1 1/1 threads busy")
+    assert of(stage.view(1), "TASK 1")["why"] is None
+
+
+def test_what_is_queued_has_no_server_yet(stage):
+    stage.server("Batch1")
+    stage.submit()
+    queued = of(stage.view(), "TASK 1")
+    assert (queued["status"], queued["server"], queued["started_at"]) == ("queued", None, None)
+    assert queued["why"] == "is being handed out"
+
+
+def test_what_executes_names_its_server_and_has_no_end(stage):
+    stage.server("Batch1")
+    stage.submit()
+    stage.start("Batch1")
+    task = of(stage.view(), "TASK 1")
+    assert (task["status"], task["server"], task["attempts"], task["ended_at"]) == (
+        "executing",
+        "Batch1",
+        1,
+        None,
+    )
+
+
+def test_what_didnt_run_says_why_not(stage):
+    stage.server("Batch1")
+    stage.submit()
+    stage.play(failing={"TASK 2"})
+    view = stage.view()
+    assert view["status"] == "error"
+    assert of(view, "TASK 3")["why"] == "TASK 2 failed"
+    assert of(view, "TASK 6")["why"] == "TASK 3 didn't run"
+    assert of(view, "TASK 2")["error"] == "RuntimeError: TASK 2 was told to fail"
+
+
+def test_a_result_is_shown_as_the_value_that_it_is(stage):
+    stage.server("Batch1")
+    stage.submit()
+    stage.start("Batch1")
+    stage.end("TASK 1", result='{"rows": [1, 2]}')
+    assert of(stage.view(), "TASK 1")["result"] == {"rows": [1, 2]}
+    assert of(read(stage, views.run_view, 1, results=False), "TASK 1")["result"] is None
+
+
+def test_a_failure_that_was_handled_names_the_task_that_did(stage):
+    stage.server("Batch1")
+    stage.submit(JOB_1.replace("after: {TASK 3: error}", "after: {TASK 3: {outcome: error, handles: true}}"))
+    stage.play(failing={"TASK 3"})
+    view = stage.view()
+    assert view["status"] == "success"
+    assert (of(view, "TASK 3")["status"], of(view, "TASK 3")["handled_by"]) == ("error", "TASK 6")
+    assert of(view, "TASK 2")["handled_by"] is None
+
+
+def test_a_task_that_tries_again_says_when_and_keeps_its_error(stage):
+    stage.server("Batch1")
+    stage.submit("{job: J, tasks: {A: {run: demo.work, retries: 1, retry_delay: 600}}}")
+    stage.start("Batch1")
+    stage.end("A", "OSError: away")
+    task = of(stage.view(), "A")
+    assert (task["status"], task["attempts"], task["error"]) == ("ready", 1, "OSError: away")
+    assert re.fullmatch(r"tries again at \d\d:\d\d:\d\d UTC", task["why"])
+    assert (task["server"], task["started_at"], task["ended_at"]) == (None, None, None)
+
+
+def test_a_canceled_run_shows_what_never_started(stage):
+    stage.server("Batch1")
+    run = stage.submit()
+    stage.start("Batch1")
+    actions.cancel_run(stage.database, run)
+    assert stage.view()["status"] == "canceling"
+    stage.end("TASK 1")
+    assert stage.view()["status"] == "canceled"
+    assert stage.states()["TASK 2"] == "canceled"
+    assert of(stage.view(), "TASK 2")["why"] is None
+
+
+def test_an_unknown_run_names_the_newest(stage):
+    with pytest.raises(NotFound, match=r"No run 7\. There is no run yet\."):
+        stage.view(7)
+    stage.submit()
+    with pytest.raises(NotFound, match=r"No run 7\. The newest is 1\."):
+        stage.view(7)
+
+
+def test_the_reasons_of_a_large_run_cost_time_in_proportion_to_its_size(stage):
+    def seconds(tasks: int) -> float:
+        lines = [f'"T{at}": {{run: demo.work{f", after: T{at - 1}" if at else ""}}}' for at in range(tasks)]
+        run = stage.submit(f"{{job: J{tasks}, tasks: {{{', '.join(lines)}}}}}")
+        began = time.perf_counter()
+        view = stage.view(run)
+        assert view["tasks"][-1]["why"] == f"waits for T{tasks - 2} to succeed"
+        return time.perf_counter() - began
+
+    small, large = min(seconds(500), seconds(501)), seconds(8000)
+    assert large < 16 * 4 * small
+
+
+# --- lists of runs and jobs ---------------------------------------------------------------------------------
+
+
+def test_runs_are_listed_newest_first_with_their_tasks_counted(stage):
+    stage.server("Batch1")
+    stage.submit()
+    stage.play(failing={"TASK 2"})
+    stage.submit("{job: J, tasks: {A: {run: demo.work}}}")
+    newest, first = read(stage, views.runs)
+    assert (newest["run"], newest["job"], newest["status"]) == (2, "J", "executing")
+    assert newest["tasks"] == {"queued": 1}
+    assert first["tasks"] == {"success": 2, "error": 1, "didnt_run": 4}
+    assert list(first) == ["run", "job", "status", "submitted_at", "started_at", "ended_at", "tasks"]
+
+
+def test_runs_can_be_chosen_by_job_status_and_number(stage):
+    stage.server("Batch1")
+    stage.submit()
+    stage.play()
+    stage.submit()
+    stage.submit("{job: J, tasks: {A: {run: demo.work}}}")
+    assert [run["run"] for run in read(stage, views.runs, job="JOB 1")] == [2, 1]
+    assert [run["run"] for run in read(stage, views.runs, statuses=["executing"])] == [3, 2]
+    assert [run["run"] for run in read(stage, views.runs, limit=1)] == [3]
+
+
+def test_a_jobs_status_is_that_of_an_open_run_else_of_the_one_that_ended_last(stage):
+    stage.server("Batch1")
+    stage.submit()
+    assert read(stage, views.jobs)[0]["status"] == "executing"
+    stage.play(failing={"TASK 2"})
+    (job,) = read(stage, views.jobs)
+    assert (job["job"], job["status"], job["run_count"]) == ("JOB 1", "error", 1)
+    assert (job["last_run"]["run"], job["last_run"]["status"]) == (1, "error")
+    stage.submit()
+    stage.play()
+    assert read(stage, views.jobs)[0]["status"] == "success"
+
+
+def test_a_job_shows_its_definition_and_its_newest_runs(stage):
+    stage.submit()
+    stage.submit()
+    view = read(stage, views.job_view, "JOB 1", newest=1)
+    assert [task["name"] for task in view["definition"]["tasks"]][:2] == ["TASK 1", "TASK 2"]
+    assert [run["run"] for run in view["runs"]] == [2]
+    with pytest.raises(NotFound, match="closest: 'JOB 1'"):
+        read(stage, views.job_view, "JOB 2")
+
+
+# --- a task -------------------------------------------------------------------------------------------------
+
+
+def test_a_task_shows_its_conditions_and_every_attempt_with_its_log(stage):
+    stage.server("Batch1")
+    stage.submit(
+        "{job: J, tasks: {A: {run: demo.work, args: [1], kwargs: {x: y}, retries: 1}, B: {run: demo.work, after: A}}}"
+    )
+    stage.start("Batch1")
+    stage.end("A", "OSError: away", log="one\n")
+    stage.start("Batch1")
+    stage.end("A", log="two\n")
+    task = read(stage, views.task_view, 1, "A")
+    assert (task["run"], task["job"], task["status"], task["attempts"]) == (1, "J", "success", 2)
+    assert (task["args"], task["kwargs"], task["retries"], task["priority"]) == ([1], {"x": "y"}, 1, "normal")
+    assert [
+        (one["attempt"], one["status"], one["error"], one["log"], one["server"]) for one in task["history"]
+    ] == [
+        (1, "error", "OSError: away", "one\n", "Batch1"),
+        (2, "success", None, "two\n", "Batch1"),
+    ]
+    after = read(stage, views.task_view, 1, "B")["after"]
+    assert after == [{"task": "A", "outcome": "success", "handles": False, "met": True, "status": "success"}]
+
+
+def test_a_task_says_the_same_reason_alone_as_in_its_run(stage):
+    stage.server("Batch1")
+    stage.submit()
+    stage.play(failing={"TASK 2"})
+    stage.submit()
+    for run in (1, 2):
+        for task in stage.view(run)["tasks"]:
+            assert read(stage, views.task_view, run, task["name"])["why"] == task["why"]
+
+
+def test_an_unknown_task_names_the_closest(stage):
+    stage.submit()
+    with pytest.raises(NotFound, match="No task 'TASK1' .closest: 'TASK 1'."):
+        read(stage, views.task_view, 1, "TASK1")
+
+
+# --- servers and groups -------------------------------------------------------------------------------------
+
+STATES = [
+    ("stopped", True, 1, 0, "stopped"),
+    ("lost", False, 0, 0, "lost"),
+    ("running", False, 1, 2, "disabled"),
+    ("running", True, 1, 2, "draining"),
+    ("running", True, 0, 1, "draining"),
+    ("running", True, 0, 0, "closed"),
+    ("running", True, 1, 1, "open"),
+]
+
+
+@pytest.mark.parametrize(("liveness", "enabled", "threads", "busy", "state"), STATES)
+def test_a_servers_state_is_the_first_that_fits(liveness, enabled, threads, busy, state):
+    assert views.server_state(liveness, enabled, threads, busy) == state
+
+
+def test_a_server_shows_its_threads_now_and_the_next_change(stage):
+    stage.server("AOS1", groups=["BG1", "default"], windows=[NIGHT])
+    (server,) = read(stage, views.servers, NOON)
+    assert {key: server[key] for key in ("name", "state", "threads", "busy", "groups", "windows")} == {
+        "name": "AOS1",
+        "state": "closed",
+        "threads": 0,
+        "busy": 0,
+        "groups": ["BG1", "default"],
+        "windows": [
+            {"start": "18:00", "end": "07:30", "threads": 20, "timezone": "Europe/Oslo", "days": None}
+        ],
+    }
+    assert server["next_change"] == {"at": "2026-01-31T17:00:00.000000Z", "threads": 20}
+    assert (server["host"], server["pid"], server["pool"]) == ("h", 412, 100)
+
+
+def test_a_server_without_windows_has_its_threads_and_no_next_change(stage):
+    stage.server("AOS1", threads=4)
+    stage.submit()
+    stage.start("AOS1")
+    (server,) = read(stage, views.servers, NOON)
+    assert (server["state"], server["threads"], server["busy"], server["next_change"]) == ("open", 4, 1, None)
+
+
+def test_a_server_that_ended_is_stopped_and_one_that_fell_silent_lost(stage):
+    stage.server("AOS1", runs=False)
+    silent = stage.server("AOS2")
+    with stage.database.write() as tx:
+        assert engine.lose(tx, silent.server, "AOS2", servers.find(tx, "AOS2").beat, stage.database.now(tx))
+    assert {server["name"]: server["state"] for server in read(stage, views.servers)} == {
+        "AOS1": "stopped",
+        "AOS2": "lost",
+    }
+
+
+def test_a_group_shows_what_waits_who_may_take_it_and_why_it_waits(stage):
+    stage.server("AOS1")
+    stage.server("AOS2", groups=["BG1"], runs=False)
+    stage.submit("{job: J, group: BG1, tasks: {A: {run: demo.work}, B: {run: demo.work}}}")
+    stage.submit("{job: K, tasks: {A: {run: demo.work}, B: {run: demo.work}}}")
+    bound, default = read(stage, views.groups)
+    assert (bound["group"], bound["ready"], bound["servers"]) == ("BG1", 2, ["AOS2"])
+    assert bound["why"] == "BG1: AOS2 does not run"
+    assert INSTANT.fullmatch(bound["oldest_ready_at"])
+    assert (default["group"], default["ready"], default["queued"], default["servers"]) == (
+        "default",
+        1,
+        1,
+        ["AOS1"],
+    )
+    stage.start("AOS1")
+    default = read(stage, views.groups)[1]
+    assert (default["queued"], default["executing"], default["priority"]) == (0, 1, "normal")
+
+
+def test_the_status_counts_runs_tasks_and_servers(stage):
+    stage.server("AOS1", threads=2)
+    stage.server("AOS2", runs=False)
+    stage.submit()
+    stage.start("AOS1")
+    stage.submit("{job: J, group: BG1, tasks: {A: {run: demo.work}, B: {run: demo.work}}}")
+    status = read(stage, views.status_view)
+    assert status["runs"] == {"executing": 2}
+    assert status["tasks"] == {"ready": 1, "queued": 1, "executing": 1}
+    assert status["servers"] == {"open": 1, "stopped": 1}
+    assert (status["threads"], status["busy"]) == (2, 1)
+    assert [group["group"] for group in status["waiting"]] == ["BG1"]
+
+
+def test_the_databases_clock_is_utc(stage):
+    now = read(stage, views.clock)
+    assert now.tzinfo is UTC
+    assert abs((now - datetime.now(UTC)).total_seconds()) < 60
