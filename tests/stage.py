@@ -74,7 +74,7 @@ class Stage:
             again = step.more
 
     def start(self, server: str) -> list[str]:
-        """Let a server claim what it may of the tickets out; returns the names of the tasks that it starts."""
+        """Let a server claim what it may of the tickets out; returns the names of the tasks it starts."""
         life = self.lives[server]
         offers = [Offer(ticket.task, ticket.token, ticket.group) for ticket in self.tickets.values()]
         active = sum(holder == life for holder, _ in self.executing.values())

@@ -7,7 +7,7 @@ freed leave with the next advance.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -105,7 +105,7 @@ def apply(database: Database, document: Document, dry_run: bool = False, *, ahea
     if dry_run:
         with database.read() as tx:
             return [line for change in _changes(tx, document) for line in change.lines]
-    return database.run(lambda tx: _make(tx, database, _changes(tx, document), ahead))
+    return database.run(lambda tx: _make(tx, database, list(_changes(tx, document)), ahead))
 
 
 def _changes(tx: Connection, document: Document) -> Iterator[Change]:
@@ -118,16 +118,12 @@ def _changes(tx: Connection, document: Document) -> Iterator[Change]:
         yield from _job_changes(tx, name, job)
 
 
-def _make(tx: Connection, database: Database, changes: Iterable[Change], ahead: int) -> list[str]:
-    lines: list[str] = []
-    topology = False
+def _make(tx: Connection, database: Database, changes: Collection[Change], ahead: int) -> list[str]:
     for change in changes:
         change.make()
-        lines += change.lines
-        topology = topology or change.topology
-    if topology:
+    if any(change.topology for change in changes):
         _take_back(tx, database, ahead)
-    return lines
+    return [line for change in changes for line in change.lines]
 
 
 def _take_back(tx: Connection, database: Database, ahead: int) -> None:
@@ -211,6 +207,20 @@ def _some(names: list[str], most: int = 5) -> str:
 # --- servers and groups -------------------------------------------------------------------------------------
 
 
+def ensure_server(database: Database, name: str, threads: int | None = None) -> None:
+    """Make a server of that name exist, with these threads if they are given (default 1)."""
+
+    def make(tx: Connection) -> None:
+        servers.create(tx, name, 1 if threads is None else threads)
+        row = servers.find(tx, name)
+        assert row is not None
+        if threads is not None and row.threads != threads:
+            servers.set_server(tx, row.id, threads=threads)
+        servers.changed(tx)
+
+    database.run(make)
+
+
 def set_server(
     database: Database,
     name: str,
@@ -262,7 +272,7 @@ def set_group(database: Database, name: str, *, priority: str) -> list[str]:
 def _set_group(tx: Connection, database: Database, name: str, priority: str) -> list[str]:
     find_group(tx, name)
     present = servers.group_priorities(tx)[name]
-    return _make(tx, database, _priority_change(tx, name, priority, present), 0)
+    return _make(tx, database, list(_priority_change(tx, name, priority, present)), 0)
 
 
 def _facts(server: Server) -> dict[str, Any]:

@@ -7,9 +7,13 @@ import sys
 import click
 
 from batchq import __version__
-from batchq.cli import check, context, db, files, group, job, runs, server, status, task
+from batchq.cli import check, context, db, files, group, job, processes, runs, server, status, task
+
+server.server.add_command(processes.start)
 
 COMMANDS: tuple[click.Command, ...] = (
+    processes.run,
+    processes.dev,
     files.submit,
     files.validate,
     files.apply,
@@ -20,6 +24,7 @@ COMMANDS: tuple[click.Command, ...] = (
     task.task,
     group.group,
     server.server,
+    processes.coordinator,
     db.db,
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,18 @@ def batch() -> BatchQ:
         meta[JOINED] = _join(meta.get(APP))
     joined: BatchQ = meta[JOINED]
     return joined
+
+
+def path_of_app() -> str | None:
+    """How a child process finds the same app: the text behind `-A`, here or of `celery -A`; None without one."""
+    path = click.get_current_context().meta.get(APP)
+    if path is None and getattr(click.get_current_context().obj, "app", None) is not None:
+        words = sys.argv[1:]
+        for option, value in zip(words, words[1:], strict=False):
+            if option in ("-A", "--app"):
+                return value
+        return next((word.partition("=")[2] for word in words if word.startswith("--app=")), None)
+    return path
 
 
 def _join(path: str | None) -> BatchQ:

@@ -16,6 +16,7 @@ from batchq.errors import InvalidInput
 if TYPE_CHECKING:
     from batchq.spec import Document, JobSpec
 
+PARTS = ("jobs", "tasks", "groups", "servers")
 FILE = click.Path(path_type=Path)
 
 
@@ -62,9 +63,7 @@ def validate(files: tuple[Path, ...], output: str) -> None:
         print_json(views)
     for view in views if output == "table" else ():
         if view["valid"]:
-            counts = ", ".join(
-                f"{view[part]} {part}" for part in ("jobs", "tasks", "groups", "servers") if view[part]
-            )
+            counts = ", ".join(_count(view[part], part) for part in PARTS if view[part])
             click.echo(f"{view['file']}: valid, {counts or 'empty'}")
         for error in view["errors"]:
             click.echo(f"Error: {error}", err=True)
@@ -124,6 +123,10 @@ def together(documents: dict[Path, Document]) -> Document:
                 raise InvalidInput(f"{file}: {part[:-1]} {min(twice)!r} is in an earlier file too.")
             found.update(named)
     return Document.model_construct(None, **parts)
+
+
+def _count(number: int, plural: str) -> str:
+    return f"{number} {plural if number != 1 else plural[:-1]}"
 
 
 def _validated(file: Path) -> dict[str, Any]:

@@ -105,7 +105,7 @@ class Lines:
             return
         if status == State.READY and was == State.QUEUED:
             return
-        yield task["ended_at"] or now.isoformat(), name, label(status), note(task)
+        yield task["ended_at"] or now.isoformat(timespec="microseconds"), name, label(status), note(task)
 
 
 def note(task: View) -> str:

@@ -96,7 +96,7 @@ def log(run: str, task: str, attempt: int | None, output: str) -> None:
         return
     if not history:
         ended = ", ".join(str(one["attempt"]) for one in view["history"]) or "none"
-        raise NotFound(f"{task} has no log of that: attempts that ended: {ended}; now: {label(view['status'])}.")
+        raise NotFound(f"{task} is {label(view['status'])}, with no such log. Attempts that ended: {ended}.")
     last = history[-1]
     text = last["log"] or last["error"] or ""
     click.echo(printable(text, keep="\n\t") if sys.stdout.isatty() else text, nl=not text.endswith("\n"))

@@ -177,9 +177,7 @@ class _Reading:
             return None
         tasks = form.get("tasks")
         if "tasks" not in form:
-            self.fault(
-                Fault(path, "'tasks' is missing; a job needs at least one task", named_at[len(path) :])
-            )
+            self.fault(Fault(path, "'tasks' is missing; a job needs one at least", () if path else ("job",)))
         elif not isinstance(tasks, dict):
             self.fault(
                 Fault((*path, "tasks"), f"must be a mapping of task names to tasks, not {shown(tasks)}")

@@ -1,0 +1,247 @@
+"""`batchq run`, `dev` and `coordinator`: commands that start processes and stay until they are told to stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from batchq.cli.context import batch, limits, path_of_app
+from batchq.cli.files import FILE, chosen_job
+from batchq.cli.output import output_option, print_json
+
+if TYPE_CHECKING:
+    from batchq.embedded import Embedded
+    from batchq.spec import Document
+
+LEVELS = click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=False)
+
+loglevel_option = click.option(
+    "--loglevel", type=LEVELS, default="INFO", show_default=True, help="How much the processes log."
+)
+server_option = click.option(
+    "--server",
+    "named",
+    multiple=True,
+    metavar="NAME[=THREADS]",
+    help="A batch server to start; more than one may be given. Without it those of the file, else Batch1 and Batch2.",
+)
+
+
+@click.command()
+@click.argument("file", type=FILE)
+@click.option("--job", metavar="NAME", help="Which job, where the file holds several.")
+@server_option
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Cancel and exit with 124 after so long.",
+)
+@loglevel_option
+@output_option
+def run(
+    file: Path, job: str | None, named: tuple[str, ...], timeout: float | None, loglevel: str, output: str
+) -> None:
+    """Run the job in FILE here and now, and show it until it ends.
+
+    Starts what is not there: a broker, a database, a coordinator and batch servers as real processes,
+    and stops them afterwards. Exits with 0 if the run ends in success, else with 1.
+    """
+    from batchq import actions, spec
+
+    document = spec.load(file, limits(batch().settings))
+    chosen = chosen_job(document, job, file)
+    batch().check_operations(chosen)
+    threads = _threads(named)
+    with _engine(loglevel, quiet=output == "json") as engine:
+        batch().check_broker()
+        actions.apply(batch().database, document.model_copy(update={"jobs": {}}))
+        names = _prepare(engine, document, threads)
+        engine.start(names)
+        number = batch().submit(chosen)
+        view = _watch(engine, number, timeout, quiet=output == "json")
+        _wait_for_others(engine, number)
+    if output == "json":
+        print_json(view)
+    if view["status"] not in ("success", "error", "canceled"):
+        raise click.exceptions.Exit(124)
+    raise click.exceptions.Exit(0 if view["status"] == "success" else 1)
+
+
+@click.command()
+@click.argument("files", type=FILE, nargs=-1, metavar="[FILE...]")
+@server_option
+@click.option(
+    "--console",
+    default="127.0.0.1:5555",
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Where Flower listens.",
+)
+@click.option("--no-console", is_flag=True, help="Do not start Flower.")
+@loglevel_option
+def dev(
+    files: tuple[Path, ...], named: tuple[str, ...], console: str, no_console: bool, loglevel: str
+) -> None:
+    """Start everything in this folder and stay: broker, database, coordinator, batch servers, Flower.
+
+    Groups, servers and jobs of the files are applied first; `batchq submit` in the same folder uses what runs here.
+    """
+    from batchq import actions, spec
+    from batchq.cli.files import together
+
+    document = together({file: spec.load(file, limits(batch().settings)) for file in files})
+    threads = _threads(named)
+    with _engine(loglevel, quiet=False) as engine:
+        if not engine.owner:
+            from batchq.errors import Conflict
+
+            raise Conflict(
+                "An engine already runs in this folder. End it first, or use its broker and database."
+            )
+        for line in actions.apply(batch().database, document):
+            click.echo(line)
+        names = _prepare(engine, document, threads, known=True)
+        engine.start(names, console=None if no_console else console)
+        click.echo(f"Coordinator and {', '.join(names)} are starting; logs in {engine.home}/logs.")
+        if not no_console:
+            click.echo(f"Flower: http://{console}")
+        click.echo("Stop with Ctrl-C.")
+        while True:
+            engine.mend()
+            time.sleep(0.5)
+
+
+@click.command()
+@click.option("--loglevel", type=LEVELS, default="WARNING", show_default=True, help="How much it logs.")
+def coordinator(loglevel: str) -> None:
+    """Be a coordinator until told to stop; as many as you like may run."""
+    _upgrade_own()
+    raise click.exceptions.Exit(batch().coordinate(loglevel=loglevel))
+
+
+@click.command()
+@click.argument("name")
+@click.option(
+    "--threads",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Set the server's threads first, as `server set` does.",
+)
+@click.option(
+    "--pool",
+    type=click.Choice(["prefork", "threads"]),
+    default="prefork",
+    show_default=True,
+    help="Celery's pool.",
+)
+@click.option(
+    "--no-events", is_flag=True, help="Send no task events: Flower shows nothing, work is a little faster."
+)
+@loglevel_option
+def start(name: str, threads: int | None, pool: str, no_events: bool, loglevel: str) -> None:
+    """Be the batch server NAME until told to stop.
+
+    It takes what its groups, threads and windows allow, as `batchq server show NAME` says.
+    Refused with exit code 5 while another process carries the name.
+    """
+    from batchq import actions
+
+    _upgrade_own()
+    if threads is not None:
+        actions.ensure_server(batch().database, name, threads)
+    raise click.exceptions.Exit(batch().serve(name, pool=pool, loglevel=loglevel, events=not no_events))
+
+
+def _upgrade_own() -> None:
+    from batchq.cli.context import database
+
+    database()
+
+
+@contextmanager
+def _engine(loglevel: str, *, quiet: bool) -> Iterator[Embedded]:
+    from batchq.embedded import Embedded
+
+    say: Callable[[str], None] = (lambda line: None) if quiet else (lambda line: click.echo(line, err=True))
+    with Embedded(batch(), path_of_app(), loglevel, say) as engine:
+        yield engine
+
+
+def _threads(named: tuple[str, ...]) -> dict[str, int]:
+    """The servers of `--server NAME[=THREADS]`."""
+    threads = {}
+    for text in named:
+        name, _, number = text.partition("=")
+        if not name or (number and not number.isascii()) or (number and not number.isdigit()):
+            raise click.BadParameter(
+                f"{text!r} is no server. Write it as NAME or NAME=THREADS, threads being 0 or more.",
+                param_hint="--server",
+            )
+        threads[name] = int(number or 1)
+    return threads
+
+
+def _prepare(
+    engine: Embedded, document: Document, threads: dict[str, int], *, known: bool = False
+) -> list[str]:
+    """Make the servers to start exist; returns their names."""
+    from batchq import actions
+    from batchq.embedded import DEFAULT_SERVERS
+    from batchq.store import views
+
+    database = batch().database
+    for name, number in threads.items():
+        actions.ensure_server(database, name, number)
+    names = list(threads) or list(document.servers)
+    if not names and known:
+        with database.read() as tx:
+            names = [server["name"] for server in views.servers(tx)]
+    if not names:
+        names = list(DEFAULT_SERVERS)
+        for name in names:
+            actions.ensure_server(database, name)
+    return names
+
+
+def _watch(engine: Embedded, run: int, timeout: float | None, *, quiet: bool) -> dict[str, Any]:
+    """Follow the run to its end; Ctrl-C and a time-out cancel it."""
+    from rich.console import Console
+
+    from batchq import actions
+    from batchq.cli.live import follow
+    from batchq.store import views
+
+    def stop() -> bool:
+        engine.mend()
+        return False
+
+    console = Console(quiet=quiet)
+    try:
+        view = follow(batch().database, run, console=console, stop=stop, timeout=timeout)
+    except KeyboardInterrupt:
+        actions.cancel_run(batch().database, run)
+        click.echo(f"Run {run} is canceled.", err=True)
+        raise
+    if view["status"] not in ("success", "error", "canceled"):
+        actions.cancel_run(batch().database, run)
+        click.echo(f"Run {run} took longer than {timeout:g} s: canceled.", err=True)
+    with batch().database.read() as tx:
+        full = views.run_view(tx, run)
+    return full if view["status"] in ("success", "error", "canceled") else view
+
+
+def _wait_for_others(engine: Embedded, own: int) -> None:
+    """The engine goes on while other commands in this folder wait for their runs."""
+    said: set[int] = set()
+    while others := set(engine.others(own)):
+        for run in sorted(others - said):
+            click.echo(f"The engine goes on for run {run} of another command.", err=True)
+        said |= others
+        engine.mend()
+        time.sleep(0.2)
