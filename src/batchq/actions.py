@@ -40,16 +40,12 @@ def find_run(tx: Connection, run: str | int) -> int:
         return newest
     text = str(run)
     if not (text.isascii() and text.isdigit()):
-        raise InvalidInput(
-            f"{text!r} is no run. A run is named by its number, or by `last` for the newest one."
-        )
+        raise InvalidInput(f"{text!r} is no run. A run is named by its number, or by `last` for the newest one.")
     number = int(text[:20])
     known = number <= LARGEST_NUMBER and tx.execute(select(RUN.id).where(RUN.id == number)).scalar()
     if not known:
         newest = views.newest_run(tx)
-        raise NotFound(
-            f"No run {text[:20]}. " + (f"The newest is {newest}." if newest else "There is none yet.")
-        )
+        raise NotFound(f"No run {text[:20]}. " + (f"The newest is {newest}." if newest else "There is none yet."))
     return number
 
 
@@ -239,17 +235,13 @@ def set_server(
     if threads is not None and threads < 0:
         raise InvalidInput(f"threads: {threads} is not allowed; a server has 0 threads or more.")
     for one, other in overlaps(list(windows or ())):
-        raise InvalidInput(
-            f"windows: {window_words(one)} and {window_words(other)} overlap; of one zone none may."
-        )
+        raise InvalidInput(f"windows: {window_words(one)} and {window_words(other)} overlap; of one zone none may.")
     given = {"threads": threads, "enabled": enabled, "groups": groups, "windows": windows}
     wanted = {key: value for key, value in given.items() if value is not None}
     return database.run(_set_server, database, name, wanted, ahead)
 
 
-def _set_server(
-    tx: Connection, database: Database, name: str, wanted: Mapping[str, Any], ahead: int
-) -> list[str]:
+def _set_server(tx: Connection, database: Database, name: str, wanted: Mapping[str, Any], ahead: int) -> list[str]:
     number = find_server(tx, name)
     servers.find(tx, name)
     for group in wanted.get("groups", ()):

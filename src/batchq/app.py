@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import re
 import sys
@@ -21,10 +22,13 @@ from batchq.errors import BrokerUnreachable, InvalidInput, closest
 
 if TYPE_CHECKING:
     from batchq.coordinator import Coordinator
+    from batchq.core.affinity import Server
     from batchq.server.tickets import Publisher
     from batchq.spec import Job, JobSpec
     from batchq.store.database import Database
     from batchq.store.moves import Ticket
+
+logger = logging.getLogger(__name__)
 
 RUN = "batchq.run"
 COORDINATE = "batchq.coordinate"
@@ -55,13 +59,12 @@ class BatchQ:
         app = self.app
         own = {"ignore_result": True, "store_errors_even_if_ignored": False, "shared": False}
         app.task(_run, name=RUN, Strategy="batchq.server.request:strategy", **own)
-        app.task(_coordinate(self), name=COORDINATE, **own)
+        # Flower switches the events of every worker on: a row a second would bury what people look for.
+        app.task(_coordinate(self), name=COORDINATE, send_events=False, **own)
         app.steps["worker"].add("batchq.server.worker:BatchServer")
         app.steps["consumer"].add("batchq.server.worker:BatchConsumer")
         app.user_options["worker"].add(
-            click.Option(
-                ["--batch-server"], metavar="NAME", help="Be the batch server of this name (batchq)."
-            )
+            click.Option(["--batch-server"], metavar="NAME", help="Be the batch server of this name (batchq).")
         )
 
     # --- what it is made of ---------------------------------------------------------------------------------
@@ -126,9 +129,7 @@ class BatchQ:
         again = True
         while again:
             step = self.database.run(
-                lambda tx: engine.advance(
-                    tx, self.database, self.database.now(tx), ahead=self.settings.tickets_ahead
-                )
+                lambda tx: engine.advance(tx, self.database, self.database.now(tx), ahead=self.settings.tickets_ahead)
             )
             self.publish(step.tickets)
             again = step.more
@@ -195,9 +196,7 @@ class BatchQ:
         self.app.amqp.queues.add(queue(self.settings.coordinator_queue))
         options = ["-B", "--scheduler", "batchq.coordinator:Scheduler", "-P", "solo", "-Q"]
         name = ["-n", f"coordinator-{os.getpid()}@%h"]
-        return self._celery(
-            "worker", *options, self.settings.coordinator_queue, *name, "-l", loglevel, *QUIET
-        )
+        return self._celery("worker", *options, self.settings.coordinator_queue, *name, "-l", loglevel, *QUIET)
 
     def _celery(self, *argv: str) -> int:
         from celery.bin.celery import celery
@@ -225,14 +224,12 @@ def _coordinate(batch: BatchQ) -> Any:
         try:
             batch.coordinator.tick(time.monotonic())
         except Unreachable as error:
-            import logging
-
-            logging.getLogger("batchq.coordinator").warning("%s", error)
+            logger.warning("the tick waits: %s", error)
 
     return coordinate
 
 
-def _most(server: Any) -> int:
+def _most(server: Server) -> int:
     return max(1, *(window.threads for window in server.windows), 0 if server.windows else server.threads)
 
 
@@ -259,7 +256,8 @@ def find_app(path: str | None = None) -> BatchQ:
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     found = _attribute(_import(module, path), attribute, path)
-    return found if isinstance(found, BatchQ) else BatchQ.of(found)
+    joined: BatchQ = found if isinstance(found, BatchQ) else BatchQ.of(found)
+    return joined
 
 
 def demo_app() -> BatchQ:
@@ -282,9 +280,7 @@ def _import(module: str, path: str) -> Any:
             ) from None
         raise InvalidInput(f"The app {path!r} cannot be imported: {error}.") from error
     except Exception as error:
-        raise InvalidInput(
-            f"The app {path!r} cannot be imported: {type(error).__name__}: {error}."
-        ) from error
+        raise InvalidInput(f"The app {path!r} cannot be imported: {type(error).__name__}: {error}.") from error
 
 
 def _attribute(module: Any, attribute: str, path: str) -> Any:

@@ -1,4 +1,4 @@
-"""All settings in one frozen value, read once: `batchq_*` keys of the Celery app, over them `BATCHQ_*` of the environment."""
+"""All settings in one frozen value, read once: the app's `batchq_*` keys, over them `BATCHQ_*` of the environment."""
 
 from __future__ import annotations
 
@@ -22,31 +22,19 @@ class Settings(BaseSettings):
     home: Path = Field(Path(".batchq"), description="folder of the embedded database, logs and lock")
     database_url: str | None = Field(None, description="SQLAlchemy URL; none = SQLite below `home`")
     broker_url: str | None = Field(None, description="broker of the tickets; none = the app's, else embedded")
-    deployment: str = Field(
-        "default", pattern=r"^[A-Za-z0-9_-]{1,50}$", description="part of every queue's name"
-    )
+    deployment: str = Field("default", pattern=r"^[A-Za-z0-9_-]{1,50}$", description="part of every queue's name")
     ticket_key: str = Field("", repr=False, description="secret that signs tickets; empty = unsigned")
     shell: bool = Field(False, description="whether shell.run may be used")
-    fast_path: bool = Field(
-        True, description="whether submit and finishing servers advance the work themselves"
-    )
-    tickets_ahead: int = Field(
-        0, ge=0, le=1000, description="tickets per open server beyond its free threads"
-    )
+    fast_path: bool = Field(True, description="whether submit and finishing servers advance the work themselves")
+    tickets_ahead: int = Field(0, ge=0, le=1000, description="tickets per open server beyond its free threads")
     tick_seconds: float = Field(1.0, gt=0, le=60, description="time between two ticks of a coordinator")
     heartbeat_seconds: float = Field(2.0, gt=0, le=60, description="time between two heartbeats of a server")
     lost_seconds: float = Field(30.0, gt=0, description="silence after which a server counts as lost")
-    lost_attempt_seconds: float = Field(
-        10.0, gt=0, description="after which an attempt its server lacks is lost"
-    )
+    lost_attempt_seconds: float = Field(10.0, gt=0, description="after which an attempt its server lacks is lost")
     lost_ticket_seconds: float = Field(5.0, gt=0, description="after which an unclaimed ticket is sent again")
-    ticket_patience_seconds: float = Field(
-        1.0, ge=0, description="how long a ticket waits in a server for a thread"
-    )
+    ticket_patience_seconds: float = Field(1.0, ge=0, description="how long a ticket waits in a server for a thread")
     lost_child_seconds: float = Field(2.0, gt=0, description="how long a dead child's report is waited for")
-    shutdown_seconds: float = Field(
-        30.0, ge=0, description="how long a stopping server waits to store outcomes"
-    )
+    shutdown_seconds: float = Field(30.0, ge=0, description="how long a stopping server waits to store outcomes")
     log_bytes: int = Field(65536, ge=0, description="most of an attempt's log that is kept, its end")
     result_bytes: int = Field(65536, ge=0, description="most a task's result may measure as JSON")
     file_bytes: int = Field(8 * 1024 * 1024, gt=0, description="largest job file")

@@ -48,9 +48,7 @@ class Silence:
             id_: before if (before := self.heard.get(id_)) and before[0] == beat else (beat, clock)
             for id_, _, _, beat in running
         }
-        return [
-            (id_, name, beat) for id_, name, _, beat in running if clock - self.heard[id_][1] > self.seconds
-        ]
+        return [(id_, name, beat) for id_, name, _, beat in running if clock - self.heard[id_][1] > self.seconds]
 
 
 class Coordinator:

@@ -21,7 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from batchq import engine
+from sqlalchemy import Connection
+
+from batchq import actions, engine
 from batchq.app import BatchQ
 from batchq.core.states import RUN_OPEN
 from batchq.errors import BatchqError, Conflict
@@ -146,9 +148,7 @@ class Embedded:
         deadline = time.monotonic() + START_SECONDS
         while not (text := (self.home / "lock").read_text()):
             if time.monotonic() > deadline:
-                raise Conflict(
-                    f"Another command holds {self.home}/lock and does not get ready. End it first."
-                )
+                raise Conflict(f"Another command holds {self.home}/lock and does not get ready. End it first.")
             time.sleep(0.05)
         facts = json.loads(text)
         if facts["broker"] and not self.named_broker:
@@ -171,15 +171,15 @@ class Embedded:
             left = [run["run"] for run in views.runs(tx, statuses=[state.value for state in RUN_OPEN])]
             names = [name for _, name, _, _ in servers.running(tx)]
         for name in names:
-            database.run(lambda tx, name=name: self._bury(tx, name))
+            database.run(self._bury, name)
         for run in left:
-            database.run(lambda tx, run=run: engine.cancel(tx, run, database.now(tx)))
+            actions.cancel_run(database, run)
             self.say(f"Run {run} was left over by an engine that was killed: canceled.")
 
-    def _bury(self, tx: object, name: str) -> None:
-        row = servers.find(tx, name)  # type: ignore[arg-type]
+    def _bury(self, tx: Connection, name: str) -> None:
+        row = servers.find(tx, name)
         if row is not None and not seen_alive(row):
-            engine.lose(tx, row.id, name, row.beat, self.batch.database.now(tx))  # type: ignore[arg-type]
+            engine.lose(tx, row.id, name, row.beat, self.batch.database.now(tx))
 
     def start(self, names: Iterable[str], *, console: str | None = None) -> None:
         """Start a coordinator, these servers, and Flower if `console` names its address; side by side."""
@@ -189,7 +189,8 @@ class Embedded:
         for name in names:
             self._batchq(name, "server", "start", name, "--loglevel", self.loglevel)
         if console is not None:
-            self._batchq("flower", "web", "--address", console)
+            host, _, port = console.rpartition(":")
+            self._batchq("flower", "web", "--address", host.strip("[]"), "--port", port)
 
     def _batchq(self, name: str, *command: str) -> None:
         argv = [sys.executable, "-m", "batchq", *(["-A", self.app] if self.app else []), *command]

@@ -113,9 +113,7 @@ def _to_fixed_point(
     return settled, ending
 
 
-def _resolve(
-    tx: Connection, ends: Mapping[int, State], conditions: Sequence[Any], now: datetime
-) -> dict[int, State]:
+def _resolve(tx: Connection, ends: Mapping[int, State], conditions: Sequence[Any], now: datetime) -> dict[int, State]:
     """Resolve these conditions and move the tasks that wait for them; returns the tasks that didn't run."""
     met, impossible = [], []
     came: Counter[int] = Counter()
@@ -128,7 +126,8 @@ def _resolve(
             impossible.append(condition)
             failed[task] += 1
     moves.resolve(tx, met, impossible)
-    counted, moved, fell = [], [], {}
+    counted, moved = [], []
+    fell: dict[int, State] = {}
     for row in moves.counts(tx, came.keys() | failed.keys()):
         numbers = {
             "task": row.id,
@@ -156,8 +155,7 @@ def _count_off(tx: Connection, run: int, ended: int, now: datetime) -> None:
     was = moves.count_off(tx, run, ended)
     if was is not None:
         failures = (
-            Ended(State(row.status), row.ignore_failure, row.handled, row.aborted)
-            for row in moves.failures(tx, run)
+            Ended(State(row.status), row.ignore_failure, row.handled, row.aborted) for row in moves.failures(tx, run)
         )
         moves.close_run(tx, run, was, verdict(failures, canceled=was is RunState.CANCELING), now)
 
@@ -315,9 +313,7 @@ def serve(
         handout = dispatch(tx, database, now, ahead)
         own, tickets = _own_share(handout, life, threads - active - len(granted))
         # What this server's own threads answer it claims at once: the message would only come back to it.
-        started, _, _ = _claim(
-            tx, topology, life, [Offer(t.task, t.token, t.group) for t in own], len(own), now
-        )
+        started, _, _ = _claim(tx, topology, life, [Offer(t.task, t.token, t.group) for t in own], len(own), now)
         granted = [*granted, *started]
     return Served(granted, own, parked, stale + refused, threads, Advance(tickets, more))
 
@@ -344,14 +340,13 @@ def _claim(
         return [], [], 0
     server = topology.by_id[life.server]
     opened = server.threads_now(now) > 0
-    mine, foreign = [], []
+    mine: list[Offer] = []
+    foreign: list[Offer] = []
     for offer in offers:
         (mine if opened and topology.serves(server, offer.group) else foreign).append(offer)
     moves.take_back(tx, [(offer.task, offer.token) for offer in foreign])
     taken, parked = mine[: max(free, 0)], mine[max(free, 0) :]
-    granted = (
-        moves.claim(tx, [(o.task, o.token) for o in taken], life.server, life.epoch, now) if taken else []
-    )
+    granted = moves.claim(tx, [(o.task, o.token) for o in taken], life.server, life.epoch, now) if taken else []
     return granted, parked, len(taken) - len(granted)
 
 
@@ -366,7 +361,8 @@ def finish(
     """
     by_task = {report.task: report for report in reports}
     moves.lock_runs(tx, sorted({moves.run_of(task) for task in by_task}))
-    rows, attempts, stale, ends = [], [], 0, {}
+    rows, attempts, stale = [], [], 0
+    ends: dict[int, State] = {}
     held = moves.held(tx, by_task)
     for task, report in by_task.items():
         row = held.get(task)
@@ -458,13 +454,9 @@ def recover_missing(tx: Connection, life: Life, tokens: Collection[str], now: da
     return _lose(tx, life.server, life.name, executing, MISSING.format(name=life.name), now)
 
 
-def _lose(
-    tx: Connection, server: int, name: str, executing: Sequence[Any], reason: str, now: datetime
-) -> int:
+def _lose(tx: Connection, server: int, name: str, executing: Sequence[Any], reason: str, now: datetime) -> int:
     for epoch in sorted({row.epoch for row in executing}):
-        reports = [
-            Report(row.id, row.token, ok=False, error=reason) for row in executing if row.epoch == epoch
-        ]
+        reports = [Report(row.id, row.token, ok=False, error=reason) for row in executing if row.epoch == epoch]
         finish(tx, Life(server, name, epoch), reports, now)
     return len(executing)
 

@@ -49,9 +49,7 @@ def shell(argv: list[str]) -> int:
     Raises RuntimeError when it ends with another status than 0.
     """
     if not (isinstance(argv, list) and argv and all(isinstance(word, str) for word in argv)):
-        raise TypeError(
-            'shell.run takes the program and its arguments as a list of strings: argv: ["ls", "-l"]'
-        )
+        raise TypeError('shell.run takes the program and its arguments as a list of strings: argv: ["ls", "-l"]')
     ended = subprocess.run(
         argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False
     )

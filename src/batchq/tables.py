@@ -88,9 +88,7 @@ class ServerGroup(Row, table=True):
     """A binding of a server to a group: its affinity (rule 12)."""
 
     __tablename__ = "batchq_server_group"
-    server_id: int = Field(
-        sa_column=Column(BIG, ForeignKey("batchq_server.id", ondelete="CASCADE"), primary_key=True)
-    )
+    server_id: int = Field(sa_column=Column(BIG, ForeignKey("batchq_server.id", ondelete="CASCADE"), primary_key=True))
     group_name: str = Field(foreign_key="batchq_group.name", primary_key=True, max_length=NAME)
 
 
@@ -141,7 +139,7 @@ class Run(Row, table=True):
     ended_at: datetime | None = None
 
 
-class Task(Row, table=True):
+class Task(Row, table=True):  # type: ignore[no-redef]  # the plugin's **kwargs and the column of that name
     """One task of a run: what it does, its conditions in numbers, and where it stands.
 
     `id` is the run's number and the task's position in it, so it is known before it is stored.
@@ -155,18 +153,12 @@ class Task(Row, table=True):
         one_of("joined", Join),
         CheckConstraint("pending >= 0", name="pending_not_negative"),
         UniqueConstraint("run_id", "name", name="batchq_task_name"),
-        partial(
-            "batchq_task_ready", "group_name", "priority DESC", "ready_at", "id", where="status = 'ready'"
-        ),
-        partial(
-            "batchq_task_out", "status", "group_name", "server_id", where="status IN ('queued', 'executing')"
-        ),
+        partial("batchq_task_ready", "group_name", "priority DESC", "ready_at", "id", where="status = 'ready'"),
+        partial("batchq_task_out", "status", "group_name", "server_id", where="status IN ('queued', 'executing')"),
         partial("batchq_task_unsettled", "run_id", "id", where="unsettled"),
     )
     id: int = Field(sa_column=Column(BIG, primary_key=True, autoincrement=False))
-    run_id: int = Field(
-        sa_column=Column(BIG, ForeignKey("batchq_run.id", ondelete="CASCADE"), nullable=False)
-    )
+    run_id: int = Field(sa_column=Column(BIG, ForeignKey("batchq_run.id", ondelete="CASCADE"), nullable=False))
     name: str = Field(max_length=NAME)
     operation: str
     args: str = Field(sa_column=Column(Text, nullable=False))
@@ -219,9 +211,7 @@ class Attempt(Row, table=True):
     """One attempt that ended: where, when, how, and what it wrote (rule 30)."""
 
     __tablename__ = "batchq_attempt"
-    task_id: int = Field(
-        sa_column=Column(BIG, ForeignKey("batchq_task.id", ondelete="CASCADE"), primary_key=True)
-    )
+    task_id: int = Field(sa_column=Column(BIG, ForeignKey("batchq_task.id", ondelete="CASCADE"), primary_key=True))
     attempt: int = Field(primary_key=True)
     server: str = Field(max_length=NAME)
     epoch: int

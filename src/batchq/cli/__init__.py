@@ -7,7 +7,7 @@ import sys
 import click
 
 from batchq import __version__
-from batchq.cli import check, context, db, files, group, job, processes, runs, server, status, task
+from batchq.cli import check, context, db, files, group, job, processes, runs, server, status, task, web
 
 server.server.add_command(processes.start)
 
@@ -25,6 +25,7 @@ COMMANDS: tuple[click.Command, ...] = (
     group.group,
     server.server,
     processes.coordinator,
+    web.web,
     db.db,
 )
 

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +59,7 @@ def path_of_app() -> str | None:
     path = click.get_current_context().meta.get(APP)
     if path is None and getattr(click.get_current_context().obj, "app", None) is not None:
         words = sys.argv[1:]
-        for option, value in zip(words, words[1:], strict=False):
+        for option, value in pairwise(words):
             if option in ("-A", "--app"):
                 return value
         return next((word.partition("=")[2] for word in words if word.startswith("--app=")), None)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchq.cli.context import batch, database, forward, limits, names_app
-from batchq.cli.output import output_option, print_json
+from batchq.cli.output import count, output_option, print_json
 from batchq.cli.runs import wait_for
 from batchq.errors import InvalidInput
 
@@ -23,12 +23,8 @@ FILE = click.Path(path_type=Path)
 @click.command()
 @click.argument("file", type=FILE)
 @click.option("--job", metavar="NAME", help="Which job, where the file holds several.")
-@click.option(
-    "--wait", is_flag=True, help="Show the run until it ends; exit with 1 unless it ends in success."
-)
-@click.option(
-    "--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait so long at most, else exit 124."
-)
+@click.option("--wait", is_flag=True, help="Show the run until it ends; exit with 1 unless it ends in success.")
+@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait so long at most, else exit 124.")
 @output_option
 def submit(file: Path, job: str | None, wait: bool, timeout: float | None, output: str) -> None:
     """Start a run of the job in FILE.
@@ -63,7 +59,7 @@ def validate(files: tuple[Path, ...], output: str) -> None:
         print_json(views)
     for view in views if output == "table" else ():
         if view["valid"]:
-            counts = ", ".join(_count(view[part], part) for part in PARTS if view[part])
+            counts = ", ".join(count(view[part], part[:-1]) for part in PARTS if view[part])
             click.echo(f"{view['file']}: valid, {counts or 'empty'}")
         for error in view["errors"]:
             click.echo(f"Error: {error}", err=True)
@@ -123,10 +119,6 @@ def together(documents: dict[Path, Document]) -> Document:
                 raise InvalidInput(f"{file}: {part[:-1]} {min(twice)!r} is in an earlier file too.")
             found.update(named)
     return Document.model_construct(None, **parts)
-
-
-def _count(number: int, plural: str) -> str:
-    return f"{number} {plural if number != 1 else plural[:-1]}"
 
 
 def _validated(file: Path) -> dict[str, Any]:

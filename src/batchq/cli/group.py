@@ -37,9 +37,7 @@ def list_(output: str, watch: bool) -> None:
 
 @group.command("set")
 @click.argument("name")
-@click.option(
-    "--priority", type=click.Choice(PRIORITIES), required=True, help="Goes before groups of a lower one."
-)
+@click.option("--priority", type=click.Choice(PRIORITIES), required=True, help="Goes before groups of a lower one.")
 def set_(name: str, priority: str) -> None:
     """Set what is true of a group; its tasks that have not started follow."""
     from batchq import actions

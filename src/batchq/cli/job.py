@@ -11,7 +11,7 @@ import click
 
 from batchq.cli import graph
 from batchq.cli.context import batch, database, limits
-from batchq.cli.output import Part, Table, label, lasted, local, output_option, present, watch_option
+from batchq.cli.output import Part, Table, count, label, lasted, local, output_option, present, watch_option
 from batchq.cli.runs import runs_table
 from batchq.core.conditions import Node
 
@@ -101,9 +101,7 @@ def _listed(jobs: list[dict[str, Any]]) -> Iterator[Part]:
     rows = []
     for job in jobs:
         run = job["last_run"]
-        newest = (
-            (str(run["run"]), local(run["submitted_at"], now), lasted(run, now)) if run else ("–", "–", "–")
-        )
+        newest = (str(run["run"]), local(run["submitted_at"], now), lasted(run, now)) if run else ("–", "–", "–")
         rows.append((job["job"], label(job["status"]), str(job["run_count"]), *newest))
     columns = ("Job", "Status", "Runs", "Newest", "Submitted", "Time")
     yield Table(columns, rows, empty="No jobs. `batchq submit FILE` runs one, `batchq apply FILE` stores it.")
@@ -113,7 +111,7 @@ def _drawn(view: dict[str, Any]) -> Iterator[Part]:
     import json
 
     spec = _read(json.dumps(view["definition"]))
-    yield f"{view['job']}: {label(view['status'])}, {len(spec.tasks)} tasks, {view['run_count']} runs"
+    yield f"{view['job']}: {label(view['status'])}, {count(len(spec.tasks), 'task')}, {count(view['run_count'], 'run')}"
     yield ""
     yield Table(
         ("Task", "Runs", "Group", "Priority", "Retries", "After"),

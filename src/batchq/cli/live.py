@@ -21,12 +21,10 @@ if TYPE_CHECKING:
 View = dict[str, Any]
 
 POLL_SECONDS = 0.2
-POLL_SHARE = (
-    4  # of each 5 seconds, at most one is spent on reading: a run of 100,000 tasks is polled less often
-)
+POLL_SHARE = 4  # of each 5 seconds, at most one is spent on reading: a run of 100,000 tasks is polled less often
 FAILURES_SHOWN = 10
-NAME_WIDTH = 40
-AROUND = 6  # lines of a frame that are no tasks
+NAME_WIDTH = 40  # of a line for a change
+AROUND = 4  # lines of a screen that are no tasks
 # Which tasks a screen too small for all of them shows first.
 URGENCY = {State.EXECUTING: 0, State.ERROR: 1, State.QUEUED: 2, State.READY: 2, State.WAITING: 3}
 LEAST_URGENT = 4
@@ -74,7 +72,7 @@ def _shown(console: Console) -> Iterator[Callable[[View, datetime], None]]:
     from rich.live import Live
 
     with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
-        yield lambda view, now: live.update(frame(view, console.size.height, now), refresh=True)
+        yield lambda view, now: live.update(frame(view, *console.size, now), refresh=True)
 
 
 # --- lines --------------------------------------------------------------------------------------------------
@@ -120,13 +118,13 @@ def note(task: View) -> str:
 # --- frames -------------------------------------------------------------------------------------------------
 
 
-def frame(view: View, height: int, now: datetime) -> RenderableType:
-    """The run on a screen of so many lines: the state, a progress bar, and as many tasks as fit."""
+def frame(view: View, width: int, height: int, now: datetime) -> RenderableType:
+    """The run on a screen of this size: its state, a progress bar, and as many tasks as fit."""
     from rich.console import Group
     from rich.text import Text
 
     shown, hidden = fitting(view["tasks"], height - AROUND)
-    parts: list[RenderableType] = [_headline(view, now), _bar(view), _rows(shown, now)]
+    parts: list[RenderableType] = [_headline(view, now), _bar(view), _rows(shown, width, now)]
     if hidden:
         numbers = Counter(task["status"] for task in hidden)
         parts.append(Text(f"… and {len(hidden)} more: {counted(numbers)}", style="dim", no_wrap=True))
@@ -161,22 +159,24 @@ def _bar(view: View) -> RenderableType:
 
     through = sum(task["status"] in TERMINAL for task in view["tasks"])
     total = len(view["tasks"])
-    return Columns(
-        [ProgressBar(total=max(total, 1), completed=through, width=40), f"{through} of {total} tasks"]
-    )
+    return Columns([ProgressBar(total=max(total, 1), completed=through, width=40), f"{through} of {total} tasks"])
 
 
-def _rows(tasks: Sequence[View], now: datetime) -> RenderableType:
+def _rows(tasks: Sequence[View], width: int, now: datetime) -> RenderableType:
+    """A line for each task: what the short columns leave is for the notes."""
     from rich.table import Table
 
-    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column, width in zip(
-        ("Task", "Status", "Server", "Time", ""), (NAME_WIDTH, 10, 16, 12, None), strict=True
-    ):
-        grid.add_column(column, no_wrap=True, overflow="ellipsis", max_width=width)
-    for task in tasks:
-        cells = (task["name"], label(task["status"]), task["server"] or "", _time(task, now), note(task))
-        grid.add_row(*map(styled, cells))
+    cells = [
+        (task["name"], label(task["status"]), task["server"] or "", _time(task, now), note(task)) for task in tasks
+    ]
+    most = (max(width // 3, 8), 10, 16, 12, None)
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), expand=True)
+    for at, (title, limit) in enumerate(zip(("Task", "Status", "Server", "Time", ""), most, strict=True)):
+        wanted = max((len(row[at]) for row in [*cells, (title,) * 5]), default=0)
+        fixed = None if limit is None else min(wanted, limit)
+        grid.add_column(title, no_wrap=True, overflow="ellipsis", width=fixed, ratio=None if fixed else 1)
+    for row in cells:
+        grid.add_row(*map(styled, row))
     return grid
 
 

@@ -71,9 +71,9 @@ def output_option(command: F) -> F:
 
 def watch_option(command: F) -> F:
     """Add `--watch`."""
-    return click.option(
-        "--watch", is_flag=True, help="Redraw every second until interrupted; needs a terminal."
-    )(command)
+    return click.option("--watch", is_flag=True, help="Redraw every second until interrupted; needs a terminal.")(
+        command
+    )
 
 
 def present(
@@ -81,9 +81,7 @@ def present(
 ) -> None:
     """Print what `read` returns: as JSON, or as `draw` puts it for people, once or every second."""
     if watch and (output == "json" or not sys.stdout.isatty()):
-        raise click.UsageError(
-            "--watch redraws a table on a terminal; without one, or with -o json, leave it out."
-        )
+        raise click.UsageError("--watch redraws a table on a terminal; without one, or with -o json, leave it out.")
     if output == "json":
         print_json(read())
     elif watch:
@@ -100,9 +98,7 @@ def print_json(view: Any) -> None:
     click.echo(json.dumps(view, indent=2, ensure_ascii=False))
 
 
-def redraw(
-    draw: Callable[[], Iterable[Part]], console: Console, pause: Callable[[float], None] = time.sleep
-) -> None:
+def redraw(draw: Callable[[], Iterable[Part]], console: Console, pause: Callable[[float], None] = time.sleep) -> None:
     """Show `draw()` on the console again every second, until interrupted."""
     from rich.live import Live
 
@@ -137,8 +133,8 @@ def _grid(table: Table) -> RenderableType:
     if not table.rows:
         return Text(table.empty, style="dim")
     grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for number, column in enumerate(table.columns):
-        grid.add_column(column, overflow="fold", no_wrap=False, ratio=None, min_width=4 if number else 8)
+    for column in table.columns:
+        grid.add_column(column, overflow="fold")
     for row in table.rows:
         grid.add_row(*(styled(cell) for cell in row))
     return grid
@@ -186,8 +182,7 @@ def printable(text: str, keep: str = "") -> str:
     if text.isprintable():
         return text
     return "".join(
-        char if char.isprintable() or char in keep else char.encode("unicode_escape").decode()
-        for char in text
+        char if char.isprintable() or char in keep else char.encode("unicode_escape").decode() for char in text
     )
 
 
@@ -207,6 +202,11 @@ def local(iso: str | None, now: datetime) -> str:
         return "–"
     there, here = datetime.fromisoformat(iso).astimezone(), now.astimezone()
     return f"{there:%H:%M:%S}" if there.date() == here.date() else f"{there:%Y-%m-%d %H:%M}"
+
+
+def count(number: int, noun: str) -> str:
+    """`1 task`, `2 tasks`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def duration(seconds: float) -> str:

@@ -44,9 +44,7 @@ server_option = click.option(
 )
 @loglevel_option
 @output_option
-def run(
-    file: Path, job: str | None, named: tuple[str, ...], timeout: float | None, loglevel: str, output: str
-) -> None:
+def run(file: Path, job: str | None, named: tuple[str, ...], timeout: float | None, loglevel: str, output: str) -> None:
     """Run the job in FILE here and now, and show it until it ends.
 
     Starts what is not there: a broker, a database, a coordinator and batch servers as real processes,
@@ -85,9 +83,7 @@ def run(
 )
 @click.option("--no-console", is_flag=True, help="Do not start Flower.")
 @loglevel_option
-def dev(
-    files: tuple[Path, ...], named: tuple[str, ...], console: str, no_console: bool, loglevel: str
-) -> None:
+def dev(files: tuple[Path, ...], named: tuple[str, ...], console: str, no_console: bool, loglevel: str) -> None:
     """Start everything in this folder and stay: broker, database, coordinator, batch servers, Flower.
 
     Groups, servers and jobs of the files are applied first; `batchq submit` in the same folder uses what runs here.
@@ -101,9 +97,7 @@ def dev(
         if not engine.owner:
             from batchq.errors import Conflict
 
-            raise Conflict(
-                "An engine already runs in this folder. End it first, or use its broker and database."
-            )
+            raise Conflict("An engine already runs in this folder. End it first, or use its broker and database.")
         for line in actions.apply(batch().database, document):
             click.echo(line)
         names = _prepare(engine, document, threads, known=True)
@@ -140,9 +134,7 @@ def coordinator(loglevel: str) -> None:
     show_default=True,
     help="Celery's pool.",
 )
-@click.option(
-    "--no-events", is_flag=True, help="Send no task events: Flower shows nothing, work is a little faster."
-)
+@click.option("--no-events", is_flag=True, help="Send no task events: Flower shows nothing, work is a little faster.")
 @loglevel_option
 def start(name: str, threads: int | None, pool: str, no_events: bool, loglevel: str) -> None:
     """Be the batch server NAME until told to stop.
@@ -187,9 +179,7 @@ def _threads(named: tuple[str, ...]) -> dict[str, int]:
     return threads
 
 
-def _prepare(
-    engine: Embedded, document: Document, threads: dict[str, int], *, known: bool = False
-) -> list[str]:
+def _prepare(engine: Embedded, document: Document, threads: dict[str, int], *, known: bool = False) -> list[str]:
     """Make the servers to start exist; returns their names."""
     from batchq import actions
     from batchq.embedded import DEFAULT_SERVERS

@@ -44,9 +44,7 @@ def runs() -> None:
     type=click.Choice([state.value for state in RunState]),
     help="Only these.",
 )
-@click.option(
-    "--limit", type=click.IntRange(1, 100_000), default=20, show_default=True, help="How many at most."
-)
+@click.option("--limit", type=click.IntRange(1, 100_000), default=20, show_default=True, help="How many at most.")
 @output_option
 @watch_option
 def list_(job: str | None, statuses: tuple[str, ...], limit: int, output: str, watch: bool) -> None:
@@ -88,9 +86,7 @@ def show(run: str, output: str, watch: bool) -> None:
 
 @runs.command()
 @click.argument("run")
-@click.option(
-    "--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Stop watching after so long."
-)
+@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Stop watching after so long.")
 @output_option
 def watch(run: str, timeout: float | None, output: str) -> None:
     """Watch a run until it ends.

@@ -76,9 +76,7 @@ def show(name: str, output: str) -> None:
 
 @server.command("set")
 @click.argument("name")
-@click.option(
-    "--threads", type=click.IntRange(min=0), metavar="N", help="Tasks at once, where no window says it."
-)
+@click.option("--threads", type=click.IntRange(min=0), metavar="N", help="Tasks at once, where no window says it.")
 @click.option(
     "--group",
     "groups",
@@ -136,7 +134,7 @@ def servers_table(servers: list[dict[str, Any]]) -> Table:
             f"{server['busy']}/{server['threads']}",
             ", ".join(server["groups"]) or "–",
             _change(server, now),
-            f"{server['host']}:{server['pid']}" if server["pid"] else "–",
+            f"{server['host']}:{server['pid']}" if server["state"] != "stopped" else "–",
         )
         for server in servers
     ]
@@ -154,7 +152,7 @@ def _drawn(view: dict[str, Any]) -> Iterator[Part]:
     yield f"{view['name']}: {view['state']}, {view['busy']} of {view['threads']} threads busy"
     yield f"groups       {', '.join(view['groups']) or 'default, and those to which no server is bound'}"
     yield f"next change  {_change(view, now)} threads" if view["next_change"] else "next change  none"
-    if view["pid"]:
+    if view["state"] != "stopped":
         pool = f", {view['pool_kind'] or 'pool'} of {view['pool']}" if view["pool"] else ""
         yield f"process      {view['host']}:{view['pid']} since {local(view['started_at'], now)}{pool}"
     if view["windows"]:

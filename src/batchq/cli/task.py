@@ -78,9 +78,7 @@ def show(run: str, task: str, output: str) -> None:
 @task.command()
 @click.argument("run")
 @click.argument("task")
-@click.option(
-    "--attempt", type=click.IntRange(min=1), metavar="N", help="This attempt; without it the last one."
-)
+@click.option("--attempt", type=click.IntRange(min=1), metavar="N", help="This attempt; without it the last one.")
 @output_option
 def log(run: str, task: str, attempt: int | None, output: str) -> None:
     """Print what an attempt of a task logged.

@@ -116,9 +116,7 @@ class Matching:
         self.placed[server][group] += 1
 
 
-def free_threads(
-    topology: Topology, busy: Mapping[int, int], now: datetime, ahead: int = 0
-) -> dict[int, int]:
+def free_threads(topology: Topology, busy: Mapping[int, int], now: datetime, ahead: int = 0) -> dict[int, int]:
     """Threads of each server that could take a ticket now: threads − executing, plus `ahead` if it is open at all."""
     free = {}
     for server in topology.servers:

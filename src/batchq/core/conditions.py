@@ -162,14 +162,8 @@ def waits_for(node: Node, states: Mapping[str, State]) -> str:
 
 def why_not(node: Node, states: Mapping[str, State]) -> str:
     """Why a task didn't run, as one clause: `TASK 3 did not fail` (rules 4, 40)."""
-    blocked = [
-        condition
-        for condition in node.after
-        if resolution(condition.outcome, states[condition.task]) is False
-    ]
-    clauses = [
-        f"{condition.task} {_MISSED[condition.outcome, states[condition.task]]}" for condition in blocked
-    ]
+    blocked = [condition for condition in node.after if resolution(condition.outcome, states[condition.task]) is False]
+    clauses = [f"{condition.task} {_MISSED[condition.outcome, states[condition.task]]}" for condition in blocked]
     return " and ".join(clauses[:3]) if clauses else "its conditions can no longer come true"
 
 

@@ -106,9 +106,7 @@ def may_move(before: State, after: State) -> bool:
     return after in MOVES[before]
 
 
-def after_attempt(
-    *, ok: bool, attempt: int, retries: int, canceling: bool = False, final: bool = False
-) -> State:
+def after_attempt(*, ok: bool, attempt: int, retries: int, canceling: bool = False, final: bool = False) -> State:
     """Where a task goes when its `attempt`-th start has ended: success, error, or ready again (rules 30-32)."""
     if ok:
         return State.SUCCESS

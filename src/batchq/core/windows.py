@@ -51,9 +51,7 @@ class Window:
     def __post_init__(self) -> None:
         for edge in (self.start, self.end):
             if edge.microsecond or edge.tzinfo is not None:
-                raise ValueError(
-                    f"A window starts and ends at a whole second of its own zone, not at {edge}."
-                )
+                raise ValueError(f"A window starts and ends at a whole second of its own zone, not at {edge}.")
         if self.threads < 0:
             raise ValueError(f"A window has 0 threads or more, not {self.threads}.")
         if self.days is not None and not self.days <= EVERY_DAY:
@@ -117,9 +115,7 @@ def next_opening(
 def overlaps(windows: Sequence[Window]) -> list[tuple[Window, Window]]:
     """The pairs of windows of one zone whose periods meet on the wall clock of a week (rules 18, 21)."""
     return [
-        (one, other)
-        for one, other in combinations(windows, 2)
-        if one.timezone == other.timezone and _meet(one, other)
+        (one, other) for one, other in combinations(windows, 2) if one.timezone == other.timezone and _meet(one, other)
     ]
 
 
@@ -135,9 +131,7 @@ def parse_time(text: str) -> time:
     if (hour, minute, second) == (24, 0, 0):
         raise ValueError(f'{text!r} is not a time of day. Write midnight as "00:00", also as an end.')
     if hour > 23 or minute > 59 or second > 59:
-        raise ValueError(
-            f"{text!r} is not a time of day. Hours go from 00 to 23, minutes and seconds from 00 to 59."
-        )
+        raise ValueError(f"{text!r} is not a time of day. Hours go from 00 to 23, minutes and seconds from 00 to 59.")
     return time(hour, minute, second)
 
 
@@ -152,9 +146,7 @@ def parse_days(names: Iterable[str]) -> frozenset[int]:
         raise ValueError(f"{_short.repr(names)} is not a list of days. Write a list, such as [mon, tue].")
     days = frozenset(_day_number(name) for name in names)
     if not days:
-        raise ValueError(
-            "A window without days never opens. Name a day, or leave the days out for every day."
-        )
+        raise ValueError("A window without days never opens. Name a day, or leave the days out for every day.")
     return days
 
 

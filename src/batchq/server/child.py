@@ -74,9 +74,7 @@ def current() -> Current:
     try:
         return _current.get()
     except LookupError:
-        raise LookupError(
-            "batchq.current() works only inside an operation that a batch server runs."
-        ) from None
+        raise LookupError("batchq.current() works only inside an operation that a batch server runs.") from None
 
 
 def execute(order: Order) -> Done:
@@ -151,9 +149,7 @@ def _result(value: Any, limit: int) -> Done:
         logger.warning("The result is not kept: it is no JSON value (%s).", error)
         return Done(True)
     if len(result) > limit:
-        logger.warning(
-            "The result is not kept: it measures %d bytes as JSON, at most %d are.", len(result), limit
-        )
+        logger.warning("The result is not kept: it measures %d bytes as JSON, at most %d are.", len(result), limit)
         return Done(True)
     return Done(True, result=result)
 

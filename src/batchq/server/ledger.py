@@ -244,9 +244,7 @@ class Ledger:
                 self.active[ticket.token] = arrival
                 self._start(arrival, granted[ticket.token])
 
-    def _begin(
-        self, arrivals: Sequence[Arrival], granted: Mapping[str, Any], parked: Collection[str]
-    ) -> None:
+    def _begin(self, arrivals: Sequence[Arrival], granted: Mapping[str, Any], parked: Collection[str]) -> None:
         for arrival in arrivals:
             token = arrival.offer.token
             if token in granted:

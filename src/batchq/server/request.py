@@ -115,9 +115,7 @@ class Attempt(Request):  # type: ignore[misc]
         """The child came back, with a success or with an error of the operation."""
         if done.ok:
             self._report(True, done)
-            self.send_event(
-                "task-succeeded", result=done.result, runtime=time.time() - (self.time_start or 0)
-            )
+            self.send_event("task-succeeded", result=done.result, runtime=time.time() - (self.time_start or 0))
         else:
             self._report(False, done)
             self.send_event("task-failed", exception=done.error, traceback=done.log)

@@ -41,9 +41,7 @@ def read(message: Any) -> Offer | None:
         group = kwargs["group"]
     except (ValueError, TypeError, KeyError):
         return None
-    if version != VERSION or not (
-        isinstance(task, int) and isinstance(token, str) and isinstance(group, str)
-    ):
+    if version != VERSION or not (isinstance(task, int) and isinstance(token, str) and isinstance(group, str)):
         return None
     return Offer(task, token, group)
 
@@ -104,9 +102,7 @@ class Publisher:
 
     def check(self) -> None:
         """Raise BrokerUnreachable unless the broker answers."""
-        self._twice(
-            lambda producer: producer.connection.ensure_connection(max_retries=1, timeout=self._patience)
-        )
+        self._twice(lambda producer: producer.connection.ensure_connection(max_retries=1, timeout=self._patience))
 
     def close(self) -> None:
         """Drop the connection; the next message opens another one."""
@@ -152,14 +148,12 @@ class Publisher:
     def _open(self) -> Producer:
         if self._producer is None:
             connection = self._connection()
-            connection.ensure_connection(
-                max_retries=1, timeout=self._patience, reraise_as_library_errors=False
-            )
+            connection.ensure_connection(max_retries=1, timeout=self._patience, reraise_as_library_errors=False)
             self._producer = Producer(connection, auto_declare=False)
         return self._producer
 
     def _connection(self) -> Connection:
-        connection = self._app.connection_for_write(connect_timeout=self._patience)
+        connection: Connection = self._app.connection_for_write(connect_timeout=self._patience)
         if connection.transport.driver_type == "redis":
             # They default to none: a broker that hangs must not take the caller with it.
             timeouts = {"socket_timeout": self._patience, "socket_connect_timeout": self._patience}

@@ -138,9 +138,7 @@ class Watch(threading.Thread):
 
     def _beat(self) -> None:
         life = self._ledger.life
-        if not self._database.run(
-            lambda tx: servers.beat(tx, life.server, life.epoch, self._database.now(tx))
-        ):
+        if not self._database.run(lambda tx: servers.beat(tx, life.server, life.epoch, self._database.now(tx))):
             self._ledger.fenced = self._ledger.life == life
 
     def _look(self) -> None:
@@ -162,11 +160,7 @@ class Watch(threading.Thread):
         self._looked = now
         gone = {token for token in executing if not self._ledger.has(token)}
         self._missing = {token: self._missing.get(token, now) for token in gone}
-        lost = [
-            token
-            for token, since in self._missing.items()
-            if now - since > self._settings.lost_attempt_seconds
-        ]
+        lost = [token for token, since in self._missing.items() if now - since > self._settings.lost_attempt_seconds]
         if lost:
             logger.error("%d attempts are in the books but not here: they are lost", len(lost))
             self._database.run(lambda tx: engine.recover_missing(tx, life, lost, self._database.now(tx)))
@@ -260,9 +254,7 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def _begin_anew(self) -> None:
         try:
-            self.life = enlist(
-                self.database, self.settings, self.name, self.worker.pool.num_processes, self.kind
-            )
+            self.life = enlist(self.database, self.settings, self.name, self.worker.pool.num_processes, self.kind)
         except ServerRuns as error:
             logger.critical("%s", error)
             raise SystemExit(error.exit_code) from None

@@ -30,9 +30,7 @@ class After:
     def handles(self) -> After:
         """The same condition, whose task handles the failure if it succeeds (rule 7)."""
         if len(self.conditions) > 1:
-            raise InvalidInput(
-                "Each condition handles for itself: write `t1.error.handles & t2.error.handles`."
-            )
+            raise InvalidInput("Each condition handles for itself: write `t1.error.handles & t2.error.handles`.")
         return replace(self, conditions=(replace(self.conditions[0], handles=True),))
 
     def __and__(self, other: After | Task) -> After:
@@ -128,9 +126,7 @@ class Job:
             raise InvalidInput(f"Job {shown(self.name)}: another task is named {shown(name)}.")
         said, joined = self._conditions(after)
         if joined and join and joined != join:
-            raise InvalidInput(
-                f"Job {shown(self.name)}: tasks.{name}: join: {join} contradicts its conditions."
-            )
+            raise InvalidInput(f"Job {shown(self.name)}: tasks.{name}: join: {join} contradicts its conditions.")
         self._tasks[name] = self._made(
             TaskSpec,
             ("tasks", name),
@@ -161,9 +157,7 @@ class Job:
             return after, None
         after = _success(after)
         if after.job is not self:
-            raise InvalidInput(
-                f"Job {shown(self.name)}: a condition is on a task of {shown(after.job.name)}."
-            )
+            raise InvalidInput(f"Job {shown(self.name)}: a condition is on a task of {shown(after.job.name)}.")
         return after.conditions, after.join
 
     def _made(self, model: type[M], path: Path, **values: Any) -> M:

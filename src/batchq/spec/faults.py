@@ -118,9 +118,7 @@ def _sentence(found: Any) -> str:
     got = found["input"]
     if found["type"] in ("list_type", "tuple_type", "dict_type") and isinstance(got, str):
         return pattern.format(got="text")  # may be an argument, and so a secret
-    advice = (
-        "; put it in quotes" if found["type"] == "string_type" and isinstance(got, bool | int | float) else ""
-    )
+    advice = "; put it in quotes" if found["type"] == "string_type" and isinstance(got, bool | int | float) else ""
     return pattern.format(got=shown(got), **context) + advice
 
 

@@ -56,9 +56,7 @@ def name_fault(name: str, limits: Limits = DEFAULT_LIMITS) -> str | None:
     if not name:
         return "a name must not be empty"
     if len(name) > limits.name_chars:
-        return (
-            f"the name {shown(name)} has {len(name):,} characters, at most {limits.name_chars:,} are allowed"
-        )
+        return f"the name {shown(name)} has {len(name):,} characters, at most {limits.name_chars:,} are allowed"
     if not name.isprintable():
         odd = next(character for character in name if not character.isprintable())
         return f"the name {shown(name)} holds U+{ord(odd):04X}, which does not show; leave it out"
@@ -154,8 +152,7 @@ def _stated(item: object) -> Iterator[Condition]:
     else:
         advice = "; put the name in quotes" if isinstance(item, bool | int | float) else ""
         raise ValueError(
-            "must be a task name, a mapping of task names to outcomes, or a list of these, "
-            f"not {shown(item)}{advice}"
+            f"must be a task name, a mapping of task names to outcomes, or a list of these, not {shown(item)}{advice}"
         )
 
 
@@ -184,10 +181,7 @@ def _outcome(task: str, word: object) -> Outcome:
 
 def _as_in_a_file(after: tuple[Condition, ...]) -> list[dict[str, Any]]:
     """The conditions as a file says them, so that what is dumped can be read again."""
-    return [
-        {c.task: {"outcome": c.outcome.value, "handles": True} if c.handles else c.outcome.value}
-        for c in after
-    ]
+    return [{c.task: {"outcome": c.outcome.value, "handles": True} if c.handles else c.outcome.value} for c in after]
 
 
 def _time(value: str) -> str:
@@ -227,9 +221,7 @@ class ConditionForm(BaseModel):
     handles: bool = False
 
 
-AfterForm: TypeAlias = (
-    str | dict[str, Word | ConditionForm] | list[str | dict[str, Word | ConditionForm]] | None
-)
+AfterForm: TypeAlias = str | dict[str, Word | ConditionForm] | list[str | dict[str, Word | ConditionForm]] | None
 
 Name = Annotated[str, AfterValidator(_name)]
 Names = Annotated[tuple[Name, ...], AfterValidator(_distinct)]

@@ -136,9 +136,7 @@ class _Reading:
             self.fault(Fault((), "holds no job, group or server"))
         return Document.model_construct(groups=groups, servers=servers, jobs=jobs)
 
-    def named(
-        self, root: dict[str, Any], part: str, make: Callable[[str, Any, faults.Path], S | None]
-    ) -> dict[str, S]:
+    def named(self, root: dict[str, Any], part: str, make: Callable[[str, Any, faults.Path], S | None]) -> dict[str, S]:
         """What one part of the file holds, by name."""
         forms = root.get(part)
         if forms is not None and not isinstance(forms, dict):
@@ -179,9 +177,7 @@ class _Reading:
         if "tasks" not in form:
             self.fault(Fault(path, "'tasks' is missing; a job needs one at least", () if path else ("job",)))
         elif not isinstance(tasks, dict):
-            self.fault(
-                Fault((*path, "tasks"), f"must be a mapping of task names to tasks, not {shown(tasks)}")
-            )
+            self.fault(Fault((*path, "tasks"), f"must be a mapping of task names to tasks, not {shown(tasks)}"))
         specs = self.tasks(tasks, path) if isinstance(tasks, dict) else []
         rest = {key: value for key, value in form.items() if key != "tasks"}
         return self.made(JobSpec, rest, path, name=name, tasks=[STAND_IN] if self.faults else specs)
@@ -193,9 +189,7 @@ class _Reading:
             self.fault(Fault((*path, "tasks"), f"more than {self.limits.tasks:,} tasks are not allowed"))
             raise _EnoughError
         after = {name: self.after(form, (*path, "tasks", name)) for name, form in forms.items()}
-        self.fault(
-            graph_faults({name: [c.task for c in each] for name, each in after.items()}, self.limits), path
-        )
+        self.fault(graph_faults({name: [c.task for c in each] for name, each in after.items()}, self.limits), path)
         if self.faults and len(forms) > LARGE:
             raise _EnoughError
         specs = []
@@ -226,9 +220,7 @@ class _Reading:
             return self.made(ServerSpec, form, path)
         self.windows += len(windows)
         if self.windows > MOST_WINDOWS:
-            self.fault(
-                Fault((*path, "windows"), f"more than {MOST_WINDOWS:,} windows in a file are not allowed")
-            )
+            self.fault(Fault((*path, "windows"), f"more than {MOST_WINDOWS:,} windows in a file are not allowed"))
             raise _EnoughError
         made = [self.made(WindowSpec, each, (*path, "windows", i)) for i, each in enumerate(windows)]
         if None in made:
@@ -256,8 +248,7 @@ class _Reading:
 # Lets the rest of a job be looked at whose tasks are at fault.
 STAND_IN = TaskSpec(name="STAND-IN", run="run")
 KEYS: dict[type[Spec], frozenset[str]] = {
-    model: frozenset(model.model_fields) - {"name"}
-    for model in (GroupSpec, JobSpec, ServerSpec, TaskSpec, WindowSpec)
+    model: frozenset(model.model_fields) - {"name"} for model in (GroupSpec, JobSpec, ServerSpec, TaskSpec, WindowSpec)
 }
 
 

@@ -101,9 +101,7 @@ class JobSpec(Spec):
     def _sound(self, info: ValidationInfo) -> Self:
         named = Counter(task.name for task in self.tasks)
         faults = [
-            Fault(("tasks", name), "another task has the same name")
-            for name, count in named.items()
-            if count > 1
+            Fault(("tasks", name), "another task has the same name") for name, count in named.items() if count > 1
         ]
         after = {task.name: [condition.task for condition in task.after] for task in self.tasks}
         faults += graph_faults(after, limits_of(info))
@@ -170,9 +168,7 @@ def _after_fault(after: Sequence[Condition], join: Join) -> str | None:
     for condition in after:
         task, outcome = condition.task, condition.outcome
         if condition.handles and outcome is Outcome.SUCCESS:
-            return (
-                f"{shown(task)} is asked for success, which has no failure to handle; use error or finished"
-            )
+            return f"{shown(task)} is asked for success, which has no failure to handle; use error or finished"
         if (task, outcome) in seen:
             return f"{shown(task)} is asked for {outcome} twice"
         if asked.setdefault(task, outcome) is not outcome and join is Join.ALL:

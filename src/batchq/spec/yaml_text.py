@@ -243,9 +243,7 @@ class _Building:
 
 
 def _tagged(tag: str, line: int) -> UnreadableError:
-    return UnreadableError(
-        f"the tag {shown(tag.replace('tag:yaml.org,2002:', '!!', 1))} is not allowed", line
-    )
+    return UnreadableError(f"the tag {shown(tag.replace('tag:yaml.org,2002:', '!!', 1))} is not allowed", line)
 
 
 def _newest(opened: _Open) -> str | None:

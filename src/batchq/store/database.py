@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,17 +49,18 @@ class Database:
     @property
     def engine(self) -> Engine:
         if self._engine is None:
-            self._engine = (
-                _sqlite(self.url, self.patience) if self.embedded else _postgresql(self.url, self.patience)
-            )
+            self._engine = _sqlite(self.url, self.patience) if self.embedded else _postgresql(self.url, self.patience)
         return self._engine
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A transaction that writes: committed at the end, rolled back by an exception."""
-        with self.reachable(), self.engine.connect() as tx:
-            with tx.execution_options(batchq_writes=True).begin():
-                yield tx
+        with (
+            self.reachable(),
+            self.engine.connect() as connection,
+            connection.execution_options(batchq_writes=True).begin(),
+        ):
+            yield connection
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -144,7 +144,7 @@ def _sqlite(url: URL, patience: float) -> Engine:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         if url.database and url.database != ":memory:":
-            os.chmod(url.database, 0o600)
+            Path(url.database).chmod(0o600)
 
     @event.listens_for(engine, "begin")
     def begin(tx: Connection) -> None:

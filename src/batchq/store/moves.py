@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
+    Boolean,
     Connection,
     Select,
     and_,
@@ -50,8 +51,9 @@ def run_of(task: int) -> int:
 
 def is_(*states: State) -> ColumnElement[bool]:
     """`status` is one of `states`, written as words: only so can a partial index serve the query."""
-    words = [literal_column(f"'{state.value}'") for state in states]
-    return TASK.status == words[0] if len(words) == 1 else TASK.status.in_(words)
+    words = ", ".join(f"'{state.value}'" for state in states)
+    test = f"IN ({words})" if len(states) > 1 else f"= {words}"
+    return literal_column(f"batchq_task.status {test}", Boolean)
 
 
 # --- storing a run ------------------------------------------------------------------------------------------
@@ -107,12 +109,8 @@ def start_run(tx: Connection, run: int, now: datetime) -> bool:
 
 # --- settling what has ended --------------------------------------------------------------------------------
 
-_UNSETTLED_RUNS = Prepared(
-    select(TASK.run_id).where(literal_column("unsettled")).distinct().limit(bindparam("limit"))
-)
-_LOCK_RUNS = Prepared(
-    select(RUN.id).where(among(RUN.id, "runs")).order_by(RUN.id).with_for_update(key_share=True)
-)
+_UNSETTLED_RUNS = Prepared(select(TASK.run_id).where(literal_column("unsettled")).distinct().limit(bindparam("limit")))
+_LOCK_RUNS = Prepared(select(RUN.id).where(among(RUN.id, "runs")).order_by(RUN.id).with_for_update(key_share=True))
 _UNSETTLED = Prepared(
     select(TASK.id, TASK.status)
     .where(literal_column("unsettled"), among(TASK.run_id, "runs"))
@@ -126,9 +124,7 @@ _OPEN_CONDITIONS = Prepared(
     .limit(bindparam("limit"))
 )
 _RESOLVE = Prepared(
-    update(TaskCondition)
-    .where(among(CONDITION.id, "ids"), CONDITION.met.is_(None))
-    .values(met=bindparam("resolved"))
+    update(TaskCondition).where(among(CONDITION.id, "ids"), CONDITION.met.is_(None)).values(met=bindparam("resolved"))
 )
 _COUNTS = Prepared(
     select(TASK.id, TASK.run_id, TASK.status, TASK.joined, TASK.pending, TASK.met, TASK.impossible)
@@ -183,9 +179,7 @@ def unsettled(tx: Connection, runs: Collection[int], limit: int) -> dict[int, St
     return {row.id: State(row.status) for row in _UNSETTLED(tx, runs=runs, limit=limit)}
 
 
-def open_conditions(
-    tx: Connection, tasks: Collection[int], limit: int
-) -> list[tuple[int, int, int, Outcome]]:
+def open_conditions(tx: Connection, tasks: Collection[int], limit: int) -> list[tuple[int, int, int, Outcome]]:
     """Unresolved conditions (id, task, predecessor, outcome) on these predecessors."""
     rows = _OPEN_CONDITIONS(tx, tasks=tasks, limit=limit)
     return [(row.id, row.task_id, row.predecessor_id, Outcome(row.outcome)) for row in rows]
@@ -232,9 +226,7 @@ def failures(tx: Connection, run: int) -> Sequence[Any]:
     handled = exists(
         select(CONDITION.id)
         .join(handler, handler.c.id == CONDITION.task_id)
-        .where(
-            CONDITION.predecessor_id == TASK.id, CONDITION.handles, handler.c.status == State.SUCCESS.value
-        )
+        .where(CONDITION.predecessor_id == TASK.id, CONDITION.handles, handler.c.status == State.SUCCESS.value)
     )
     aborted = and_(TASK.status == State.CANCELED.value, TASK.claimed_at.is_not(None))
     return tx.execute(
@@ -294,9 +286,7 @@ _QUEUE = Prepared(
     )
 )
 _OUT = Prepared(
-    select(
-        TASK.id, TASK.token, TASK.group_name, TASK.attempt, TASK.queued_at, TASK.offers, TASK.name, RUN.job
-    )
+    select(TASK.id, TASK.token, TASK.group_name, TASK.attempt, TASK.queued_at, TASK.offers, TASK.name, RUN.job)
     .join(Run, RUN.id == TASK.run_id)
     .where(is_(State.QUEUED))
     .order_by(TASK.queued_at, TASK.id)
@@ -335,9 +325,7 @@ def ready(tx: Connection, limits: Mapping[str, int], now: datetime) -> list[Any]
 
 def queue(tx: Connection, rows: Iterable[Any], now: datetime) -> list[Ticket]:
     """ready → queued, each under a new token; returns the tickets to publish after the commit."""
-    tickets = [
-        Ticket(row.id, str(uuid.uuid4()), row.attempt + 1, row.group_name, row.job, row.name) for row in rows
-    ]
+    tickets = [Ticket(row.id, str(uuid.uuid4()), row.attempt + 1, row.group_name, row.job, row.name) for row in rows]
     _QUEUE.many(tx, [{"task": ticket.task, "token_": ticket.token, "now": now} for ticket in tickets])
     return tickets
 
@@ -407,9 +395,7 @@ _CLAIMED = Prepared(
 )
 
 
-def claim(
-    tx: Connection, tickets: Sequence[tuple[int, str]], server: int, epoch: int, now: datetime
-) -> Sequence[Any]:
+def claim(tx: Connection, tickets: Sequence[tuple[int, str]], server: int, epoch: int, now: datetime) -> Sequence[Any]:
     """queued → executing on this server for these (task, token); returns the rows that are ours now.
 
     A claim repeated after a commit whose reply was lost finds its rows executing under its own tokens: they count.

@@ -34,9 +34,7 @@ def check(database: Database) -> None:
     with database.read() as tx:
         revision = _revision(tx)
     if revision != newest():
-        fact = (
-            "holds no batchq tables yet" if revision is None else f"is at schema {revision}, not {newest()}"
-        )
+        fact = "holds no batchq tables yet" if revision is None else f"is at schema {revision}, not {newest()}"
         raise DatabaseOutdated(url=masked(str(database.url)), fact=fact)
 
 

@@ -40,9 +40,7 @@ _BEAT = Prepared(
     .values(beat=SERVER.beat + 1, beat_at=bindparam("now"))
 )
 _GROUPS_READY = Prepared(
-    select(GROUP.name).where(
-        exists(select(literal_column("1")).where(is_(State.READY), TASK.group_name == GROUP.name))
-    )
+    select(GROUP.name).where(exists(select(literal_column("1")).where(is_(State.READY), TASK.group_name == GROUP.name)))
 )
 
 
@@ -131,9 +129,7 @@ def set_priority(tx: Connection, group: str, priority: int) -> bool:
     if not tx.execute(update(Group).where(GROUP.name == group).values(priority=priority)).rowcount:
         return False
     waiting = TASK.status.in_([state.value for state in NOT_STARTED])
-    tx.execute(
-        update(Task).where(TASK.group_name == group, ~TASK.own_priority, waiting).values(priority=priority)
-    )
+    tx.execute(update(Task).where(TASK.group_name == group, ~TASK.own_priority, waiting).values(priority=priority))
     return True
 
 
@@ -182,9 +178,7 @@ def set_server(
         name_groups(tx, groups)
         tx.execute(delete(ServerGroup).where(BINDING.server_id == server))
         if groups:
-            tx.execute(
-                insert(ServerGroup), [{"server_id": server, "group_name": name} for name in sorted(groups)]
-            )
+            tx.execute(insert(ServerGroup), [{"server_id": server, "group_name": name} for name in sorted(groups)])
     if windows is not None:
         tx.execute(delete(ServerWindow).where(WINDOW.server_id == server))
         if windows:
@@ -236,9 +230,7 @@ def set_pool(tx: Connection, server: int, epoch: int, pool: int) -> None:
 def running(tx: Connection) -> list[tuple[int, str, int, int]]:
     """The servers that count as running: id, name, epoch, beat."""
     rows = tx.execute(
-        select(SERVER.id, SERVER.name, SERVER.epoch, SERVER.beat).where(
-            SERVER.liveness == Liveness.RUNNING.value
-        )
+        select(SERVER.id, SERVER.name, SERVER.epoch, SERVER.beat).where(SERVER.liveness == Liveness.RUNNING.value)
     )
     return [tuple(row) for row in rows]
 

@@ -120,9 +120,7 @@ def run_view(tx: Connection, run: int, now: datetime | None = None, *, results: 
     tasks = tx.execute(statement.where(TASK.run_id == run).order_by(TASK.id)).all()
     why = _why(tx, run, tasks, Reasons(tx, now))
     handled = _handled(tx, run) if any(task.status == State.ERROR for task in tasks) else {}
-    return _run_line(found) | {
-        "tasks": [_task(task, why.get(task.id), handled.get(task.id)) for task in tasks]
-    }
+    return _run_line(found) | {"tasks": [_task(task, why.get(task.id), handled.get(task.id)) for task in tasks]}
 
 
 def runs(
@@ -390,9 +388,7 @@ def servers(tx: Connection, now: datetime | None = None) -> list[View]:
     """All servers by name. `threads` is what its windows, or its own number, allow now (rules 16-20)."""
     reasons = Reasons(tx, now)
     rows = tx.execute(select(Server.__table__).order_by(SERVER.name)).all()  # type: ignore[attr-defined]
-    return [
-        _server(row, reasons.topology.by_id[row.id], reasons.busy.get(row.id, 0), reasons.now) for row in rows
-    ]
+    return [_server(row, reasons.topology.by_id[row.id], reasons.busy.get(row.id, 0), reasons.now) for row in rows]
 
 
 def _server(row: Any, server: affinity.Server, busy: int, now: datetime) -> View:
@@ -405,8 +401,7 @@ def _server(row: Any, server: affinity.Server, busy: int, now: datetime) -> View
         "busy": busy,
         "groups": sorted(server.groups),
         "windows": [_window(window) for window in server.windows],
-        "next_change": change
-        and {"at": iso(change), "threads": threads_at(server.windows, server.threads, change)},
+        "next_change": change and {"at": iso(change), "threads": threads_at(server.windows, server.threads, change)},
         "threads_without_windows": row.threads,
         "enabled": row.enabled,
         "host": row.host,

@@ -1,0 +1,1 @@
+"""The dashboard: Flower for the batch servers and what they run; the only code that touches Flower."""

@@ -1,0 +1,2 @@
+from batchq.store.database import Database
+class Clocked(Database): pass

@@ -1,0 +1,152 @@
+"""The rules once more, as naive as their text: what the code is compared with.
+
+States and outcomes are plain words; nothing here is shared with the package.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import combinations
+
+OUTCOMES = ("success", "error", "finished")
+ENDS = ("success", "error", "didnt_run", "canceled")
+
+
+@dataclass
+class Plan:
+    """A job: for each task its conditions (task, outcome, handles), how they are joined, and its flag."""
+
+    after: dict[str, list[tuple[str, str, bool]]]
+    joins: dict[str, str]
+    ignored: set[str] = field(default_factory=set)
+
+
+# --- conditions (rules 2 to 7) ------------------------------------------------------------------------------
+
+
+def is_met(outcome: str, state: str) -> bool:
+    """Rule 3; *didn't run* and *canceled* satisfy no condition, not even `finished` (rule 4)."""
+    return state in ("success", "error") if outcome == "finished" else state == outcome
+
+
+def is_impossible(outcome: str, state: str) -> bool:
+    """The task has ended, and not as asked (rule 4)."""
+    return state in ENDS and not is_met(outcome, state)
+
+
+def judged(plan: Plan, states: Mapping[str, str], task: str) -> str:
+    """What becomes of a waiting task while the others are in these states (rule 5)."""
+    conditions = plan.after[task]
+    met = [is_met(outcome, states[before]) for before, outcome, _ in conditions]
+    impossible = [is_impossible(outcome, states[before]) for before, outcome, _ in conditions]
+    if not conditions:
+        return "ready"
+    if plan.joins[task] == "any":
+        if any(met):
+            return "ready"
+        return "didnt_run" if all(impossible) else "waiting"
+    if any(impossible):
+        return "didnt_run"
+    return "ready" if all(met) else "waiting"
+
+
+def settled(plan: Plan, states: Mapping[str, str]) -> dict[str, str]:
+    """All tasks judged anew, from scratch, until nothing changes any more (rule 4)."""
+    while True:
+        after = {
+            task: judged(plan, states, task) if state == "waiting" else state
+            for task, state in states.items()
+        }
+        if after == states:
+            return after
+        states = after
+
+
+def played(plan: Plan, failing: Collection[str]) -> dict[str, str]:
+    """How every task ends if exactly the `failing` ones fail."""
+    states = dict.fromkeys(plan.after, "waiting")
+    while True:
+        states = settled(plan, states)
+        ready = [task for task, state in states.items() if state == "ready"]
+        if not ready:
+            return states
+        for task in ready:
+            states[task] = "error" if task in failing else "success"
+
+
+def verdict(plan: Plan, states: Mapping[str, str]) -> str:
+    """How a run ends that was not canceled (rule 7)."""
+    for task, state in states.items():
+        handlers = [
+            other
+            for other, conditions in plan.after.items()
+            for before, _, handles in conditions
+            if before == task and handles and states[other] == "success"
+        ]
+        if state == "error" and task not in plan.ignored and not handlers:
+            return "error"
+    return "success"
+
+
+def random_plan(tasks: int, rng: random.Random, most: int = 4) -> Plan:
+    """A job of so many tasks, each with up to `most` conditions on earlier ones; the tasks are not in order."""
+    names = [f"TASK {number}" for number in range(1, tasks + 1)]
+    plan = Plan({}, {})
+    for position, name in enumerate(names):
+        plan.joins[name] = join = rng.choice(["all", "all", "any"])
+        before = rng.sample(names[:position], min(position, rng.randint(0, most)))
+        plan.after[name] = [_condition(rng, each) for each in before]
+        if before and join == "any" and rng.random() < 0.2:
+            outcome = plan.after[name][0][1]
+            other = rng.choice([each for each in OUTCOMES if each != outcome])
+            plan.after[name].append((before[0], other, False))
+        if rng.random() < 0.2:
+            plan.ignored.add(name)
+    shuffled = rng.sample(names, len(names))
+    plan.after = {name: plan.after[name] for name in shuffled}
+    return plan
+
+
+def _condition(rng: random.Random, before: str) -> tuple[str, str, bool]:
+    outcome = rng.choice(["success", "success", "error", "finished"])
+    return before, outcome, outcome != "success" and rng.random() < 0.3
+
+
+# --- groups and threads (rules 11, 12, 16) ------------------------------------------------------------------
+
+
+def serves(bound: Mapping[str, Collection[str]], server: str, groups: Iterable[str]) -> set[str]:
+    """`bound(s)` if not empty, else `{default} ∪ {g : no server is bound to g}` (rule 12)."""
+    if bound[server]:
+        return set(bound[server])
+    taken = {group for servers_groups in bound.values() for group in servers_groups}
+    return {"default"} | {group for group in groups if group not in taken}
+
+
+def fits(tickets: Counter[str], free: Mapping[str, int], served: Mapping[str, set[str]]) -> bool:
+    """Whether every ticket can have a free thread of its own: no set of groups asks more than its servers have."""
+    groups = [group for group, number in tickets.items() if number]
+    return all(
+        sum(tickets[group] for group in asking)
+        <= sum(threads for server, threads in free.items() if served[server] & set(asking))
+        for size in range(1, len(groups) + 1)
+        for asking in combinations(groups, size)
+    )
+
+
+def fitting(
+    groups: Iterable[str], free: Mapping[str, int], served: Mapping[str, set[str]], first: Iterable[str] = ()
+) -> list[bool]:
+    """For each ticket in turn, whether it fits beside those `first` and those before it that did."""
+    taken: Counter[str] = Counter()
+    for group in first:
+        if fits(taken + Counter([group]), free, served):
+            taken[group] += 1
+    answers = []
+    for group in groups:
+        answers.append(fits(taken + Counter([group]), free, served))
+        taken[group] += answers[-1]
+    return answers

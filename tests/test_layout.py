@@ -1,0 +1,75 @@
+"""The picture of the architecture, held against the code: imports point down, and `core` stays pure."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import batchq
+
+ROOT = Path(batchq.__file__).parent
+# From the ground up; a module imports from its own floor and from those below.
+FLOORS = [
+    {"errors"},
+    {"core"},
+    {"config", "tables", "spec", "migrations"},
+    {"store"},
+    {"engine"},
+    {"actions"},
+    {"coordinator", "server"},
+    {"operations"},
+    {"app"},
+    {"embedded", "web"},
+    {"cli"},
+    {"__main__"},
+]
+FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
+IMPURE = {"os", "time", "random", "socket", "subprocess", "sqlalchemy", "sqlmodel", "celery", "kombu", "logging"}
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in ROOT.rglob("*.py") if path.parent != ROOT or path.name != "__init__.py")
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def room(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_down(path: Path):
+    own = FLOOR[room(path)]
+    for name in imports(path):
+        package, _, rest = name.partition(".")
+        there = rest.partition(".")[0]
+        if package == "batchq" and there in FLOOR:
+            assert FLOOR[there] <= own, f"{path.name} imports {name}, which stands above it"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "core").glob("*.py")), ids=lambda path: path.name)
+def test_core_knows_no_clock_no_sql_no_celery_and_no_environment(path: Path):
+    assert not {name.partition(".")[0] for name in imports(path)} & IMPURE
+    source = path.read_text(encoding="utf-8")
+    assert ".now(" not in source
+    assert ".today(" not in source
+
+
+@pytest.mark.parametrize("name", ["batchq", "batchq.cli", "batchq.app"])
+def test_what_others_import_first_stays_light(name: str):
+    code = f"import sys, {name}; print(*sorted({{'sqlmodel', 'sqlalchemy', 'rich', 'alembic'}} & set(sys.modules)))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = loaded.stdout.split()
+    assert heavy == (["sqlalchemy"] if name == "batchq.app" else [])
