@@ -29,6 +29,7 @@ from batchq.core.states import TERMINAL, Outcome, RunState, State
 SUCCESS, ERROR, FINISHED = Outcome.SUCCESS, Outcome.ERROR, Outcome.FINISHED
 OPEN = [State.WAITING, State.READY, State.QUEUED, State.EXECUTING]
 DEEP = 100_000
+RANDOM = st.randoms(use_true_random=True)  # one draw of a seed, where the other kind draws every choice
 
 JOB_1 = {
     "TASK 1": Node(),
@@ -123,7 +124,7 @@ def test_settle_leaves_its_arguments_as_they_were():
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.integers(1, 60), st.randoms(use_true_random=False))
+@given(st.integers(1, 60), RANDOM)
 def test_settle_is_what_the_rules_give_from_any_mixture_of_states(tasks, rng):
     plan = rules.random_plan(tasks, rng)
     states = {name: rng.choice([State.WAITING, State.WAITING, *State]) for name in plan.after}
@@ -131,7 +132,7 @@ def test_settle_is_what_the_rules_give_from_any_mixture_of_states(tasks, rng):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 60), st.randoms(use_true_random=False))
+@given(st.integers(1, 60), RANDOM)
 def test_settle_is_what_the_rules_give_after_every_step_of_a_random_play(tasks, rng):
     plan = rules.random_plan(tasks, rng)
     nodes = nodes_of(plan)
@@ -146,7 +147,7 @@ def test_settle_is_what_the_rules_give_after_every_step_of_a_random_play(tasks, 
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 60), st.randoms(use_true_random=False))
+@given(st.integers(1, 60), RANDOM)
 def test_the_end_does_not_depend_on_which_ready_task_goes_first(tasks, rng):
     plan = rules.random_plan(tasks, rng)
     nodes = nodes_of(plan)
@@ -184,7 +185,7 @@ def test_what_stands_too_early_moves_only_behind_the_tasks_it_follows():
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.integers(1, 60), st.randoms(use_true_random=False))
+@given(st.integers(1, 60), RANDOM)
 def test_the_order_holds_every_task_once_behind_those_it_follows(tasks, rng):
     after = predecessors(rules.random_plan(tasks, rng))
     ordered = order(after)
@@ -195,7 +196,7 @@ def test_the_order_holds_every_task_once_behind_those_it_follows(tasks, rng):
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.integers(1, 30), st.integers(1, 30), st.randoms(use_true_random=False))
+@given(st.integers(1, 30), st.integers(1, 30), RANDOM)
 def test_a_circle_is_found_and_named_in_the_order_in_which_its_tasks_wait(tasks, length, rng):
     after = predecessors(rules.random_plan(tasks, rng))
     circle = rng.sample(list(after), min(length, tasks))
@@ -318,7 +319,7 @@ def test_every_way_to_miss_a_condition_has_its_words(outcome, state):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(2, 20), st.randoms(use_true_random=False))
+@given(st.integers(2, 20), RANDOM)
 def test_in_a_random_play_every_task_that_has_not_started_can_say_why(tasks, rng):
     plan = rules.random_plan(tasks, rng)
     nodes = nodes_of(plan)

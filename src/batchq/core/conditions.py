@@ -6,6 +6,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from heapq import heappop, heappush
 
 from batchq.core.states import MET_BY, TERMINAL, Outcome, RunState, State
 
@@ -94,15 +95,17 @@ def order(after: Mapping[str, Sequence[str]]) -> list[str]:
     for name, before in after.items():
         for predecessor in set(before):
             successors.setdefault(predecessor, []).append(name)
-    ready = deque(name for name, count in open_count.items() if not count)
+    names = list(after)
+    places = {name: place for place, name in enumerate(names)}
+    ready = [places[name] for name, count in open_count.items() if not count]
     ordered = []
     while ready:
-        name = ready.popleft()
+        name = names[heappop(ready)]
         ordered.append(name)
         for successor in successors.get(name, ()):
             open_count[successor] -= 1
             if not open_count[successor]:
-                ready.append(successor)
+                heappush(ready, places[successor])
     return ordered
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from billiard.exceptions import TimeLimitExceeded
+from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import Celery, Task
 from celery.worker import state
 from celery.worker.request import Request
@@ -122,19 +122,29 @@ class Attempt(Request):  # type: ignore[misc]
 
     def on_failure(self, einfo: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
         """The child did not come back: it died, or could not be reached."""
-        if isinstance(einfo.exception, TimeLimitExceeded):
-            return self.on_timeout(soft=False, timeout=self.hard_limit)
-        error = child.clean(f"{type(einfo.exception).__name__}: {einfo.exception}")
-        self._report(False, Done(False, error))
-        self.send_event("task-failed", exception=error, traceback="")
-        return None
+        error = getattr(einfo.exception, "exc", einfo.exception)
+        if isinstance(error, TimeLimitExceeded):
+            self.on_timeout(soft=False, timeout=self.hard_limit)
+        elif isinstance(error, WorkerLostError):
+            how = str(error).removeprefix("Worker exited prematurely: ").partition(" Job: ")[0].rstrip(".")
+            self._fail(f"lost: its process ended ({how}) during this attempt; what it did is not known")
+        else:
+            self._fail(child.clean(f"{type(error).__name__}: {error}"))
 
     def on_timeout(self, soft: bool, timeout: float | None) -> None:
         """A time limit passed; the soft one raises inside the operation, the hard one ends its process (rule 34)."""
-        if not soft:
-            error = f"timed out: still running after {timeout:g} s"
-            self._report(False, Done(False, error))
-            self.send_event("task-failed", exception=error, traceback="")
+        if soft:
+            return
+        # The pool kills the process after this call: only then may its slot be given to another attempt.
+        self.server.worker.hub.call_soon(self._timed_out, timeout)
+
+    def _timed_out(self, timeout: float) -> None:
+        self.server.worker.pool.maintain_pool()
+        self._fail(f"timed out: still running after {timeout:g} s")
+
+    def _fail(self, error: str) -> None:
+        self._report(False, Done(False, error))
+        self.send_event("task-failed", exception=error, traceback="")
 
     def _report(self, ok: bool, done: Done) -> None:
         state.task_ready(self, successful=ok)

@@ -1,4 +1,4 @@
-"""Flower for a batch's Celery app, in this process: Celery's own pages, with defaults that suit batch work."""
+"""Flower for a Celery app with batchq, in this process: Celery's own pages, with defaults for batch work."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def dashboard(batch: BatchQ, *, address: str | None = None, port: int | None = N
     command.extract_settings()
     command.setup_logging()
     flower = Flower(capp=batch.app, options=options, **settings)
-    logger.info("Flower listens on %s", _listen(flower))
+    logger.info("Flower listens on %s, for the broker %s", _listen(flower), batch.publisher.url)
     _serve(flower)
     return 0
 
@@ -60,8 +60,8 @@ def _refuse_open_door() -> None:
     if options.unix_socket or options.basic_auth or options.auth or _is_loopback(options.address):
         return
     raise InvalidInput(
-        f"Flower is not opened to other machines without a login: on {options.address or 'all addresses'} anybody "
-        "could see and stop the workers. Set FLOWER_BASIC_AUTH=name:password, or listen on 127.0.0.1."
+        f"Flower on {options.address or 'all addresses'} would be open to other machines without a login. "
+        "Set FLOWER_BASIC_AUTH=name:password, or listen on 127.0.0.1."
     )
 
 
