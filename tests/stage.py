@@ -87,9 +87,7 @@ class Stage:
             del self.tickets[row.id]
         return [row.name for row in served.granted]
 
-    def end(
-        self, task: str, error: str | None = None, *, result: str | None = None, log: str | None = None
-    ) -> None:
+    def end(self, task: str, error: str | None = None, *, result: str | None = None, log: str | None = None) -> None:
         """Let an executing task end, in error if one is given, and advance."""
         life, row = self.executing.pop(task)
         report = Report(row.id, row.token, ok=error is None, error=error, result=result, log=log)

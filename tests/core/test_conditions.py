@@ -123,7 +123,7 @@ def test_settle_leaves_its_arguments_as_they_were():
     assert states == {"A": State.WAITING}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(st.integers(1, 60), RANDOM)
 def test_settle_is_what_the_rules_give_from_any_mixture_of_states(tasks, rng):
     plan = rules.random_plan(tasks, rng)
@@ -131,7 +131,7 @@ def test_settle_is_what_the_rules_give_from_any_mixture_of_states(tasks, rng):
     assert words(settle(nodes_of(plan), states)) == rules.settled(plan, words(states))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.integers(1, 60), RANDOM)
 def test_settle_is_what_the_rules_give_after_every_step_of_a_random_play(tasks, rng):
     plan = rules.random_plan(tasks, rng)
@@ -146,7 +146,7 @@ def test_settle_is_what_the_rules_give_after_every_step_of_a_random_play(tasks, 
     assert set(states.values()) <= TERMINAL
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.integers(1, 60), RANDOM)
 def test_the_end_does_not_depend_on_which_ready_task_goes_first(tasks, rng):
     plan = rules.random_plan(tasks, rng)
@@ -184,7 +184,7 @@ def test_what_stands_too_early_moves_only_behind_the_tasks_it_follows():
     assert order({"C": ["B"], "A": [], "B": ["A"], "D": []}) == ["A", "B", "C", "D"]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.integers(1, 60), RANDOM)
 def test_the_order_holds_every_task_once_behind_those_it_follows(tasks, rng):
     after = predecessors(rules.random_plan(tasks, rng))
@@ -195,7 +195,7 @@ def test_the_order_holds_every_task_once_behind_those_it_follows(tasks, rng):
     assert find_cycle(after) is None
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.integers(1, 30), st.integers(1, 30), RANDOM)
 def test_a_circle_is_found_and_named_in_the_order_in_which_its_tasks_wait(tasks, length, rng):
     after = predecessors(rules.random_plan(tasks, rng))
@@ -318,7 +318,7 @@ def test_every_way_to_miss_a_condition_has_its_words(outcome, state):
     assert sentence.startswith("A ") is not met
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.integers(2, 20), RANDOM)
 def test_in_a_random_play_every_task_that_has_not_started_can_say_why(tasks, rng):
     plan = rules.random_plan(tasks, rng)

@@ -186,12 +186,13 @@ def _closed(servers: Sequence[Server], now: datetime) -> str:
     openings = [
         (opening, server)
         for server in servers
-        if (opening := next_opening(server.windows, server.threads, now)) is not None
+        if (opening := next_opening(server.windows, server.threads, now)) is not None and opening > now
     ]
     if not openings:
-        return f"{names(servers)} {'have' if len(servers) > 1 else 'has'} no window that opens"
+        lacks = "window that opens" if all(server.windows for server in servers) else "threads"
+        return f"{names(servers)} {'have' if len(servers) > 1 else 'has'} no {lacks}"
     opening, server = min(openings, key=lambda pair: pair[0])
-    window = next(window for window in server.windows if window.covers(opening))
+    window = next(window for window in server.windows if window.threads and window.covers(opening))
     return f"no server has an open window until {_local(opening, window, now)}"
 
 

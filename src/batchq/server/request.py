@@ -139,7 +139,6 @@ class Attempt(Request):  # type: ignore[misc]
         self.server.worker.hub.call_soon(self._timed_out, timeout)
 
     def _timed_out(self, timeout: float) -> None:
-        self.server.worker.pool.maintain_pool()
         self._fail(f"timed out: still running after {timeout:g} s")
 
     def _fail(self, error: str) -> None:

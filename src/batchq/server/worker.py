@@ -250,6 +250,10 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
     def _look_again(self) -> None:
         if self.ledger.fenced:
             self._begin_anew()
+        if self.ledger.active:
+            # Celery hears of a dead child through its pipe, at times before the kernel has its exit status,
+            # and then looks again only after 5 s.
+            self.worker.pool.maintain_pool()
         self.ledger.look_again()
 
     def _begin_anew(self) -> None:
