@@ -1,2 +1,332 @@
+"""Plays jobs on the real engine and database without Celery: servers are lives without processes, the broker a list."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, func, select
+
+from batchq import engine
+from batchq.core.states import TERMINAL
+from batchq.core.windows import Window
+from batchq.engine import Life, Offer, Report, Served
+from batchq.spec import Job, JobSpec
+from batchq.store import servers
 from batchq.store.database import Database
-class Clocked(Database): pass
+from batchq.store.moves import CONDITION, RUN, TASK, Ticket
+from batchq.tables import Attempt
+
+ATTEMPT = Attempt.__table__.c  # type: ignore[attr-defined]
+
+
+class Clocked(Database):
+    """A database whose clock a test may set: it then stands still until the test moves it."""
+
+    instant: datetime | None = None
+
+    def now(self, tx: Connection) -> datetime:
+        return self.instant or super().now(tx)
+
+    def later(self, **time: float) -> None:
+        """Let so much time pass: `later(seconds=5)`."""
+        assert self.instant is not None
+        self.instant += timedelta(**time)
+
+
+@dataclass(frozen=True)
+class Start:
+    """An attempt that a server started."""
+
+    run: int
+    task: str
+    attempt: int
+    server: str
+
+
+@dataclass(frozen=True)
+class Played:
+    """How a run went: the end of each task, the verdict, and all starts in their order."""
+
+    run: int
+    states: dict[str, str]
+    verdict: str
+    starts: list[Start]
+
+    @property
+    def order(self) -> list[str]:
+        return [start.task for start in self.starts]
+
+
+@dataclass
+class Worker:
+    """A batch server: what it runs, by token, and the tickets that wait there for a thread."""
+
+    life: Life
+    active: dict[str, Any] = field(default_factory=dict)
+    parked: list[Offer] = field(default_factory=list)
+    known: set[str] = field(default_factory=set)
+    stale: int = 0
+
+
+class Play:
+    """Submit jobs, then `deliver` tickets and `finish` tasks one by one, or `play` a job to its end.
+
+    `watch` is called at the end of every transaction that moves work, still inside it.
+    """
+
+    def __init__(self, database: Clocked, watch: Callable[[Connection], None] | None = None) -> None:
+        self.database = database
+        self.watch = watch or (lambda _: None)
+        self.workers: dict[str, Worker] = {}
+        self.mail: deque[Ticket] = deque()
+        self.starts: list[Start] = []
+
+    # --- servers --------------------------------------------------------------------------------------------
+
+    def server(
+        self,
+        name: str,
+        threads: int = 1,
+        *,
+        groups: Collection[str] = (),
+        windows: Collection[Window] = (),
+        pool: int | None = None,
+    ) -> Life:
+        """Make a server exist, and begin a life of it."""
+
+        def make(tx: Connection) -> None:
+            servers.create(tx, name)
+            row = servers.find(tx, name)
+            servers.set_server(tx, row.id, threads=threads, groups=groups, windows=windows)
+            servers.changed(tx)
+
+        self.database.run(make)
+        return self.live(name, pool=pool)
+
+    def live(self, name: str, pool: int | None = None) -> Life:
+        """Begin a new life of the server, whose former one is forgotten."""
+        facts = {"host": "here", "pid": 1, "life": None, "pool": pool, "pool_kind": "threads"}
+
+        def begin(tx: Connection) -> Life:
+            row = servers.find(tx, name)
+            return engine.take_over(tx, row.id, name, facts, self.database.now(tx))
+
+        life = self.database.run(begin)
+        self.workers[name] = Worker(life)
+        return life
+
+    def change(self, name: str, **values: Any) -> int:
+        """Set a server as an operator does; returns how many tickets were taken back."""
+
+        def act(tx: Connection) -> int:
+            servers.set_server(tx, servers.find(tx, name).id, **values)
+            servers.changed(tx)
+            return engine.take_back(tx, self.database, self.database.now(tx))
+
+        return self.database.run(act)
+
+    # --- jobs -----------------------------------------------------------------------------------------------
+
+    def submit(self, job: Job | JobSpec) -> int:
+        """Store a run of the job and hand out what is ready; returns the run's number."""
+        run = engine.submit(self.database, job.spec() if isinstance(job, Job) else job)
+        self.forward()
+        return run
+
+    def forward(self) -> int:
+        """Settle and hand out until there is no more, as a coordinator does; returns how many transactions it took."""
+        for taken in range(1, 100_000):
+            step = self.database.run(self._step)
+            self.mail.extend(step.tickets)
+            if not step.more:
+                return taken
+        raise AssertionError("it never ends")
+
+    def _step(self, tx: Connection) -> engine.Advance:
+        step = engine.advance(tx, self.database, self.database.now(tx))
+        self.watch(tx)
+        return step
+
+    def cancel(self, run: int) -> int:
+        """Cancel the run; returns how many tasks are canceled now."""
+        return self.database.run(lambda tx: engine.cancel(tx, run, self.database.now(tx)))
+
+    # --- what a server does ---------------------------------------------------------------------------------
+
+    def serve(
+        self,
+        name: str,
+        reports: Sequence[Report] = (),
+        offers: Sequence[Offer | Ticket] = (),
+        *,
+        active: int | None = None,
+        **options: Any,
+    ) -> Served:
+        """One commit of the server, carried out as its worker does; `active` if it is to be told otherwise."""
+        worker = self.workers[name]
+        ended = {report.token for report in reports}
+        running = len(worker.active.keys() - ended) if active is None else active
+        offered = [Offer(each.task, each.token, each.group) for each in offers]
+
+        def act(tx: Connection) -> Served:
+            served = engine.serve(
+                tx, self.database, worker.life, reports, offered, active=running, **options
+            )
+            self.watch(tx)
+            return served
+
+        served = self.database.run(act)
+        if not served.fenced:
+            for token in ended:
+                worker.active.pop(token, None)
+            self._carry_out(name, worker, served)
+        return served
+
+    def _carry_out(self, name: str, worker: Worker, served: Served) -> None:
+        worker.parked = list(served.parked)
+        worker.stale += served.stale
+        for row in served.granted:
+            worker.active[row.token] = row
+            worker.known.add(row.token)
+            self.starts.append(Start(row.id >> 20, row.name, row.attempt, name))
+        self.mail.extend(served.advance.tickets)
+        if served.advance.more:
+            self.serve(name, again=True)
+
+    def deliver(self) -> None:
+        """Bring each ticket to the server of its group with the most free threads; what finds none stays in the mail."""
+        with self.database.read() as tx:
+            seen = servers.topology(tx, self.database)
+            now = self.database.now(tx)
+        waiting, self.mail = self.mail, deque()
+        while waiting:
+            ticket = waiting.popleft()
+            name = self._room(ticket.group, seen, now)
+            if name is None:
+                self.mail.append(ticket)
+            elif ticket.token not in self.workers[name].known:
+                self.workers[name].known.add(ticket.token)
+                self.serve(name, offers=[ticket])
+
+    def _room(self, group: str, seen: Any, now: datetime) -> str | None:
+        rooms = {
+            name: seen.by_id[worker.life.server].threads_now(now) - len(worker.active) - len(worker.parked)
+            for name, worker in self.workers.items()
+            if seen.serves(seen.by_id[worker.life.server], group)
+        }
+        best = max(rooms, key=lambda name: rooms[name], default=None)
+        return best if best is not None and rooms[best] > 0 else None
+
+    def executing(self) -> list[str]:
+        """The names of the tasks that run now, the oldest first."""
+        running = [(row.claimed_at, row.id, row.name) for _, row in self._running()]
+        return [name for _, _, name in sorted(running, key=lambda each: each[:2])]
+
+    def _running(self) -> list[tuple[str, Any]]:
+        return [(name, row) for name, worker in self.workers.items() for row in worker.active.values()]
+
+    def finish(self, task: str, *, ok: bool = True, run: int | None = None, **facts: Any) -> Served:
+        """Let a running task end, and its server report it."""
+        name, row = self.at(task, run)
+        facts = {"error": None if ok else "told to fail"} | facts
+        return self.serve(name, [Report(row.id, row.token, ok=ok, **facts)])
+
+    def at(self, task: str, run: int | None = None) -> tuple[str, Any]:
+        """The server that runs the task, and the row it was granted."""
+        ((name, row),) = [
+            (name, row)
+            for name, row in self._running()
+            if row.name == task and (run is None or row.id >> 20 == run)
+        ]
+        return name, row
+
+    # --- a whole job ----------------------------------------------------------------------------------------
+
+    def play(
+        self,
+        job: Job | JobSpec,
+        failing: Collection[str] | Mapping[str, int] = (),
+        choose: Callable[[list[Any]], Any] | None = None,
+    ) -> Played:
+        """Play the job to its end; `failing` tasks fail at every attempt, or at so many of their first ones.
+
+        `choose` says which of the running tasks (rows, oldest first) ends next; without it the oldest does.
+        Without servers of its own it gets two of one thread each.
+        """
+        if not self.workers:
+            for name in ("Batch1", "Batch2"):
+                self.server(name)
+        run = self.submit(job)
+        first = len(self.starts)
+        self.deliver()
+        while running := sorted((row for _, row in self._running()), key=lambda row: (row.claimed_at, row.id)):
+            row = choose(running) if choose else running[0]
+            most = failing.get(row.name, 0) if isinstance(failing, Mapping) else 99
+            ok = row.name not in failing or row.attempt > most
+            self.finish(row.name, ok=ok, run=row.id >> 20)
+            self.deliver()
+        assert not self.forward() - 1
+        assert not self.mail
+        check_counters(self.database)
+        return Played(run, self.states(run), self.verdict(run), self.starts[first:])
+
+    # --- what the database says -----------------------------------------------------------------------------
+
+    def states(self, run: int) -> dict[str, str]:
+        with self.database.read() as tx:
+            rows = tx.execute(select(TASK.name, TASK.status).where(TASK.run_id == run).order_by(TASK.id))
+            return {row.name: row.status for row in rows}
+
+    def verdict(self, run: int) -> str:
+        """The status of the run."""
+        with self.database.read() as tx:
+            return str(tx.execute(select(RUN.status).where(RUN.id == run)).scalar_one())
+
+    def task(self, run: int, name: str) -> Any:
+        """The row of the task."""
+        with self.database.read() as tx:
+            return tx.execute(select(*TASK).where(TASK.run_id == run, TASK.name == name)).one()
+
+    def attempts(self, run: int, name: str) -> list[Any]:
+        """The attempts of the task that have ended."""
+        statement = select(*ATTEMPT).where(ATTEMPT.task_id == self.task(run, name).id)
+        with self.database.read() as tx:
+            return list(tx.execute(statement.order_by(ATTEMPT.attempt)))
+
+
+# --- what must hold in the database -------------------------------------------------------------------------
+
+
+def check_counters(database: Database) -> None:
+    """Counters in rows equal what they count (invariant 14 of the reliability rules)."""
+    with database.read() as tx:
+        conditions = tx.execute(select(CONDITION.task_id, CONDITION.met, func.count()).group_by(*CONDITIONS))
+        counted = {(row.task_id, row.met): row[2] for row in conditions}
+        still_open: Counter[int] = Counter()
+        for row in tx.execute(select(*TASK)):
+            numbers = {None: row.pending, True: row.met, False: row.impossible}
+            for met, number in numbers.items():
+                assert number == counted.get((row.id, met), 0), f"{row.name}: {numbers} against {counted}"
+            still_open[row.run_id] += row.unsettled or row.status not in TERMINAL
+        for row in tx.execute(select(*RUN)):
+            assert row.open_tasks == still_open[row.id], f"run {row.id}: {row.status}"
+            assert (row.ended_at is not None) == (row.open_tasks == 0)
+
+
+CONDITIONS = (CONDITION.task_id, CONDITION.met)
+
+
+def busy(tx: Connection) -> tuple[int, dict[str, int]]:
+    """How many tickets are out and attempts executing, and how many of these each server executes."""
+    names = dict(tuple(row) for row in tx.execute(select(servers.SERVER.id, servers.SERVER.name)))
+    rows = tx.execute(
+        select(TASK.status, TASK.server_id, func.count())
+        .where(TASK.status.in_(["queued", "executing"]))
+        .group_by(TASK.status, TASK.server_id)
+    ).all()
+    executing = {names[server]: number for status, server, number in rows if status == "executing"}
+    return sum(row[2] for row in rows), executing

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -78,12 +79,21 @@ def _shown(console: Console) -> Iterator[Callable[[View, datetime], None]]:
 # --- lines --------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """How a task stood when it was last looked at, and whether the line that it is ready was written."""
+
+    status: str = State.WAITING.value
+    attempts: int = 0
+    told_ready: bool = False
+
+
 class Lines:
-    """Prints a line for each change since the view before: `12:00:01 TASK 2  executing  on Batch1`."""
+    """Writes a line for each change since the view before: `12:00:01 TASK 2  executing  on Batch1`."""
 
     def __init__(self, write: Callable[[str], object]) -> None:
         self._write = write
-        self._seen: dict[str, tuple[str, int]] = {}
+        self._seen: dict[str, Seen] = {}
 
     def __call__(self, view: View, now: datetime) -> None:
         width = min(max((len(task["name"]) for task in view["tasks"]), default=0), NAME_WIDTH)
@@ -91,19 +101,19 @@ class Lines:
         for at, name, word, note in sorted(events, key=lambda event: event[0]):
             line = f"{local(at, now)} {printable(name):<{width}}  {word.lower():<10}  {printable(note)}"
             self._write(line.rstrip())
-        self._seen = {task["name"]: (task["status"], task["attempts"]) for task in view["tasks"]}
 
     def _events(self, task: View, now: datetime) -> Iterator[tuple[str, str, str, str]]:
         """The task's changes as (instant, name, word, note), also a start whose end was seen first."""
-        was, attempts = self._seen.get(task["name"], (State.WAITING.value, 0))
-        name, status = task["name"], task["status"]
-        if task["attempts"] > attempts and task["started_at"]:
+        name, status, before = task["name"], task["status"], self._seen.get(task["name"], Seen())
+        if task["attempts"] > before.attempts and task["started_at"]:
             yield task["started_at"], name, label("executing"), f"on {task['server']}"
-        if status == was or status in (State.WAITING, State.QUEUED, State.EXECUTING):
-            return
-        if status == State.READY and was == State.QUEUED:
-            return
-        yield task["ended_at"] or now.isoformat(timespec="microseconds"), name, label(status), note(task)
+        # Most tasks are ready for a blink only: that is worth a line where it lasts, or follows a failure.
+        ready = status == State.READY and (before.status == State.READY or bool(task["error"]))
+        ended = status in TERMINAL and status != before.status
+        if ended or (ready and not before.told_ready):
+            at = task["ended_at"] or now.isoformat(timespec="microseconds")
+            yield at, name, label(status), note(task)
+        self._seen[name] = Seen(status, task["attempts"], ready)
 
 
 def note(task: View) -> str:
@@ -124,7 +134,7 @@ def frame(view: View, width: int, height: int, now: datetime) -> RenderableType:
     from rich.text import Text
 
     shown, hidden = fitting(view["tasks"], height - AROUND)
-    parts: list[RenderableType] = [_headline(view, now), _bar(view), _rows(shown, width, now)]
+    parts: list[RenderableType] = [_headline(view, now), _bar(view, width), _rows(shown, width, now)]
     if hidden:
         numbers = Counter(task["status"] for task in hidden)
         parts.append(Text(f"… and {len(hidden)} more: {counted(numbers)}", style="dim", no_wrap=True))
@@ -153,29 +163,35 @@ def _headline(view: View, now: datetime) -> RenderableType:
     return head.append(f"  {lasted(view, now)}", style="dim")
 
 
-def _bar(view: View) -> RenderableType:
-    from rich.columns import Columns
+def _bar(view: View, width: int) -> RenderableType:
     from rich.progress_bar import ProgressBar
+    from rich.table import Table
 
     through = sum(task["status"] in TERMINAL for task in view["tasks"])
     total = len(view["tasks"])
-    return Columns([ProgressBar(total=max(total, 1), completed=through, width=40), f"{through} of {total} tasks"])
+    line = Table.grid(padding=(0, 1))
+    line.add_row(ProgressBar(total=max(total, 1), completed=through, width=width // 2), f"{through} of {total} tasks")
+    return line
 
 
 def _rows(tasks: Sequence[View], width: int, now: datetime) -> RenderableType:
     """A line for each task: what the short columns leave is for the notes."""
     from rich.table import Table
 
-    cells = [
-        (task["name"], label(task["status"]), task["server"] or "", _time(task, now), note(task)) for task in tasks
+    rows = [
+        [
+            printable(cell)
+            for cell in (task["name"], label(task["status"]), task["server"] or "", _time(task, now), note(task))
+        ]
+        for task in tasks
     ]
-    most = (max(width // 3, 8), 10, 16, 12, None)
     grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), expand=True)
-    for at, (title, limit) in enumerate(zip(("Task", "Status", "Server", "Time", ""), most, strict=True)):
-        wanted = max((len(row[at]) for row in [*cells, (title,) * 5]), default=0)
-        fixed = None if limit is None else min(wanted, limit)
-        grid.add_column(title, no_wrap=True, overflow="ellipsis", width=fixed, ratio=None if fixed else 1)
-    for row in cells:
+    most = (max(width // 3, 8), 10, 16, 12)
+    for at, (title, limit) in enumerate(zip(("Task", "Status", "Server", "Time"), most, strict=True)):
+        wanted = max(len(row[at]) for row in [["Task", "Status", "Server", "Time"], *rows])
+        grid.add_column(title, no_wrap=True, overflow="ellipsis", width=min(wanted, limit))
+    grid.add_column("", no_wrap=True, overflow="ellipsis", ratio=1)
+    for row in rows:
         grid.add_row(*map(styled, row))
     return grid
 

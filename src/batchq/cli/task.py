@@ -97,7 +97,7 @@ def log(run: str, task: str, attempt: int | None, output: str) -> None:
         raise NotFound(f"{task} is {label(view['status'])}, with no such log. Attempts that ended: {ended}.")
     last = history[-1]
     text = last["log"] or last["error"] or ""
-    click.echo(printable(text, keep="\n\t") if sys.stdout.isatty() else text, nl=not text.endswith("\n"))
+    click.echo(printable(text, keep="\n\t") if sys.stdout.isatty() else text, nl=not text.endswith("\n"), color=True)
 
 
 @task.command()

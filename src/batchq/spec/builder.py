@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from batchq.core.conditions import Condition, Join
 from batchq.core.states import Outcome
 from batchq.errors import InvalidInput
-from batchq.spec.faults import Path, faults_in, shown
+from batchq.spec.faults import Fault, Path, faults_in, shown
 from batchq.spec.fields import JSON, Priority
 from batchq.spec.model import JobSpec, TaskSpec
 
@@ -126,14 +126,15 @@ class Job:
             raise InvalidInput(f"Job {shown(self.name)}: another task is named {shown(name)}.")
         said, joined = self._conditions(after)
         if joined and join and joined != join:
-            raise InvalidInput(f"Job {shown(self.name)}: tasks.{name}: join: {join} contradicts its conditions.")
+            fault = Fault(("tasks", name, "join"), f"{join} contradicts how the conditions are joined")
+            raise InvalidInput(f"Job {shown(self.name)}: {fault}.")
         self._tasks[name] = self._made(
             TaskSpec,
             ("tasks", name),
             name=name,
             run=getattr(run, "name", run),
-            args=list(args),
-            kwargs=dict(kwargs or {}),
+            args=args,
+            kwargs={} if kwargs is None else kwargs,
             after=said,
             join=join or joined or Join.ALL,
             group=group,

@@ -34,7 +34,7 @@ class Fault(NamedTuple):
         return f"{field}: {self.sentence}" if field else self.sentence
 
 
-class BrokenRuleError(ValueError):
+class RuleBroken(ValueError):
     """A rule over several fields does not hold; raised inside a model, with the places."""
 
     def __init__(self, *faults: Fault) -> None:
@@ -82,7 +82,7 @@ def faults_in(error: ValidationError) -> Iterator[Fault]:
     for found in error.errors(include_url=False):
         path = found["loc"]
         broken = found.get("ctx", {}).get("error")
-        if isinstance(broken, BrokenRuleError):
+        if isinstance(broken, RuleBroken):
             yield from (fault.below(path) for fault in broken.faults)
         elif found["type"] == "missing":
             yield Fault(path[:-1], f"'{path[-1]}' is missing")

@@ -21,7 +21,7 @@ from pydantic import (
 from batchq.core.conditions import Condition
 from batchq.core.states import SYNONYMS, Outcome
 from batchq.core.windows import format_days, format_time, parse_days, parse_time, zone
-from batchq.spec.faults import BrokenRuleError, Fault, Path, near, shown, unknown_keys
+from batchq.spec.faults import Fault, Path, RuleBroken, near, shown, unknown_keys
 
 JSON: TypeAlias = Any  # `_json_faults` looks at it: a recursive type would recurse as deep as the input
 Priority: TypeAlias = Literal["low", "normal", "high", "critical"]
@@ -75,7 +75,7 @@ def _json(value: Any, info: ValidationInfo) -> Any:
     """The value itself, if it is JSON that every database and broker can carry."""
     fault = next(_json_faults(value, limits_of(info).argument_bytes), None)
     if fault:
-        raise BrokenRuleError(fault)
+        raise RuleBroken(fault)
     return value
 
 
@@ -162,12 +162,12 @@ def _condition(task: object, asked: object) -> Condition:
     if not isinstance(asked, Mapping):
         return Condition(task, _outcome(task, asked))
     for fault in unknown_keys(asked, ("outcome", "handles")):
-        raise BrokenRuleError(fault.below((task,)))
+        raise RuleBroken(fault.below((task,)))
     handles = asked.get("handles", False)
     if not isinstance(handles, bool):
-        raise BrokenRuleError(Fault((task, "handles"), f"must be true or false, not {shown(handles)}"))
+        raise RuleBroken(Fault((task, "handles"), f"must be true or false, not {shown(handles)}"))
     if "outcome" not in asked:
-        raise BrokenRuleError(Fault((task,), "'outcome' is missing"))
+        raise RuleBroken(Fault((task,), "'outcome' is missing"))
     return Condition(task, _outcome(task, asked["outcome"]), handles)
 
 
@@ -175,7 +175,7 @@ def _outcome(task: str, word: object) -> Outcome:
     outcome = SYNONYMS.get(word.casefold()) if isinstance(word, str) else None
     if outcome is None:
         advice = "use success, error or finished"
-        raise BrokenRuleError(Fault((task,), f"no outcome {shown(word)}{near(word, SYNONYMS)}; {advice}"))
+        raise RuleBroken(Fault((task,), f"no outcome {shown(word)}{near(word, SYNONYMS)}; {advice}"))
     return outcome
 
 

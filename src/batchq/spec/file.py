@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import gc
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -66,22 +68,36 @@ def loads(
     if format not in READERS:
         raise InvalidInput(f"no format {shown(format)}; use {', '.join(READERS)}.")
     try:
-        tree = READERS[format](_decoded(content, limits), limits.tasks)
-    except text.UnreadableError as error:
+        with _uncollected():
+            tree = READERS[format](_decoded(content, limits), limits.tasks)
+    except text.Unreadable as error:
         raise InvalidInput(_line(source, error.line, error.sentence)) from None
     reading = _Reading(source, tree, limits)
     try:
-        document = reading.document(tree.value)
-    except _EnoughError:
+        with _uncollected():
+            document = reading.document(tree.value)
+    except _Enough:
         reading.refuse()
     if reading.faults:
         reading.refuse()
     return document
 
 
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without garbage collection, which would take a third of the time of a large file, and find nothing."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
 def _decoded(content: str | bytes, limits: Limits) -> str:
     if len(content) > limits.file_bytes:
-        raise text.UnreadableError(f"is larger than {limits.file_bytes:,} bytes")
+        raise text.Unreadable(f"is larger than {limits.file_bytes:,} bytes")
     if isinstance(content, str):
         content = content.encode("utf-8", "surrogatepass")
     return text.decoded(content)
@@ -91,7 +107,7 @@ def _line(source: str, line: int | None, sentence: str) -> str:
     return f"{source}:{line}: {sentence}." if line else f"{source}: {sentence}."
 
 
-class _EnoughError(Exception):
+class _Enough(Exception):
     """So many faults are found that looking for more helps nobody."""
 
 
@@ -102,7 +118,6 @@ class _Reading:
         self.source = source
         self.tree = tree
         self.limits = limits
-        self.tasks_read = 0
         self.windows = 0
         self.faults: dict[Fault, None] = {}
 
@@ -111,7 +126,7 @@ class _Reading:
         for each in [found] if isinstance(found, Fault) else found:
             self.faults[each.below(path)] = None
             if len(self.faults) == MOST_FAULTS:
-                raise _EnoughError
+                raise _Enough
 
     def refuse(self) -> NoReturn:
         placed = [(self.tree.line((*fault.path, *fault.inside)), str(fault)) for fault in self.faults]
@@ -129,12 +144,22 @@ class _Reading:
             self.fault(Fault((), f"must be a mapping with job, jobs, groups or servers, not {shown(root)}"))
             return Document()
         root = root or {}
+        self.count_tasks(root)
         groups = self.named(root, "groups", self.group)
         servers = self.named(root, "servers", self.server)
         jobs = self.named(root, "jobs", self.job) | self.only_job(root)
         if not (groups or servers or jobs or self.faults):
             self.fault(Fault((), "holds no job, group or server"))
         return Document.model_construct(groups=groups, servers=servers, jobs=jobs)
+
+    def count_tasks(self, root: dict[str, Any]) -> None:
+        """Stop at more tasks than a file may hold, before any of them is looked at."""
+        jobs = root.get("jobs")
+        bodies = [root, *(jobs.values() if isinstance(jobs, dict) else ())]
+        tasks = [body["tasks"] for body in bodies if isinstance(body, dict) and isinstance(body.get("tasks"), dict)]
+        if sum(map(len, tasks)) > self.limits.tasks:
+            self.fault(Fault((), f"more than {self.limits.tasks:,} tasks are not allowed"))
+            raise _Enough
 
     def named(self, root: dict[str, Any], part: str, make: Callable[[str, Any, faults.Path], S | None]) -> dict[str, S]:
         """What one part of the file holds, by name."""
@@ -184,14 +209,10 @@ class _Reading:
 
     def tasks(self, forms: dict[str, Any], path: faults.Path) -> list[TaskSpec]:
         """The tasks of a job; its graph comes first, for it needs the least: in a large job that is all."""
-        self.tasks_read += len(forms)
-        if self.tasks_read > self.limits.tasks:
-            self.fault(Fault((*path, "tasks"), f"more than {self.limits.tasks:,} tasks are not allowed"))
-            raise _EnoughError
         after = {name: self.after(form, (*path, "tasks", name)) for name, form in forms.items()}
         self.fault(graph_faults({name: [c.task for c in each] for name, each in after.items()}, self.limits), path)
         if self.faults and len(forms) > LARGE:
-            raise _EnoughError
+            raise _Enough
         specs = []
         for name, form in forms.items():
             if isinstance(form, str):
@@ -205,7 +226,7 @@ class _Reading:
         said = form.get("after") if isinstance(form, dict) else None
         try:
             return conditions(said)
-        except faults.BrokenRuleError as error:
+        except faults.RuleBroken as error:
             self.fault(error.faults, (*path, "after"))
         except ValueError as error:
             self.fault(Fault((*path, "after"), str(error)))
@@ -221,7 +242,7 @@ class _Reading:
         self.windows += len(windows)
         if self.windows > MOST_WINDOWS:
             self.fault(Fault((*path, "windows"), f"more than {MOST_WINDOWS:,} windows in a file are not allowed"))
-            raise _EnoughError
+            raise _Enough
         made = [self.made(WindowSpec, each, (*path, "windows", i)) for i, each in enumerate(windows)]
         if None in made:
             return None

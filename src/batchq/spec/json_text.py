@@ -14,7 +14,7 @@ from batchq.spec.text import (
     MOST_CONTAINERS,
     MOST_VALUES,
     Tree,
-    UnreadableError,
+    Unreadable,
     line_at,
     position,
     too_many,
@@ -41,11 +41,11 @@ def read_json(text: str, most_tasks: int) -> Tree:
     try:
         value = json.loads(text, object_pairs_hook=mapping)
     except json.JSONDecodeError as error:
-        raise UnreadableError(f"is not JSON: {error.msg[:1].lower()}{error.msg[1:]}", error.lineno) from None
+        raise Unreadable(f"is not JSON: {error.msg[:1].lower()}{error.msg[1:]}", error.lineno) from None
     except RecursionError:
-        raise UnreadableError(f"is nested deeper than {DEPTH} levels") from None
+        raise Unreadable(f"is nested deeper than {DEPTH} levels") from None
     except ValueError:
-        raise UnreadableError(f"holds a number of more than {DIGITS:,} digits") from None
+        raise Unreadable(f"holds a number of more than {DIGITS:,} digits") from None
     places = _Places(text, value)
     if repeated:
         places.refuse_repeated(*repeated[-1])
@@ -94,7 +94,7 @@ class _Places:
     def refuse_repeated(self, holder: dict[str, Any], key: str) -> NoReturn:
         path = next(path for path, value in _walk(self.root) if value is holder)
         begins = [begin for name, begin, _ in _members(self.text, self.find(path)[1]) if name == key]
-        raise UnreadableError(f"the key {shown(key)} is there twice", line_at(self.text, begins[1]))
+        raise Unreadable(f"the key {shown(key)} is there twice", line_at(self.text, begins[1]))
 
 
 def _walk(root: Any) -> Iterator[tuple[Path, Any]]:

@@ -21,7 +21,7 @@ from pydantic import (
 from batchq.core.conditions import Condition, Join, find_cycle
 from batchq.core.states import Outcome
 from batchq.core.windows import Window, format_time, overlaps, parse_days, parse_time
-from batchq.spec.faults import MOST_FAULTS, BrokenRuleError, Fault, near, shown
+from batchq.spec.faults import MOST_FAULTS, Fault, RuleBroken, near, shown
 from batchq.spec.fields import (
     After,
     Args,
@@ -72,7 +72,7 @@ class TaskSpec(Spec):
     @model_validator(mode="after")
     def _fits(self, info: ValidationInfo) -> Self:
         if self.after and (fault := _after_fault(self.after, self.join)):
-            raise BrokenRuleError(Fault(("after",), fault))
+            raise RuleBroken(Fault(("after",), fault))
         if self.args or self.kwargs:
             size = len(json.dumps([self.args, self.kwargs], ensure_ascii=False).encode())
             if size > (most := limits_of(info).argument_bytes):
@@ -106,7 +106,7 @@ class JobSpec(Spec):
         after = {task.name: [condition.task for condition in task.after] for task in self.tasks}
         faults += graph_faults(after, limits_of(info))
         if faults:
-            raise BrokenRuleError(*faults[:MOST_FAULTS])
+            raise RuleBroken(*faults[:MOST_FAULTS])
         return self
 
 
@@ -146,7 +146,7 @@ class ServerSpec(Spec):
         for one, other in overlaps([spec.window for spec in self.windows]):
             spans = [f"{format_time(window.start)}-{format_time(window.end)}" for window in (one, other)]
             sentence = f"{' and '.join(spans)} overlap in {one.timezone}; windows of one zone may not"
-            raise BrokenRuleError(Fault(("windows",), sentence))
+            raise RuleBroken(Fault(("windows",), sentence))
         return self
 
 

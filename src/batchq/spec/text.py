@@ -19,7 +19,7 @@ MOST_VALUES = 1_500_000
 MOST_CONTAINERS = 600_000  # lists and mappings
 
 
-class UnreadableError(Exception):
+class Unreadable(Exception):
     """The text is not what its format asks for; `line` counts from 1, None = unknown."""
 
     def __init__(self, sentence: str, line: int | None = None) -> None:
@@ -42,10 +42,10 @@ def decoded(content: bytes) -> str:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise UnreadableError(f"is not UTF-8 text (byte 0x{content[error.start]:02x})", line) from None
+        raise Unreadable(f"is not UTF-8 text (byte 0x{content[error.start]:02x})", line) from None
     nul = text.find("\0")
     if nul >= 0:
-        raise UnreadableError("holds a NUL character, so it is no text file", line_at(text, nul))
+        raise Unreadable("holds a NUL character, so it is no text file", line_at(text, nul))
     return text
 
 
@@ -54,9 +54,9 @@ def line_at(text: str, index: int) -> int:
     return text.count("\n", 0, index) + 1
 
 
-def too_many(most: int, what: str, line: int | None = None) -> UnreadableError:
+def too_many(most: int, what: str, line: int | None = None) -> Unreadable:
     """The refusal of a text that holds more than `most` of something."""
-    return UnreadableError(f"more than {most:,} {what} are not allowed", line)
+    return Unreadable(f"more than {most:,} {what} are not allowed", line)
 
 
 def one_line(said: object) -> str:

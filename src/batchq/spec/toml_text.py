@@ -9,7 +9,7 @@ from functools import cache, partial
 from typing import Any
 
 from batchq.spec.faults import Path
-from batchq.spec.text import DEPTH, Tree, UnreadableError, line_at, one_line
+from batchq.spec.text import DEPTH, Tree, Unreadable, line_at, one_line
 
 TOML_CHARS = 512 * 1024  # its reader is slow
 # The reader's time grows with the square of a key's parts.
@@ -20,19 +20,19 @@ TOML_ERROR = re.compile(r"(.*) \(at (?:line (\d+), column \d+|end of document)\)
 def read_toml(text: str, most_tasks: int) -> Tree:
     """The tables of a TOML text."""
     if len(text) > TOML_CHARS:
-        raise UnreadableError(f"is TOML of more than {TOML_CHARS:,} characters; write it as YAML or JSON")
+        raise Unreadable(f"is TOML of more than {TOML_CHARS:,} characters; write it as YAML or JSON")
     if long_key := LONG_KEY.search(text):
-        raise UnreadableError("a key of more than 40 parts is not allowed", line_at(text, long_key.start()))
+        raise Unreadable("a key of more than 40 parts is not allowed", line_at(text, long_key.start()))
     try:
         value = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         said = TOML_ERROR.fullmatch(str(error))
-        line = int(said[2]) if said and said[2] else None
-        raise UnreadableError(f"is not TOML: {one_line(said[1] if said else error)}", line) from None
+        line = int(said[2]) if said and said[2] else text.rstrip().count("\n") + 1
+        raise Unreadable(f"is not TOML: {one_line(said[1] if said else error)}", line) from None
     except RecursionError:
-        raise UnreadableError(f"is nested deeper than {DEPTH} levels") from None
+        raise Unreadable(f"is nested deeper than {DEPTH} levels") from None
     except ValueError:
-        raise UnreadableError("holds a number or a date that cannot be") from None
+        raise Unreadable("holds a number or a date that cannot be") from None
     lines = cache(partial(_toml_lines, text))
     return Tree(value, lambda path: _deepest(lines(), path))
 

@@ -25,7 +25,7 @@ from batchq.spec.text import (
     MOST_CONTAINERS,
     MOST_VALUES,
     Tree,
-    UnreadableError,
+    Unreadable,
     line_at,
     one_line,
     position,
@@ -56,26 +56,24 @@ WORDS: dict[str, Any] = {
 def read_yaml(text: str, most_tasks: int) -> Tree:
     """The one document of a YAML text."""
     if directive := DIRECTIVE.search(text):
-        raise UnreadableError(
-            "a directive, a line with % at its start, is not allowed", line_at(text, directive.start())
-        )
+        raise Unreadable("a directive, a line with % at its start, is not allowed", line_at(text, directive.start()))
     if odd := ODD.search(text):
-        raise UnreadableError(f"holds U+{ord(odd[0]):04X}; write it as an escape", line_at(text, odd.start()))
+        raise Unreadable(f"holds U+{ord(odd[0]):04X}; write it as an escape", line_at(text, odd.start()))
     building = _Building(most_tasks)
     try:
         building.build(YAML(typ="safe", pure=len(text) <= PURE_CHARS).parse(text))
     except YAMLError as error:
         raise _not_yaml(error) from None
     except ValueError as error:  # an escape beyond Unicode
-        raise UnreadableError(f"is not YAML: {one_line(error)}") from None
+        raise Unreadable(f"is not YAML: {one_line(error)}") from None
     return Tree(building.root, building.line)
 
 
-def _not_yaml(error: YAMLError) -> UnreadableError:
+def _not_yaml(error: YAMLError) -> Unreadable:
     mark = (error.problem_mark or error.context_mark) if isinstance(error, MarkedYAMLError) else None
     said = getattr(error, "problem", None) or getattr(error, "reason", None) or error
     advice = "; put text with a colon in quotes" if said == "found unexpected ':'" else ""
-    return UnreadableError(f"is not YAML: {one_line(said)}{advice}", mark.line + 1 if mark else None)
+    return Unreadable(f"is not YAML: {one_line(said)}{advice}", mark.line + 1 if mark else None)
 
 
 def _plain(word: str, line: int) -> Any:
@@ -92,7 +90,7 @@ def _plain(word: str, line: int) -> Any:
 
 def _whole(word: str, base: int, line: int) -> int:
     if len(word) > DIGITS:
-        raise UnreadableError(f"holds a number of more than {DIGITS:,} digits", line)
+        raise Unreadable(f"holds a number of more than {DIGITS:,} digits", line)
     return int(word, base)
 
 
@@ -162,7 +160,7 @@ class _Building:
     def key(self, key: str, line: int) -> None:
         top = self.top
         if key in top.value:
-            raise UnreadableError(f"the key {shown(key)} is there twice", line)
+            raise Unreadable(f"the key {shown(key)} is there twice", line)
         if self.tasks + len(top.value) >= self.most_tasks and self.in_tasks():
             raise too_many(self.most_tasks, "tasks", line)
         if len(top.value) >= self.most_entries:
@@ -179,12 +177,12 @@ class _Building:
             top.value[top.key] = value
             top.key = None
         elif top.keyed:
-            raise UnreadableError("a key must be text", line)
+            raise Unreadable("a key must be text", line)
         else:
             if len(top.value) >= self.most_entries:
                 raise too_many(self.most_entries, "entries in a list", line)
             if top.value is self.documents and top.value:
-                raise UnreadableError("a second document begins here; make it a file of its own", line)
+                raise Unreadable("a second document begins here; make it a file of its own", line)
             top.value.append(value)
             top.lines.append(line)
 
@@ -193,7 +191,7 @@ class _Building:
         if event.tag is not None:
             raise _tagged(event.tag, line)
         if len(self.open) > DEPTH:
-            raise UnreadableError(f"is nested deeper than {DEPTH} levels", line)
+            raise Unreadable(f"is nested deeper than {DEPTH} levels", line)
         self.containers += 1
         if self.containers > MOST_CONTAINERS:
             raise too_many(MOST_CONTAINERS, "lists and mappings", line)
@@ -216,7 +214,7 @@ class _Building:
     def alias(self, event: Any) -> None:
         line = event.start_mark.line + 1
         if event.anchor not in self.anchors:
-            raise UnreadableError(f"no anchor named {shown(event.anchor)} stands before this alias", line)
+            raise Unreadable(f"no anchor named {shown(event.anchor)} stands before this alias", line)
         value, values = self.anchors[event.anchor]
         self.aliased += values
         if self.aliased > MOST_ALIASED:
@@ -242,8 +240,8 @@ class _Building:
         return line
 
 
-def _tagged(tag: str, line: int) -> UnreadableError:
-    return UnreadableError(f"the tag {shown(tag.replace('tag:yaml.org,2002:', '!!', 1))} is not allowed", line)
+def _tagged(tag: str, line: int) -> Unreadable:
+    return Unreadable(f"the tag {shown(tag.replace('tag:yaml.org,2002:', '!!', 1))} is not allowed", line)
 
 
 def _newest(opened: _Open) -> str | None:

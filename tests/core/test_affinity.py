@@ -1,0 +1,311 @@
+"""Who may run what, and which ready tasks get a ticket: rules 10 to 13, 16, 19, 20 and 40, against brute force."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, time
+from itertools import permutations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import rules
+from batchq.core.affinity import (
+    Admitted,
+    Matching,
+    Server,
+    Topology,
+    admit,
+    free_threads,
+    names,
+    room,
+    surplus,
+    why_ready,
+)
+from batchq.core.windows import Window
+
+GROUPS = ("default", "BG1", "BG2", "BG3")
+NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)  # 14:00 in Oslo, a Monday
+RANDOM = st.randoms(use_true_random=True)
+
+
+def topology(**groups: str) -> Topology:
+    """Servers with one thread each, bound to the groups named: `topology(AOS1="", AOS2="BG1 default")`."""
+    return Topology(
+        tuple(Server(id_, name, 1, frozenset(bound.split())) for id_, (name, bound) in enumerate(groups.items(), 1))
+    )  # fmt: skip
+
+
+def serving(seen: Topology, group: str) -> str:
+    return " ".join(server.name for server in seen.serving(group))
+
+
+def random_topology(rng: random.Random, servers: int) -> Topology:
+    return Topology(
+        tuple(
+            Server(
+                id=number,
+                name=f"AOS{number}",
+                threads=rng.randint(0, 3),
+                groups=frozenset(group for group in GROUPS if rng.random() < rng.choice([0, 0.4])),
+            )
+            for number in range(1, servers + 1)
+        )
+    )
+
+
+def served(seen: Topology) -> dict[str, set[str]]:
+    """Which groups each server serves, by the formula of rule 12."""
+    bound = {server.name: server.groups for server in seen.servers}
+    return {name: rules.serves(bound, name, GROUPS) for name in bound}
+
+
+def by_name(seen: Topology, free: Mapping[int, int]) -> dict[str, int]:
+    return {seen.by_id[server].name: threads for server, threads in free.items()}
+
+
+def random_tickets(rng: random.Random, most: int) -> list[str]:
+    return [rng.choice(GROUPS) for _ in range(rng.randint(0, most))]
+
+
+# --- who serves what (rules 10 to 13) -----------------------------------------------------------------------
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(1, 6), RANDOM)
+def test_a_server_serves_what_the_formula_of_rule_12_says(servers, rng):
+    seen = random_topology(rng, servers)
+    for server in seen.servers:
+        assert {group for group in GROUPS if seen.serves(server, group)} == served(seen)[server.name]
+
+
+def test_a_server_without_affinity_takes_the_default_group_and_every_unbound_one_as_rule_11_says():
+    seen = topology(AOS1="", AOS2="BG1")
+    assert [group for group in ("default", "BG1", "BG2") if seen.serves(seen.by_id[1], group)] == [
+        "default",
+        "BG2",
+    ]
+
+
+def test_bg1_runs_on_aos2_and_aos3_only_and_they_take_nothing_else_as_rule_13_says():
+    seen = topology(AOS1="", AOS2="BG1", AOS3="BG1")
+    assert serving(seen, "BG1") == "AOS2 AOS3"
+    assert serving(seen, "default") == "AOS1"
+    assert serving(seen, "BG2") == "AOS1"
+
+
+def test_the_default_group_can_be_added_to_a_bound_server_and_aos1_goes_on_taking_it_as_rule_13_says():
+    seen = topology(AOS1="", AOS2="BG1 default", AOS3="BG1")
+    assert serving(seen, "default") == "AOS1 AOS2"
+    assert serving(seen, "BG1") == "AOS2 AOS3"
+
+
+@pytest.mark.parametrize("state", [{"enabled": False}, {"alive": False}, {"threads": 0}])
+def test_a_binding_counts_whatever_state_its_server_is_in_as_rule_12_says(state):
+    seen = topology(AOS1="", AOS2="BG1")
+    seen = Topology((seen.servers[0], replace(seen.servers[1], **state)))
+    assert serving(seen, "BG1") == "AOS2"
+
+
+# --- free threads (rules 16, 19, 20) ------------------------------------------------------------------------
+
+NIGHT = Window(time(18), time(7, 30), 20, "Europe/Oslo")
+DAY = Window(time(8), time(18), 2, "Europe/Oslo")
+
+
+@pytest.mark.parametrize(
+    ("server", "threads"),
+    [
+        (Server(1, "A", 8), 8),
+        (Server(1, "A", 8, pool=4), 4),  # a thread is free when both the window and the pool have one
+        (Server(1, "A", 8, pool=40), 8),
+        (Server(1, "A", 8, windows=(NIGHT, DAY)), 2),  # with windows, `threads` is not used (rule 19)
+        (Server(1, "A", 8, windows=(NIGHT,)), 0),
+        (Server(1, "A", 8, enabled=False), 0),
+        (Server(1, "A", 8, alive=False), 0),
+    ],
+)
+def test_a_server_has_the_threads_of_its_window_and_pool_if_it_runs_and_is_enabled(server, threads):
+    assert server.threads_now(NOON) == threads
+
+
+def test_free_are_the_threads_that_nothing_executes_in_and_never_fewer_than_none():
+    seen = Topology((Server(1, "A", 3), Server(2, "B", 1), Server(3, "C", 5, enabled=False)))
+    assert free_threads(seen, {1: 1, 2: 4, 3: 1}, NOON) == {1: 2, 2: 0}
+    assert free_threads(seen, {1: 1}, NOON, ahead=2) == {1: 4, 2: 3}  # a closed server gets none ahead either
+
+
+def test_the_room_of_a_group_is_what_its_servers_have_free():
+    seen = topology(AOS1="", AOS2="BG1", AOS3="BG1 default")
+    free = {1: 1, 2: 2, 3: 4}
+    assert [room(group, seen, free) for group in ("default", "BG1", "BG2")] == [5, 6, 1]
+
+
+# --- tickets (rules 12, 16, 20, 28) -------------------------------------------------------------------------
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.integers(1, 5), RANDOM)
+def test_the_best_get_tickets_as_long_as_all_that_are_out_find_threads_of_their_own(servers, rng):
+    seen = random_topology(rng, servers)
+    free = free_threads(seen, {server.id: rng.randint(0, 2) for server in seen.servers}, NOON)
+    out, ready = random_tickets(rng, 4), random_tickets(rng, 8)
+    admitted = admit(list(enumerate(ready)), Counter(out), seen, free)
+    # `out` in the order in which it is counted, as it has none of its own
+    first = list(Counter(out).elements())
+    fitting = rules.fitting(ready, by_name(seen, free), served(seen), first)
+    assert admitted.chosen == [number for number, fits in enumerate(fitting) if fits]
+    check_shares(seen, free, admitted, first, [ready[number] for number in admitted.chosen])
+
+
+def check_shares(
+    seen: Topology, free: Mapping[int, int], admitted: Admitted, out: list[str], chosen: list[str]
+) -> None:
+    """Each thread answers one ticket of a group that its server serves, and no ticket twice."""
+    placed: Counter[str] = Counter()
+    for server, share in admitted.shares.items():
+        assert sum(share.values()) <= free[server]
+        assert all(number >= 0 for number in share.values())
+        assert {group for group, number in share.items() if number} <= served(seen)[seen.by_id[server].name]
+        placed += Counter(share)
+    fitting = rules.fitting(out, by_name(seen, free), served(seen))
+    assert placed == Counter(chosen) + Counter(group for group, fits in zip(out, fitting, strict=True) if fits)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(1, 3), RANDOM)
+def test_as_many_tickets_are_placed_as_any_assignment_to_threads_can_place(servers, rng):
+    seen = random_topology(rng, servers)
+    free = {server.id: rng.randint(0, 2) for server in seen.servers}
+    tickets = random_tickets(rng, 5)
+    matching = Matching(seen, free)
+    placed = sum([matching.place(group) for group in tickets])
+    threads = [seen.by_id[server] for server, number in free.items() for _ in range(number)]
+    slots = [*threads, *[None] * len(tickets)]
+    most = max(
+        sum(server is not None and seen.serves(server, group) for server, group in zip(order, tickets, strict=False))
+        for order in set(permutations(slots, len(tickets)))
+    )  # fmt: skip
+    assert placed == most
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(1, 5), RANDOM)
+def test_the_tickets_that_no_free_thread_answers_any_more_go_back_the_newest_first(servers, rng):
+    seen = random_topology(rng, servers)
+    free = {server.id: rng.randint(0, 2) for server in seen.servers}
+    out = random_tickets(rng, 8)
+    fitting = rules.fitting(out, by_name(seen, free), served(seen))
+    back = surplus(list(enumerate(out)), seen, free)
+    assert back == [number for number, fits in enumerate(fitting) if not fits]
+
+
+def test_a_ticket_moves_aside_for_one_that_only_its_thread_can_answer():
+    seen = topology(AOS1="BG1 BG2", AOS2="BG1")
+    assert admit([("a", "BG1"), ("b", "BG2")], {}, seen, {1: 1, 2: 1}) == Admitted(
+        ["a", "b"], {1: {"BG1": 0, "BG2": 1}, 2: {"BG1": 1}}
+    )
+
+
+def test_a_chain_of_tickets_moves_aside_to_reach_the_one_free_thread():
+    seen = topology(AOS1="BG1 BG2", AOS2="BG2 BG3", AOS3="BG3 BG4")
+    admitted = admit([(g, g) for g in ("BG3", "BG2", "BG1")], {}, seen, {1: 1, 2: 1, 3: 1})
+    assert admitted.chosen == ["BG3", "BG2", "BG1"]
+    assert {server: +Counter(share) for server, share in admitted.shares.items()} == {
+        1: {"BG1": 1},
+        2: {"BG2": 1},
+        3: {"BG3": 1},
+    }
+
+
+def test_a_group_without_a_thread_does_not_hold_up_the_ones_behind_it():
+    seen = topology(AOS1="", AOS2="BG1")
+    admitted = admit([(1, "BG1"), (2, "BG1"), (3, "default")], {}, seen, {1: 1, 2: 1})
+    assert admitted.chosen == [1, 3]
+
+
+def test_in_the_articles_second_walk_through_each_group_gets_the_threads_of_its_own_servers():
+    seen = topology(AOS1="", AOS2="BG1", AOS3="BG1")
+    ready = [(("BG1", n), "BG1") for n in range(60)] + [(("default", n), "default") for n in range(60)]
+    free = {1: 4, 2: 4, 3: 4}
+    chosen = admit(ready, {}, seen, free).chosen
+    assert Counter(group for group, _ in chosen) == {"BG1": 8, "default": 4}
+    with_default = topology(AOS1="", AOS2="BG1 default", AOS3="BG1")
+    assert Counter(group for group, _ in admit(ready, {}, with_default, free).chosen) == {
+        "BG1": 8,
+        "default": 4,
+    }
+    late = admit(ready[60:], {}, with_default, free)
+    assert len(late.chosen) == 8
+    assert set(late.shares) == {1, 2, 3}
+    assert not +Counter(late.shares[3])
+
+
+# --- why (rule 40) ------------------------------------------------------------------------------------------
+
+TUESDAY = Window(time(8), time(18), 2, "Europe/Oslo", frozenset({1}))
+NEVER = Window(time(8), time(18), 0, "Europe/Oslo")
+BOUND = frozenset({"BG1"})
+
+
+def aos(number: int, **facts: object) -> Server:
+    return Server(number, f"AOS{number}", **{"threads": 2, "groups": BOUND} | facts)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("servers", "sentence"),
+    [
+        ([], "BG1: no server serves this group"),
+        ([aos(1, groups=frozenset({"BG2"}))], "BG1: no server serves this group"),
+        ([aos(2, enabled=False)], "BG1: AOS2 is disabled"),
+        ([aos(2, enabled=False), aos(3, enabled=False, alive=False)], "BG1: AOS2 and AOS3 are disabled"),
+        ([aos(2, alive=False)], "BG1: AOS2 does not run"),
+        ([aos(2, alive=False), aos(3, enabled=False)], "BG1: AOS2 does not run"),
+        ([aos(2, alive=False), aos(3, alive=False)], "BG1: AOS2 and AOS3 do not run"),
+        ([aos(2, windows=(NIGHT,))], "BG1: no server has an open window until 18:00 Europe/Oslo"),
+        ([aos(2, windows=(TUESDAY,))], "BG1: no server has an open window until Tue 02 Jun 08:00 Europe/Oslo"),
+        (
+            [aos(2, windows=(TUESDAY,)), aos(3, windows=(NIGHT,))],
+            "BG1: no server has an open window until 18:00 Europe/Oslo",
+        ),
+        ([aos(2, windows=(NEVER,))], "BG1: AOS2 has no window that opens"),
+        ([aos(2, windows=(NEVER,)), aos(3, windows=(NEVER,))], "BG1: AOS2 and AOS3 have no window that opens"),
+        ([aos(2, threads=0)], "BG1: AOS2 has no threads"),
+        ([aos(2, threads=0), aos(3, windows=(NEVER,))], "BG1: AOS2 and AOS3 have no threads"),
+        ([aos(2, threads=0), aos(3, windows=(NIGHT,))], "BG1: no server has an open window until 18:00 Europe/Oslo"),
+        ([aos(2, pool=0)], "BG1: AOS2 has no threads"),
+        ([aos(2)], "AOS2 2/2 threads busy"),
+        ([aos(2), aos(3, threads=1)], "AOS2 2/2, AOS3 1/1 threads busy"),
+        ([aos(2), aos(3, enabled=False)], "AOS2 2/2 threads busy"),
+        ([aos(n, threads=1) for n in range(1, 6)], "AOS1 2/1, AOS2 2/1, AOS3 1/1, AOS4 1/1, … threads busy"),
+        ([aos(4)], "is being handed out"),
+        ([aos(2), aos(4)], "is being handed out"),
+    ],
+)  # fmt: skip
+def test_a_ready_task_says_why_it_does_not_start_as_rule_40_says(servers, sentence):
+    busy = {1: 2, 2: 2, 3: 1, 4: 1, 5: 1}
+    assert why_ready("BG1", Topology(tuple(servers)), busy, NOON) == sentence
+
+
+def test_the_instant_named_is_that_of_a_window_with_threads():
+    """Two windows of different zones open at the same instant, one of them without threads."""
+    idle = Window(time(16), time(17), 0, "UTC")
+    seen = Topology((aos(2, windows=(idle, NIGHT)),))
+    assert why_ready("BG1", seen, {}, NOON) == "BG1: no server has an open window until 18:00 Europe/Oslo"
+
+
+@pytest.mark.parametrize(
+    ("numbers", "listed"),
+    [
+        ([1], "AOS1"),
+        ([1, 2], "AOS1 and AOS2"),
+        ([1, 2, 3], "AOS1, AOS2 and AOS3"),
+        ([1, 2, 3, 4, 5], "AOS1, AOS2 and 3 more"),
+    ],
+)
+def test_servers_are_listed_by_name_at_most_three(numbers, listed):
+    assert names([aos(number) for number in numbers]) == listed

@@ -1,0 +1,133 @@
+"""Whatever a valid document says, every form of the file says the same."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+
+from batchq.core.states import SYNONYMS
+from batchq.errors import InvalidInput
+from batchq.spec import Document, Job, loads
+
+QUIET = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+names = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=12)
+json_text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+    | json_text,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(json_text, inner, max_size=3),
+    max_leaves=6,
+)  # fmt: skip
+priorities = st.sampled_from(["low", "normal", "high", "critical"])
+# Two windows of one zone could overlap, so each has a zone of its own.
+zones = st.lists(st.sampled_from(["Europe/Oslo", "UTC", "America/New_York"]), unique=True, max_size=3)
+clocks = st.times().map(lambda clock: clock.strftime("%H:%M:%S"))
+
+
+@st.composite
+def tasks(draw: st.DrawFn) -> dict[str, Any]:
+    """Tasks in the form of a file; each follows some before it, so there is no circle."""
+    forms: dict[str, Any] = {}
+    for name in draw(st.lists(names, min_size=1, max_size=6, unique=True)):
+        form = draw(
+            st.fixed_dictionaries(
+                {"run": names},
+                optional={
+                    "args": st.lists(json_values, max_size=3),
+                    "kwargs": st.dictionaries(json_text, json_values, max_size=3),
+                    "group": names,
+                    "priority": priorities,
+                    "retries": st.integers(0, 5),
+                    "retry_delay": st.floats(0, 1e6),
+                    "time_limit": st.floats(0.001, 1e6),
+                    "ignore_failure": st.booleans(),
+                    "join": st.sampled_from(["all", "any"]),
+                },
+            )
+        )
+        if forms:
+            words = st.sampled_from(sorted(SYNONYMS))
+            form["after"] = draw(st.dictionaries(st.sampled_from(sorted(forms)), words, max_size=3))
+        forms[name] = form
+    return forms
+
+
+@st.composite
+def servers(draw: st.DrawFn) -> dict[str, Any]:
+    windows = [
+        {"start": draw(clocks), "end": draw(clocks), "threads": draw(st.integers(0, 99)), "timezone": zone}
+        for zone in draw(zones)
+    ]
+    return {
+        "threads": draw(st.integers(0, 1000)),
+        "groups": draw(st.lists(names, unique=True, max_size=3)),
+        "windows": windows,
+    }
+
+
+jobs = st.fixed_dictionaries({"tasks": tasks()}, optional={"group": names, "priority": priorities, "run_by": names})
+files = st.fixed_dictionaries(
+    {"jobs": st.dictionaries(names, jobs, min_size=1, max_size=2)},
+    optional={
+        "servers": st.dictionaries(names, servers(), max_size=2),
+        "groups": st.dictionaries(names, st.fixed_dictionaries({"priority": priorities}), max_size=2),
+    },
+)
+
+
+def yaml_text(value: Any, flow: bool) -> str:
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = flow
+    yaml.sort_base_mapping_type_on_output = False
+    yaml.allow_unicode = False
+    stream = io.StringIO()
+    yaml.dump(value, stream)
+    return stream.getvalue()
+
+
+@QUIET
+@given(files, st.booleans())
+def test_json_and_yaml_say_the_same(file, flow):
+    document = loads(json.dumps(file), format="json")
+    assert loads(json.dumps(file, ensure_ascii=False, indent=2), format="json") == document
+    assert loads(yaml_text(file, flow)) == document
+    assert {name: len(job.tasks) for name, job in document.jobs.items()} == {
+        name: len(job["tasks"]) for name, job in file["jobs"].items()
+    }
+
+
+@QUIET
+@given(files)
+def test_a_dumped_document_is_read_back(file):
+    document = loads(json.dumps(file), format="json")
+    assert Document.model_validate_json(document.model_dump_json()) == document
+    assert Document.model_validate_json(document.model_dump_json(exclude_defaults=True)) == document
+
+
+@QUIET
+@given(names, jobs)
+def test_the_one_job_form_the_many_jobs_form_and_the_builder_say_the_same(name, form):
+    one = loads(json.dumps({"job": name, **form}), format="json").jobs
+    assert loads(json.dumps({"jobs": {name: form}}), format="json").jobs == one
+    job = Job(name, **{key: value for key, value in form.items() if key != "tasks"})
+    for task, fields in form["tasks"].items():
+        job.task(task, **fields)
+    assert {name: job.spec()} == one
+
+
+@QUIET
+@given(st.recursive(json_values | names, lambda inner: st.dictionaries(
+    st.sampled_from(["job", "jobs", "tasks", "servers", "groups", "A", "run", "after", "windows", "args"]), inner
+), max_leaves=20))  # fmt: skip
+def test_any_other_value_is_read_or_refused_and_nothing_else(value):
+    for text, format in ((json.dumps(value), "json"), (json.dumps(value), "yaml")):
+        try:
+            loads(text, format=format)
+        except InvalidInput as refused:
+            assert all(line.isprintable() and line.endswith(".") for line in str(refused).split("\n"))

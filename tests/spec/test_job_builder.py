@@ -1,0 +1,185 @@
+"""Jobs written in Python are the same value as jobs read from a file, and are refused by the same rules."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from celery import Celery
+
+from batchq.core.conditions import Condition, Join
+from batchq.core.states import Outcome
+from batchq.errors import InvalidInput
+from batchq.spec import Job, JobSpec, TaskSpec, load
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def refusal(build) -> str:
+    with pytest.raises(InvalidInput) as refused:
+        build()
+    return str(refused.value)
+
+
+def test_a_job_built_in_python_is_the_job_of_the_file():
+    job = Job("JOB 1")
+    t1 = job.task("TASK 1", "demo.work", kwargs={"seconds": 1})
+    t2 = job.task("TASK 2", "demo.work", after=t1.finished)
+    t3 = job.task("TASK 3", "demo.work", kwargs={"seconds": 1}, after=t2)
+    t4 = job.task("TASK 4", "demo.work", kwargs={"seconds": 1}, after=t2.success)
+    job.task("TASK 5", "demo.work", after=t2.error)
+    job.task("TASK 6", "demo.work", after=t3.error)
+    job.task("TASK 7", "demo.work", after=t3.success & t4.success)
+    assert job.spec() == load(EXAMPLES / "job1.yaml").jobs["JOB 1"]
+
+
+def test_a_celery_task_stands_for_its_name():
+    app = Celery("shop", set_as_current=False)
+
+    @app.task(name="shop.bill")
+    def bill() -> None: ...
+
+    job = Job("J")
+    job.task("T", bill)
+    assert job.spec().tasks[0].run == "shop.bill"
+
+
+def test_every_field_reaches_the_specification():
+    job = Job("J", group="BG1", priority="high", run_by="anna", company="NO01")
+    job.task(
+        "T", "x", args=(1, "two"), kwargs={"a": None}, join="any", group="BG2", priority="low", retries=3,
+        retry_delay=1.5, time_limit=60, ignore_failure=True,
+    )  # fmt: skip
+    assert job.spec() == JobSpec(
+        name="J", group="BG1", priority="high", run_by="anna", company="NO01",
+        tasks=(
+            TaskSpec(
+                name="T", run="x", args=[1, "two"], kwargs={"a": None}, join=Join.ANY, group="BG2", priority="low",
+                retries=3, retry_delay=1.5, time_limit=60, ignore_failure=True,
+            ),
+        ),
+    )  # fmt: skip
+
+
+def test_conditions_are_joined_by_and_or_by_or():
+    job = Job("J")
+    a, b, c = (job.task(name, "x") for name in "ABC")
+    job.task("all", "x", after=a.success & b.error & c.finished)
+    job.task("any", "x", after=a | b.error | c)
+    job.task("listed", "x", after=[a, b.error, "C"], join="any")
+    job.task("as in a file", "x", after={"A": "failed"})
+    conditions = {task.name: (task.join, task.after) for task in job.spec().tasks if task.after}
+    mixed = (Condition("A"), Condition("B", Outcome.ERROR), Condition("C", Outcome.FINISHED))
+    assert conditions == {
+        "all": (Join.ALL, mixed),
+        "any": (Join.ANY, (*mixed[:2], Condition("C"))),
+        "listed": (Join.ANY, (*mixed[:2], Condition("C"))),
+        "as in a file": (Join.ALL, (Condition("A", Outcome.ERROR),)),
+    }
+
+
+def test_a_condition_may_handle_the_failure():
+    job = Job("J")
+    a, b = job.task("A", "x"), job.task("B", "x")
+    job.task("T", "x", after=a.error.handles & b.finished.handles)
+    assert job.spec().tasks[2].after == (
+        Condition("A", Outcome.ERROR, handles=True),
+        Condition("B", Outcome.FINISHED, handles=True),
+    )
+    assert refusal(lambda: (a.error & b.error).handles).startswith("Each condition handles for itself")
+    assert refusal(lambda: job.task("U", "x", after=a.success.handles)) == (
+        "Job 'J': tasks.U.after: 'A' is asked for success, which has no failure to handle; use error or finished."
+    )
+
+
+def test_and_is_not_mixed_with_or():
+    job = Job("J")
+    a, b, c = (job.task(name, "x") for name in "ABC")
+    mixed = "The conditions of one task are joined by & or by |, not by both."
+    assert refusal(lambda: (a & b) | c) == mixed
+    assert refusal(lambda: a.error & (b | c)) == mixed
+    assert refusal(lambda: job.task("T", "x", after=a & b, join="any")) == (
+        "Job 'J': tasks.T.join: any contradicts how the conditions are joined."
+    )
+    assert refusal(lambda: job.task("T", "x", after=[a & b, c])).startswith("A list of conditions takes no & and |")
+
+
+def test_the_words_and_and_or_are_refused_where_they_would_lose_a_condition():
+    job = Job("J")
+    a, b = job.task("A", "x"), job.task("B", "x")
+    said = "Join conditions with & or |, not with `and`, `or` or `not`."
+    assert refusal(lambda: a.success and b.success) == said
+    assert refusal(lambda: a or b) == said
+
+
+def test_conditions_stay_within_their_job():
+    one, other = Job("ONE"), Job("OTHER")
+    task = one.task("A", "x")
+    assert refusal(lambda: other.task("B", "x", after=task)) == "Job 'OTHER': a condition is on a task of 'ONE'."
+
+
+def recursive() -> list[object]:
+    value: list[object] = []
+    value.append(value)
+    return value
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"run": 7}, "run: must be text, not 7; put it in quotes"),
+        ({"retries": 6}, "retries: must be at most 5, not 6"),
+        ({"retry_delay": 10**400}, "retry_delay: must be a number, not a huge number"),
+        ({"args": "secret"}, "args: must be a list, not text"),
+        ({"args": [object()]}, "args.0: must be JSON, not a Python object"),
+        ({"args": recursive()}, "args: is nested deeper than 64 levels"),
+        ({"kwargs": {"a": {1, 2}}}, "kwargs.a: must be JSON, not a Python set"),
+        ({"kwargs": {"a": {1: 2}}}, "kwargs.a: the key 1 must be text"),
+        ({"kwargs": {"a": float("nan")}}, "kwargs.a: must be a finite number, not nan"),
+        ({"kwargs": 7}, "kwargs: must be a mapping, not 7"),
+        ({"kwargs": {"a": "x" * 70_000}}, "kwargs: takes more than 65,536 bytes as JSON"),
+        ({"after": {"A": "no"}}, "after.A: no outcome 'no'; use success, error or finished"),
+        ({"join": "one"}, "join: must be 'all' or 'any', not 'one'"),
+        ({"group": "a\nb"}, r"group: the name 'a\nb' holds U+000A, which does not show; leave it out"),
+    ],
+)
+def test_a_task_that_breaks_a_rule_is_refused_at_once(fields, said):
+    job = Job("J")
+    assert refusal(lambda: job.task("T", **{"run": "x", **fields})) == f"Job 'J': tasks.T.{said}."
+
+
+def test_a_job_that_breaks_a_rule_is_refused():
+    assert refusal(Job("J").spec) == "Job 'J': tasks: a job needs at least one task."
+    job = Job("J")
+    job.task("TASK 1", "x", after="TASK 2")
+    assert refusal(lambda: job.task("TASK 1", "x")) == "Job 'J': another task is named 'TASK 1'."
+    assert refusal(job.spec) == "Job 'J': tasks.TASK 1.after: no task named 'TASK 2' (closest: 'TASK 1')."
+    job.task("TASK 2", "x", after="TASK 1")
+    assert refusal(job.spec) == (
+        "Job 'J': tasks.TASK 2.after: these tasks wait for each other in a circle: "
+        "'TASK 1' → 'TASK 2' → 'TASK 1'; take one condition out."
+    )
+
+
+def test_a_specification_made_by_hand_is_held_to_the_same_rules():
+    with pytest.raises(ValueError, match="another task has the same name"):
+        JobSpec(name="J", tasks=(TaskSpec(name="A", run="x"), TaskSpec(name="A", run="y")))
+    with pytest.raises(ValueError, match="waits for itself"):
+        JobSpec(name="J", tasks=(TaskSpec(name="A", run="x", after="A"),))
+
+
+def test_a_dumped_job_is_read_back():
+    job = Job("J")
+    a = job.task("A", "x", args=[1, None, {"a": [True]}])
+    job.task("B", "x", after=a.error.handles | a.success, retries=2)
+    spec = job.spec()
+    text = spec.model_dump_json(exclude_defaults=True)
+    assert json.loads(text)["tasks"][1] == {
+        "name": "B",
+        "run": "x",
+        "after": [{"A": {"outcome": "error", "handles": True}}, {"A": "success"}],
+        "join": "any",
+        "retries": 2,
+    }
+    assert JobSpec.model_validate_json(text) == JobSpec.model_validate(spec.model_dump()) == spec
