@@ -84,6 +84,7 @@ class Play:
         self.workers: dict[str, Worker] = {}
         self.mail: deque[Ticket] = deque()
         self.starts: list[Start] = []
+        self.tokens: list[str] = []
 
     # --- servers --------------------------------------------------------------------------------------------
 
@@ -192,6 +193,7 @@ class Play:
         for row in served.granted:
             worker.active[row.token] = row
             worker.known.add(row.token)
+            self.tokens.append(row.token)
             self.starts.append(Start(row.id >> 20, row.name, row.attempt, name))
         self.mail.extend(served.advance.tickets)
         if served.advance.more:
@@ -222,12 +224,12 @@ class Play:
         return best if best is not None and rooms[best] > 0 else None
 
     def executing(self) -> list[str]:
-        """The names of the tasks that run now, the oldest first."""
-        running = [(row.claimed_at, row.id, row.name) for _, row in self._running()]
-        return [name for _, _, name in sorted(running, key=lambda each: each[:2])]
+        """The names of the tasks that run now, in the order of their starts."""
+        return [row.name for _, row in self._running()]
 
     def _running(self) -> list[tuple[str, Any]]:
-        return [(name, row) for name, worker in self.workers.items() for row in worker.active.values()]
+        running = [(name, row) for name, worker in self.workers.items() for row in worker.active.values()]
+        return sorted(running, key=lambda each: self.tokens.index(each[1].token))
 
     def finish(self, task: str, *, ok: bool = True, run: int | None = None, **facts: Any) -> Served:
         """Let a running task end, and its server report it."""
@@ -254,7 +256,7 @@ class Play:
     ) -> Played:
         """Play the job to its end; `failing` tasks fail at every attempt, or at so many of their first ones.
 
-        `choose` says which of the running tasks (rows, oldest first) ends next; without it the oldest does.
+        `choose` says which of the running tasks (rows, in the order of their starts) ends next; without it the first.
         Without servers of its own it gets two of one thread each.
         """
         if not self.workers:
@@ -263,7 +265,7 @@ class Play:
         run = self.submit(job)
         first = len(self.starts)
         self.deliver()
-        while running := sorted((row for _, row in self._running()), key=lambda row: (row.claimed_at, row.id)):
+        while running := [row for _, row in self._running()]:
             row = choose(running) if choose else running[0]
             most = failing.get(row.name, 0) if isinstance(failing, Mapping) else 99
             ok = row.name not in failing or row.attempt > most

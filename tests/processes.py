@@ -84,11 +84,12 @@ class Processes:
         return "\n".join(f"--- {path.name}\n{path.read_text()}" for path in sorted(self.folder.glob("*.log")))
 
     def left(self) -> list[psutil.Process]:
-        """What still runs of all that was started here, directly or not."""
+        """What still runs of all that was started here, directly or not, but for the broker."""
         return [process for process in psutil.process_iter() if self._is_ours(process)]
 
     def _is_ours(self, process: psutil.Process) -> bool:
         with suppress(psutil.Error):
+            # The broker writes its title over its environment, and so is never among them.
             return process.environ().get(MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE
         return False
 

@@ -186,7 +186,8 @@ class Folder:
 
     def log(self, name: str) -> str:
         """All that the process has printed so far, in all its lives."""
-        return self._log(name).read_text(errors="replace")
+        path = self._log(name)
+        return path.read_text(errors="replace") if path.exists() else ""
 
     def logs(self) -> Iterator[tuple[str, str]]:
         """Name and last lines of every log below the folder, for the report of a test that failed."""
@@ -309,23 +310,24 @@ class Site(Folder):
     def start_server(
         self, name: str, threads: int | None = None, *, pool: str = "prefork", wait: bool = True, **env: str
     ) -> None:
-        """Start the batch server of that name, and wait until it carries the name; `threads` as `server set`."""
+        """Start the batch server of that name, and wait until it is ready; `threads` as `server set` does."""
+        readied = self._readied(name)
         options = ["--pool", pool, *([] if threads is None else ["--threads", str(threads)])]
         self.start(name, "server", "start", name, *options, **env)
         if wait:
-            self.wait_for(f"{name} to be there", lambda: self.carries(name))
+            self.wait_for(f"{name} to be ready", lambda: self._readied(name) > readied)
 
     def start_servers(self, names: Collection[str], threads: int | None = None, **options: Any) -> None:
-        """Start these servers side by side, and wait for all of them."""
+        """Start these servers side by side, and wait until all of them are ready."""
+        readied = sum(map(self._readied, names))
         for name in names:
             self.start_server(name, threads, wait=False, **options)
-        for name in names:
-            self.wait_for(f"{name} to be there", lambda name=name: self.carries(name))
+        everyone = readied + len(names)
+        self.wait_for(f"{', '.join(names)} to be ready", lambda: sum(map(self._readied, names)) >= everyone)
 
-    def carries(self, name: str) -> bool:
-        """Whether the process of that name carries the server of that name."""
-        server = self.server(name)
-        return self.runs(name) and server["pid"] == self.processes[name].pid
+    def _readied(self, name: str) -> int:
+        """How many lives of the server came as far as to heed signals and to take tickets."""
+        return self.log(name).count(" ready.\n")
 
     def runs(self, name: str) -> bool:
         """Whether the server's row says that a worker carries its name."""

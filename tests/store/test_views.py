@@ -15,11 +15,20 @@ from batchq import actions, engine
 from batchq.core.windows import Window
 from batchq.errors import NotFound
 from batchq.store import servers, views
+from batchq.store.database import Database
 from stage import JOB_1, Stage
 
 NOON = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 NIGHT = Window(clock(18), clock(7, 30), 20, "Europe/Oslo")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def stage(request):
+    """A stage on each kind of database."""
+    database = Database(request.getfixturevalue(f"{request.param}_url"))
+    yield Stage(database)
+    database.dispose()
 
 
 def read(stage: Stage, view, *args, **kwargs):
@@ -274,8 +283,7 @@ def test_a_job_shows_its_definition_and_its_newest_runs(stage):
 def test_a_task_shows_its_conditions_and_every_attempt_with_its_log(stage):
     stage.server("Batch1")
     stage.submit(
-        "{job: J, tasks: {A: {run: demo.work, args: [1], kwargs: {x: y}, retries: 1},"
-        " B: {run: demo.work, after: A}}}"
+        "{job: J, tasks: {A: {run: demo.work, args: [1], kwargs: {x: y}, retries: 1}, B: {run: demo.work, after: A}}}"
     )
     stage.start("Batch1")
     stage.end("A", "OSError: away", log="one\n")
@@ -284,9 +292,7 @@ def test_a_task_shows_its_conditions_and_every_attempt_with_its_log(stage):
     task = read(stage, views.task_view, 1, "A")
     assert (task["run"], task["job"], task["status"], task["attempts"]) == (1, "J", "success", 2)
     assert (task["args"], task["kwargs"], task["retries"], task["priority"]) == ([1], {"x": "y"}, 1, "normal")
-    assert [
-        (one["attempt"], one["status"], one["error"], one["log"], one["server"]) for one in task["history"]
-    ] == [
+    assert [(one["attempt"], one["status"], one["error"], one["log"], one["server"]) for one in task["history"]] == [
         (1, "error", "OSError: away", "one\n", "Batch1"),
         (2, "success", None, "two\n", "Batch1"),
     ]
@@ -337,9 +343,7 @@ def test_a_server_shows_its_threads_now_and_the_next_change(stage):
         "threads": 0,
         "busy": 0,
         "groups": ["BG1", "default"],
-        "windows": [
-            {"start": "18:00", "end": "07:30", "threads": 20, "timezone": "Europe/Oslo", "days": None}
-        ],
+        "windows": [{"start": "18:00", "end": "07:30", "threads": 20, "timezone": "Europe/Oslo", "days": None}],
     }
     assert server["next_change"] == {"at": "2026-01-31T17:00:00.000000Z", "threads": 20}
     assert (server["host"], server["pid"], server["pool"]) == ("h", 412, 100)

@@ -1,0 +1,46 @@
+"""The README tells the truth: what is drawn or listed there comes from the code, and its commands run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from batchq.config import Settings
+from batchq.core.states import LABELS, MOVES, State
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def part(name: str) -> str:
+    found = re.search(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", README.read_text(encoding="utf-8"), re.S)
+    assert found, name
+    return found[1]
+
+
+def state_diagram() -> str:
+    lines = [f"    {before} --> {after}" for before in State for after in State if after in MOVES[before]]
+    first = ["    [*] --> waiting"]
+    return "\n".join(["```mermaid", "stateDiagram-v2", *first, *lines, "```", ""])
+
+
+def settings_table() -> str:
+    rows = [
+        f"| `{name}` | {_default(field.default)} | {field.description} |"
+        for name, field in Settings.model_fields.items()
+    ]
+    return "\n".join(["| setting | default | what it is |", "|---|---|---|", *rows, ""])
+
+
+def _default(value: object) -> str:
+    return "" if value in (None, "") else f"`{value}`"
+
+
+@pytest.mark.parametrize(("name", "wanted"), [("states", state_diagram()), ("settings", settings_table())])
+def test_what_the_readme_shows_is_made_from_the_code(name: str, wanted: str):
+    assert part(name) == wanted
+
+
+def test_every_state_has_a_word_for_people():
+    assert {state.value for state in State} <= LABELS.keys()
