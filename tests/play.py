@@ -75,11 +75,19 @@ class Worker:
 class Play:
     """Submit jobs, then `deliver` tickets and `finish` tasks one by one, or `play` a job to its end.
 
-    `watch` is called at the end of every transaction that moves work, still inside it.
+    `watch` is called at the end of every transaction that moves work, still inside it. Without the
+    `fast_path` servers only report and claim, and all else is left to the coordinator's step.
     """
 
-    def __init__(self, database: Clocked, watch: Callable[[Connection], None] | None = None) -> None:
+    def __init__(
+        self,
+        database: Clocked,
+        watch: Callable[[Connection], None] | None = None,
+        *,
+        fast_path: bool = True,
+    ) -> None:
         self.database = database
+        self.fast_path = fast_path
         self.watch = watch or (lambda _: None)
         self.workers: dict[str, Worker] = {}
         self.mail: deque[Ticket] = deque()
@@ -120,6 +128,22 @@ class Play:
         self.workers[name] = Worker(life)
         return life
 
+    def stop(self, name: str) -> bool:
+        """End the life of the server cleanly."""
+        life = self.workers.pop(name).life
+        return self.database.run(lambda tx: engine.stop(tx, life, self.database.now(tx)))
+
+    def lose(self, name: str, beat: int | None = None) -> bool:
+        """Declare the server lost that was last seen at this heartbeat, by default at its newest."""
+        server = self.workers[name].life.server
+
+        def act(tx: Connection) -> bool:
+            seen = tx.execute(select(servers.SERVER.beat).where(servers.SERVER.id == server)).scalar_one()
+            now = self.database.now(tx)
+            return engine.lose(tx, server, name, seen if beat is None else beat, now)
+
+        return self.database.run(act)
+
     def change(self, name: str, **values: Any) -> int:
         """Set a server as an operator does; returns how many tickets were taken back."""
 
@@ -152,6 +176,17 @@ class Play:
         self.watch(tx)
         return step
 
+    def tick(self, lost_ticket_seconds: float = 5.0) -> None:
+        """What a coordinator does every second."""
+
+        def mend(tx: Connection) -> list[Ticket]:
+            now = self.database.now(tx)
+            engine.take_back(tx, self.database, now)
+            return engine.offer_again(tx, self.database, now, lost_ticket_seconds)
+
+        self.mail.extend(self.database.run(mend))
+        self.forward()
+
     def cancel(self, run: int) -> int:
         """Cancel the run; returns how many tasks are canceled now."""
         return self.database.run(lambda tx: engine.cancel(tx, run, self.database.now(tx)))
@@ -174,9 +209,8 @@ class Play:
         offered = [Offer(each.task, each.token, each.group) for each in offers]
 
         def act(tx: Connection) -> Served:
-            served = engine.serve(
-                tx, self.database, worker.life, reports, offered, active=running, **options
-            )
+            given = {"forward": self.fast_path} | options
+            served = engine.serve(tx, self.database, worker.life, reports, offered, active=running, **given)
             self.watch(tx)
             return served
 
@@ -270,8 +304,9 @@ class Play:
             most = failing.get(row.name, 0) if isinstance(failing, Mapping) else 99
             ok = row.name not in failing or row.attempt > most
             self.finish(row.name, ok=ok, run=row.id >> 20)
+            if not self.fast_path:
+                self.forward()
             self.deliver()
-        assert not self.forward() - 1
         assert not self.mail
         check_counters(self.database)
         return Played(run, self.states(run), self.verdict(run), self.starts[first:])

@@ -8,7 +8,6 @@ import os
 import re
 import sys
 import threading
-import time
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -58,9 +57,8 @@ class BatchQ:
     def _join(self) -> None:
         app = self.app
         own = {"ignore_result": True, "store_errors_even_if_ignored": False, "shared": False}
-        app.task(_run, name=RUN, Strategy="batchq.server.request:strategy", **own)
-        # Flower switches the events of every worker on: a row a second would bury what people look for.
-        app.task(_coordinate(self), name=COORDINATE, send_events=False, **own)
+        app.task(_done_by_its_strategy, name=RUN, Strategy="batchq.server.request:strategy", **own)
+        app.task(_done_by_its_strategy, name=COORDINATE, Strategy="batchq.coordinator:strategy", **own)
         app.steps["worker"].add("batchq.server.worker:BatchServer")
         app.steps["consumer"].add("batchq.server.worker:BatchConsumer")
         app.user_options["worker"].add(
@@ -183,7 +181,9 @@ class BatchQ:
             known = servers.topology(tx, self.database)
         most = max((_most(server) for server in known.servers if server.name == name), default=1)
         self.database.dispose()
-        options = ["--batch-server", name, "-n", f"{_node(name)}@%h", "-P", pool, "-c", str(most)]
+        # By its other name: "prefork" would leave the choice to the host's own worker_pool.
+        kind = "processes" if pool == "prefork" else pool
+        options = ["--batch-server", name, "-n", f"{_node(name)}@%h", "-P", kind, "-c", str(most)]
         return self._celery("worker", *options, *(["-E"] if events else []), "-l", loglevel, *QUIET)
 
     def coordinate(self, *, loglevel: str = "WARNING") -> int:
@@ -212,21 +212,8 @@ class BatchQ:
 QUIET = ["--without-gossip", "--without-mingle"]
 
 
-def _run(*_: object, **__: object) -> None:
-    """Stands for an attempt; its strategy never calls it."""
-
-
-def _coordinate(batch: BatchQ) -> Any:
-    def coordinate() -> None:
-        """One tick of a coordinator."""
-        from batchq.errors import Unreachable
-
-        try:
-            batch.coordinator.tick(time.monotonic())
-        except Unreachable as error:
-            logger.warning("the tick waits: %s", error)
-
-    return coordinate
+def _done_by_its_strategy(*_: object, **__: object) -> None:
+    """Stands for what a message asks for: past Celery's tracer, so that no setting of the host reaches it."""
 
 
 def _most(server: Server) -> int:

@@ -6,11 +6,12 @@ import logging
 import os
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from celery import Celery
+from celery import Celery, Task
 from celery.beat import Scheduler as BeatScheduler
 from celery.platforms import set_pdeathsig
 from sqlalchemy import Connection
@@ -18,7 +19,7 @@ from sqlalchemy import Connection
 from batchq import engine
 from batchq.config import Settings
 from batchq.engine import Advance
-from batchq.errors import BrokerUnreachable
+from batchq.errors import BrokerUnreachable, Unreachable
 from batchq.server.tickets import Publisher
 from batchq.store import moves, servers
 from batchq.store.database import Database
@@ -90,6 +91,22 @@ class Coordinator:
         tickets = engine.offer_again(tx, database, now, settings.lost_ticket_seconds)
         step = engine.advance(tx, database, now, ahead=settings.tickets_ahead)
         return Advance([*tickets, *step.tickets], step.more)
+
+
+def strategy(task: Task, app: Celery, consumer: Any) -> Callable[..., None]:
+    """Celery's entry for a message of `batchq.coordinate`: the tick is done here and now, unless it is stale."""
+
+    def take_in(message: Any, *_: Any, **__: Any) -> None:
+        message.ack_log_error(logger, consumer.connection_errors)
+        try:
+            if datetime.fromisoformat(message.headers["expires"]) > datetime.now(UTC):
+                app.batchq.coordinator.tick(time.monotonic())
+        except Unreachable as error:
+            logger.warning("%s", error)
+        except Exception:  # whatever it was, the next tick tries again
+            logger.exception("the tick failed")
+
+    return take_in
 
 
 # --- the beat -----------------------------------------------------------------------------------------------

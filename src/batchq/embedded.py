@@ -100,10 +100,12 @@ class Embedded:
     children: list[Child] = field(default_factory=list)
     owner: bool = False
     _lock: IO[str] | None = None
+    _guests: IO[str] | None = None
     _socket: Path | None = None
 
     def __post_init__(self) -> None:
         self.home = self.batch.settings.home.absolute()
+        self.embedded_database = self.batch.settings.database_url is None
         self.named_broker = bool(os.environ.get("CELERY_BROKER_URL") or self.batch.app.conf.broker_read_url)
 
     # --- start ----------------------------------------------------------------------------------------------
@@ -112,6 +114,7 @@ class Embedded:
         self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.owner = self._take_lock()
         try:
+            self._guests = (self.home / "guests").open("a+")
             if self.owner:
                 self._start_engine()
             else:
@@ -137,14 +140,16 @@ class Embedded:
         if not self.named_broker:
             self._start_valkey()
         schema.upgrade(self.batch.database)
-        if self.batch.settings.database_url is None:
+        if self.embedded_database:
             self._clear_up()
         assert self._lock is not None
         json.dump({"pid": os.getpid(), "broker": os.environ.get("CELERY_BROKER_URL")}, self._lock)
         self._lock.flush()
 
     def _join_engine(self) -> None:
-        """Use the engine that another command runs in this folder."""
+        """Use the engine that another command runs in this folder, and that goes on while this one needs it."""
+        assert self._guests is not None
+        fcntl.flock(self._guests, fcntl.LOCK_SH)
         deadline = time.monotonic() + START_SECONDS
         while not (text := (self.home / "lock").read_text()):
             if time.monotonic() > deadline:
@@ -167,8 +172,8 @@ class Embedded:
     def _clear_up(self) -> None:
         """Cancel the runs that an engine left over which was killed, and end the lives of its servers."""
         database = self.batch.database
+        left = self._open_runs()
         with database.read() as tx:
-            left = [run["run"] for run in views.runs(tx, statuses=[state.value for state in RUN_OPEN])]
             names = [name for _, name, _, _ in servers.running(tx)]
         for name in names:
             database.run(self._bury, name)
@@ -226,11 +231,21 @@ class Embedded:
             if child.mend() and child.deaths > before:
                 self.say(f"{child.name} died and is started again (log: {child.log})")
 
-    def others(self, own: int) -> list[int]:
-        """Open runs that other commands wait for."""
+    def needed(self) -> bool:
+        """Whether another command in this folder still uses what runs here, or left a run to it."""
+        if not self.owner:
+            return False
+        assert self._guests is not None
+        try:
+            fcntl.flock(self._guests, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        fcntl.flock(self._guests, fcntl.LOCK_UN)
+        return self.embedded_database and bool(self._open_runs())
+
+    def _open_runs(self) -> list[int]:
         with self.batch.database.read() as tx:
-            runs = views.runs(tx, statuses=[state.value for state in RUN_OPEN])
-        return [run["run"] for run in runs if run["run"] != own] if self.owner else []
+            return [run["run"] for run in views.runs(tx, statuses=[state.value for state in RUN_OPEN])]
 
     def stop(self) -> None:
         """End all children, the broker last; nothing is left running."""
@@ -246,6 +261,9 @@ class Embedded:
                 self._lock.truncate(0)
             self._lock.close()
             self._lock = None
+        if self._guests is not None:
+            self._guests.close()
+            self._guests = None
 
 
 def _end(children: list[Child]) -> None:

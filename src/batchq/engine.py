@@ -433,6 +433,13 @@ def lose(tx: Connection, server: int, name: str, beat: int, now: datetime) -> bo
     return True
 
 
+def retire(tx: Connection, database: Database, life: Life, now: datetime) -> None:
+    """Let a stopping server start nothing more; what it executes goes on, its tickets go back."""
+    servers.set_pool(tx, life.server, life.epoch, 0)
+    servers.changed(tx)
+    take_back(tx, database, now)
+
+
 def stop(tx: Connection, life: Life, now: datetime) -> bool:
     """End a life cleanly; an attempt it still had is lost."""
     if not servers.stop(tx, life.server, life.epoch):

@@ -94,7 +94,9 @@ class Folder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        for name, tail in self.logs() if error else ():
+            error.add_note(f"--- log of {name}\n{tail}")  # type: ignore[union-attr]
         self.close()
 
     # --- commands -------------------------------------------------------------------------------------------

@@ -1,8 +1,7 @@
-"""The Procfile: the whole of batchq under honcho, from the start to the last process gone."""
+"""The Procfile: all of batchq under honcho, from the start to the last process gone."""
 
 from __future__ import annotations
 
-import json
 import shutil
 import signal
 import sys
@@ -11,47 +10,45 @@ from pathlib import Path
 import psutil
 import pytest
 
-from processes import Processes, processes, until
+from e2e.site import Site
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 
 
-def names_of(started: Processes) -> set[str]:
-    """The servers that are open, as `batchq server list` says."""
-    servers = json.loads(started.batchq("server", "list", "-o", "json"))
-    return {server["name"] for server in servers if server["state"] == "open"}
+class Machine(Site):
+    """A site as on a machine of its own: `batchq` is on the PATH, and no app is named."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, app="")
+        programs = folder / "bin"
+        programs.mkdir()
+        (programs / "batchq").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m batchq "$@"\n')
+        (programs / "batchq").chmod(0o755)
+        self.env |= {"PATH": f"{programs}:{self.env['PATH']}", "FLOWER_PORT": "0"}
+        shutil.copy(ROOT / "Procfile", folder)
+
+    def start_honcho(self) -> None:
+        """Start what the Procfile names, and wait until all of it is there."""
+        self._start("honcho", [sys.executable, "-m", "honcho", "start"], {})
+        self.wait_for("all processes", lambda: all(word in self.log("honcho") for word in SIGNS))
 
 
-def test_honcho_starts_it_a_job_runs_and_sigterm_leaves_nothing_behind(tmp_path: Path):
-    env = {"BATCHQ_DATABASE_URL": f"sqlite:///{tmp_path}/batchq.db", "FLOWER_PORT": "0"}
-    with processes(tmp_path, **env) as started:
-        started.env["PATH"] = f"{program(tmp_path)}:{started.env['PATH']}"
-        started.env["BATCHQ_BROKER_URL"] = f"redis+socket://{started.valkey()}?virtual_host=0"
-        shutil.copy(ROOT / "Procfile", tmp_path)
-        started.batchq("db", "upgrade")
-        honcho = started.python("honcho", "honcho", "start")
+SIGNS = ("AOS1 is open", "AOS2 is open", "Flower listens on")
 
-        started.batchq("submit", str(ROOT / "examples" / "job1.yaml"), "--wait", "--timeout", "60")
-        run = json.loads(started.batchq("runs", "show", "last", "-o", "json"))
-        until(lambda: names_of(started) == {"AOS1", "AOS2"}, "both servers")
-        until(lambda: "Flower listens on" in started.log("honcho").read_text(), "Flower")
 
-        running = [psutil.Process(honcho.pid), *psutil.Process(honcho.pid).children(recursive=True)]
-        honcho.send_signal(signal.SIGTERM)
-        honcho.wait(30)
-        assert len(running) >= 8  # honcho, a coordinator and its beat, two servers with a child each, Flower
+def test_honcho_starts_it_all_a_job_runs_and_sigterm_leaves_nothing_behind(tmp_path: Path):
+    with Machine(tmp_path) as machine:
+        machine.start_broker()
+        machine.start_honcho()
+        running = machine.children("honcho")
+        machine.cli("submit", str(ROOT / "examples" / "job1.yaml"), "--wait", "--timeout", "60")
+        assert machine.json("runs", "show", "last")["status"] == "success"
+
+        machine.tell("honcho", signal.SIGTERM)
+        machine.wait_exit("honcho")
+        # A coordinator and its beat, two servers and a child of each, Flower.
+        assert len(running) >= 7
         assert psutil.wait_procs(running, timeout=1)[1] == []
-        assert started.left() == []
-        assert run["status"] == "success"
-        assert "Traceback" not in started.log("honcho").read_text()
-
-
-def program(folder: Path) -> Path:
-    """A folder with a program `batchq` that is this very source."""
-    programs = folder / "bin"
-    programs.mkdir()
-    (programs / "batchq").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m batchq "$@"\n')
-    (programs / "batchq").chmod(0o755)
-    return programs
+        assert "Traceback" not in machine.log("honcho")

@@ -283,22 +283,37 @@ NOT_JSON = [
         '{"job": "J",\n "tasks": {"A": {"run": "x",\n "kwargs": {"a": 1,\n "b": 2,\n "a": 3}}}}',
         ":5: the key 'a' is there twice",
     ),
-    ('{"job": "J", "tasks": {\n"A": {"run": "x", "args": [\nNaN]}}}', ":3: tasks.A.args.0: must be a finite number, not nan"),
-    ('{"job": "J", "tasks": {"A": {"run": "x", "args": [-Infinity]}}}', ":1: tasks.A.args.0: must be a finite number, not -inf"),
-    ('{"job": "J", "tasks": {"A": {"run": "x", "args": [1e999]}}}', ":1: tasks.A.args.0: must be a finite number, not inf"),
+    (
+        '{"job": "J", "tasks": {\n"A": {"run": "x", "args": [\nNaN]}}}',
+        ":3: tasks.A.args.0: must be a finite number, not nan",
+    ),
+    (
+        '{"job": "J", "tasks": {"A": {"run": "x", "args": [-Infinity]}}}',
+        ":1: tasks.A.args.0: must be a finite number, not -inf",
+    ),
+    (
+        '{"job": "J", "tasks": {"A": {"run": "x", "args": [1e999]}}}',
+        ":1: tasks.A.args.0: must be a finite number, not inf",
+    ),
     (
         '{"job": "J", "tasks": {"A": {"run": "x", "args": ["\\ud800"]}}}',
         ":1: tasks.A.args.0: holds half a surrogate pair, which is no character",
     ),
-    ('{"job": "J", "tasks": {"\\udc80": "x"}}', ":1: tasks.'\\udc80': the name '\\udc80' holds U+DC80, which does not show; leave it out"),
+    (
+        '{"job": "J", "tasks": {"\\udc80": "x"}}',
+        ":1: tasks.'\\udc80': the name '\\udc80' holds U+DC80, which does not show; leave it out",
+    ),
     ("[" * 100_000, ": is nested deeper than 100 levels"),
-    ('{"job": "J", "tasks": {"A": {"run": "x", "args": ' + "[" * 70 + "]" * 70 + "}}}", ":1: tasks.A.args: is nested deeper than 64 levels"),
+    (
+        '{"job": "J", "tasks": {"A": {"run": "x", "args": ' + "[" * 70 + "]" * 70 + "}}}",
+        ":1: tasks.A.args: is nested deeper than 64 levels",
+    ),
     ('{"job": ' + "1" * 5000 + "}", ": holds a number of more than 4,000 digits"),
     (
         '{\n"job": "J",\n"tasks": {\n"A": "x",\n"B": {\n"run": "x",\n"after": ["A",\n{"C": "error"}]}}}',
         ":8: tasks.B.after: no task named 'C'",
     ),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("text", "said"), NOT_JSON)
@@ -311,13 +326,22 @@ NOT_TOML = [
     ("\njob = ", ":2: is not TOML: "),
     ('job = "J"\n[tasks.A]\nrun = 08:00:00', ":3: tasks.A.run: must be text, not a time"),
     ('job = "J"\n[tasks.A]\nrun = "x"\nargs = [2026-01-01]', ":4: tasks.A.args.0: must be JSON, not a Python date"),
-    ('job = "J"\n[tasks]\n"A" = { run = "x" }\n"B" = { run = "x", after = "C" }', ":4: tasks.B.after: no task named 'C'"),
-    ('job = "J"\n[tasks."A"]\nrun = "x"\n[tasks."B"]\nrun = "x"\nretry = 1', ":6: tasks.B: unknown key 'retry' (closest: 'retries')"),
-    ("[[servers.A.windows]]\n[[servers.A.windows]]\nthreads = -1", ":3: servers.A.windows.1.threads: must be at least 0, not -1"),
+    (
+        'job = "J"\n[tasks]\n"A" = { run = "x" }\n"B" = { run = "x", after = "C" }',
+        ":4: tasks.B.after: no task named 'C'",
+    ),
+    (
+        'job = "J"\n[tasks."A"]\nrun = "x"\n[tasks."B"]\nrun = "x"\nretry = 1',
+        ":6: tasks.B: unknown key 'retry' (closest: 'retries')",
+    ),
+    (
+        "[[servers.A.windows]]\n[[servers.A.windows]]\nthreads = -1",
+        ":3: servers.A.windows.1.threads: must be at least 0, not -1",
+    ),
     ("a = " + "[" * 100_000, ": is nested deeper than 100 levels"),
     ("x = 1\n" + "a." * 1000 + "b = 1", ":2: a key of more than 40 parts is not allowed"),
     ("a = 2026-13-01", ":1: is not TOML: "),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("text", "said"), NOT_TOML)

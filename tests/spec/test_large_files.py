@@ -6,17 +6,18 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import ruamel.yaml
 
 from batchq.errors import InvalidInput
-from batchq.spec import TaskSpec, loads
+from batchq.spec import JobSpec, TaskSpec, loads
 
 MANY = 100_000
 NEEDS_C = pytest.mark.skipif(
-    not ruamel.yaml.__with_libyaml__, reason="large YAML is read in time only by ruamel.yaml.clib"
+    not ruamel.yaml.__with_libyaml__, reason="large YAML is read in time only with ruamel.yaml.clib"
 )
 
 
@@ -33,70 +34,69 @@ def names(count: int) -> list[str]:
 
 
 def circle(count: int) -> dict[str, object]:
-    return {name: {"run": "x", "after": before} for before, name in zip(names(count)[-1:] + names(count), names(count))}
+    ring = names(count)
+    return {name: {"run": "x", "after": before} for before, name in zip([ring[-1], *ring], ring, strict=False)}
 
 
 def chain(count: int) -> dict[str, object]:
-    tasks = circle(count)
-    tasks["T0"] = "x"
-    return tasks
+    return circle(count) | {"T0": "x"}
 
 
-CORPUS = {
-    "a megabyte of zeros": ("yaml", lambda: "\0" * 1_000_000, "holds a NUL character"),
-    "nine megabytes": ("yaml", lambda: "#" * 9_000_000, "is larger than 8,388,608 bytes"),
-    "half a million tasks": ("json", lambda: job(dict.fromkeys(map(hex, range(500_000)), "x")), "more than 100,000 tasks"),
-    "half a million tasks in six jobs": (
-        "json",
-        lambda: json.dumps({"jobs": {name: {"tasks": dict.fromkeys(map(hex, range(80_000)), "x")} for name in "ABCDEF"}}),
-        "more than 100,000 tasks",
-    ),
-    "a circle of 100,000": ("json", lambda: job(circle(MANY)), "these tasks wait for each other in a circle: 'T0' → 'T1'"),
-    "a circle of 2": ("json", lambda: job(circle(2)), "'T0' → 'T1' → 'T0'"),
-    "a circle of 1": ("json", lambda: job(circle(1)), "waits for itself"),
-    "100,000 conditions that dangle": (
-        "json",
-        lambda: job({name: {"run": "x", "after": f"{name}0x"} for name in names(MANY)}),
-        "no task named 'T0x'",
-    ),
-    "100,000 faulty tasks": ("json", lambda: job({name: {"run": 3} for name in names(MANY)}), "must be text, not 3"),
-    "2,700,000 lists": ("json", lambda: "[" + "[]," * 2_700_000 + "[]]", "more than 600,000 lists and mappings"),
-    "2,700,000 arguments": (
-        "json",
-        lambda: job({"T": {"run": "x", "args": ["a"] * 1_400_000}}),
-        "args: takes more than 65,536 bytes as JSON",
-    ),
-    "half a million open brackets": ("json", lambda: "[" * 500_000, "is nested deeper than 100 levels"),
-    "a name of 8 MB": ("json", lambda: job({"T": {"run": "x", "after": "a" * 8_000_000}}), "no task named 'aaa"),
-    "a key that is there twice, at the end": (
-        "json",
-        lambda: job(chain(MANY))[:-2] + ', "T0": "x"}}',
-        "the key 'T0' is there twice",
-    ),
-    "half a megabyte of TOML brackets": ("toml", lambda: "a = " + "[" * 500_000, "is nested deeper than 100 levels"),
-    "a TOML key of 250,000 parts": ("toml", lambda: "a." * 250_000 + "b = 1", "a key of more than 40 parts"),
-    "two megabytes of TOML": ("toml", lambda: "#" * 2_000_000, "is TOML of more than 524,288 characters"),
-    "eight million open YAML lists": ("yaml", lambda: "[" * 8_000_000, "is nested deeper than 100 levels"),
-    "four million YAML dashes": ("yaml", lambda: "- " * 4_000_000, "is nested deeper than 100 levels"),
-    "aliases of aliases of aliases": (
-        "yaml",
-        lambda: "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 30)),
-        "more than 10,000 values behind aliases",
-    ),
-    "half a million YAML directives": ("yaml", lambda: "%TAG !a! x\n" * 500_000, "a directive"),
-}  # fmt: skip
+def fan_in(count: int) -> dict[str, object]:
+    return dict.fromkeys(names(count - 1), "x") | {"end": {"run": "x", "after": names(count - 1)}}
 
-YAML_CORPUS = {
-    "a YAML scalar of 8 MB": (lambda: "a" * 8_000_000, "must be a mapping"),
-    "a million YAML tasks": (
-        lambda: "job: J\ntasks:\n" + "".join(f" {n:x}: x\n" for n in range(700_000)),
-        "more than 100,000 tasks",
+
+def fan_out(count: int) -> dict[str, object]:
+    return {"start": "x"} | {name: {"run": "x", "after": "start"} for name in names(count - 1)}
+
+
+def several(jobs: int, tasks: int) -> str:
+    return json.dumps({"jobs": {name: {"tasks": dict.fromkeys(names(tasks), "x")} for name in names(jobs)}})
+
+
+def laughs() -> str:
+    lines = (f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 30))
+    return "a0: &a0 [x]\n" + "".join(lines)
+
+
+# A text of some format, and what is said about it.
+CORPUS: dict[str, tuple[str, Callable[[], str], str]] = {
+    "zeros": ("yaml", lambda: "\0" * 1_000_000, "holds a NUL character"),
+    "9 MB": ("yaml", lambda: "#" * 9_000_000, "is larger than 8,388,608 bytes"),
+    "circle of 1": ("json", lambda: job(circle(1)), "waits for itself"),
+    "circle of 2": ("json", lambda: job(circle(2)), "in a circle: 'T0' → 'T1' → 'T0'; take"),
+    "circle of 100,000": ("json", lambda: job(circle(MANY)), "'T3' → … 99,994 more … → 'T99998' → 'T99999' → 'T0'"),
+    "too many tasks": ("json", lambda: several(1, 400_000), "more than 100,000 tasks"),
+    "too many jobs": ("json", lambda: several(4, 30_000), "more than 100,000 tasks"),
+    "dangling": (
+        "json",
+        lambda: job({name: {"run": "x", "after": f"{name}-"} for name in names(MANY)}),
+        "no task named 'T7-' (closest: 'T7')",
     ),
-    "2,500,000 YAML arguments": (
+    "faulty tasks": ("json", lambda: job({name: {"run": 3} for name in names(MANY)}), "must be text, not 3"),
+    "lists": ("json", lambda: "[" + "[]," * 2_700_000 + "[]]", "more than 600,000 lists and mappings"),
+    "values": ("json", lambda: "[" + "1," * 4_000_000 + "1]", "more than 1,500,000 values"),
+    "arguments": ("json", lambda: job({"T": {"run": "x", "args": ["a"] * 1_400_000}}), "takes more than 65,536 bytes"),
+    "open brackets": ("json", lambda: "[" * 500_000, "is nested deeper than 100 levels"),
+    "long name": ("json", lambda: job({"T": {"run": "x", "after": "a" * 8_000_000}}), "no task named 'aaa"),
+    "twice": ("json", lambda: job(chain(MANY))[:-2] + ', "T0": "x"}}', "the key 'T0' is there twice"),
+    "TOML brackets": ("toml", lambda: "a = " + "[" * 500_000, "is nested deeper than 100 levels"),
+    "TOML parts": ("toml", lambda: "a." * 250_000 + "b = 1", "a key of more than 40 parts"),
+    "TOML": ("toml", lambda: "#" * 2_000_000, "is TOML of more than 524,288 characters"),
+    "YAML brackets": ("yaml", lambda: "[" * 8_000_000, "is nested deeper than 100 levels"),
+    "YAML dashes": ("yaml", lambda: "- " * 4_000_000, "is nested deeper than 100 levels"),
+    "YAML laughs": ("yaml", laughs, "more than 10,000 values behind aliases"),
+    "YAML directives": ("yaml", lambda: "%TAG !a! x\n" * 500_000, "a directive"),
+}
+
+YAML_CORPUS: dict[str, tuple[Callable[[], str], str]] = {
+    "scalar": (lambda: "a" * 8_000_000, "must be a mapping"),
+    "tasks": (lambda: "job: J\ntasks:\n" + "".join(f" {n:x}: x\n" for n in range(700_000)), "more than 100,000 tasks"),
+    "arguments": (
         lambda: "job: J\ntasks: {T: {run: x, args: [" + "ab," * 2_500_000 + "]}}",
         "more than 100,000 entries in a list",
     ),
-    "600,000 YAML anchors": (
+    "anchors": (
         lambda: "a:\n" + "".join(f"- &a{n} x\n" for n in range(500_000)),
         "more than 100,000 entries in a list",
     ),
@@ -104,10 +104,15 @@ YAML_CORPUS = {
 
 
 def assert_refused_in_time(text: str, format: str, said: str) -> None:
-    started = time.process_time()
-    with pytest.raises(InvalidInput) as refused:
-        loads(text, format=format)
-    assert time.process_time() - started < 2
+    seconds = []
+    for _ in range(3):  # a busy machine takes longer now and then
+        started = time.process_time()
+        with pytest.raises(InvalidInput) as refused:
+            loads(text, format=format)
+        seconds.append(time.process_time() - started)
+        if seconds[-1] < 2:
+            break
+    assert min(seconds) < 2
     assert said in str(refused.value)
     assert len(str(refused.value)) < 5000
 
@@ -126,7 +131,7 @@ def test_large_yaml_files_are_refused_in_time(case):
 
 
 MEASURE = """
-import resource, sys
+import sys
 from batchq.errors import InvalidInput
 from batchq.spec import load
 try:
@@ -137,7 +142,7 @@ except InvalidInput:
 """
 
 
-@pytest.mark.parametrize("case", ["half a million tasks", "a circle of 100,000", "2,700,000 arguments"])
+@pytest.mark.parametrize("case", ["circle of 100,000", "arguments"])
 def test_a_large_file_is_refused_within_256_megabytes(case, tmp_path: Path):
     format, text, _ = CORPUS[case]
     path = tmp_path / f"large.{format}"
@@ -146,28 +151,27 @@ def test_a_large_file_is_refused_within_256_megabytes(case, tmp_path: Path):
     assert int(done.stdout) < 256 * 1024
 
 
-@pytest.mark.parametrize("shape", ["chain", "fan-in", "fan-out"])
-def test_jobs_of_100_000_tasks_are_read_in_time(shape):
-    tasks = {
-        "chain": lambda: chain(MANY),
-        "fan-in": lambda: dict.fromkeys(names(MANY - 1), "x") | {"end": {"run": "x", "after": names(MANY - 1)}},
-        "fan-out": lambda: {"start": "x"} | {name: {"run": "x", "after": "start"} for name in names(MANY - 1)},
-    }[shape]()
+def read_in_time(text: str, format: str, seconds: float) -> JobSpec:
     started = time.process_time()
-    spec = loads(job(tasks), format="json").jobs["J"]
-    assert time.process_time() - started < 8
+    spec = loads(text, format=format).jobs["J"]
+    assert time.process_time() - started < seconds
     assert len(spec.tasks) == MANY
     assert sum(len(task.after) for task in spec.tasks) == MANY - 1
+    return spec
+
+
+@pytest.mark.parametrize(
+    "shape", [chain, pytest.param(fan_in, marks=pytest.mark.slow), pytest.param(fan_out, marks=pytest.mark.slow)]
+)
+def test_jobs_of_100_000_tasks_are_read_in_time(shape):
+    read_in_time(job(shape(MANY)), "json", seconds=10)
 
 
 @NEEDS_C
+@pytest.mark.slow
 def test_a_yaml_job_of_100_000_tasks_is_read_in_time():
-    text = yaml_job(
-        {name: f"{{run: x, after: T{number - 1}}}" if number else "x" for number, name in enumerate(names(MANY))}
-    )
-    started = time.process_time()
-    spec = loads(text).jobs["J"]
-    assert time.process_time() - started < 12
+    tasks = {name: f"{{run: x, after: {before}}}" for before, name in zip(names(MANY), names(MANY)[1:], strict=False)}
+    spec = read_in_time(yaml_job({"T0": "x"} | tasks), "yaml", seconds=20)
     assert spec.tasks[-1] == TaskSpec(name=f"T{MANY - 1}", run="x", after=f"T{MANY - 2}")
 
 
@@ -180,8 +184,8 @@ def test_the_last_fault_of_a_large_file_has_its_line():
 
 
 def test_a_large_yaml_file_says_the_same_as_a_small_one():
-    """Above a size another reader may be at work, if it is installed."""
-    small = yaml_job({name: "{run: x, kwargs: {a: [1, '08:00', null, 0x1F, .5]}}" for name in names(10)})
+    """Above a size another reader is at work, if it is installed."""
+    small = yaml_job(dict.fromkeys(names(10), "{run: x, kwargs: {a: [1, '08:00', null, 0x1F, .5]}}"))
     large = small + "".join(f"  # {'-' * 98}\n" for _ in range(2000))
     assert loads(large) == loads(small)
     for text in (small, large):

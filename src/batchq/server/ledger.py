@@ -14,8 +14,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from batchq import engine
 from batchq.config import Settings
 from batchq.engine import Life, Offer, Report, Served
@@ -132,8 +130,8 @@ class Ledger:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing runs and nothing is left to store."""
-        return not (self.active or self._reports or self._committing)
+        """Whether nothing is left to store."""
+        return not (self._reports or self._committing)
 
     def unstored(self) -> list[str]:
         """The ids of tasks whose outcomes are known here and not stored yet."""
@@ -190,7 +188,8 @@ class Ledger:
                 forward=self._settings.fast_path,
                 again=batch.again,
             )
-        except (DatabaseUnreachable, SQLAlchemyError) as error:
+        except Exception as error:
+            # Whatever went wrong, running tasks must not be hurt by it: what is here is kept and tried again.
             return None, error
         return served, None
 
@@ -199,7 +198,6 @@ class Ledger:
         if served is None:
             self._postpone(batch, error)
         elif served.fenced:
-            logger.warning("%s was declared lost while it ran; it goes on under a new epoch", self.life.name)
             self.fenced = True
             self._put_back(batch)
         else:
@@ -210,7 +208,8 @@ class Ledger:
 
     def _postpone(self, batch: Batch, error: Exception | None) -> None:
         if not self._announced:
-            logger.warning("the ledger waits for the database: %s", error)
+            known = isinstance(error, DatabaseUnreachable)
+            logger.warning("the ledger waits for the database: %s", error, exc_info=None if known else error)
             self._announced = True
         self._put_back(batch)
         self._retry_at = time.monotonic() + RETRY_SECONDS

@@ -61,11 +61,14 @@ class Attempt(Request):  # type: ignore[misc]
         self.soft_limit, self.hard_limit = self._limits()
 
     def _limits(self) -> tuple[float | None, float | None]:
-        """The user's own limits of the operation, and over them the one of the job file."""
-        operation = self.app.tasks.get(self.row.operation)
-        soft = getattr(operation, "soft_time_limit", None)
-        hard = self.row.time_limit or getattr(operation, "time_limit", None)
-        return soft, hard
+        """The limits that the operation itself has, and over them the one of the job file."""
+        soft, hard = (self._own(name) for name in ("soft_time_limit", "time_limit"))
+        return soft, self.row.time_limit or hard
+
+    def _own(self, name: str) -> float | None:
+        # Celery gives the app's default to every task without a limit; that one is for the host's own messages.
+        limit: float | None = getattr(self.app.tasks.get(self.row.operation), name, None)
+        return None if limit == self.app.conf[f"task_{name}"] else limit
 
     def start(self, pool: Any) -> None:
         """Hand the attempt to the pool."""

@@ -264,10 +264,13 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
             raise SystemExit(error.exit_code) from None
         except (DatabaseUnreachable, SQLAlchemyError):
             return
+        logger.warning("%s was declared lost while it ran; it goes on under epoch %d", self.name, self.life.epoch)
         self.ledger.begin_life(self.life)
 
     def stop(self, worker: Any) -> None:
         """Let running tasks finish, storing each outcome as it comes, then give the name back."""
+        with contextlib.suppress(DatabaseUnreachable, SQLAlchemyError):
+            self.database.run(lambda tx: engine.retire(tx, self.database, self.life, self.database.now(tx)))
         self._drive(lambda: not self.ledger.active, None)
         worker.pool.stop()
         self._settle_up()
@@ -275,6 +278,7 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
     def terminate(self, worker: Any) -> None:
         """Store what is known, and give the name back; what still runs is lost."""
         worker.pool.terminate()
+        self.ledger.active.clear()
         self._settle_up()
 
     def _settle_up(self) -> None:

@@ -6,7 +6,7 @@ import gc
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
 from pydantic import ValidationError
 
@@ -30,9 +30,10 @@ from batchq.spec.toml_text import read_toml
 from batchq.spec.yaml_text import read_yaml
 
 S = TypeVar("S", bound=Spec)
+Reader: TypeAlias = Callable[[str, int], text.Tree]
 
 FORMATS = {".yaml": "yaml", ".yml": "yaml", ".toml": "toml", ".json": "json"}
-READERS: dict[str, Callable[[str, int], text.Tree]] = {
+READERS: dict[str, Reader] = {
     "yaml": read_yaml,
     "toml": read_toml,
     "json": read_json,
@@ -67,15 +68,18 @@ def loads(
     """
     if format not in READERS:
         raise InvalidInput(f"no format {shown(format)}; use {', '.join(READERS)}.")
+    with _uncollected():
+        return _read(content, source, READERS[format], limits)
+
+
+def _read(content: str | bytes, source: str, reader: Reader, limits: Limits) -> Document:
     try:
-        with _uncollected():
-            tree = READERS[format](_decoded(content, limits), limits.tasks)
+        tree = reader(_decoded(content, limits), limits.tasks)
     except text.Unreadable as error:
         raise InvalidInput(_line(source, error.line, error.sentence)) from None
     reading = _Reading(source, tree, limits)
     try:
-        with _uncollected():
-            document = reading.document(tree.value)
+        document = reading.document(tree.value)
     except _Enough:
         reading.refuse()
     if reading.faults:

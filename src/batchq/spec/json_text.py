@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 from batchq.spec.faults import Path, shown
 from batchq.spec.text import (
@@ -19,6 +19,8 @@ from batchq.spec.text import (
     position,
     too_many,
 )
+
+Member: TypeAlias = tuple[str | int, int, int]
 
 SPACE = re.compile(r"[ \t\r\n]*")
 _scan = json.JSONDecoder().raw_decode
@@ -67,7 +69,7 @@ class _Places:
     def __init__(self, text: str, root: Any) -> None:
         self.text = text
         self.root = root
-        self.known: dict[int, dict[str | int, tuple[int, int]]] = {}
+        self.known: dict[int, tuple[dict[str | int, tuple[int, int]], Iterator[Member]]] = {}
 
     def line(self, path: Path) -> int:
         return line_at(self.text, self.find(path)[0])
@@ -81,15 +83,17 @@ class _Places:
             if place is None:
                 break
             key = step if isinstance(value, dict) else place
-            begin, index = self.members(index)[key]
+            begin, index = self.member(index, key)
             value = value[key]
         return begin, index
 
-    def members(self, index: int) -> dict[str | int, tuple[int, int]]:
-        """The places of what is in the mapping or list at `index`."""
-        if index not in self.known:
-            self.known[index] = {name: (begin, inner) for name, begin, inner in _members(self.text, index)}
-        return self.known[index]
+    def member(self, index: int, key: str | int) -> tuple[int, int]:
+        """The places of one member of the mapping or list at `index`; looks no further than it has to."""
+        passed, rest = self.known.setdefault(index, ({}, _members(self.text, index)))
+        while key not in passed:
+            name, begin, inner = next(rest)
+            passed[name] = (begin, inner)
+        return passed[key]
 
     def refuse_repeated(self, holder: dict[str, Any], key: str) -> NoReturn:
         path = next(path for path, value in _walk(self.root) if value is holder)
@@ -108,7 +112,7 @@ def _walk(root: Any) -> Iterator[tuple[Path, Any]]:
             stack.extend(((*path, index), inner) for index, inner in enumerate(value))
 
 
-def _members(text: str, index: int) -> Iterator[tuple[str | int, int, int]]:
+def _members(text: str, index: int) -> Iterator[Member]:
     """Each key, or number, in the mapping or list at `index`; where it stands, and where its value does."""
     keyed = text[index] == "{"
     count = 0

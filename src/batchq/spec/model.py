@@ -208,8 +208,8 @@ def _cycle_fault(cycle: list[str]) -> Fault:
     if before == name:
         sentence = "the task waits for itself; take that condition out"
     else:
-        names = [shown(each) for each in cycle]
-        if len(names) > 8:
-            names[4:-3] = [f"… {len(names) - 7:,} more …"]
+        names = [shown(each) for each in (cycle if len(cycle) <= 8 else cycle[:4] + cycle[-3:])]
+        if len(cycle) > 8:
+            names.insert(4, f"… {len(cycle) - 7:,} more …")
         sentence = f"these tasks wait for each other in a circle: {' → '.join(names)}; take one condition out"
     return Fault(("tasks", name, "after"), sentence, (before,))

@@ -38,7 +38,8 @@ PURE_CHARS = 128 * 1024
 MOST_ENTRIES = 100_000  # of a mapping or list, or as many as there may be tasks
 MOST_ALIASED = 10_000  # values that all aliases of a file stand for
 
-DIRECTIVE = re.compile("^%", re.MULTILINE)  # could ask for YAML 1.1, and many take long to read
+# A line with % before a document or after its end: it could ask for YAML 1.1, and many take long to read.
+DIRECTIVE = re.compile(r"(?:\A|^\.\.\.[^\n]*\n)(?:[ \t]*+(?:#[^\n]*+)?+\r?\n)*+%", re.MULTILINE)
 # Control characters, and what only YAML 1.1 takes for line breaks.
 ODD = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ufffe\uffff]")
 NUMBER = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")

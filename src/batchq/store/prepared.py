@@ -7,7 +7,7 @@ from collections import namedtuple
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ARRAY, Boolean, Connection, Dialect, Text, bindparam
+from sqlalchemy import ARRAY, Boolean, Connection, Dialect, Float, Text, bindparam
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.elements import BindParameter, ColumnElement
@@ -120,7 +120,11 @@ class _Form:
                 self._in[name] = processor
         columns = compiled._result_columns or []
         self._row: Any = namedtuple("Row", [column.keyname for column in columns]) if columns else None
-        self._out = [column.type._cached_result_processor(dialect, None) for column in columns]
+        # Numbers need none, and PostgreSQL's processor for them asks for what is only known with a result.
+        self._out = [
+            None if isinstance(column.type, Float) else column.type._cached_result_processor(dialect, None)
+            for column in columns
+        ]
 
     def bind(self, values: Mapping[str, Any]) -> Any:
         """The values as the driver takes them."""

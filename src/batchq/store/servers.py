@@ -169,7 +169,7 @@ def set_server(
     groups: Collection[str] | None = None,
     windows: Collection[Window] | None = None,
 ) -> None:
-    """Set what is given, leave the rest; call `changed` and take tickets back in the same transaction (rules 14, 23)."""
+    """Set what is given, leave the rest; `changed` and taking tickets back belong in the same transaction (rule 14)."""
     values = {"threads": threads, "enabled": enabled}
     given = {name: value for name, value in values.items() if value is not None}
     if given:

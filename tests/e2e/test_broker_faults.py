@@ -1,0 +1,100 @@
+"""A broker that forgets everything, or dies, while a job runs: it holds hints, and the truth is elsewhere."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+
+from batchq.tables import Run
+from e2e.jobs import lanes, many
+from e2e.judge import judge
+from e2e.site import BROKER, Site
+
+THREADS = {"AOS1": 1, "AOS2": 1, "AOS3": 1}
+TWO = {"AOS1": 2, "AOS2": 2}
+# What a broker that forgot everything may cost: a ticket counts as lost after 5 s.
+SECONDS_MORE = 20.0
+KILLS = 5
+TASKS = 1500
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Three servers of one thread, so that most tickets travel."""
+    with Site(tmp_path_factory.mktemp("broker")) as site:
+        site.start_broker()
+        site.start_coordinator()
+        site.start_servers(list(THREADS), threads=1)
+        yield site
+
+
+def ended(site: Site, run: int) -> int:
+    return sum(entry.end is not None for entry in site.ledger(run))
+
+
+def test_a_broker_flushed_in_the_middle_of_a_run_delays_it_by_no_more_than_twenty_seconds(site: Site) -> None:
+    began = time.monotonic()
+    calm = site.submit(lanes("CALM"))
+    site.wait_end(calm)
+    needed = time.monotonic() - began
+
+    job = lanes("FLUSHED")
+    began = time.monotonic()
+    run = site.submit(job)
+    for done in (5, 15, 25):
+        site.wait_for(f"{done} tasks", lambda done=done: ended(site, run) >= done)
+        site.broker("FLUSHALL")
+    view = site.wait_end(run, needed + 4 * SECONDS_MORE)
+
+    assert view["status"] == "success"
+    assert time.monotonic() - began < needed + SECONDS_MORE
+    judge(site, {run: job}, THREADS)
+
+
+def test_tickets_that_were_out_when_the_broker_was_flushed_are_sent_again(site: Site) -> None:
+    job = many("OUT", 3)
+    for name in THREADS:
+        site.tell(name, signal.SIGSTOP)
+    run = site.submit(job)
+    out = set(site.states(run).values())
+    kept = site.broker("LLEN", site.batch.settings.queue("default"))
+    site.broker("FLUSHALL")
+    for name in THREADS:
+        site.tell(name, signal.SIGCONT)
+
+    assert site.wait_end(run, SECONDS_MORE)["status"] == "success"
+    assert (out, kept != b":0\r\n") == ({"queued"}, True)
+    judge(site, {run: job}, THREADS)
+
+
+def test_a_broker_killed_five_times_under_short_tasks_ends_no_worker_and_loses_no_outcome(tmp_path: Path) -> None:
+    job = many("SHORT", TASKS, seconds=0.002)
+    with Site(tmp_path) as site:
+        site.start_broker()
+        site.start_coordinator()
+        site.start_servers(list(TWO), threads=2)
+        lives = {name: site.server(name)["started_at"] for name in TWO}
+        run = site.submit(job)
+        for kill in range(KILLS):
+            left = TASKS - (kill + 1) * TASKS // (KILLS + 1)
+            site.wait_for(f"{left} tasks to be left", lambda left=left: open_tasks(site, run) <= left)
+            site.kill(BROKER)
+            site.start_broker()
+
+        assert site.wait_end(run)["status"] == "success"
+        assert len(site.ledger(run)) == TASKS
+        assert {name: site.server(name)["started_at"] for name in TWO} == lives
+        assert [process.poll() for process in site.processes.values()] == [None] * 4
+        judge(site, {run: job}, TWO)
+
+
+def open_tasks(site: Site, run: int) -> int:
+    with site.database.read() as tx:
+        return tx.execute(select(Run.open_tasks).where(Run.id == run)).scalar_one()

@@ -1,0 +1,224 @@
+"""A Celery project of one's own: three lines join it, one command runs it, and neither hurts the other."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+
+from batchq import BatchQ, Job
+from e2e.host_app import SETTINGS
+from e2e.site import Folder, Site
+
+APP = """\
+from celery import Celery
+from batchq import BatchQ
+
+app = Celery("shop")
+batch = BatchQ(app)
+
+@app.task
+def collect(day): return {"orders": 3, "day": day}
+
+@app.task
+def post(): print("posted")
+"""
+JOB_FILE = """\
+job: ORDERS
+tasks:
+  Collect: {run: app.collect, args: [monday]}
+  Post: {run: app.post, after: Collect}
+"""
+HOST_JOB = """\
+job: HOST
+run_by: anna
+company: USMF
+tasks:
+  who: {run: host.who}
+  slow: {run: host.sleep, kwargs: {seconds: 2}}
+  retry: {run: host.retry, retries: 1}
+  autoretry: {run: host.autoretry}
+  ignore: {run: host.ignore}
+  reject: {run: host.reject}
+  soft: {run: host.soft}
+  hard: {run: host.sleep, kwargs: {seconds: 60}, time_limit: 1}
+  fine: {run: host.hooked}
+  broken: {run: host.hooked, kwargs: {fail: true}}
+  talk: {run: host.talk}
+  result: {run: host.result}
+  again: {run: host.who, after: {hard: error}}
+  and again: {run: host.who, after: again}
+"""
+FAILS = {"retry", "autoretry", "reject", "hard", "broken"}
+
+
+# --- one command --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [("run", "job.yaml", "-A", "app"), ("-A", "app", "run", "job.yaml")], ids=" ".join)
+def test_one_command_in_a_folder_with_an_app_and_a_job_runs_it(tmp_path: Path, words: tuple[str, ...]) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    (tmp_path / "job.yaml").write_text(JOB_FILE)
+    with Folder(tmp_path) as folder:
+        said = folder.cli(*words).stdout
+
+        assert "ORDERS run 1: Ended" in said
+        assert folder.json("task", "show", "1", "Collect")["result"] == {"orders": 3, "day": "monday"}
+        assert "posted" in folder.cli("task", "log", "last", "Post").stdout
+
+
+# --- a host that has a mind of its own ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with Site(tmp_path_factory.mktemp("host"), app="e2e.host_app") as site:
+        # Without it Celery refuses, as root, the pickle that the project accepts for itself.
+        site.env["C_FORCE_ROOT"] = "1"
+        (site.folder / "results").mkdir()
+        site.start_broker()
+        site.start_coordinator()
+        site.start_server("Batch1", 4)
+        yield site
+
+
+@pytest.fixture(scope="module")
+def run(site: Site) -> int:
+    """A run of all the host's tasks, ended."""
+    (site.folder / "host.yaml").write_text(HOST_JOB)
+    number: int = site.json("submit", "host.yaml")["run"]
+    site.wait_end(number)
+    return number
+
+
+def notes(site: Site, about: str) -> list[str]:
+    path = site.folder / "notes"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [line for line in lines if about in line]
+
+
+def last_attempt(site: Site, run: int, task: str) -> dict[str, Any]:
+    history: list[dict[str, Any]] = site.task(run, task)["history"]
+    return history[-1]
+
+
+def test_the_hosts_settings_do_not_reach_our_tickets(site: Site, run: int) -> None:
+    expected = {name: "error" if name in FAILS else "success" for name in site.states(run)}
+    assert site.states(run) == expected
+    assert site.tasks(run)["slow"]["result"] == "slept"
+
+
+def test_the_hosts_recycling_of_children_does_not_reach_ours(site: Site) -> None:
+    job = Job("PIDS")
+    for number in range(6):
+        job.task(str(number), "host.who")
+    (site.folder / "pids.yaml").write_text(json.dumps(job.spec().model_dump(mode="json", exclude_unset=True)))
+    run = site.json("submit", "pids.yaml")["run"]
+
+    assert site.wait_end(run)["status"] == "success"
+    assert len({task["result"]["pid"] for task in site.tasks(run).values()}) <= 4
+
+
+def test_no_message_or_result_of_the_hosts_tasks_is_sent(site: Site, run: int) -> None:
+    keys = site.broker("KEYS", "*").decode().split("\r\n")
+    ours = ("batchq.", "_kombu.binding.", "unacked", "*", "$", "")
+    assert [key for key in keys if not key.startswith(ours)] == []
+    assert not any("strange" in key for key in keys)
+    assert list((site.folder / "results").iterdir()) == []
+
+
+def test_the_coordinator_fires_nothing_of_the_hosts_schedule(site: Site, run: int) -> None:
+    assert site.task(run, "retry")["history"][1]["server"] == "Batch1"  # only a tick brings a second attempt
+    assert notes(site, "beat") == []
+    assert list(site.folder.rglob("celerybeat*")) == []
+
+
+@pytest.mark.parametrize(
+    ("task", "attempts", "error"), [("retry", 2, "Retry"), ("autoretry", 1, "ValueError: not today")]
+)
+def test_celerys_own_retries_only_raise(site: Site, run: int, task: str, attempts: int, error: str) -> None:
+    history = site.task(run, task)["history"]
+    assert [one["status"] for one in history] == ["error"] * attempts
+    assert all(one["error"].startswith(error) for one in history)
+    assert len(notes(site, f"host.{task} runs")) == attempts
+
+
+def test_an_operation_reads_its_job_run_task_attempt_user_and_company(site: Site, run: int) -> None:
+    told = site.tasks(run)["who"]["result"]
+    del told["pid"]
+    assert told == {
+        "job": "HOST",
+        "run": run,
+        "task": "who",
+        "attempt": 1,
+        "run_by": "anna",
+        "company": "USMF",
+        "retries_so_far": 0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("task", "hooks"),
+    [
+        ("fine", ["task_prerun", "before_start", "on_success fine", "after_return SUCCESS", "task_postrun SUCCESS"]),
+        (
+            "broken",
+            ["task_prerun", "before_start", "on_failure broken", "after_return FAILURE", "task_postrun FAILURE"],
+        ),
+    ],
+)
+def test_the_tasks_hooks_and_signals_are_called(site: Site, run: int, task: str, hooks: list[str]) -> None:
+    assert notes(site, f"{task}: ") == [f"{task}: {hook}" for hook in hooks]
+
+
+def test_ignore_is_a_success_without_a_result_and_reject_an_error(site: Site, run: int) -> None:
+    tasks = site.tasks(run)
+    assert (tasks["ignore"]["status"], tasks["ignore"]["result"]) == ("success", None)
+    assert tasks["reject"]["status"] == "error"
+    assert tasks["reject"]["error"].startswith("Reject")
+
+
+def test_a_time_limit_of_the_job_ends_the_attempt_as_timed_out(site: Site, run: int) -> None:
+    assert last_attempt(site, run, "hard")["error"] == "timed out: still running after 1 s"
+
+
+def test_a_soft_time_limit_of_the_operation_lets_it_clean_up(site: Site, run: int) -> None:
+    assert site.tasks(run)["soft"]["result"] == "cleaned up"
+
+
+def test_the_result_arrives_as_it_was_returned(site: Site, run: int) -> None:
+    assert site.json("task", "show", str(run), "result")["result"] == {
+        "rows": 3,
+        "names": ["Ærø", None],
+        "share": 0.25,
+    }
+
+
+def test_what_an_operation_prints_and_logs_is_in_its_log(site: Site, run: int) -> None:
+    log = site.cli("task", "log", str(run), "talk").stdout
+    assert "a printed line" in log
+    assert "WARNING a logged line" in log
+
+
+def test_joining_and_submitting_change_none_of_the_apps_settings(site: Site) -> None:
+    app = Celery("host", broker=site.broker_url, set_as_current=False)
+    app.conf.update(SETTINGS)
+    app.task(lambda: None, name="host.sleep", shared=False)
+    before = copy.deepcopy(dict(app.conf))
+
+    batch = BatchQ(app, database_url=site.database_url, home=site.folder)
+    joined = copy.deepcopy(dict(app.conf))
+    job = Job("ONE")
+    job.task("sleep", "host.sleep", kwargs={"seconds": 0})
+    run = batch.submit(job)
+    batch.publisher.close()
+    batch.database.dispose()
+
+    assert joined == before
+    assert dict(app.conf) == before
+    assert site.wait_end(run)["status"] == "success"
