@@ -207,19 +207,28 @@ class Play:
         ended = {report.token for report in reports}
         running = len(worker.active.keys() - ended) if active is None else active
         offered = [Offer(each.task, each.token, each.group) for each in offers]
-
-        def act(tx: Connection) -> Served:
-            given = {"forward": self.fast_path} | options
-            served = engine.serve(tx, self.database, worker.life, reports, offered, active=running, **given)
-            self.watch(tx)
-            return served
-
-        served = self.database.run(act)
-        if not served.fenced:
+        first = served = self._commit(worker, reports, offered, active=running, **options)
+        while not served.fenced:
             for token in ended:
                 worker.active.pop(token, None)
             self._carry_out(name, worker, served)
-        return served
+            if not served.advance.more:
+                break
+            ended = set()
+            served = self._commit(worker, [], worker.parked, active=len(worker.active), again=True)
+        return first
+
+    def _commit(
+        self, worker: Worker, reports: Sequence[Report], offers: Sequence[Offer], **options: Any
+    ) -> Served:
+        given = {"forward": self.fast_path} | options
+
+        def act(tx: Connection) -> Served:
+            served = engine.serve(tx, self.database, worker.life, reports, offers, **given)
+            self.watch(tx)
+            return served
+
+        return self.database.run(act)
 
     def _carry_out(self, name: str, worker: Worker, served: Served) -> None:
         worker.parked = list(served.parked)
@@ -230,8 +239,6 @@ class Play:
             self.tokens.append(row.token)
             self.starts.append(Start(row.id >> 20, row.name, row.attempt, name))
         self.mail.extend(served.advance.tickets)
-        if served.advance.more:
-            self.serve(name, again=True)
 
     def deliver(self) -> None:
         """Bring each ticket to the server of its group with the most free threads; what finds none stays in the mail."""

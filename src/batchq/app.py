@@ -193,6 +193,8 @@ class BatchQ:
 
         schema.check(self.database)
         self.database.dispose()
+        # Else Celery puts the host's default exchange in the place of the broker's own, and binds our queue to it.
+        self.app.amqp.queues.default_exchange = None
         self.app.amqp.queues.add(queue(self.settings.coordinator_queue))
         options = ["-B", "--scheduler", "batchq.coordinator:Scheduler", "-P", "solo", "-Q"]
         name = ["-n", f"coordinator-{os.getpid()}@%h"]

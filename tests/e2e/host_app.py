@@ -28,7 +28,7 @@ SETTINGS: dict[str, Any] = {
     "task_acks_late": True,
     "task_reject_on_worker_lost": True,
     "task_time_limit": 1,
-    "task_soft_time_limit": 1,
+    "task_soft_time_limit": 0.5,
     "task_annotations": {"*": {"rate_limit": "1/h"}},
     "task_default_rate_limit": "1/h",
     "worker_max_tasks_per_child": 1,

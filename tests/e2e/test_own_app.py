@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from celery import Celery
 
 from batchq import BatchQ, Job
-from e2e.host_app import SETTINGS
+from e2e import host_app
 from e2e.site import Folder, Site
 
 APP = """\
@@ -41,7 +39,7 @@ company: USMF
 tasks:
   who: {run: host.who}
   slow: {run: host.sleep, kwargs: {seconds: 2}}
-  retry: {run: host.retry, retries: 1}
+  retry: {run: host.retry, retries: 1, retry_delay: 1}
   autoretry: {run: host.autoretry}
   ignore: {run: host.ignore}
   reject: {run: host.reject}
@@ -60,16 +58,31 @@ FAILS = {"retry", "autoretry", "reject", "hard", "broken"}
 # --- one command --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("words", [("run", "job.yaml", "-A", "app"), ("-A", "app", "run", "job.yaml")], ids=" ".join)
-def test_one_command_in_a_folder_with_an_app_and_a_job_runs_it(tmp_path: Path, words: tuple[str, ...]) -> None:
-    (tmp_path / "app.py").write_text(APP)
-    (tmp_path / "job.yaml").write_text(JOB_FILE)
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Folder]:
+    """A folder with an app and a job, and nothing else."""
     with Folder(tmp_path) as folder:
-        said = folder.cli(*words).stdout
+        (tmp_path / "app.py").write_text(APP)
+        (tmp_path / "job.yaml").write_text(JOB_FILE)
+        yield folder
 
-        assert "ORDERS run 1: Ended" in said
-        assert folder.json("task", "show", "1", "Collect")["result"] == {"orders": 3, "day": "monday"}
-        assert "posted" in folder.cli("task", "log", "last", "Post").stdout
+
+def test_one_command_in_a_folder_with_an_app_and_a_job_runs_it(folder: Folder) -> None:
+    said = folder.cli("run", "job.yaml", "-A", "app").stdout
+
+    assert "ORDERS run 1: Ended" in said
+    assert folder.json("task", "show", "1", "Collect")["result"] == {"orders": 3, "day": "monday"}
+    assert "posted" in folder.cli("task", "log", "last", "Post").stdout
+    assert folder.alive() == []
+
+
+@pytest.mark.parametrize(
+    "words", [("validate", "job.yaml", "-A", "app"), ("-A", "app", "validate", "job.yaml")], ids=" ".join
+)
+def test_the_app_is_named_before_or_after_the_command(folder: Folder, words: tuple[str, ...]) -> None:
+    assert "valid, 1 job, 2 tasks" in folder.cli(*words).stdout
+    (folder.folder / "app.py").write_text("from celery import Celery\napp = Celery('shop')\n")
+    assert "'app.collect'" in folder.cli(*words, code=2).stderr
 
 
 # --- a host that has a mind of its own ----------------------------------------------------------------------
@@ -114,10 +127,8 @@ def test_the_hosts_settings_do_not_reach_our_tickets(site: Site, run: int) -> No
 
 
 def test_the_hosts_recycling_of_children_does_not_reach_ours(site: Site) -> None:
-    job = Job("PIDS")
-    for number in range(6):
-        job.task(str(number), "host.who")
-    (site.folder / "pids.yaml").write_text(json.dumps(job.spec().model_dump(mode="json", exclude_unset=True)))
+    tasks = "".join(f"  {number}: {{run: host.who}}\n" for number in range(6))
+    (site.folder / "pids.yaml").write_text(f"job: PIDS\ntasks:\n{tasks}")
     run = site.json("submit", "pids.yaml")["run"]
 
     assert site.wait_end(run)["status"] == "success"
@@ -133,7 +144,7 @@ def test_no_message_or_result_of_the_hosts_tasks_is_sent(site: Site, run: int) -
 
 
 def test_the_coordinator_fires_nothing_of_the_hosts_schedule(site: Site, run: int) -> None:
-    assert site.task(run, "retry")["history"][1]["server"] == "Batch1"  # only a tick brings a second attempt
+    assert site.task(run, "retry")["history"][1]["server"] == "Batch1"  # which only a tick brings about
     assert notes(site, "beat") == []
     assert list(site.folder.rglob("celerybeat*")) == []
 
@@ -206,9 +217,8 @@ def test_what_an_operation_prints_and_logs_is_in_its_log(site: Site, run: int) -
 
 
 def test_joining_and_submitting_change_none_of_the_apps_settings(site: Site) -> None:
-    app = Celery("host", broker=site.broker_url, set_as_current=False)
-    app.conf.update(SETTINGS)
-    app.task(lambda: None, name="host.sleep", shared=False)
+    app = host_app.app
+    app.conf.broker_url = site.broker_url
     before = copy.deepcopy(dict(app.conf))
 
     batch = BatchQ(app, database_url=site.database_url, home=site.folder)

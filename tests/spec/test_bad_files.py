@@ -256,6 +256,8 @@ NOT_YAML = [
     ("job: !!str J", 1, "the tag '!!str' is not allowed"),
     ("job: J\ntasks:\n  ? [a]\n  : x", 3, "a key must be text"),
     ("%YAML 1.1\n---\njob: J", 1, "a directive, a line with % at its start, is not allowed"),
+    ("# JOB 1\n\n%TAG !a! x\n---\njob: J", 3, "a directive, a line with % at its start, is not allowed"),
+    ("job: J\n...\n\n%TAG !a! x\n---\njob: J", 4, "a directive, a line with % at its start, is not allowed"),
     ("job: J\n--- {job: K}", 2, "a second document begins here; make it a file of its own"),
     ("job: *name", 1, "no anchor named 'name' stands before this alias"),
     ("job: &a [*a]", 1, "no anchor named 'a' stands before this alias"),

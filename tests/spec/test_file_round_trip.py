@@ -84,6 +84,7 @@ files = st.fixed_dictionaries(
 def yaml_text(value: Any, flow: bool) -> str:
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = flow
+    yaml.width = 1_000_000  # where it folds a line, the writer may lose a backslash
     yaml.sort_base_mapping_type_on_output = False
     yaml.allow_unicode = False
     stream = io.StringIO()

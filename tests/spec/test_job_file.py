@@ -214,6 +214,10 @@ def test_yaml_values_are_those_of_the_core_schema(said, meant):
     assert (value, type(value)) == (meant, type(meant))
 
 
+def test_a_percent_sign_at_the_start_of_a_line_of_text_is_text():
+    assert job("{job: J, tasks: {T: {run: 'x\n%'}}}").tasks[0].run == "x %"
+
+
 def test_keys_are_always_text():
     assert [each.name for each in job("job: J\ntasks: {1: x, true: x, 08:00: x, ~: x}").tasks] == [
         "1",

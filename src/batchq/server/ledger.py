@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -91,6 +91,7 @@ class Ledger:
         self._start = start
         self._beside = ThreadPoolExecutor(1, "batchq-ledger") if beside else None
         self._arrivals: deque[Arrival] = deque()
+        self._parked: list[Arrival] = []
         self._reports: deque[tuple[Arrival, Report]] = deque()
         self._unsent: deque[Ticket] = deque()
         self._known: set[str] = set()
@@ -164,15 +165,18 @@ class Ledger:
         self._ended(batch, *future.result())
 
     def _take(self) -> Batch | None:
+        """What the next commit is about; parked tickets come along, or on their own once they waited too long."""
+        late = time.monotonic() - self._settings.ticket_patience_seconds
         batch = Batch(again=self._again)
-        while self._reports:
-            batch.reports.append(self._reports.popleft())
-        overdue = time.monotonic() - self._settings.ticket_patience_seconds
-        while self._arrivals:
-            arrival = self._arrivals.popleft()
-            (batch.overdue if arrival.since < overdue else batch.arrivals).append(arrival)
+        batch.reports = list(_drained(self._reports))
+        batch.overdue = [arrival for arrival in self._parked if arrival.since <= late]
+        if not (batch.reports or batch.overdue or batch.again or self._arrivals):
+            return None
+        batch.arrivals = [arrival for arrival in self._parked if arrival.since > late]
+        batch.arrivals += _drained(self._arrivals)
+        self._parked.clear()
         self._again = False
-        return batch if batch.reports or batch.arrivals or batch.overdue or batch.again else None
+        return batch
 
     def _commit(self, batch: Batch) -> tuple[Served | None, Exception | None]:
         try:
@@ -251,7 +255,7 @@ class Ledger:
                 self._start(arrival, granted[token])
             elif token in parked:
                 # Its row stays queued, so that a cancel wins; the next commit looks at it again.
-                self._arrivals.append(arrival)
+                self._parked.append(arrival)
             else:
                 self._drop(arrival)
 
@@ -277,7 +281,7 @@ class Ledger:
         """Once a second: tickets that could not be sent, and parked ones that grew too old."""
         if self._unsent:
             self._send(())
-        if self._arrivals or self._reports:
+        if self._arrivals or self._reports or self._parked:
             self.flush()
 
     def begin_life(self, life: Life) -> None:
@@ -290,3 +294,9 @@ class Ledger:
         """End the thread of the commits."""
         if self._beside is not None:
             self._beside.shutdown(wait=True)
+
+
+def _drained(queue: deque[Any]) -> Iterator[Any]:
+    """Everything in the queue, oldest first; pool threads may add to it meanwhile."""
+    while queue:
+        yield queue.popleft()

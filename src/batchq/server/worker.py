@@ -207,13 +207,19 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
         worker.worker_lost_wait = self.settings.lost_child_seconds
         # Only the queues of our groups: on a shared broker any other would lose messages of tasks it does not know.
         self.app.amqp.queues._consume_from = {}
+        # Else Celery puts the host's default exchange in the place of the broker's own, and binds our queues to it.
+        self.app.amqp.queues.default_exchange = None
 
     def create(self, worker: Any) -> BatchServer:
+        # Here and at the end nobody waits for the loop, so a database that is locked can be waited for.
+        self.patient: Database = self.app.batchq.database
         try:
-            self.life = enlist(self.database, self.settings, self.name, worker.concurrency, self.kind)
+            self.life = enlist(self.patient, self.settings, self.name, worker.concurrency, self.kind)
         except BatchqError as error:
             logger.critical("%s", error)
             raise SystemExit(error.exit_code) from None
+        finally:
+            self.patient.dispose()
         return self
 
     def start(self, worker: Any) -> None:
@@ -288,7 +294,7 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
         self.watch.stop()
         self.ledger.close()
         with contextlib.suppress(DatabaseUnreachable, SQLAlchemyError):
-            self.database.run(lambda tx: engine.stop(tx, self.life, self.database.now(tx)))
+            self.patient.run(lambda tx: engine.stop(tx, self.life, self.patient.now(tx)))
         self.publisher.close()
 
     def _drive(self, done: Any, seconds: float | None) -> None:

@@ -57,7 +57,7 @@ WORDS: dict[str, Any] = {
 def read_yaml(text: str, most_tasks: int) -> Tree:
     """The one document of a YAML text."""
     if directive := DIRECTIVE.search(text):
-        raise Unreadable("a directive, a line with % at its start, is not allowed", line_at(text, directive.start()))
+        raise Unreadable("a directive, a line with % at its start, is not allowed", line_at(text, directive.end()))
     if odd := ODD.search(text):
         raise Unreadable(f"holds U+{ord(odd[0]):04X}; write it as an escape", line_at(text, odd.start()))
     building = _Building(most_tasks)

@@ -1,0 +1,261 @@
+"""The ledger: one commit for all that is there, nothing lost while the database is away, each attempt reported once."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchq.config import Settings
+from batchq.engine import Offer, Report
+from batchq.errors import BrokerUnreachable
+from batchq.server.ledger import Arrival, Ledger
+from batchq.store import views
+from batchq.store.database import Database
+from batchq.store.moves import Ticket
+from stage import Stage
+
+WIDE = "job: WIDE\ntasks:\n" + "\n".join(f"  T{n}: {{run: demo.work}}" for n in range(6))
+
+
+@dataclass
+class Loop:
+    """An event loop that turns when the test says so; what shall happen later waits aside."""
+
+    soon: list[Callable[[], object]] = field(default_factory=list)
+    later: list[Callable[[], object]] = field(default_factory=list)
+
+    def call_soon(self, callback: Callable[[], object]) -> None:
+        self.soon.append(callback)
+
+    def call_later(self, delay: float, callback: Callable[[], object]) -> None:
+        self.later.append(callback)
+
+    def turn(self) -> None:
+        while self.soon:
+            self.soon.pop(0)()
+
+
+@dataclass
+class Broker:
+    """Takes tickets, unless it is away."""
+
+    sent: list[Ticket] = field(default_factory=list)
+    away: bool = False
+
+    def publish(self, tickets: list[Ticket]) -> None:
+        if self.away:
+            raise BrokerUnreachable(url="redis://", reason="gone")
+        self.sent += tickets
+
+
+@dataclass
+class Message:
+    """A message that counts its acknowledgements."""
+
+    acknowledged: int = 0
+
+    def ack(self) -> None:
+        self.acknowledged += 1
+
+
+class Bench:
+    """A server's ledger on a real database, with its loop, its broker and what it started."""
+
+    def __init__(self, stage: Stage, threads: int, **settings: Any) -> None:
+        self.stage = stage
+        life = stage.server("Batch1", threads)
+        assert life is not None
+        self.loop, self.broker = Loop(), Broker()
+        self.started: dict[str, tuple[Arrival, Any]] = {}
+        self.commits = 0
+        self.database = Database(str(stage.database.url), patience=0.05)
+        run = self.database.run
+
+        def counted(*args: Any, **named: Any) -> Any:
+            self.commits += 1
+            return run(*args, **named)
+
+        self.database.run = counted  # type: ignore[method-assign]
+        self.ledger = Ledger(
+            self.database,
+            life,
+            Settings(**settings),
+            self.broker,  # type: ignore[arg-type]
+            self.loop,
+            self.start,
+            beside=False,
+        )
+
+    def start(self, arrival: Arrival, row: Any) -> None:
+        self.started[row.name] = arrival, row
+
+    def arrive(self, ticket: Ticket) -> Message:
+        message = Message()
+        self.ledger.offer(Arrival(Offer(ticket.task, ticket.token, ticket.group), message, since=float("inf")))
+        return message
+
+    def arrive_all(self) -> list[Message]:
+        return [self.arrive(ticket) for ticket in self.stage.tickets.values()]
+
+    def end(self, name: str, ok: bool = True) -> None:
+        arrival, row = self.started.pop(name)
+        self.ledger.report(arrival, Report(row.id, row.token, ok))
+
+    def states(self, run: int) -> dict[str, str]:
+        with self.database.read() as tx:
+            return {task["name"]: task["status"] for task in views.run_view(tx, run)["tasks"]}
+
+
+@pytest.fixture
+def bench(stage: Stage) -> Bench:
+    return Bench(stage, threads=3)
+
+
+def test_all_that_arrived_is_claimed_in_one_commit(bench: Bench):
+    bench.stage.submit(WIDE)
+    bench.arrive_all()
+
+    bench.loop.turn()
+
+    assert bench.commits == 1
+    assert list(bench.started) == ["T0", "T1", "T2"]
+
+
+def test_what_ended_is_stored_and_its_successors_begin_in_the_same_commit_without_a_message(bench: Bench):
+    run = bench.stage.submit(WIDE)
+    messages = bench.arrive_all()
+    bench.loop.turn()
+
+    bench.end("T0")
+    bench.end("T1", ok=False)
+    bench.loop.turn()
+
+    assert bench.commits == 2
+    assert [message.acknowledged for message in messages] == [1, 1, 0]
+    assert list(bench.started) == ["T2", "T3", "T4"]
+    assert bench.broker.sent == []
+    assert bench.states(run) == {
+        "T0": "success",
+        "T1": "error",
+        "T2": "executing",
+        "T3": "executing",
+        "T4": "executing",
+        "T5": "ready",
+    }
+
+
+def test_a_second_copy_of_a_ticket_starts_nothing_and_is_counted(bench: Bench):
+    bench.stage.submit(WIDE)
+    ticket = next(iter(bench.stage.tickets.values()))
+    bench.arrive(ticket)
+    copy = bench.arrive(ticket)
+    bench.loop.turn()
+    late = bench.arrive(ticket)
+    bench.loop.turn()
+
+    assert list(bench.started) == ["T0"]
+    assert (copy.acknowledged, late.acknowledged) == (1, 1)
+    assert bench.ledger.stale == 2
+
+
+def test_only_the_first_report_of_an_attempt_counts(bench: Bench):
+    run = bench.stage.submit(WIDE)
+    bench.arrive_all()
+    bench.loop.turn()
+    arrival, row = bench.started["T0"]
+
+    bench.ledger.report(arrival, Report(row.id, row.token, ok=False, error="timed out"))
+    bench.ledger.report(arrival, Report(row.id, row.token, ok=True))
+    bench.loop.turn()
+
+    assert bench.states(run)["T0"] == "error"
+
+
+def test_a_database_that_is_away_costs_nothing_but_time(bench: Bench):
+    run = bench.stage.submit(WIDE)
+    bench.arrive_all()
+    bench.loop.turn()
+    path = Path(str(bench.database.url.database))
+    blocker = sqlite3.connect(path, isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+
+    bench.end("T0")
+    bench.loop.turn()
+    bench.end("T1")
+    bench.loop.turn()
+    assert bench.states(run)["T0"] == "executing"
+    assert bench.ledger.unstored() != []
+
+    blocker.execute("ROLLBACK")
+    blocker.close()
+    bench.ledger._retry_at = 0.0
+    bench.loop.later.pop()()
+    bench.loop.turn()
+
+    assert bench.ledger.unstored() == []
+    assert [bench.states(run)[name] for name in ("T0", "T1")] == ["success", "success"]
+
+
+def test_a_ticket_that_finds_no_thread_waits_and_goes_back_when_it_waited_too_long(stage: Stage):
+    bench = Bench(stage, threads=1)
+    other = stage.server("Batch2", 1)
+    assert other is not None
+    run = stage.submit(WIDE)
+    first, second = stage.tickets.values()
+    bench.arrive(first)
+    bench.loop.turn()
+
+    message = Message()
+    bench.ledger.offer(Arrival(Offer(second.task, second.token, second.group), message, since=float("inf")))
+    bench.loop.turn()
+    assert bench.states(run)["T1"] == "queued"
+    assert message.acknowledged == 0
+
+    for arrival in bench.ledger._parked:
+        arrival.since = 0.0
+    bench.ledger.look_again()
+    bench.loop.turn()
+
+    assert message.acknowledged == 1
+    assert [ticket.name for ticket in bench.broker.sent] == ["T1"]
+    assert bench.broker.sent[0].token != second.token
+
+
+def test_tickets_that_the_broker_did_not_take_are_sent_once_it_is_back(stage: Stage):
+    bench = Bench(stage, threads=1)
+    stage.submit(WIDE)
+    bench.arrive_all()
+    bench.loop.turn()
+    stage.server("Batch2", 1)
+    bench.broker.away = True
+    bench.end("T0")
+    bench.loop.turn()
+    assert bench.broker.sent == []
+
+    bench.broker.away = False
+    bench.ledger.look_again()
+
+    assert [ticket.name for ticket in bench.broker.sent] == ["T2"]
+
+
+def test_a_fenced_ledger_stores_nothing_until_it_has_a_new_life(bench: Bench):
+    run = bench.stage.submit(WIDE)
+    bench.arrive_all()
+    bench.loop.turn()
+    life = bench.stage.server("Batch1", 3)
+    assert life is not None
+
+    bench.end("T0")
+    bench.loop.turn()
+    assert bench.ledger.fenced
+
+    bench.ledger.begin_life(life)
+    bench.loop.turn()
+
+    assert bench.ledger.stale == 1
+    assert bench.states(run)["T0"] == "error"
