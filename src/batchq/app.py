@@ -17,7 +17,7 @@ import click
 from celery import Celery
 
 from batchq.config import Settings
-from batchq.errors import BrokerUnreachable, InvalidInput, closest
+from batchq.errors import BrokerUnreachable, InvalidInput, NoBroker, closest
 
 if TYPE_CHECKING:
     from batchq.coordinator import Coordinator
@@ -141,8 +141,15 @@ class BatchQ:
                 # The rows are queued: their tickets are replaced once the broker is back.
                 return
 
+    @property
+    def names_broker(self) -> bool:
+        """Whether the app or the environment says which broker to use."""
+        return bool(os.environ.get("CELERY_BROKER_URL") or self.app.conf.broker_read_url)
+
     def check_broker(self) -> None:
-        """Raise BrokerUnreachable unless the broker answers."""
+        """Raise BrokerUnreachable unless the broker answers, NoBroker if none is named."""
+        if not self.names_broker:
+            raise NoBroker
         with self._lock:
             self.publisher.check()
 

@@ -106,7 +106,7 @@ class Embedded:
     def __post_init__(self) -> None:
         self.home = self.batch.settings.home.absolute()
         self.embedded_database = self.batch.settings.database_url is None
-        self.named_broker = bool(os.environ.get("CELERY_BROKER_URL") or self.batch.app.conf.broker_read_url)
+        self.named_broker = self.batch.names_broker
 
     # --- start ----------------------------------------------------------------------------------------------
 

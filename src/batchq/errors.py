@@ -52,6 +52,13 @@ class BrokerUnreachable(Unreachable):
     text = "The broker {url} does not answer ({reason}). Start it, or set BATCHQ_BROKER_URL to one that runs."
 
 
+class NoBroker(Unreachable):
+    text = (
+        "No broker is named, and no engine runs in this folder. "
+        "Start one with `batchq dev`, or set BATCHQ_BROKER_URL to a broker that runs."
+    )
+
+
 class Conflict(BatchqError):
     """The present state of the thing does not allow the command."""
 

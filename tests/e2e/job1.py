@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from batchq import Job
@@ -46,8 +47,15 @@ TABLE = [
     Row((3, 4), (1, 2, 6), (3, 4), (5, 7), "error"),
     Row((2, 5), (1,), (2, 5), (3, 4, 6, 7), "error"),
 ]
-# Who waits for whom, for looks at the gaps between a task and what it waited for.
-AFTER = {2: (1,), 3: (2,), 4: (2,), 5: (2,), 6: (3,), 7: (3, 4)}
+# Who waits for whom.
+AFTER = {
+    "TASK 2": ("TASK 1",),
+    "TASK 3": ("TASK 2",),
+    "TASK 4": ("TASK 2",),
+    "TASK 5": ("TASK 2",),
+    "TASK 6": ("TASK 3",),
+    "TASK 7": ("TASK 3", "TASK 4"),
+}
 
 
 def job_1(failing: Collection[str] = (), kwargs: Mapping[str, Mapping[str, Any]] = {}, run: str = "ledger.work") -> Job:
@@ -56,7 +64,7 @@ def job_1(failing: Collection[str] = (), kwargs: Mapping[str, Mapping[str, Any]]
 
     def task(name: str, after: Any = None) -> Any:
         given = {**({"fail": True} if name in failing else {}), **kwargs.get(name, {})}
-        return job.task(name, run, kwargs=given, after=after)
+        return job.task(name, "ledger.work", kwargs=given, after=after)
 
     t1 = task("TASK 1")
     t2 = task("TASK 2", t1.finished)

@@ -45,7 +45,7 @@ def test_a_published_ticket_arrives_as_the_offer_it_is(redis: fakeredis.FakeRedi
     body = transport.Channel.codecs["base64"].decode(message["body"])
 
     assert name == b"batchq.default.BG1"
-    assert tickets.read(Message(body)) == Offer(TICKET.task, "5f0c", "BG1")
+    assert tickets.read(Message(body), Settings()) == Offer(TICKET.task, "5f0c", "BG1")
     assert (headers["id"], headers["task"], headers["shadow"]) == ("5f0c", "batchq.run", "JOB 1 / TASK 3")
     assert headers["argsrepr"] == "(run 7, attempt 1)"
 
@@ -63,7 +63,20 @@ def test_a_published_ticket_arrives_as_the_offer_it_is(redis: fakeredis.FakeRedi
     ],
 )
 def test_what_is_no_ticket_is_not_taken_for_one(message: Message):
-    assert tickets.read(message) is None
+    assert tickets.read(message, Settings()) is None
+
+
+def body(mac: str, group: str = "BG1") -> bytes:
+    return json.dumps([[1, TICKET.task, 1, "5f0c", mac], {"group": group}, {}]).encode()
+
+
+def test_with_a_key_only_a_ticket_sealed_with_it_for_this_queue_is_taken():
+    settings = Settings(ticket_key="hunter2")
+    mac = tickets.seal(settings, TICKET.task, 1, "5f0c", "BG1")
+
+    assert tickets.read(Message(body(mac)), settings) == Offer(TICKET.task, "5f0c", "BG1")
+    for forged in (body(""), body(mac[:-1] + "x"), body(mac, "BG2"), body("é")):
+        assert tickets.read(Message(forged), settings) is None
 
 
 def test_a_broker_that_is_away_is_said_to_be_without_its_password():

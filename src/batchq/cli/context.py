@@ -94,7 +94,7 @@ def _join(path: str | None) -> BatchQ:
 
     of_celery = getattr(click.get_current_context().obj, "app", None)
     joined = BatchQ.of(of_celery) if path is None and of_celery is not None else find_app(path)
-    if not (os.environ.get("CELERY_BROKER_URL") or joined.app.conf.broker_read_url):
+    if not joined.names_broker:
         _find_broker(joined.settings.home)
     return joined
 

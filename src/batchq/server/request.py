@@ -29,7 +29,7 @@ def strategy(task: Task, app: Celery, consumer: Any) -> Callable[..., None]:
     server: BatchServer | None = getattr(consumer.controller, "batch_server", None)
 
     def take_in(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **_: Any) -> None:
-        offer = tickets.read(message)
+        offer = tickets.read(message, server.settings) if server is not None else None
         if server is None or offer is None:
             # Without a server nobody may run it, and its row will be offered again.
             logger.warning("dropped a message that is no ticket for this worker: %.200r", message.body)

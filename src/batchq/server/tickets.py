@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
@@ -32,18 +34,28 @@ def queue(name: str) -> Queue:
     return Queue(name, Exchange(""), routing_key=name, durable=True, queue_arguments=forever)
 
 
-def read(message: Any) -> Offer | None:
+def read(message: Any, settings: Settings) -> Offer | None:
     """The offer in an arriving message, or None if it is not a ticket of ours."""
     if message.content_type != "application/json":
         return None
     try:
-        (version, task, _attempt, token, _mac), kwargs, _ = json.loads(message.body)
+        (version, task, attempt, token, mac), kwargs, _ = json.loads(message.body)
         group = kwargs["group"]
     except (ValueError, TypeError, KeyError):
         return None
-    if version != VERSION or not (isinstance(task, int) and isinstance(token, str) and isinstance(group, str)):
+    typed = isinstance(task, int) and isinstance(token, str) and isinstance(group, str) and isinstance(mac, str)
+    if version != VERSION or not typed:
         return None
-    return Offer(task, token, group)
+    signed = hmac.compare_digest(mac.encode(), seal(settings, task, attempt, token, group).encode())
+    return Offer(task, token, group) if signed else None
+
+
+def seal(settings: Settings, task: int, attempt: int, token: str, group: str) -> str:
+    """The MAC over all that a ticket says and the queue it is for; empty without a `ticket_key`."""
+    if not settings.ticket_key:
+        return ""
+    said = json.dumps([VERSION, task, attempt, token, settings.queue(group)])
+    return hmac.new(settings.ticket_key.encode(), said.encode(), hashlib.sha256).hexdigest()
 
 
 def headers_of(ticket: Ticket) -> dict[str, Any]:
@@ -93,7 +105,8 @@ class Publisher:
     def publish(self, tickets: Iterable[Ticket]) -> None:
         """Send each ticket to the queue of its group. Raises BrokerUnreachable; a ticket sent twice does no harm."""
         for ticket in tickets:
-            args = [VERSION, ticket.task, ticket.attempt, ticket.token, ""]
+            mac = seal(self._settings, ticket.task, ticket.attempt, ticket.token, ticket.group)
+            args = [VERSION, ticket.task, ticket.attempt, ticket.token, mac]
             self._send(self._settings.queue(ticket.group), args, {"group": ticket.group}, headers_of(ticket))
 
     def send_tick(self, id_: str, expires: str) -> None:
