@@ -5,6 +5,7 @@ What the app or the settings name is used as it is; only what is missing is embe
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import json
@@ -28,7 +29,7 @@ from batchq.app import BatchQ
 from batchq.core.states import RUN_OPEN
 from batchq.errors import BatchqError, Conflict
 from batchq.server.worker import seen_alive
-from batchq.store import schema, servers, views
+from batchq.store import moves, schema, servers, views
 
 DEFAULT_SERVERS = ("Batch1", "Batch2")
 START_SECONDS = 30.0
@@ -173,13 +174,19 @@ class Embedded:
         """Cancel the runs that an engine left over which was killed, and end the lives of its servers."""
         database = self.batch.database
         left = self._open_runs()
-        with database.read() as tx:
+        database.run(lambda tx: moves.discard_unstored(tx, now := database.now(tx), now))
+        self._bury_all()
+        for run in left:
+            with contextlib.suppress(Conflict):
+                actions.cancel_run(database, run)
+            self.say(f"Run {run} was left over by an engine that was killed: canceled.")
+
+    def _bury_all(self) -> None:
+        """End, in the books, the lives of servers that are gone: what they had not finished is lost (rule 31)."""
+        with self.batch.database.read() as tx:
             names = [name for _, name, _, _ in servers.running(tx)]
         for name in names:
-            database.run(self._bury, name)
-        for run in left:
-            actions.cancel_run(database, run)
-            self.say(f"Run {run} was left over by an engine that was killed: canceled.")
+            self.batch.database.run(self._bury, name)
 
     def _bury(self, tx: Connection, name: str) -> None:
         row = servers.find(tx, name)
@@ -225,11 +232,22 @@ class Embedded:
     # --- while it runs, and the end ---------------------------------------------------------------------------
 
     def mend(self) -> None:
-        """Start again what died; say so once for each death."""
+        """Start again what died; say so once for each death. Raises Conflict if the engine was another's and ended."""
+        if not self.owner:
+            self._look_for_engine()
         for child in self.children:
             before = child.deaths
             if child.mend() and child.deaths > before:
                 self.say(f"{child.name} died and is started again (log: {child.log})")
+
+    def _look_for_engine(self) -> None:
+        assert self._lock is not None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        fcntl.flock(self._lock, fcntl.LOCK_UN)
+        raise Conflict("The engine that ran in this folder has ended. The next `batchq run` cancels what it left over.")
 
     def needed(self) -> bool:
         """Whether another command in this folder still uses what runs here, or left a run to it."""
@@ -252,6 +270,10 @@ class Embedded:
         broker = [child for child in self.children if child.name == "valkey"]
         for group in ([child for child in self.children if child not in broker], broker):
             _end(group)
+        if self.embedded_database and any(child not in broker for child in self.children):
+            self._bury_all()
+            while self.batch.database.run(lambda tx: engine.settle(tx, self.batch.database.now(tx))):
+                continue
         self.children.clear()
         if self._socket is not None:
             shutil.rmtree(self._socket.parent, ignore_errors=True)

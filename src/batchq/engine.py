@@ -18,6 +18,7 @@ from sqlalchemy import Connection
 from batchq.core import affinity
 from batchq.core.conditions import Ended, Join, readiness, resolution, verdict
 from batchq.core.states import RunState, State, after_attempt
+from batchq.errors import Conflict
 from batchq.store import moves, runs, servers
 from batchq.store.database import Database
 from batchq.store.moves import Ticket
@@ -51,7 +52,8 @@ def submit(database: Database, job: JobSpec) -> int:
         database.run(moves.add_tasks, [number(task) for task in tasks])
     for conditions in _chunks(rows.conditions, ROWS_PER_TRANSACTION):
         database.run(moves.add_conditions, [number(condition) for condition in conditions])
-    database.run(lambda tx: moves.start_run(tx, run, database.now(tx)))
+    if not database.run(lambda tx: moves.start_run(tx, run, database.now(tx))):
+        raise Conflict(f"Run {run} took so long to store that it was given up. Submit it again.")
     return run
 
 

@@ -66,6 +66,6 @@ DEMO = {"demo.work": work, "demo.flaky": flaky, "demo.crash": crash, "demo.echo"
 def register(app: Celery, *, shell_allowed: bool, demo: bool) -> None:
     """Make the shipped operations tasks of the app: the demo set for our own app only, the shell only if allowed."""
     for name, operation in (DEMO if demo else {}).items():
-        app.task(operation, name=name)
+        app.task(operation, name=name, shared=False)
     if shell_allowed:
-        app.task(shell, name="shell.run")
+        app.task(shell, name="shell.run", shared=False)

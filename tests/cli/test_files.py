@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import re
 from pathlib import Path
@@ -260,9 +261,12 @@ def test_an_app_that_is_not_there_is_invalid_input(batchq):
     assert "No module named 'nowhere'" in batchq("-A", "nowhere:app", "status", code=2).stderr
 
 
-def test_a_command_uses_the_broker_of_the_engine_in_its_folder(batchq, tmp_path, files, monkeypatch):
+def test_a_command_uses_the_broker_of_the_engine_that_runs_in_its_folder(batchq, tmp_path, files, monkeypatch):
     (job,) = files(job1=JOB_1)
-    monkeypatch.delenv("CELERY_BROKER_URL")
-    (tmp_path / "lock").write_text(json.dumps({"pid": 1, "broker": "redis://127.0.0.1:1/7"}))
     monkeypatch.setenv("CELERY_BROKER_URL", "")
-    assert "The broker redis://:**@127.0.0.1:1/7 does not answer" in batchq("submit", job, code=4).stderr
+    with (tmp_path / "lock").open("w") as lock:
+        json.dump({"pid": 1, "broker": "redis://127.0.0.1:1/7"}, lock)
+        lock.flush()
+        assert "No broker is named, and no engine runs" in batchq("submit", job, code=4).stderr
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "The broker redis://:**@127.0.0.1:1/7 does not answer" in batchq("submit", job, code=4).stderr

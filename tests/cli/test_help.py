@@ -11,6 +11,8 @@ from click.testing import CliRunner
 
 from batchq import __version__
 from batchq.cli import cli
+from batchq.cli.context import Commands
+from batchq.errors import BatchqError, BrokerUnreachable, Conflict, InvalidInput, NotFound
 
 
 def commands(command: click.Command = cli, name: str = "batchq"):
@@ -44,6 +46,36 @@ def test_importing_the_command_line_imports_nothing_slow():
         "print(*[name for name in ('alembic', 'celery', 'pydantic', 'rich', 'sqlalchemy') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout.strip() == ""
+
+
+ERRORS = [
+    (BatchqError("no"), 1),
+    (InvalidInput("no"), 2),
+    (NotFound("no"), 3),
+    (BrokerUnreachable(url="redis://h", reason="no"), 4),
+    (Conflict("no"), 5),
+]
+
+
+@pytest.mark.parametrize(("error", "code"), ERRORS)
+def test_an_error_of_ours_is_one_line_on_stderr_and_its_exit_code(error, code):
+    result = CliRunner().invoke(raising(error))
+    assert (result.exit_code, result.stdout, result.stderr) == (code, "", f"Error: {error}\n")
+
+
+def test_an_interrupted_command_is_exit_code_130():
+    result = CliRunner().invoke(raising(KeyboardInterrupt()))
+    assert (result.exit_code, result.stdout) == (130, "")
+
+
+def raising(error: BaseException) -> click.Command:
+    """The group of our commands around a command that raises."""
+
+    @click.command()
+    def act() -> None:
+        raise error
+
+    return Commands(name="batchq", invoke_without_command=True, callback=act.callback)
 
 
 def test_an_unknown_command_is_wrong_usage():

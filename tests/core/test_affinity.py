@@ -277,7 +277,12 @@ def aos(number: int, **facts: object) -> Server:
         ([aos(2, threads=0)], "BG1: AOS2 has no threads"),
         ([aos(2, threads=0), aos(3, windows=(NEVER,))], "BG1: AOS2 and AOS3 have no threads"),
         ([aos(2, threads=0), aos(3, windows=(NIGHT,))], "BG1: no server has an open window until 18:00 Europe/Oslo"),
-        ([aos(2, pool=0)], "BG1: AOS2 has no threads"),
+        ([aos(2, pool=0)], "BG1: AOS2 is stopping"),
+        ([aos(2, pool=0, windows=(DAY,)), aos(3, pool=0)], "BG1: AOS2 and AOS3 are stopping"),
+        (
+            [aos(2, pool=0, windows=(DAY,)), aos(3, windows=(NIGHT,))],
+            "BG1: no server has an open window until 18:00 Europe/Oslo",
+        ),
         ([aos(2)], "AOS2 2/2 threads busy"),
         ([aos(2), aos(3, threads=1)], "AOS2 2/2, AOS3 1/1 threads busy"),
         ([aos(2), aos(3, enabled=False)], "AOS2 2/2 threads busy"),

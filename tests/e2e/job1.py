@@ -58,9 +58,14 @@ AFTER = {
 }
 
 
-def job_1(failing: Collection[str] = (), kwargs: Mapping[str, Mapping[str, Any]] = {}, run: str = "ledger.work") -> Job:
+def job_1(
+    failing: Collection[str] = (),
+    kwargs: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    *,
+    group: str | None = None,
+) -> Job:
     """JOB 1 with tasks that run `ledger.work`; the `failing` fail, and `kwargs` gives a task more arguments."""
-    job = Job("JOB 1")
+    job = Job("JOB 1", group=group)
 
     def task(name: str, after: Any = None) -> Any:
         given = {**({"fail": True} if name in failing else {}), **kwargs.get(name, {})}

@@ -207,6 +207,8 @@ class Folder:
             ended = {name: p.returncode for name, p in self.processes.items() if p.poll() is not None}
             if found := happens():
                 return found
+            for name in ended:
+                del self.processes[name]
             assert not ended, f"waiting for {what}: ended with {ended}"
             assert time.monotonic() < deadline, f"waited {seconds:g} s in vain for {what}"
             time.sleep(POLL_SECONDS)

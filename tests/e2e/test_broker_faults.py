@@ -88,6 +88,25 @@ def test_a_broker_killed_five_times_under_short_tasks_ends_no_worker_and_loses_n
     judge(site, {run: job}, THREADS)
 
 
+def test_a_server_told_to_end_while_the_broker_is_away_lets_its_tasks_end_and_stores_how(site: Site) -> None:
+    job = many("AWAY", 4, gate="away")
+    run = site.submit(job)
+    site.wait_for("all to start", lambda: len(site.ledger(run)) == 4)
+    site.kill(BROKER)
+    site.wait_for("AOS1 to see it", lambda: "Cannot connect to" in site.log("AOS1"))
+    site.tell("AOS1", signal.SIGTERM)
+    site.open_gate("away")
+
+    assert site.wait_exit("AOS1", 30) == 0
+    stopped = site.server("AOS1")["state"]
+    stored = [task["status"] for task in site.tasks(run).values() if task["server"] == "AOS1"]
+    site.start_broker()
+
+    assert site.wait_end(run)["status"] == "success"
+    assert (stopped, stored) == ("stopped", ["success", "success"])
+    judge(site, {run: job}, THREADS)
+
+
 def open_tasks(site: Site, run: int) -> int:
     with site.database.read() as tx:
         return tx.execute(select(Run.open_tasks).where(Run.id == run)).scalar_one()

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import multiprocessing
+import time
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from queue import Empty
 from typing import Any
 
-import psycopg
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import text
 
-from batchq import engine
 from batchq.engine import Offer, Report
 from batchq.spec import JobSpec, TaskSpec
-from batchq.store.moves import RUN, TASK
 from play import Clocked, Play, busy, check_counters
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -40,20 +37,22 @@ def layers(depth: int, width: int) -> JobSpec:
 
 @dataclass
 class Seen:
-    """What one process did and saw."""
+    """What one process did and saw; times are seconds of the machine's monotonic clock."""
 
-    starts: list[tuple[int, int]]
-    most_out_and_executing: int
-    most_on_one_server: int
-    stale: int
+    starts: list[tuple[str, int]] = field(default_factory=list)
+    started: dict[str, float] = field(default_factory=dict)
+    reported: dict[str, float] = field(default_factory=dict)
+    most_out_and_executing: int = 0
+    most_on_one_server: int = 0
+    stale: int = 0
 
 
 class ServerProcess:
-    """A batch server that ends each task the moment it starts it; `mail` is the broker, `threads` those of all."""
+    """A batch server that ends each task the moment it starts it; `mail` is the broker."""
 
-    def __init__(self, batch: Play, name: str, mail: Any) -> None:
-        self.batch, self.name, self.mail = batch, name, mail
-        self.seen = Seen([], 0, 0, 0)
+    def __init__(self, batch: Play, name: str, run: int, mail: Any) -> None:
+        self.batch, self.name, self.run, self.mail = batch, name, run, mail
+        self.seen = Seen()
         batch.watch = self.watch
 
     def watch(self, tx: Any) -> None:
@@ -61,21 +60,31 @@ class ServerProcess:
         self.seen.most_out_and_executing = max(self.seen.most_out_and_executing, out_and_executing)
         self.seen.most_on_one_server = max(self.seen.most_on_one_server, *executing.values(), 0)
 
-    def work(self) -> None:
+    def work(self) -> Seen:
         """Claim and finish until the run has ended, which a message says."""
         worker = self.batch.workers[self.name]
         while True:
             reports = [Report(row.id, row.token, ok=True) for row in worker.active.values()]
-            offers = self.receive(block=not reports)
+            self.seen.reported |= {row.name: time.monotonic() for row in worker.active.values()}
+            offers = self.receive(block=not (reports or worker.parked))
             if offers is None:
                 break
             self.batch.serve(self.name, reports, [*worker.parked, *offers])
-            while self.batch.mail:
-                ticket = self.batch.mail.popleft()
-                for _ in range(2):  # every ticket comes twice
-                    self.mail.put(Offer(ticket.task, ticket.token, ticket.group))
+            self.seen.started |= {row.name: time.monotonic() for row in worker.active.values()}
+            self.send()
+            if not worker.active and self.batch.verdict(self.run) != "executing":
+                self.mail.put(None)
         self.seen.starts = [(start.task, start.attempt) for start in self.batch.starts]
         self.seen.stale = worker.stale
+        return self.seen
+
+    def send(self) -> None:
+        """Publish what the last commit handed out, each ticket twice."""
+        while self.batch.mail:
+            ticket = self.batch.mail.popleft()
+            offer = Offer(ticket.task, ticket.token, ticket.group)
+            self.mail.put(offer)
+            self.mail.put(offer)
 
     def receive(self, *, block: bool) -> list[Offer] | None:
         """The tickets that have come, at most one for each thread; None when the run has ended."""
@@ -97,16 +106,90 @@ class ServerProcess:
         return offers
 
 
-def be_server(url: str, name: str, mail: Any, answers: Any) -> None:
+def be_server(url: str, name: str, run: int, mail: Any, answers: Any, together: Any) -> None:
     """What a process does: be a server until the run has ended, and then tell what it saw."""
+    database = Clocked(url)
     try:
-        database = Clocked(url)
         batch = Play(database)
         batch.live(name)
-        server = ServerProcess(batch, name, mail)
-        server.work()
-        database.dispose()
-        answers.put(server.seen)
+        together.wait(PATIENCE)
+        answers.put(ServerProcess(batch, name, run, mail).work())
     except BaseException as error:
         answers.put(repr(error))
         raise
+    finally:
+        database.dispose()
+        mail.cancel_join_thread()
+
+
+@pytest.fixture
+def played(database):
+    """Plays layers by so many processes, each a server of two threads; returns the run and what each of them saw."""
+    mail, answers = SPAWN.Queue(), SPAWN.Queue()
+    processes: list[Any] = []
+
+    def play(job: JobSpec, servers: int) -> tuple[int, list[Seen]]:
+        batch = Play(database)
+        names = [f"AOS{number}" for number in range(1, servers + 1)]
+        for name in names:
+            batch.server(name, THREADS)
+        run = batch.submit(job)
+        for ticket in batch.mail:
+            mail.put(Offer(ticket.task, ticket.token, ticket.group))
+        url, together = database.url.render_as_string(hide_password=False), SPAWN.Barrier(servers)
+        for name in names:
+            processes.append(SPAWN.Process(target=be_server, args=(url, name, run, mail, answers, together)))
+            processes[-1].start()
+        seen = [answers.get(timeout=PATIENCE) for _ in names]
+        for process in processes:
+            process.join(PATIENCE)
+        return run, seen
+
+    yield play
+    for process in processes:
+        process.kill()
+        process.join()
+        process.close()
+    for queue in (mail, answers):
+        queue.cancel_join_thread()
+        queue.close()
+
+
+SIZES = {"sqlite": (2, 10, 10), "postgresql": (4, 20, 50)}  # servers, layers, tasks in each
+
+
+def test_layers_played_by_many_processes_end_with_every_task_run_once_and_never_too_many(database, played):
+    servers, depth, width = SIZES[database.kind]
+    run, seen = played(layers(depth, width), servers)
+    assert not [answer for answer in seen if isinstance(answer, str)]  # an error that came through
+
+    starts = Counter(start for each in seen for start in each.starts)
+    assert starts == {(f"{layer}/{number}", 1): 1 for layer in range(depth) for number in range(width)}
+    assert max(each.most_out_and_executing for each in seen) == servers * THREADS
+    assert max(each.most_on_one_server for each in seen) == THREADS
+    assert sum(1 for each in seen if each.starts) == servers
+    batch = Play(database)
+    assert batch.verdict(run) == "success"
+    assert set(batch.states(run).values()) == {"success"}
+    assert_layers_followed_each_other(seen, depth)
+    check_counters(database)
+    assert deadlocks(database) == 0
+
+
+def assert_layers_followed_each_other(seen: list[Seen], depth: int) -> None:
+    """No task started before all of the layer before had been reported."""
+    started = {task: instant for each in seen for task, instant in each.started.items()}
+    reported = {task: instant for each in seen for task, instant in each.reported.items()}
+    for layer in range(1, depth):
+        first = min(instant for task, instant in started.items() if task.startswith(f"{layer}/"))
+        assert first > max(instant for task, instant in reported.items() if task.startswith(f"{layer - 1}/"))
+
+
+def deadlocks(database) -> int:
+    """How many deadlocks PostgreSQL had to break: locks are taken in one order, so none."""
+    if database.embedded:
+        return 0
+    with database.read() as tx:
+        statement = text("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+        return int(tx.execute(statement).scalar_one())
+

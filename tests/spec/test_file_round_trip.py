@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 from batchq.core.states import SYNONYMS
 from batchq.errors import InvalidInput
 from batchq.spec import Document, Job, loads
+from batchq.spec.yaml_text import ODD
 
 QUIET = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -81,9 +82,9 @@ files = st.fixed_dictionaries(
 )
 
 
-def yaml_text(value: Any, flow: bool) -> str:
+def yaml_text(value: Any) -> str:
     yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = flow
+    yaml.default_flow_style = False  # in the other style it leaves out quotes that it needs
     yaml.width = 1_000_000  # where it folds a line, the writer may lose a backslash
     yaml.sort_base_mapping_type_on_output = False
     yaml.allow_unicode = False
@@ -93,11 +94,14 @@ def yaml_text(value: Any, flow: bool) -> str:
 
 
 @QUIET
-@given(files, st.booleans())
-def test_json_and_yaml_say_the_same(file, flow):
+@given(files)
+def test_json_and_yaml_say_the_same(file):
     document = loads(json.dumps(file), format="json")
-    assert loads(json.dumps(file, ensure_ascii=False, indent=2), format="json") == document
-    assert loads(yaml_text(file, flow)) == document
+    unescaped = json.dumps(file, ensure_ascii=False, indent=2)
+    assert loads(unescaped, format="json") == document
+    assert loads(yaml_text(file)) == document
+    if not ODD.search(unescaped):
+        assert loads(unescaped) == document
     assert {name: len(job.tasks) for name, job in document.jobs.items()} == {
         name: len(job["tasks"]) for name, job in file["jobs"].items()
     }

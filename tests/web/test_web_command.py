@@ -13,7 +13,7 @@ from e2e.site import Folder
 
 @pytest.fixture
 def shell(tmp_path: Path) -> Iterator[Folder]:
-    with Folder(tmp_path) as folder:
+    with Folder(tmp_path, BATCHQ_BROKER_URL="redis://127.0.0.1:1/0") as folder:
         yield folder
 
 
@@ -41,3 +41,8 @@ def test_a_wrong_setting_of_flower_is_one_line(shell: Folder):
     refused = shell.cli("web", code=2, FLOWER_CONF="gone.py")
     assert refused.stderr.startswith("Error: Flower's settings: ")
     assert "Traceback" not in refused.stderr
+
+
+def test_without_a_broker_there_is_nothing_to_show(shell: Folder):
+    refused = shell.cli("web", code=4, BATCHQ_BROKER_URL="")
+    assert refused.stderr.startswith("Error: No broker is named")

@@ -127,7 +127,11 @@ def wait_for(run: int, timeout: float | None, output: str) -> None:
 
     # With -o json the run goes to stderr as it goes, and its last view alone to stdout.
     console = Console(stderr=output == "json", highlight=False)
-    view = follow(database(), run, console=console, timeout=timeout)
+    try:
+        view = follow(database(), run, console=console, timeout=timeout)
+    except KeyboardInterrupt:
+        click.echo(f"Run {run} goes on. `batchq runs watch {run}` watches it again.", err=True)
+        raise
     if output == "json":
         print_json(view)
     if view["status"] not in RUN_ENDED:

@@ -18,7 +18,7 @@ Key = TypeVar("Key")
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A batch server as dispatch sees it; `pool` is the most its worker can run at once, None if unknown."""
+    """A batch server as dispatch sees it; `pool` is the most its worker can run at once: None if unknown, 0 when it stops."""
 
     id: int
     name: str
@@ -173,9 +173,12 @@ def _reasons(group: str, serving: Sequence[Server], busy: Mapping[int, int], now
     alive = [server for server in enabled if server.alive]
     if not alive:
         yield f"{group}: {names(enabled)} {'do' if len(enabled) > 1 else 'does'} not run"
-    opened = [server for server in alive if server.threads_now(now)]
+    staying = [server for server in alive if server.pool != 0]
+    if not staying:
+        yield f"{group}: {names(alive)} {'are' if len(alive) > 1 else 'is'} stopping"
+    opened = [server for server in staying if server.threads_now(now)]
     if not opened:
-        yield f"{group}: {_closed(alive, now)}"
+        yield f"{group}: {_closed(staying, now)}"
     full = [server for server in opened if busy.get(server.id, 0) >= server.threads_now(now)]
     if len(full) == len(opened):
         counts = ", ".join(f"{s.name} {busy[s.id]}/{s.threads_now(now)}" for s in full[:4])
@@ -186,7 +189,7 @@ def _closed(servers: Sequence[Server], now: datetime) -> str:
     openings = [
         (opening, server)
         for server in servers
-        if (opening := next_opening(server.windows, server.threads, now)) is not None and opening > now
+        if (opening := next_opening(server.windows, server.threads, now)) is not None
     ]
     if not openings:
         lacks = "window that opens" if all(server.windows for server in servers) else "threads"

@@ -115,7 +115,11 @@ class Publisher:
 
     def check(self) -> None:
         """Raise BrokerUnreachable unless the broker answers."""
-        self._twice(lambda producer: producer.connection.ensure_connection(max_retries=1, timeout=self._patience))
+        self._twice(
+            lambda producer: producer.connection.ensure_connection(
+                max_retries=1, interval_start=0, timeout=self._patience
+            )
+        )
 
     def close(self) -> None:
         """Drop the connection; the next message opens another one."""
@@ -147,8 +151,8 @@ class Publisher:
         )
 
     def _twice(self, act: Callable[[Producer], object]) -> None:
-        # The first message after a broker's restart meets a broken pipe; the second one opens a new connection.
-        for last in (False, True):
+        # The first message after a broker's restart meets a broken pipe; only a new connection tells that it is away.
+        for last in (self._producer is None, True):
             try:
                 act(self._open())
                 return
@@ -161,7 +165,7 @@ class Publisher:
     def _open(self) -> Producer:
         if self._producer is None:
             connection = self._connection()
-            connection.ensure_connection(max_retries=1, timeout=self._patience, reraise_as_library_errors=False)
+            connection.ensure_connection(max_retries=1, interval_start=0, timeout=self._patience)
             self._producer = Producer(connection, auto_declare=False)
         return self._producer
 

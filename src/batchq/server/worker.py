@@ -9,10 +9,12 @@ import os
 import platform
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
+from celery.worker import state
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -297,9 +299,15 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
             self.patient.run(lambda tx: engine.stop(tx, self.life, self.patient.now(tx)))
         self.publisher.close()
 
+    def attend(self, seconds: float) -> None:
+        """See to what runs here for so long, while no broker is there and Celery's own loop stands still."""
+        self._drive(lambda: False, seconds)
+
     def _drive(self, done: Any, seconds: float | None) -> None:
         """Turn the worker's loop, which nobody else turns any more, until `done` or the time is up."""
         deadline = None if seconds is None else time.monotonic() + seconds
+        if not self.worker.hub.readers:
+            self._watch_pool()
         loop = self.worker.hub.create_loop()
         while not done() and (deadline is None or time.monotonic() < deadline):
             try:
@@ -310,6 +318,13 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
                 logger.debug("the loop of a stopping server", exc_info=True)
                 loop = self.worker.hub.create_loop()
 
+    def _watch_pool(self) -> None:
+        """Put the pool back into the loop, out of which a lost connection has thrown it."""
+        hub, before = self.worker.hub, _timers(self.worker.hub)
+        self.worker.pool.register_with_event_loop(hub)
+        for timer in _timers(hub) - before:
+            timer.cancel()  # the next connection brings these along again
+
 
 class BatchConsumer(bootsteps.StartStopStep):  # type: ignore[misc]
     """The consumer's step that, on every connection, keeps queues and prefetch what SQL wants (level-triggered)."""
@@ -319,6 +334,9 @@ class BatchConsumer(bootsteps.StartStopStep):  # type: ignore[misc]
     def __init__(self, consumer: Any, **options: Any) -> None:
         super().__init__(consumer, **options)
         self.timer: Any = None
+        coordinates = consumer.app.batchq.settings.coordinator_queue in consumer.app.amqp.queues.consume_from
+        if consumer.controller.batch_server is not None or coordinates:
+            consumer.ensure_connected = partial(_connected, consumer)
 
     def start(self, consumer: Any) -> None:
         # Ours is JSON, whatever the host project sends itself.
@@ -352,6 +370,35 @@ class BatchConsumer(bootsteps.StartStopStep):  # type: ignore[misc]
         if threads and consumer.qos.value != threads + ahead:
             consumer.qos.set(threads + ahead)
             consumer.qos.value = threads + ahead
+
+
+def _connected(consumer: Any, connection: Any) -> Any:
+    """The connection, once the broker answers, however long that takes; meanwhile what runs here goes on.
+
+    Celery alone would wait longer and longer, up to 30 s, see to nothing, and give up after the hundredth time.
+    """
+    said: list[Exception] = []
+
+    def away(error: Exception, _: float) -> None:
+        if not said:
+            logger.warning("waiting for the broker %s: %s", connection.as_uri(), error)
+        said.append(error)
+
+    def wait() -> None:
+        state.maybe_shutdown()
+        if consumer.controller.batch_server is not None:
+            consumer.controller.batch_server.attend(RECONCILE_SECONDS)
+
+    step = 0.1 if consumer.controller.batch_server is not None else RECONCILE_SECONDS
+    connected = connection.ensure_connection(away, interval_start=step, interval_step=0, callback=wait)
+    # Else Celery takes the time limits of what started meanwhile for the connection's, and ends them with it.
+    consumer.timer_entries_before_start = _timers(consumer.hub)
+    consumer.first_connection_attempt = False
+    return connected
+
+
+def _timers(hub: Any) -> set[Any]:
+    return {scheduled.entry for scheduled in hub.timer.queue}
 
 
 def _own_prefetch(channel: Any, server: BatchServer) -> None:

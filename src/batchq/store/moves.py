@@ -12,7 +12,6 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
-    Boolean,
     Connection,
     Select,
     and_,
@@ -53,7 +52,8 @@ def is_(*states: State) -> ColumnElement[bool]:
     """`status` is one of `states`, written as words: only so can a partial index serve the query."""
     words = ", ".join(f"'{state.value}'" for state in states)
     test = f"IN ({words})" if len(states) > 1 else f"= {words}"
-    return literal_column(f"batchq_task.status {test}", Boolean)
+    # Without a type: as a Boolean it would be written `(…) = 1`, and serve no index either.
+    return literal_column(f"batchq_task.status {test}")
 
 
 # --- storing a run ------------------------------------------------------------------------------------------
@@ -468,9 +468,7 @@ def executing_on(tx: Connection, server: int) -> Sequence[Any]:
 def begin_cancel(tx: Connection, run: int, now: datetime) -> int:
     """A run → canceling, its tasks that have not started → canceled (rule 32); returns how many those were."""
     tx.execute(
-        update(Run)
-        .where(RUN.id == run, RUN.status.in_([state.value for state in RUN_OPEN]))
-        .values(status=RunState.CANCELING.value)
+        update(Run).where(RUN.id == run, RUN.status == RunState.EXECUTING.value).values(status=RunState.CANCELING.value)
     )
     # Conditions on a canceled task meet nothing, and all that could follow is canceled with it.
     return tx.execute(
@@ -500,11 +498,12 @@ def anything_open(tx: Connection) -> bool:
     return bool(open_)
 
 
-def discard_unstored(tx: Connection, before: datetime, now: datetime) -> int:
-    """storing → canceled for runs whose submit died half-way, long ago."""
-    statement = (
-        update(Run)
-        .where(RUN.status == literal_column("'storing'"), RUN.submitted_at < before)
-        .values(status=RunState.CANCELED.value, ended_at=now)
-    )
-    return tx.execute(statement).rowcount
+def discard_unstored(tx: Connection, before: datetime, now: datetime) -> list[int]:
+    """storing → canceled for runs submitted earlier, whose submit died half-way; returns them."""
+    storing = select(RUN.id).where(RUN.status == literal_column("'storing'"), RUN.submitted_at < before)
+    found = list(tx.execute(storing.order_by(RUN.id).with_for_update()).scalars())
+    for run in found:
+        ended = {"status": State.CANCELED.value, "ended_at": now}
+        tx.execute(update(Task).where(TASK.run_id == run).values(**ended))
+        tx.execute(update(Run).where(RUN.id == run).values(open_tasks=0, **ended))
+    return found

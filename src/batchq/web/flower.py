@@ -14,7 +14,7 @@ from flower.urls import settings
 from tornado.options import Error
 
 from batchq.app import BatchQ
-from batchq.errors import Conflict, InvalidInput
+from batchq.errors import Conflict, InvalidInput, NoBroker
 
 logger = logging.getLogger(__name__)
 
@@ -32,10 +32,12 @@ def dashboard(batch: BatchQ, *, address: str | None = None, port: int | None = N
     """Serve Flower until SIGTERM or SIGINT; returns the exit code. A `port` of 0 takes a free one.
 
     Without `address` and `port` Flower's own settings decide, else 127.0.0.1 and 5555. Raises InvalidInput
-    for an address beyond this machine without a login, Conflict for one that cannot be listened on.
+    for an address beyond this machine without a login, Conflict for one that cannot be listened on, NoBroker.
     """
     _configure(address, port)
     _refuse_open_door()
+    if not batch.names_broker:
+        raise NoBroker
     command.extract_settings()
     command.setup_logging()
     flower = Flower(capp=batch.app, options=options, **settings)

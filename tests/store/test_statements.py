@@ -1,0 +1,151 @@
+"""The statements of the hot path find their rows by an index: no scan over all tasks, conditions or attempts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, event, text
+from sqlalchemy.dialects import postgresql
+
+from batchq import engine
+from batchq.spec import Job
+from batchq.store import moves, servers
+from batchq.store.prepared import Prepared
+from play import Clocked, Play
+
+NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
+LARGE = ("batchq_task", "batchq_condition", "batchq_attempt", "batchq_run")
+# Indexes that hold the few rows in motion only: to read one of them from end to end is no scan of the table.
+SMALL = ("batchq_task_ready", "batchq_task_out", "batchq_task_unsettled", "batchq_condition_open", "batchq_run_open")
+
+
+def story(batch: Play) -> None:
+    """Everything that happens to runs: success, error, retry, cancel, lost tickets, attempts and servers."""
+    batch.server("AOS1", 2)
+    batch.server("AOS2", 1, groups=["BG1"])
+    job = Job("STORY")
+    first = job.task("A", "demo.work", retries=1)
+    second = job.task("B", "demo.work", after=first.finished, group="BG1")
+    job.task("C", "demo.work", after=second.error.handles)
+    job.task("D", "demo.work", after=first.success | second.success)
+    batch.play(job, failing={"A"})
+    run = batch.submit(job)
+    batch.database.later(seconds=10)
+    batch.tick()
+    batch.deliver()
+    name, row = batch.at("A", run)
+    life = batch.workers[name].life
+    batch.database.run(lambda tx: engine.recover_missing(tx, life, {row.token}, batch.database.now(tx)))
+    batch.workers[name].active.clear()
+    batch.tick()
+    batch.deliver()
+    batch.cancel(run)
+    batch.lose(name)
+    batch.tick()
+    assert not batch.database.run(moves.anything_open)
+    assert batch.verdict(run) == "canceled"
+
+
+def test_no_statement_of_a_whole_story_scans_a_large_table_on_sqlite(sqlite_url):
+    database = Clocked(sqlite_url)
+    database.instant = NOON
+    statements: list[str] = []
+
+    @event.listens_for(database.engine, "connect")
+    def trace(connection, _):
+        connection.set_trace_callback(statements.append)
+
+    story(Play(database))
+    plans = {}
+    with database.read() as tx:
+        for statement in dict.fromkeys(writers(statements)):
+            rows = tx.connection.cursor().execute(f"EXPLAIN QUERY PLAN {statement}")
+            plans[statement] = [row[3] for row in rows]
+    database.dispose()
+    assert len(plans) > 50
+    assert not {
+        (line, statement)
+        for statement, plan in plans.items()
+        for line in plan
+        if line.startswith("SCAN") and line.split()[1] in LARGE and not line.endswith(SMALL)
+    }
+
+
+def writers(statements: list[str]) -> Iterator[str]:
+    """What was done in writing transactions: the others are those of this test's own driver."""
+    writes = False
+    for statement in statements:
+        if statement.startswith("BEGIN"):
+            writes = statement == "BEGIN IMMEDIATE"
+        elif writes and re.match(r"(SELECT|UPDATE|INSERT|DELETE)\b", statement):
+            yield statement
+
+
+def test_no_statement_of_a_whole_story_lacks_an_index_on_postgresql(postgresql_url):
+    """Whether there is one: which plan is best for how many rows is the planner's business."""
+    database = Clocked(postgresql_url)
+    database.instant = NOON
+    seen: dict[str, object] = {}
+
+    @event.listens_for(database.engine, "before_cursor_execute")
+    def keep(tx, cursor, statement, parameters, context, many):
+        if tx.get_execution_options().get("batchq_writes") and not many:
+            seen.setdefault(statement, parameters)
+
+    story(Play(database))
+    statements = {statement for statement in seen if re.match(r"(SELECT|UPDATE|DELETE)\b", statement)}
+    with database.write() as tx:
+        found = {statement: scans(tx, statement, seen[statement]) for statement in statements}
+    database.dispose()
+    assert len(found) > 10
+    assert not {statement: scan for statement, scan in found.items() if scan}
+
+
+def scans(tx: Connection, statement: str, parameters: object = None, *options: str) -> list[str]:
+    """The large tables that PostgreSQL, kept from doing so, still reads from end to end for this statement."""
+    for way in ("seqscan", "hashjoin", "mergejoin"):
+        tx.execute(text(f"SET LOCAL enable_{way} = off"))
+    cursor = tx.connection.cursor()
+    cursor.execute(f"EXPLAIN ({', '.join([*options, 'FORMAT JSON'])}) {statement}", parameters)
+    ((((plan,),),),) = cursor.fetchall()
+    return [f"{node['Node Type']} of {table(node)}" for node in nodes(plan["Plan"]) if reads_all(node)]
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for part in plan.get("Plans", ()):
+        yield from nodes(part)
+
+
+def table(node: dict[str, Any]) -> str:
+    return str(node.get("Relation Name") or node.get("Index Name"))
+
+
+def reads_all(node: dict[str, Any]) -> bool:
+    kind, index = node["Node Type"], node.get("Index Name")
+    if kind == "Seq Scan":
+        return table(node) in LARGE
+    return "Index" in kind and "Index Cond" not in node and index not in SMALL
+
+
+def prepared() -> dict[str, Prepared]:
+    return {
+        f"{module.__name__.split('.')[-1]}.{name.strip('_').lower()}": value
+        for module in (moves, servers)
+        for name, value in vars(module).items()
+        if isinstance(value, Prepared)
+    }
+
+
+@pytest.mark.parametrize("name", prepared())
+def test_a_prepared_statement_has_an_index_for_every_large_table_on_postgresql(name, postgresql_url):
+    dialect = postgresql.dialect(paramstyle="numeric_dollar")
+    statement = str(prepared()[name].statement.compile(dialect=dialect))
+    database = Clocked(postgresql_url)
+    with database.write() as tx:
+        assert not scans(tx, statement, None, "GENERIC_PLAN")
+    database.dispose()
