@@ -218,9 +218,7 @@ class Play:
             served = self._commit(worker, [], worker.parked, active=len(worker.active), again=True)
         return first
 
-    def _commit(
-        self, worker: Worker, reports: Sequence[Report], offers: Sequence[Offer], **options: Any
-    ) -> Served:
+    def _commit(self, worker: Worker, reports: Sequence[Report], offers: Sequence[Offer], **options: Any) -> Served:
         given = {"forward": self.fast_path} | options
 
         def act(tx: Connection) -> Served:
@@ -281,9 +279,7 @@ class Play:
     def at(self, task: str, run: int | None = None) -> tuple[str, Any]:
         """The server that runs the task, and the row it was granted."""
         ((name, row),) = [
-            (name, row)
-            for name, row in self._running()
-            if row.name == task and (run is None or row.id >> 20 == run)
+            (name, row) for name, row in self._running() if row.name == task and (run is None or row.id >> 20 == run)
         ]
         return name, row
 

@@ -56,10 +56,7 @@ def judged(plan: Plan, states: Mapping[str, str], task: str) -> str:
 def settled(plan: Plan, states: Mapping[str, str]) -> dict[str, str]:
     """All tasks judged anew, from scratch, until nothing changes any more (rule 4)."""
     while True:
-        after = {
-            task: judged(plan, states, task) if state == "waiting" else state
-            for task, state in states.items()
-        }
+        after = {task: judged(plan, states, task) if state == "waiting" else state for task, state in states.items()}
         if after == states:
             return after
         states = after

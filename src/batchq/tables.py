@@ -155,6 +155,7 @@ class Task(Row, table=True):  # type: ignore[no-redef]  # the plugin's **kwargs 
         UniqueConstraint("run_id", "name", name="batchq_task_name"),
         partial("batchq_task_ready", "group_name", "priority DESC", "ready_at", "id", where="status = 'ready'"),
         partial("batchq_task_out", "status", "group_name", "server_id", where="status IN ('queued', 'executing')"),
+        partial("batchq_task_failed", "run_id", where="status IN ('error', 'canceled')"),
         partial("batchq_task_unsettled", "run_id", "id", where="unsettled"),
     )
     id: int = Field(sa_column=Column(BIG, primary_key=True, autoincrement=False))
@@ -196,6 +197,7 @@ class TaskCondition(Row, table=True):
     __table_args__ = (
         one_of("outcome", Outcome),
         partial("batchq_condition_open", "predecessor_id", "id", where="met IS NULL"),
+        partial("batchq_condition_handles", "predecessor_id", where="handles"),
     )
     id: int | None = Field(default=None, sa_column=Column(BIG, primary_key=True))
     task_id: int = Field(

@@ -84,9 +84,7 @@ def test_a_condition_is_met_impossible_or_open_as_rules_3_and_4_say(outcome, sta
         ("any", 0, 1, 2, State.READY),
     ],
 )
-def test_all_waits_for_every_condition_and_any_for_the_first_as_rule_5_says(
-    join, pending, met, impossible, state
-):
+def test_all_waits_for_every_condition_and_any_for_the_first_as_rule_5_says(join, pending, met, impossible, state):
     assert readiness(Join(join), pending, met, impossible) is state
 
 
@@ -264,9 +262,7 @@ def predecessors(plan: rules.Plan) -> dict[str, list[str]]:
         ([Ended(State.SUCCESS)], True, "canceled"),
     ],
 )
-def test_the_verdict_is_canceled_else_error_if_a_failure_counts_else_success_as_rule_7_says(
-    tasks, canceled, expected
-):
+def test_the_verdict_is_canceled_else_error_if_a_failure_counts_else_success_as_rule_7_says(tasks, canceled, expected):
     assert verdict(tasks, canceled=canceled) is RunState(expected)
 
 

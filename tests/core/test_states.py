@@ -101,7 +101,5 @@ def test_people_see_the_vendors_labels_of_rule_6():
         (1, {"ok": False, "retries": 5, "final": True}, State.ERROR),  # rule 30: the operation said so
     ],
 )
-def test_an_attempt_ends_in_success_in_error_or_in_another_attempt_as_rules_30_to_32_say(
-    attempt, facts, state
-):
+def test_an_attempt_ends_in_success_in_error_or_in_another_attempt_as_rules_30_to_32_say(attempt, facts, state):
     assert after_attempt(attempt=attempt, **{"retries": 0} | facts) is state

@@ -88,12 +88,29 @@ def test_a_broker_killed_five_times_under_short_tasks_ends_no_worker_and_loses_n
     judge(site, {run: job}, THREADS)
 
 
+def test_while_the_broker_is_away_servers_go_on_with_what_they_hand_themselves_and_time_limits_hold(site: Site) -> None:
+    job = many("ON", 200, seconds=0.01)
+    job.task("long", "ledger.work", kwargs={"gate": "never"}, priority="high", time_limit=2)
+    run = site.submit(job)
+    site.wait_for("long to start", lambda: any(entry.task == "long" for entry in site.ledger(run)))
+    site.kill(BROKER)
+    left = open_tasks(site, run)
+    site.wait_for("20 more to end, and be stored", lambda: open_tasks(site, run) <= left - 20)
+    site.wait_for("the time limit", lambda: site.states(run)["long"] == "error")
+    site.start_broker()
+
+    assert site.wait_end(run)["status"] == "error"
+    assert site.tasks(run)["long"]["error"] == "timed out: still running after 2 s"
+    assert sum(entry.task != "long" for entry in site.ledger(run)) == 200
+    judge(site, {run: job}, THREADS)
+
+
 def test_a_server_told_to_end_while_the_broker_is_away_lets_its_tasks_end_and_stores_how(site: Site) -> None:
     job = many("AWAY", 4, gate="away")
     run = site.submit(job)
     site.wait_for("all to start", lambda: len(site.ledger(run)) == 4)
     site.kill(BROKER)
-    site.wait_for("AOS1 to see it", lambda: "Cannot connect to" in site.log("AOS1"))
+    site.wait_for("AOS1 to see it", lambda: "waiting for the broker" in site.log("AOS1"))
     site.tell("AOS1", signal.SIGTERM)
     site.open_gate("away")
 

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from batchq.spec import loads
+from batchq.store import runs, schema
+from batchq.store.database import Database
 from e2e import ledger_app
 from e2e.site import Folder
 
@@ -63,6 +66,20 @@ def test_what_a_killed_engine_left_over_is_gone_or_canceled(folder: Folder) -> N
     assert (left["status"], left["tasks"][0]["error"].partition(":")[0]) == ("canceled", "lost")
 
 
+def test_a_job_that_was_being_stored_when_its_command_was_killed_is_canceled_too(folder: Folder) -> None:
+    database = Database(f"sqlite:///{folder.folder / '.batchq' / 'batchq.db'}")
+    schema.upgrade(database)
+    (job,) = loads(SHORT).jobs.values()
+    run = database.run(lambda tx: runs.open_run(tx, job, database.now(tx)))
+    database.dispose()
+
+    said = folder.cli("run", "short.yaml")
+
+    assert f"Run {run} was left over" in said.stderr
+    assert "SHORT run 2: Ended" in said.stdout
+    assert folder.json("runs", "show", str(run))["status"] == "canceled"
+
+
 def test_a_second_command_ends_with_a_word_when_the_engine_is_killed(folder: Folder) -> None:
     start_and_wait(folder, "one")
     start_and_wait(folder, "two")
@@ -74,10 +91,11 @@ def test_a_second_command_ends_with_a_word_when_the_engine_is_killed(folder: Fol
     assert folder.alive() == []
 
 
-def test_ctrl_c_cancels_the_run_and_ends_everything(folder: Folder) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_cancel_the_run_and_end_everything(folder: Folder, number: int) -> None:
     start_and_wait(folder, "one")
 
-    folder.tell("one", signal.SIGINT)
+    folder.tell("one", number)
 
     assert folder.wait_exit("one") == 130
     assert "Run 1 is canceled." in folder.log("one")

@@ -155,6 +155,7 @@ def interrupted(database):
     database.dispose()
 
 
+@pytest.mark.xfail(strict=True, reason="it stays in canceling, its later tasks in waiting")
 def test_a_run_canceled_while_it_is_stored_never_starts_and_ends_as_canceled(interrupted):
     job = Job("LARGE")
     for number in range(engine.ROWS_PER_TRANSACTION + 1):

@@ -103,4 +103,3 @@ def test_a_group_that_only_lost_servers_are_bound_to_waits_for_them_as_rule_12_s
     batch.forward()
     batch.deliver()
     assert batch.at("A")[0] == "AOS3"
-

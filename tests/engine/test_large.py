@@ -59,9 +59,7 @@ def test_a_large_job_is_stored_in_chunks_of_which_nothing_starts_before_all_of_i
         """Another process: it sees so much of the run, and tries to move it forward."""
         with watched.read() as tx:
             status = tx.execute(select(RUN.status)).scalar()
-            tasks, ready = tx.execute(
-                select(func.count(), func.count().filter(TASK.status != "waiting"))
-            ).one()
+            tasks, ready = tx.execute(select(func.count(), func.count().filter(TASK.status != "waiting"))).one()
             conditions = tx.execute(select(func.count()).select_from(CONDITION.id.table)).scalar()
         seen.append((status, tasks, conditions, ready))
         if status == "storing":
@@ -126,10 +124,12 @@ def test_a_run_whose_submit_died_half_way_is_discarded_an_hour_later_and_never_s
     assert not batch.mail
     discard = moves.discard_unstored
     hour = timedelta(hours=1)
-    assert batch.database.run(lambda tx: discard(tx, NOON - hour, NOON)) == 0
-    assert batch.database.run(lambda tx: discard(tx, NOON + hour, NOON + hour)) == 1
+    assert batch.database.run(lambda tx: discard(tx, NOON - hour, NOON)) == []
+    assert batch.database.run(lambda tx: discard(tx, NOON + hour, NOON + hour)) == [1]
     assert batch.verdict(1) == "canceled"
+    assert set(batch.states(1).values()) == {"canceled"}
     assert not batch.database.run(lambda tx: moves.start_run(tx, 1, NOON))
+    check_counters(batch.database)
 
 
 def test_a_fan_out_of_3000_is_readied_over_several_transactions(batch):

@@ -114,9 +114,7 @@ def test_a_server_is_lost_once(batch):
 
 
 @pytest.mark.parametrize(("retries", "state"), [(0, "error"), (1, "ready")])
-def test_a_new_life_of_a_server_takes_over_and_what_the_former_one_ran_is_lost_as_rule_31_says(
-    batch, retries, state
-):
+def test_a_new_life_of_a_server_takes_over_and_what_the_former_one_ran_is_lost_as_rule_31_says(batch, retries, state):
     run = executing(batch, pair(retries=retries))
     before = batch.workers["AOS1"].life
     after = batch.live("AOS1")
@@ -131,6 +129,23 @@ def test_a_server_that_stopped_cleanly_is_no_longer_handed_anything(batch):
     assert batch.states(run)["A"] == "error"
     batch.forward()
     assert not batch.mail
+
+
+def test_a_stopping_server_starts_nothing_more_and_what_it_executes_goes_on(batch):
+    batch.change("AOS1", threads=2)
+    first = executing(batch, pair())
+    second = batch.submit(pair())
+    (ticket,) = batch.mail
+    life = batch.workers["AOS1"].life
+    batch.database.run(lambda tx: engine.retire(tx, batch.database, life, NOON))
+    assert batch.states(second)["A"] == "ready"
+    assert not batch.serve("AOS1", offers=[ticket]).granted
+    served = batch.finish("A", run=first)
+    assert (list(served.granted), served.advance.tickets) == ([], [])
+    assert batch.verdict(first) == "success"
+    batch.live("AOS1")
+    batch.forward()
+    assert [ticket.run for ticket in batch.mail][-1] == second
 
 
 def test_a_life_that_was_fenced_off_cannot_stop_the_one_after_it(batch):

@@ -192,4 +192,3 @@ def deadlocks(database) -> int:
     with database.read() as tx:
         statement = text("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
         return int(tx.execute(statement).scalar_one())
-

@@ -54,6 +54,15 @@ def several(jobs: int, tasks: int) -> str:
     return json.dumps({"jobs": {name: {"tasks": dict.fromkeys(names(tasks), "x")} for name in names(jobs)}})
 
 
+def many_windows() -> str:
+    clocks = [f"{minute // 60:02}:{minute % 60:02}" for minute in range(51)]
+    windows = [
+        {"start": start, "end": end, "threads": 1, "timezone": "UTC"}
+        for start, end in zip(clocks, clocks[1:], strict=False)
+    ]
+    return json.dumps({"servers": {name: {"windows": windows} for name in names(500)}})
+
+
 def laughs() -> str:
     lines = (f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 30))
     return "a0: &a0 [x]\n" + "".join(lines)
@@ -68,6 +77,8 @@ CORPUS: dict[str, tuple[str, Callable[[], str], str]] = {
     "circle of 100,000": ("json", lambda: job(circle(MANY)), "'T3' → … 99,994 more … → 'T99998' → 'T99999' → 'T0'"),
     "too many tasks": ("json", lambda: several(1, 400_000), "more than 100,000 tasks"),
     "too many jobs": ("json", lambda: several(4, 30_000), "more than 100,000 tasks"),
+    "servers": ("json", lambda: json.dumps({"servers": dict.fromkeys(names(500_000))}), "more than 10,000 servers"),
+    "windows": ("json", many_windows, "more than 5,000 windows in a file"),
     "dangling": (
         "json",
         lambda: job({name: {"run": "x", "after": f"{name}-"} for name in names(MANY)}),

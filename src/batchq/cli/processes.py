@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -165,8 +166,13 @@ def _engine(loglevel: str, *, quiet: bool) -> Iterator[Embedded]:
     from batchq.embedded import Embedded
 
     say: Callable[[str], None] = (lambda line: None) if quiet else (lambda line: click.echo(line, err=True))
-    with Embedded(batch(), path_of_app(), loglevel, say) as engine:
-        yield engine
+    # Whoever ends it otherwise than by Ctrl-C gets the same orderly end.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with Embedded(batch(), path_of_app(), loglevel, say) as engine:
+            yield engine
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _threads(named: tuple[str, ...]) -> dict[str, int]:

@@ -18,7 +18,7 @@ Key = TypeVar("Key")
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A batch server as dispatch sees it; `pool` is the most its worker can run at once: None if unknown, 0 when it stops."""
+    """A batch server as dispatch sees it; `pool` is the most its worker can run: None = unknown, 0 = it stops."""
 
     id: int
     name: str

@@ -133,7 +133,10 @@ class Publisher:
     @property
     def url(self) -> str:
         """The broker's address without its password."""
-        return str(self._app.connection_for_write().as_uri())
+        connection = self._app.connection_for_write()
+        address = str(connection.as_uri())
+        # For Redis kombu masks a password even where there is none.
+        return address if connection.password else address.replace(":**@", "")
 
     def _send(self, queue: str, args: list[Any], kwargs: dict[str, Any], headers: dict[str, Any]) -> None:
         body = json.dumps([args, kwargs, NOTHING])

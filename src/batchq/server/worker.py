@@ -389,6 +389,8 @@ def _connected(consumer: Any, connection: Any) -> Any:
         if consumer.controller.batch_server is not None:
             consumer.controller.batch_server.attend(RECONCILE_SECONDS)
 
+    if consumer.event_dispatcher is not None:
+        consumer.event_dispatcher.enabled = False  # each event would try the broker once more
     step = 0.1 if consumer.controller.batch_server is not None else RECONCILE_SECONDS
     connected = connection.ensure_connection(away, interval_start=step, interval_step=0, callback=wait)
     # Else Celery takes the time limits of what started meanwhile for the connection's, and ends them with it.

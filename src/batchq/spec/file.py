@@ -39,7 +39,8 @@ READERS: dict[str, Reader] = {
     "json": read_json,
 }
 LARGE = 1000  # tasks of a job
-MOST_WINDOWS = 5000
+MOST_NAMES = 10_000  # of groups, of servers, of jobs
+MOST_WINDOWS_IN_ALL = 5000
 TOP = frozenset({"job", "jobs", "groups", "servers"})
 
 
@@ -171,6 +172,9 @@ class _Reading:
         if forms is not None and not isinstance(forms, dict):
             self.fault(Fault((part,), f"must be a mapping of names, not {shown(forms)}"))
             return {}
+        if len(forms or ()) > MOST_NAMES:
+            self.fault(Fault((part,), f"more than {MOST_NAMES:,} {part} are not allowed"))
+            return {}
         made = {}
         for name, form in (forms or {}).items():
             if fault := name_fault(name, self.limits):
@@ -244,8 +248,10 @@ class _Reading:
         if not isinstance(windows, list):
             return self.made(ServerSpec, form, path)
         self.windows += len(windows)
-        if self.windows > MOST_WINDOWS:
-            self.fault(Fault((*path, "windows"), f"more than {MOST_WINDOWS:,} windows in a file are not allowed"))
+        if self.windows > MOST_WINDOWS_IN_ALL:
+            self.fault(
+                Fault((*path, "windows"), f"more than {MOST_WINDOWS_IN_ALL:,} windows in a file are not allowed")
+            )
             raise _Enough
         made = [self.made(WindowSpec, each, (*path, "windows", i)) for i, each in enumerate(windows)]
         if None in made:

@@ -220,20 +220,30 @@ def count_off(tx: Connection, run: int, ended: int) -> RunState | None:
     return state if row.open_tasks == 0 and state in RUN_OPEN else None
 
 
+_handler = Task.__table__.alias("handler")  # type: ignore[attr-defined]
+_handled = exists(
+    select(literal_column("1"))
+    .select_from(TaskCondition)
+    .join(_handler, _handler.c.id == CONDITION.task_id)
+    .where(CONDITION.predecessor_id == TASK.id, literal_column("handles"), _handler.c.status == State.SUCCESS.value)
+)
+_FAILURES = Prepared(
+    select(
+        TASK.status,
+        TASK.ignore_failure,
+        _handled.label("handled"),
+        (TASK.status == State.CANCELED.value).label("aborted"),
+    ).where(
+        TASK.run_id == bindparam("run"),
+        is_(State.ERROR, State.CANCELED),
+        or_(TASK.status == State.ERROR.value, TASK.claimed_at.is_not(None)),
+    )
+)
+
+
 def failures(tx: Connection, run: int) -> Sequence[Any]:
     """The run's tasks that ended in error or were aborted, each with whether a task handled it (rule 7)."""
-    handler = Task.__table__.alias("handler")  # type: ignore[attr-defined]
-    handled = exists(
-        select(CONDITION.id)
-        .join(handler, handler.c.id == CONDITION.task_id)
-        .where(CONDITION.predecessor_id == TASK.id, CONDITION.handles, handler.c.status == State.SUCCESS.value)
-    )
-    aborted = and_(TASK.status == State.CANCELED.value, TASK.claimed_at.is_not(None))
-    return tx.execute(
-        select(TASK.status, TASK.ignore_failure, handled.label("handled"), aborted.label("aborted")).where(
-            TASK.run_id == run, or_(TASK.status == State.ERROR.value, aborted)
-        )
-    ).all()
+    return _FAILURES(tx, run=run)
 
 
 def close_run(tx: Connection, run: int, was: RunState, verdict: RunState, now: datetime) -> bool:

@@ -191,7 +191,9 @@ def upgrade() -> None:
         "server_id",
         where="status IN ('queued', 'executing')",
     )
+    partial("batchq_task_failed", "batchq_task", "run_id", where="status IN ('error', 'canceled')")
     partial("batchq_task_unsettled", "batchq_task", "run_id", "id", where="unsettled")
+    partial("batchq_condition_handles", "batchq_condition", "predecessor_id", where="handles")
     partial("batchq_condition_open", "batchq_condition", "predecessor_id", "id", where="met IS NULL")
     op.execute("INSERT INTO batchq_dispatch (id, topology) VALUES (1, 1)")
     op.execute("INSERT INTO batchq_group (name, priority) VALUES ('default', 1)")
