@@ -119,6 +119,7 @@ class Scheduler(BeatScheduler):  # type: ignore[misc]
         super().__init__(app, lazy=lazy, **options)
         self._settings: Settings = app.batchq.settings
         self._due = 0.0
+        self._announced = False
         if not lazy:
             self._parent = os.getppid()
             set_pdeathsig("SIGKILL")
@@ -142,5 +143,8 @@ class Scheduler(BeatScheduler):  # type: ignore[misc]
         expires = datetime.now(UTC) + timedelta(seconds=max(10.0, 5 * self._settings.tick_seconds))
         try:
             self._publisher.send_tick(str(uuid.uuid4()), expires.isoformat())
+            self._announced = False
         except BrokerUnreachable as error:
-            logger.warning("the tick waits for the broker: %s", error)
+            if not self._announced:
+                logger.warning("the tick waits for the broker: %s", error)
+            self._announced = True

@@ -20,7 +20,7 @@ from batchq.tables import Attempt, Run, Task, TaskCondition
 from e2e.site import Entry, Site
 from rules import ENDS, Plan, is_met, judged, verdict
 
-LOST = "lost:"
+CUT_OFF = ("lost:", "timed out:")
 # The database has the wall clock, the operations the monotonic one: what two readings of both may differ by.
 CLOCK_SECONDS = 0.05
 
@@ -135,7 +135,7 @@ def _wrong_starts(books: Books, name: str, starts: list[Entry]) -> Iterator[str]
         if attempt.status != (task.status if last else "error"):
             yield f"{name} is {task.status}, and attempt {number} of {task.attempt} is {attempt.status}"
         entry = written.get(number)
-        if not is_lost(attempt) and (entry is None or entry.end is None or entry.server != attempt.server):
+        if not cut_off(attempt) and (entry is None or entry.end is None or entry.server != attempt.server):
             yield f"{name}: attempt {number} is {attempt.status} on {attempt.server}, and wrote down {entry}"
 
 
@@ -158,7 +158,7 @@ def _end_of(books: Books, starts: Mapping[str, list[Entry]], name: str) -> float
     last = books.attempts[name].get(books.tasks[name].attempt)
     if last is None:
         return 0.0
-    own = [entry.end or 0.0 for entry in starts[name] if entry.attempt == last.attempt and not is_lost(last)]
+    own = [entry.end or 0.0 for entry in starts[name] if entry.attempt == last.attempt and not cut_off(last)]
     return max(monotonic(last.ended_at), *own, 0.0)
 
 
@@ -167,7 +167,7 @@ def crowded(
 ) -> Iterator[str]:
     """The servers on which more ran at once than they have threads (rule 16).
 
-    What never wrote down its end counts until the database had it as lost.
+    What never wrote down its end counts until the database had it as over.
     """
     edges: dict[str, list[tuple[float, int, Entry]]] = defaultdict(list)
     for entry in entries:
@@ -183,9 +183,9 @@ def crowded(
                 break
 
 
-def is_lost(attempt: Any) -> bool:
-    """Whether nobody knows what the attempt did."""
-    return (attempt.error or "").startswith(LOST)
+def cut_off(attempt: Any) -> bool:
+    """Whether the attempt was over before its operation came to an end of its own."""
+    return (attempt.error or "").startswith(CUT_OFF)
 
 
 def monotonic(instant: datetime) -> float:

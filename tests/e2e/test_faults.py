@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from e2e.jobs import lanes, many
-from e2e.judge import is_lost, judge, read
+from e2e.judge import cut_off, judge, read
 from e2e.site import Entry, Site
 
 THREADS = {"AOS1": 2, "AOS2": 2}
@@ -107,7 +107,7 @@ def test_a_killed_server_goes_on_within_five_seconds_of_its_restart(site: Site) 
 
     view = site.wait_end(run)
     judge(site, {run: job}, THREADS)
-    lost = [row for rows in read(site, run).attempts.values() for row in rows.values() if is_lost(row)]
+    lost = [row for rows in read(site, run).attempts.values() for row in rows.values() if cut_off(row)]
     assert {row.error for row in lost} <= {"lost: server AOS1 went away during this attempt; what it did is not known"}
     assert (view["status"] == "error") == ("error" in site.states(run).values())
 

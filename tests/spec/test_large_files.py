@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -56,10 +57,7 @@ def several(jobs: int, tasks: int) -> str:
 
 def many_windows() -> str:
     clocks = [f"{minute // 60:02}:{minute % 60:02}" for minute in range(51)]
-    windows = [
-        {"start": start, "end": end, "threads": 1, "timezone": "UTC"}
-        for start, end in zip(clocks, clocks[1:], strict=False)
-    ]
+    windows = [{"start": start, "end": end, "threads": 1, "timezone": "UTC"} for start, end in pairwise(clocks)]
     return json.dumps({"servers": {name: {"windows": windows} for name in names(500)}})
 
 
@@ -77,8 +75,8 @@ CORPUS: dict[str, tuple[str, Callable[[], str], str]] = {
     "circle of 100,000": ("json", lambda: job(circle(MANY)), "'T3' → … 99,994 more … → 'T99998' → 'T99999' → 'T0'"),
     "too many tasks": ("json", lambda: several(1, 400_000), "more than 100,000 tasks"),
     "too many jobs": ("json", lambda: several(4, 30_000), "more than 100,000 tasks"),
-    "servers": ("json", lambda: json.dumps({"servers": dict.fromkeys(names(500_000))}), "more than 10,000 servers"),
-    "windows": ("json", many_windows, "more than 5,000 windows in a file"),
+    "servers": ("json", lambda: json.dumps({"servers": dict.fromkeys(names(400_000))}), "more than 10,000 servers"),
+    "windows": ("json", many_windows, "more than 2,000 windows in a file"),
     "dangling": (
         "json",
         lambda: job({name: {"run": "x", "after": f"{name}-"} for name in names(MANY)}),

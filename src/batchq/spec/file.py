@@ -40,7 +40,7 @@ READERS: dict[str, Reader] = {
 }
 LARGE = 1000  # tasks of a job
 MOST_NAMES = 10_000  # of groups, of servers, of jobs
-MOST_WINDOWS_IN_ALL = 5000
+MOST_WINDOWS_IN_ALL = 2000
 TOP = frozenset({"job", "jobs", "groups", "servers"})
 
 

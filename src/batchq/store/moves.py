@@ -16,6 +16,7 @@ from sqlalchemy import (
     Select,
     and_,
     bindparam,
+    delete,
     exists,
     func,
     insert,
@@ -513,7 +514,7 @@ def discard_unstored(tx: Connection, before: datetime, now: datetime) -> list[in
     storing = select(RUN.id).where(RUN.status == literal_column("'storing'"), RUN.submitted_at < before)
     found = list(tx.execute(storing.order_by(RUN.id).with_for_update()).scalars())
     for run in found:
-        ended = {"status": State.CANCELED.value, "ended_at": now}
-        tx.execute(update(Task).where(TASK.run_id == run).values(**ended))
-        tx.execute(update(Run).where(RUN.id == run).values(open_tasks=0, **ended))
+        # Half of a run says nothing true: only that it was submitted is kept.
+        tx.execute(delete(Task).where(TASK.run_id == run))
+        tx.execute(update(Run).where(RUN.id == run).values(open_tasks=0, status=RunState.CANCELED.value, ended_at=now))
     return found
