@@ -18,7 +18,7 @@ from batchq.spec import Job, JobSpec
 from batchq.store import servers
 from batchq.store.database import Database
 from batchq.store.moves import CONDITION, RUN, TASK, Ticket
-from batchq.tables import Attempt
+from batchq.tables import Attempt, Server
 
 ATTEMPT = Attempt.__table__.c  # type: ignore[attr-defined]
 
@@ -109,8 +109,7 @@ class Play:
 
         def make(tx: Connection) -> None:
             servers.create(tx, name)
-            row = servers.find(tx, name)
-            servers.set_server(tx, row.id, threads=threads, groups=groups, windows=windows)
+            servers.set_server(tx, found(tx, name), threads=threads, groups=groups, windows=windows)
             servers.changed(tx)
 
         self.database.run(make)
@@ -121,8 +120,7 @@ class Play:
         facts = {"host": "here", "pid": 1, "life": None, "pool": pool, "pool_kind": "threads"}
 
         def begin(tx: Connection) -> Life:
-            row = servers.find(tx, name)
-            return engine.take_over(tx, row.id, name, facts, self.database.now(tx))
+            return engine.take_over(tx, found(tx, name), name, facts, self.database.now(tx))
 
         life = self.database.run(begin)
         self.workers[name] = Worker(life)
@@ -148,7 +146,7 @@ class Play:
         """Set a server as an operator does; returns how many tickets were taken back."""
 
         def act(tx: Connection) -> int:
-            servers.set_server(tx, servers.find(tx, name).id, **values)
+            servers.set_server(tx, found(tx, name), **values)
             servers.changed(tx)
             return engine.take_back(tx, self.database, self.database.now(tx))
 
@@ -239,7 +237,7 @@ class Play:
         self.mail.extend(served.advance.tickets)
 
     def deliver(self) -> None:
-        """Bring each ticket to the server of its group with the most free threads; what finds none stays in the mail."""
+        """Bring each ticket to the server of its group with the most free threads; without one it stays in the mail."""
         with self.database.read() as tx:
             seen = servers.topology(tx, self.database)
             now = self.database.now(tx)
@@ -338,6 +336,13 @@ class Play:
             return list(tx.execute(statement.order_by(ATTEMPT.attempt)))
 
 
+def found(tx: Connection, name: str) -> int:
+    """The id of the server, whose row is locked until the commit."""
+    row = servers.find(tx, name)
+    assert row is not None
+    return int(row.id)
+
+
 # --- what must hold in the database -------------------------------------------------------------------------
 
 
@@ -362,11 +367,11 @@ CONDITIONS = (CONDITION.task_id, CONDITION.met)
 
 def busy(tx: Connection) -> tuple[int, dict[str, int]]:
     """How many tickets are out and attempts executing, and how many of these each server executes."""
-    names = dict(tuple(row) for row in tx.execute(select(servers.SERVER.id, servers.SERVER.name)))
     rows = tx.execute(
-        select(TASK.status, TASK.server_id, func.count())
+        select(TASK.status, servers.SERVER.name, func.count())
+        .outerjoin(Server, servers.SERVER.id == TASK.server_id)
         .where(TASK.status.in_(["queued", "executing"]))
-        .group_by(TASK.status, TASK.server_id)
+        .group_by(TASK.status, servers.SERVER.name)
     ).all()
-    executing = {names[server]: number for status, server, number in rows if status == "executing"}
+    executing = {name: number for status, name, number in rows if status == "executing"}
     return sum(row[2] for row in rows), executing

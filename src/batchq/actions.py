@@ -16,7 +16,7 @@ from sqlalchemy import Connection, select
 
 from batchq import engine
 from batchq.core.affinity import Server
-from batchq.core.states import LABELS, RUN_ENDED, RunState
+from batchq.core.states import LABELS, RUN_ENDED
 from batchq.core.windows import Window, format_days, format_time, overlaps
 from batchq.errors import Conflict, InvalidInput, NotFound, unknown
 from batchq.spec import Document, JobSpec, ServerSpec
@@ -314,6 +314,4 @@ def _cancel_run(tx: Connection, database: Database, run: int) -> int:
     state = tx.execute(select(RUN.status).where(RUN.id == number)).scalar_one()
     if state in RUN_ENDED:
         raise Conflict(f"Run {run} has ended already ({LABELS[state]}): there is nothing left to cancel.")
-    if state == RunState.STORING:
-        raise Conflict(f"Run {run} is still being stored. Cancel it once it has begun.")
     return engine.cancel(tx, number, database.now(tx))

@@ -18,7 +18,6 @@ from sqlalchemy import Connection
 from batchq.core import affinity
 from batchq.core.conditions import Ended, Join, readiness, resolution, verdict
 from batchq.core.states import RunState, State, after_attempt
-from batchq.errors import Conflict
 from batchq.store import moves, runs, servers
 from batchq.store.database import Database
 from batchq.store.moves import Ticket
@@ -53,7 +52,8 @@ def submit(database: Database, job: JobSpec) -> int:
     for conditions in _chunks(rows.conditions, ROWS_PER_TRANSACTION):
         database.run(moves.add_conditions, [number(condition) for condition in conditions])
     if not database.run(lambda tx: moves.start_run(tx, run, database.now(tx))):
-        raise Conflict(f"Run {run} took so long to store that it was given up. Submit it again.")
+        # It was canceled while it was stored: what came after that goes too.
+        database.run(moves.remove_tasks, run)
     return run
 
 
@@ -361,13 +361,14 @@ def finish(
     unless the caller is `settling` them in this transaction. A report repeated after a commit whose reply
     was lost finds its own work done, and counts as stored.
     """
-    by_task = {report.task: report for report in reports}
-    moves.lock_runs(tx, sorted({moves.run_of(task) for task in by_task}))
+    reports = list(reports)
+    tasks = {report.task for report in reports}
+    moves.lock_runs(tx, sorted({moves.run_of(task) for task in tasks}))
     rows, attempts, stale = [], [], 0
     ends: dict[int, State] = {}
-    held = moves.held(tx, by_task)
-    for task, report in by_task.items():
-        row = held.get(task)
+    held = moves.held(tx, tasks)
+    for report in reports:
+        row = held.get(report.task)
         if row is None or (row.token, row.server_id, row.epoch) != (report.token, life.server, life.epoch):
             stale += 1
         elif row.status == State.EXECUTING:
@@ -378,9 +379,10 @@ def finish(
                 canceling=row.run_status == RunState.CANCELING,
                 final=report.final,
             )
+            held[report.task] = row._replace(status=state)
             if state is not State.READY:
-                ends[task] = state
-            rows.append(_end(report, state, row, now, flag=task in ends and not settling))
+                ends[report.task] = state
+            rows.append(_end(report, state, row, now, flag=report.task in ends and not settling))
             attempts.append(_attempt(report, life, row, now))
     if rows:
         moves.finish(tx, rows, attempts)
@@ -476,6 +478,8 @@ def _lose(tx: Connection, server: int, name: str, executing: Sequence[Any], reas
 def cancel(tx: Connection, run: int, now: datetime) -> int:
     """Cancel a run: what has not started is canceled now, what executes may finish (rule 32); returns how many were."""
     moves.lock_runs(tx, [run])
+    if moves.give_up(tx, run, now):
+        return 0
     canceled = moves.begin_cancel(tx, run, now)
     _count_off(tx, run, canceled, now)
     return canceled

@@ -1,9 +1,10 @@
-"""Conditions: met, impossible, settled to a fixed point, in order, and the verdict, against the rules by brute force."""
+"""Conditions: met, impossible, settled, in order, and the verdict of a run: against the rules by brute force."""
 
 from __future__ import annotations
 
 import random
 import time
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -204,7 +205,7 @@ def test_a_circle_is_found_and_named_in_the_order_in_which_its_tasks_wait(tasks,
     assert found is not None
     assert found[0] == found[-1]
     assert len(set(found)) == len(found) - 1
-    assert all(before in after[name] for before, name in zip(found, found[1:], strict=False))
+    assert all(before in after[name] for before, name in pairwise(found))
     assert not set(order(after)) & set(found)
 
 
@@ -223,7 +224,7 @@ def test_tasks_behind_a_circle_are_not_part_of_it():
 @pytest.mark.parametrize("closed", [False, True], ids=["chain", "circle"])
 def test_a_chain_and_a_circle_of_100_000_take_under_two_seconds_without_recursion(closed):
     names = [f"TASK {number}" for number in range(DEEP)]
-    after = {name: [before] for before, name in zip(names, names[1:], strict=False)}
+    after = {name: [before] for before, name in pairwise(names)}
     after = {names[0]: [names[-1]] if closed else []} | after
     began = time.perf_counter()
     cycle = find_cycle(after)

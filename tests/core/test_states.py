@@ -52,7 +52,7 @@ def test_an_ended_task_only_goes_back_to_waiting_and_an_ended_run_is_no_longer_o
     assert {state for state in State if MOVES[state] <= {State.WAITING}} == TERMINAL
     assert {state for state in State if State.CANCELED in MOVES[state]} == NOT_STARTED | {State.EXECUTING}
     assert not TERMINAL & NOT_STARTED
-    assert RUN_OPEN | RUN_ENDED == set(RunState)
+    assert set(RunState) == RUN_OPEN | RUN_ENDED
     assert not RUN_OPEN & RUN_ENDED
 
 

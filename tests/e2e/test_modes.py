@@ -91,6 +91,7 @@ def test_a_second_start_under_a_living_name_is_refused_with_one_sentence(site: S
     assert server["pid"] == site.processes["One"].pid
 
 
+@pytest.mark.slow
 def test_a_stopped_and_a_killed_server_are_followed_at_once_under_the_same_name(site: Site) -> None:
     site.apply("servers: {Leaving: {threads: 1, groups: [L]}}")
     site.start_server("Leaving")

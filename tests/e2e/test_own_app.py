@@ -68,10 +68,10 @@ def folder(tmp_path: Path) -> Iterator[Folder]:
 
 
 def test_one_command_in_a_folder_with_an_app_and_a_job_runs_it(folder: Folder) -> None:
-    said = folder.cli("run", "job.yaml", "-A", "app").stdout
+    run = folder.json("run", "job.yaml", "-A", "app")
 
-    assert "ORDERS run 1: Ended" in said
-    assert folder.json("task", "show", "1", "Collect")["result"] == {"orders": 3, "day": "monday"}
+    assert (run["job"], run["status"]) == ("ORDERS", "success")
+    assert run["tasks"][0]["result"] == {"orders": 3, "day": "monday"}
     assert "posted" in folder.cli("task", "log", "last", "Post").stdout
     assert folder.alive() == []
 

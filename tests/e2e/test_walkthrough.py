@@ -95,6 +95,7 @@ def test_an_added_group_is_in_force_within_two_seconds_on_a_running_server(site:
     assert datetime.fromisoformat(third["started_at"]) - changed < timedelta(seconds=2)
 
 
+@pytest.mark.slow
 def test_a_binding_survives_a_restart_of_its_server(site: Site) -> None:
     site.apply(BOUND)
     for name in ("AOS2", "AOS3"):

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from batchq.spec import Job
 from batchq.engine import Report
+from batchq.spec import Job
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 

@@ -1,4 +1,4 @@
-"""A server that went away: its attempts are lost, never silently run again, and its old life is fenced off (rule 31)."""
+"""A server that went away: its attempts are lost, never silently run again, its old life is fenced off (rule 31)."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from batchq.errors import InvalidInput
 from batchq.spec import Document, Job, loads
 from batchq.spec.yaml_text import ODD
 
-QUIET = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+QUIET = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 names = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=12)
 json_text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import stat
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
 import pytest
-from sqlalchemy import insert, select, text, update
+from sqlalchemy import Connection, insert, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from batchq import engine
@@ -47,15 +48,20 @@ def groups(database: Database) -> set[str]:
         return set(tx.execute(select(GROUP.name)).scalars())
 
 
+def broken(tx: Connection, act: Callable[[Connection], object]) -> None:
+    """Do it, and then fail before the commit."""
+    act(tx)
+    raise ZeroDivisionError
+
+
 # --- begin, commit, roll back -------------------------------------------------------------------------------
 
 
 def test_a_transaction_is_committed_at_its_end_and_rolled_back_by_an_exception(database):
     with database.write() as tx:
         tx.execute(insert(Group).values(name="kept"))
-    with pytest.raises(ZeroDivisionError), database.write() as tx:
-        tx.execute(insert(Group).values(name="lost"))
-        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError):
+        database.run(broken, lambda tx: tx.execute(insert(Group).values(name="lost")))
     assert groups(database) == {"default", "kept"}
 
 
@@ -203,10 +209,13 @@ def test_a_database_that_is_away_is_one_sentence_without_the_password(url):
 @pytest.mark.parametrize("prepared", [False, True], ids=["any statement", "a prepared one"])
 def test_a_connection_that_the_server_ended_is_a_database_that_is_away_and_the_next_one_works(postgresql, prepared):
     statement = Prepared(select(GROUP.name)) if prepared else lambda tx: tx.execute(select(GROUP.name))
-    with pytest.raises(DatabaseUnreachable), postgresql.write() as tx:
-        backend = tx.execute(text("SELECT pg_backend_pid()")).scalar_one()
-        terminate(postgresql, backend)
+
+    def cut_off(tx) -> None:
+        terminate(postgresql, tx.execute(text("SELECT pg_backend_pid()")).scalar_one())
         statement(tx)
+
+    with pytest.raises(DatabaseUnreachable):
+        postgresql.run(cut_off)
     assert groups(postgresql) == {"default"}
 
 
@@ -225,9 +234,8 @@ def terminate(database: Database, backend: int) -> None:
 
 def test_a_sqlite_file_that_another_one_keeps_locked_is_away_once_patience_ends(sqlite_url):
     holder, waiter = Database(sqlite_url), Database(sqlite_url, patience=0.05)
-    with holder.write():
-        with pytest.raises(DatabaseUnreachable, match="database is locked"), waiter.write():
-            pass
+    with holder.write(), pytest.raises(DatabaseUnreachable, match="database is locked"), waiter.write():
+        pass
     holder.dispose()
     waiter.dispose()
 
@@ -302,10 +310,12 @@ def test_a_topology_seen_in_a_transaction_that_was_rolled_back_is_forgotten(data
         servers.set_server(tx, life.server, threads=threads)
         servers.changed(tx)
 
-    with pytest.raises(ZeroDivisionError), database.write() as tx:
+    def change_and_look(tx) -> None:
         change(tx, 7)
         engine.take_back(tx, database, database.now(tx))
-        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        database.run(broken, change_and_look)
     other.run(change, 2)
     with database.read() as tx:
         (seen,) = servers.topology(tx, database).servers

@@ -50,7 +50,7 @@ def story(batch: Play) -> None:
     assert batch.verdict(run) == "canceled"
 
 
-@pytest.mark.xfail(strict=True, reason="queued, executing, storing and the handled failures are looked for in all rows")
+@pytest.mark.xfail(strict=True, reason="queued, executing and storing are looked for in all rows")
 def test_no_statement_of_a_whole_story_scans_a_large_table_on_sqlite(sqlite_url):
     database = Clocked(sqlite_url)
     database.instant = NOON
@@ -86,7 +86,6 @@ def writers(statements: list[str]) -> Iterator[str]:
             yield statement
 
 
-@pytest.mark.xfail(strict=True, reason="handled failures are looked for in all conditions")
 def test_no_statement_of_a_whole_story_lacks_an_index_on_postgresql(postgresql_url):
     """Whether there is one: which plan is best for how many rows is the planner's business."""
     database = Clocked(postgresql_url)

@@ -55,18 +55,26 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A transaction that writes: committed at the end, rolled back by an exception."""
-        with (
-            self.reachable(),
-            self.engine.connect() as connection,
-            connection.execution_options(batchq_writes=True).begin(),
-        ):
-            yield connection
+        try:
+            with (
+                self.reachable(),
+                self.engine.connect() as connection,
+                connection.execution_options(batchq_writes=True).begin(),
+            ):
+                yield connection
+        except BaseException:
+            # What this transaction saw of its own changes never came true.
+            self.topology = Topology(())
+            raise
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that only reads, one moment of the database."""
-        with self.reachable(), self.engine.begin() as tx:
-            yield tx
+        with self.reachable(), self.engine.connect() as connection:
+            if not self.embedded:
+                connection.execution_options(isolation_level="REPEATABLE READ")
+            with connection.begin():
+                yield connection
 
     def run(self, act: Callable[Concatenate[Connection, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Do `act(tx, …)` in a writing transaction, again from the start when the database broke a deadlock."""

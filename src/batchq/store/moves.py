@@ -512,9 +512,22 @@ def anything_open(tx: Connection) -> bool:
 def discard_unstored(tx: Connection, before: datetime, now: datetime) -> list[int]:
     """storing → canceled for runs submitted earlier, whose submit died half-way; returns them."""
     storing = select(RUN.id).where(RUN.status == literal_column("'storing'"), RUN.submitted_at < before)
-    found = list(tx.execute(storing.order_by(RUN.id).with_for_update()).scalars())
-    for run in found:
-        # Half of a run says nothing true: only that it was submitted is kept.
-        tx.execute(delete(Task).where(TASK.run_id == run))
-        tx.execute(update(Run).where(RUN.id == run).values(open_tasks=0, status=RunState.CANCELED.value, ended_at=now))
-    return found
+    return [run for run in tx.execute(storing.order_by(RUN.id)).scalars().all() if give_up(tx, run, now)]
+
+
+def give_up(tx: Connection, run: int, now: datetime) -> bool:
+    """storing → canceled; half of a run says nothing true, so that only the fact of it is kept."""
+    statement = (
+        update(Run)
+        .where(RUN.id == run, RUN.status == RunState.STORING.value)
+        .values(open_tasks=0, status=RunState.CANCELED.value, ended_at=now)
+    )
+    if not tx.execute(statement).rowcount:
+        return False
+    remove_tasks(tx, run)
+    return True
+
+
+def remove_tasks(tx: Connection, run: int) -> None:
+    """Remove the tasks of a run that was given up while it was stored."""
+    tx.execute(delete(Task).where(TASK.run_id == run))
