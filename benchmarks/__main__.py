@@ -24,7 +24,7 @@ from benchmarks.workloads import WORKLOADS, wide
 
 WARM_UP_TASKS = 20
 WARM_UP_SECONDS = 120.0
-WIDTH = 100
+WIDTH = 104
 
 Pair = dict[str, Figures]
 
@@ -99,11 +99,12 @@ def _compare(name: str, sides: Sequence[Side], tasks: int, pairs: int, timeout: 
         "tasks": len(work["batchq"].marks),
         "ratio": _spread([_ratio(pair) for pair in done]),
         **{side.name: _summary([pair[side.name] for pair in done]) for side in sides},
-        "runs": [
-            {side: {**asdict(figures), "hops_ms": len(figures.hops_ms)} for side, figures in pair.items()}
-            for pair in done
-        ],
+        "runs": [{side: _run(figures) for side, figures in pair.items()} for pair in done],
     }
+
+
+def _run(figures: Figures) -> dict[str, float]:
+    return {name: value for name, value in asdict(figures).items() if name != "hops_ms"}
 
 
 def _ratio(pair: Pair) -> float:

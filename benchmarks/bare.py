@@ -23,11 +23,11 @@ def noop(stamps: str, mark: str) -> None:
         os.close(file)
 
 
-def link(stamps: str, mark: str, *rest: str) -> None:
-    """A no-op that sends the next one of a chain by hand."""
-    noop(stamps, mark)
-    if rest:
-        chain.apply_async((stamps, *rest))
+def link(stamps: str, number: int, length: int) -> None:
+    """A no-op that sends the next one of a chain by hand, until it is `length` long."""
+    noop(stamps, f"t{number}")
+    if number + 1 < length:
+        chain.apply_async((stamps, number + 1, length))
 
 
 single = app.task(noop, name="noop", shared=False)

@@ -33,6 +33,7 @@ START_SECONDS = 60.0
 STOP_SECONDS = 30.0
 SERVER = "Bench"
 
+
 # --- the sides ----------------------------------------------------------------------------------------------
 
 
@@ -40,6 +41,7 @@ class Side(Protocol):
     """What runs no-ops: its processes stay up, and are idle between its runs."""
 
     name: str
+    follows: frozenset[str]  # the workloads in which a task follows others, into a thread that is free
     stamps: Stamps
     processes: list[psutil.Process]
 
@@ -57,6 +59,7 @@ class Bare:
     """A Celery worker: prefork, early acknowledgement, Celery's own prefetch of 4, no events, no results."""
 
     name = "bare"
+    follows = frozenset({"chain"})
 
     def __init__(self, folder: Path) -> None:
         self.stamps = Stamps(folder / "bare.stamps")
@@ -71,7 +74,7 @@ class Bare:
         stamps = str(self.stamps.path)
         with bare.app.producer_or_acquire() as producer:
             if work.name == "chain":
-                bare.chain.apply_async((stamps, *work.marks), producer=producer)
+                bare.chain.apply_async((stamps, 0, len(work.marks)), producer=producer)
                 return
             for mark in work.marks:
                 bare.single.apply_async((stamps, mark), producer=producer)
@@ -84,6 +87,7 @@ class Batchq:
     """A batch server with as many threads, and a coordinator."""
 
     name = "batchq"
+    follows = frozenset({"wide", "chain", "layers"})
 
     def __init__(self, folder: Path, threads: int) -> None:
         self.stamps = Stamps(folder / "batchq.stamps")
@@ -112,8 +116,9 @@ class Batchq:
 
 @dataclass(frozen=True)
 class Figures:
-    """What one run of one side came to: `seconds` last until the end of the last operation, `submit_seconds` of them
-    until all was handed over.
+    """What one run of one side came to.
+
+    `seconds` run from the first act of handing over to the end of the last operation, `submit_seconds` to the last act.
     """
 
     seconds: float
@@ -142,7 +147,7 @@ def measure(side: Side, work: Workload, timeout: float) -> Figures:
         count / seconds,
         meter.cpu_seconds * 1000 / count,
         meter.peak_bytes / 2**20,
-        [] if side.name == "bare" and work.name != "chain" else work.hops(stamps),
+        work.hops(stamps) if work.name in side.follows else [],
     )
 
 

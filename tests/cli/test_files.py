@@ -269,4 +269,4 @@ def test_a_command_uses_the_broker_of_the_engine_that_runs_in_its_folder(batchq,
         lock.flush()
         assert "No broker is named, and no engine runs" in batchq("submit", job, code=4).stderr
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert "The broker redis://:**@127.0.0.1:1/7 does not answer" in batchq("submit", job, code=4).stderr
+        assert "The broker redis://127.0.0.1:1/7 does not answer" in batchq("submit", job, code=4).stderr

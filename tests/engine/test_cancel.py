@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import pytest
 
 from batchq import actions, engine
 from batchq.engine import Offer
-from batchq.errors import Conflict
 from batchq.spec import Job
 from play import Clocked, Play, check_counters
 
@@ -158,22 +155,15 @@ def interrupted(database):
     database.dispose()
 
 
-def test_a_run_that_is_still_being_stored_cannot_be_canceled_and_begins_as_if_nobody_had_tried(interrupted):
+def test_a_run_canceled_while_it_is_stored_never_starts_and_leaves_no_half_of_it(interrupted):
     job = Job("LARGE")
     for number in range(engine.ROWS_PER_TRANSACTION + 1):
         job.task(f"TASK {number}", "demo.work")
     batch = Play(interrupted)
     batch.server("AOS1")
-    refused = []
-
-    def cancel() -> None:
-        with pytest.raises(Conflict, match="still being stored"):
-            actions.cancel_run(interrupted, 1)
-        refused.append(1)
-
-    interrupted.between = cancel
+    interrupted.between = lambda: actions.cancel_run(interrupted, 1)
     run = batch.submit(job)
-    assert refused == [run]
-    assert batch.verdict(run) == "executing"
-    assert Counter(batch.states(run).values()) == {"queued": 1, "ready": engine.ROWS_PER_TRANSACTION}
+    assert batch.verdict(run) == "canceled"
+    assert batch.states(run) == {}
+    assert not batch.mail
     check_counters(interrupted)

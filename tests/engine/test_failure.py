@@ -267,7 +267,6 @@ def test_the_report_of_a_former_attempt_is_refused_while_the_next_one_runs(batch
     assert batch.states(run) == {"A": "executing"}
 
 
-@pytest.mark.xfail(strict=True, reason="of two reports on one task only the last is looked at")
 def test_the_report_of_a_former_attempt_in_one_commit_with_that_of_the_present_one_hides_nothing(batch):
     batch.server("AOS1")
     run = batch.submit(one_task(retries=1))

@@ -301,7 +301,6 @@ def test_a_prepared_statement_run_for_no_rows_does_nothing(database):
 # --- the topology kept in memory ----------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="it stays in memory under a version that another change may get")
 def test_a_topology_seen_in_a_transaction_that_was_rolled_back_is_forgotten(database, other):
     batch = Play(database)
     life = batch.server("AOS1")
@@ -322,10 +321,7 @@ def test_a_topology_seen_in_a_transaction_that_was_rolled_back_is_forgotten(data
     assert seen.threads == 2
 
 
-def test_a_reader_sees_one_moment_of_the_database(request, database, other):
-    if not database.embedded:
-        reason = "on PostgreSQL each statement of a reader sees a moment of its own"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
+def test_a_reader_sees_one_moment_of_the_database(database, other):
     with database.read() as tx:
         before = tx.execute(select(GROUP.name)).scalars().all()
         other.run(lambda late: late.execute(insert(Group).values(name="new", priority=1)))

@@ -50,7 +50,6 @@ def story(batch: Play) -> None:
     assert batch.verdict(run) == "canceled"
 
 
-@pytest.mark.xfail(strict=True, reason="queued, executing and storing are looked for in all rows")
 def test_no_statement_of_a_whole_story_scans_a_large_table_on_sqlite(sqlite_url):
     database = Clocked(sqlite_url)
     database.instant = NOON

@@ -57,6 +57,14 @@ def is_(*states: State) -> ColumnElement[bool]:
     return literal_column(f"batchq_task.status {test}")
 
 
+# SQLite uses a partial index only where the query holds the index's own words.
+OUT = is_(State.QUEUED, State.EXECUTING)
+STORING = and_(
+    literal_column("batchq_run.status IN ('storing', 'executing', 'canceling')"),
+    RUN.status == literal_column("'storing'"),
+)
+
+
 # --- storing a run ------------------------------------------------------------------------------------------
 
 
@@ -299,7 +307,7 @@ _QUEUE = Prepared(
 _OUT = Prepared(
     select(TASK.id, TASK.token, TASK.group_name, TASK.attempt, TASK.queued_at, TASK.offers, TASK.name, RUN.job)
     .join(Run, RUN.id == TASK.run_id)
-    .where(is_(State.QUEUED))
+    .where(OUT, is_(State.QUEUED))
     .order_by(TASK.queued_at, TASK.id)
 )
 _TAKE_BACK = Prepared(
@@ -452,7 +460,7 @@ _ATTEMPT = Prepared(
 )
 _EXECUTING_ON = Prepared(
     select(TASK.id, TASK.token, TASK.attempt, TASK.epoch, TASK.claimed_at)
-    .where(is_(State.EXECUTING), TASK.server_id == bindparam("server"))
+    .where(OUT, is_(State.EXECUTING), TASK.server_id == bindparam("server"))
     .order_by(TASK.id)
 )
 
@@ -496,8 +504,8 @@ _ANYTHING_OPEN = Prepared(
         or_(
             exists(select(TASK.id).where(literal_column("unsettled"))),
             exists(select(TASK.id).where(is_(State.READY))),
-            exists(select(TASK.id).where(is_(State.QUEUED))),
-            exists(select(RUN.id).where(RUN.status == literal_column("'storing'"))),
+            exists(select(TASK.id).where(OUT, is_(State.QUEUED))),
+            exists(select(RUN.id).where(STORING)),
         )
     )
 )
@@ -511,7 +519,7 @@ def anything_open(tx: Connection) -> bool:
 
 def discard_unstored(tx: Connection, before: datetime, now: datetime) -> list[int]:
     """storing → canceled for runs submitted earlier, whose submit died half-way; returns them."""
-    storing = select(RUN.id).where(RUN.status == literal_column("'storing'"), RUN.submitted_at < before)
+    storing = select(RUN.id).where(STORING, RUN.submitted_at < before)
     return [run for run in tx.execute(storing.order_by(RUN.id)).scalars().all() if give_up(tx, run, now)]
 
 
