@@ -161,9 +161,9 @@ def test_the_end_does_not_depend_on_which_ready_task_goes_first(tasks, rng):
 def test_a_chain_of_100_000_that_didnt_run_settles_in_a_moment_without_recursion():
     nodes = {"0": Node()} | {str(n): Node((Condition(str(n - 1)),)) for n in range(1, DEEP)}
     states = dict.fromkeys(nodes, State.WAITING) | {"0": State.ERROR}
-    began = time.perf_counter()
+    began = time.process_time()
     after = settle(nodes, states)
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
     assert set(after.values()) == {State.ERROR, State.DIDNT_RUN}
 
 
@@ -226,17 +226,17 @@ def test_a_chain_and_a_circle_of_100_000_take_under_two_seconds_without_recursio
     names = [f"TASK {number}" for number in range(DEEP)]
     after = {name: [before] for before, name in pairwise(names)}
     after = {names[0]: [names[-1]] if closed else []} | after
-    began = time.perf_counter()
+    began = time.process_time()
     cycle = find_cycle(after)
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
     assert (len(cycle) if cycle else 0) == (DEEP + 1 if closed else 0)
 
 
 def test_a_task_behind_100_000_others_is_ordered_in_under_two_seconds():
     names = [f"TASK {number}" for number in range(DEEP)]
-    began = time.perf_counter()
+    began = time.process_time()
     assert order({"LAST": names} | {name: [] for name in names})[-1] == "LAST"
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
 
 
 def predecessors(plan: rules.Plan) -> dict[str, list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 from batchq import Job
 
@@ -35,11 +36,11 @@ def lanes(name: str, seconds: float = 0.1, gate: str | None = None, first: str |
     return job
 
 
-def many(name: str, count: int, seconds: float = 0, gate: str | None = None) -> Job:
-    """So many tasks without conditions, all of which may run at once; they wait at the `gate`, if one is given."""
+def many(name: str, count: int, **kwargs: Any) -> Job:
+    """So many tasks without conditions, all of which may run at once; `kwargs` as `ledger_app.work` takes them."""
     job = Job(name)
     for number in range(count):
-        job.task(f"task {number}", "ledger.work", kwargs={"seconds": seconds, "gate": gate})
+        job.task(f"task {number}", "ledger.work", kwargs=kwargs)
     return job
 
 

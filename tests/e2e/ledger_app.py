@@ -7,6 +7,7 @@ CLOCK_MONOTONIC, which all processes of a machine share.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from pathlib import Path
@@ -21,9 +22,14 @@ GATES = "TEST_GATES"
 EVERY_GATE = "every"
 MOST_SECONDS = 120.0
 
+logger = logging.getLogger(__name__)
 
-def work(seconds: float = 0, fail: bool = False, gate: str | None = None, result: Any = None) -> Any:
-    """Take `seconds`, and on until the `gate` is open if there is one; then fail, or return `result`."""
+
+def work(seconds: float = 0, fail: bool = False, gate: str | None = None, result: Any = None, log: int = 0) -> Any:
+    """Take `seconds`, and on until the `gate` is open if there is one; then fail, or return `result`.
+
+    `log` is how many characters it logs.
+    """
     began = time.monotonic()
     _write("start", began)
     try:
@@ -32,6 +38,8 @@ def work(seconds: float = 0, fail: bool = False, gate: str | None = None, result
             if time.monotonic() - began > MOST_SECONDS:
                 raise TimeoutError(f"nobody opened the gate {gate}")
             time.sleep(0.01)
+        if log:
+            logger.warning("%s", "-" * log)
         if fail:
             raise RuntimeError(f"{current().task} was told to fail")
         return result

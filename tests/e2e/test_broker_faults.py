@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import select
 
+from batchq import Job
 from batchq.tables import Run
 from e2e.jobs import lanes, many
 from e2e.judge import judge
@@ -17,8 +18,6 @@ from e2e.site import BROKER, Site
 THREADS = {"AOS1": 2, "AOS2": 2}
 # What a broker that forgot everything may cost: a ticket counts as lost after 5 s.
 SECONDS_MORE = 20.0
-KILLS = 5
-TASKS = 1500
 
 pytestmark = pytest.mark.slow
 
@@ -72,17 +71,25 @@ def test_tickets_that_were_out_when_the_broker_was_flushed_are_sent_again(site: 
 
 
 def test_a_broker_killed_five_times_under_short_tasks_ends_no_worker_and_loses_no_outcome(site: Site) -> None:
-    job = many("SHORT", TASKS, seconds=0.002)
+    play_while_the_broker_dies(site, many("SHORT", 1500, seconds=0.002), 1500, kills=5)
+
+
+def test_outcomes_too_long_for_a_pipe_survive_a_broker_that_is_killed_ten_times(site: Site) -> None:
+    play_while_the_broker_dies(site, many("LONG", 400, log=70_000, result="-" * 60_000), 400, kills=10)
+
+
+def play_while_the_broker_dies(site: Site, job: Job, tasks: int, kills: int) -> None:
+    """The job must end in success, each task having run once, and every worker must live on."""
     lives = {name: site.server(name)["started_at"] for name in THREADS}
     run = site.submit(job)
-    for kill in range(KILLS):
-        left = TASKS - (kill + 1) * TASKS // (KILLS + 1)
+    for kill in range(kills):
+        left = tasks - (kill + 1) * tasks // (kills + 1)
         site.wait_for(f"{left} tasks to be left", lambda left=left: open_tasks(site, run) <= left)
         site.kill(BROKER)
         site.start_broker()
 
     assert site.wait_end(run)["status"] == "success"
-    assert len(site.ledger(run)) == TASKS
+    assert len(site.ledger(run)) == tasks
     assert {name: site.server(name)["started_at"] for name in THREADS} == lives
     assert [process.poll() for process in site.processes.values()] == [None] * 4
     judge(site, {run: job}, THREADS)

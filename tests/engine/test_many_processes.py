@@ -115,11 +115,11 @@ def be_server(url: str, name: str, run: int, mail: Any, answers: Any, together: 
         together.wait(PATIENCE)
         answers.put(ServerProcess(batch, name, run, mail).work())
     except BaseException as error:
+        mail.cancel_join_thread()
         answers.put(repr(error))
         raise
     finally:
         database.dispose()
-        mail.cancel_join_thread()
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import platform
 import threading
 import time
 from functools import partial
+from inspect import isgenerator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -239,6 +240,7 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
         self.watch.start()
         # A lost connection makes the consumer forget jobs that a child already has; ours are never redelivered.
         worker.pool.flush = None
+        _hold_pool(worker.hub, worker.pool)
         worker.hub.call_repeatedly(0.25, self._look_again)
         logger.info(
             "%s is open for batch work: epoch %d, %d processes",
@@ -306,8 +308,6 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
     def _drive(self, done: Any, seconds: float | None) -> None:
         """Turn the worker's loop, which nobody else turns any more, until `done` or the time is up."""
         deadline = None if seconds is None else time.monotonic() + seconds
-        if not self.worker.hub.readers:
-            self._watch_pool()
         loop = self.worker.hub.create_loop()
         while not done() and (deadline is None or time.monotonic() < deadline):
             try:
@@ -317,13 +317,6 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
             except Exception:
                 logger.debug("the loop of a stopping server", exc_info=True)
                 loop = self.worker.hub.create_loop()
-
-    def _watch_pool(self) -> None:
-        """Put the pool back into the loop, out of which a lost connection has thrown it."""
-        hub, before = self.worker.hub, _timers(self.worker.hub)
-        self.worker.pool.register_with_event_loop(hub)
-        for timer in _timers(hub) - before:
-            timer.cancel()  # the next connection brings these along again
 
 
 class BatchConsumer(bootsteps.StartStopStep):  # type: ignore[misc]
@@ -397,6 +390,39 @@ def _connected(consumer: Any, connection: Any) -> Any:
     consumer.timer_entries_before_start = _timers(consumer.hub)
     consumer.first_connection_attempt = False
     return connected
+
+
+def _hold_pool(hub: Any, pool: Any) -> None:
+    """Keep the pool in the loop when a lost connection empties it, with all that is half read or half written.
+
+    Celery forgets where it was, takes the rest of a long message for a new one, and waits for that for ever.
+    """
+    reset, register = hub.reset, pool.register_with_event_loop
+
+    def registered(hub: Any) -> None:
+        halves = _halves(hub)
+        register(hub)
+        _put_back(hub, halves)
+
+    def emptied() -> None:
+        halves, before = _halves(hub), _timers(hub)
+        reset()
+        register(hub)
+        for timer in _timers(hub) - before:
+            timer.cancel()  # the next connection brings these along again
+        _put_back(hub, halves)
+
+    hub.reset, pool.register_with_event_loop = emptied, registered
+
+
+def _halves(hub: Any) -> list[tuple[Any, int, Any]]:
+    both = ((hub.add_reader, hub.readers), (hub.add_writer, hub.writers))
+    return [(add, fd, at[0]) for add, there in both for fd, at in there.items() if at and isgenerator(at[0])]
+
+
+def _put_back(hub: Any, halves: list[tuple[Any, int, Any]]) -> None:
+    for add, fd, generator in halves:
+        add(fd, generator)
 
 
 def _timers(hub: Any) -> set[Any]:
