@@ -13,12 +13,19 @@ import pytest
 
 from batchq.store import schema
 from batchq.store.database import Database
+from batchq.tables import Row
 from play import Clocked
 from stage import Stage
 
 NUMBERS = count(1)
 # What is lost when the machine dies is of no interest here, and a deadlock must be seen at once.
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "deadlock_timeout": "50ms"}
+# What the migrations put into a new database.
+FIRST_ROWS = ("INSERT INTO batchq_dispatch VALUES (1, 1)", "INSERT INTO batchq_group VALUES ('default', 1)")
+END_OTHERS = """
+    SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
+"""
 
 
 @pytest.fixture(scope="session")
@@ -56,13 +63,34 @@ def sqlite_url(empty_database: Path, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def postgresql_url(postgres: str) -> Iterator[str]:
-    """A fresh PostgreSQL database."""
+def fresh_postgresql_url(postgres: str) -> Iterator[str]:
+    """A PostgreSQL database of the test's own, in which it may change the schema."""
     name = f"batchq_{next(NUMBERS)}"
     with psycopg.connect(postgres, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} TEMPLATE template STRATEGY file_copy")
         yield url_of(postgres, name)
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def emptied(postgres: str) -> Iterator[psycopg.Connection]:
+    """A connection to the database that one test after the other gets: to make one takes longer than most tests."""
+    address = postgres.replace("/postgres?", "/emptied?")
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE emptied TEMPLATE template STRATEGY file_copy")
+    with psycopg.connect(address, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def postgresql_url(postgres: str, emptied: psycopg.Connection) -> str:
+    """A PostgreSQL database with the newest schema, as empty as a fresh one."""
+    tables = ", ".join(Row.metadata.tables)
+    emptied.execute(END_OTHERS)
+    emptied.execute(f"TRUNCATE {tables} RESTART IDENTITY CASCADE")
+    for row in FIRST_ROWS:
+        emptied.execute(row)
+    return url_of(postgres, "emptied")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

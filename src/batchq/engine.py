@@ -7,7 +7,7 @@ true is returned as tickets, which the caller publishes once the transaction has
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import islice
@@ -47,14 +47,20 @@ def submit(database: Database, job: JobSpec) -> int:
     if len(rows.tasks) + len(rows.conditions) <= ROWS_PER_TRANSACTION:
         return database.run(_store_at_once, database, job, rows)
     run, number = database.run(lambda tx: _open(tx, database, job))
-    for tasks in _chunks(rows.tasks, ROWS_PER_TRANSACTION):
-        database.run(moves.add_tasks, [number(task) for task in tasks])
-    for conditions in _chunks(rows.conditions, ROWS_PER_TRANSACTION):
-        database.run(moves.add_conditions, [number(condition) for condition in conditions])
-    if not database.run(lambda tx: moves.start_run(tx, run, database.now(tx))):
-        # It was canceled while it was stored: what came after that goes too.
-        database.run(moves.remove_tasks, run)
+    for add, all_rows in ((moves.add_tasks, rows.tasks), (moves.add_conditions, rows.conditions)):
+        for chunk in _chunks(all_rows, ROWS_PER_TRANSACTION):
+            if not database.run(_add, run, add, [number(row) for row in chunk]):
+                return run
+    database.run(lambda tx: moves.start_run(tx, run, database.now(tx)))
     return run
+
+
+def _add(tx: Connection, run: int, add: Callable[[Connection, Sequence[Any]], None], rows: Sequence[Any]) -> bool:
+    """Add rows to a run, unless it was canceled while it was stored."""
+    storing = moves.is_storing(tx, run)
+    if storing:
+        add(tx, rows)
+    return storing
 
 
 def _store_at_once(tx: Connection, database: Database, job: JobSpec, rows: runs.Rows) -> int:
@@ -178,8 +184,8 @@ def dispatch(tx: Connection, database: Database, now: datetime, ahead: int = 0) 
     topology = servers.topology(tx, database, servers.lock_dispatch(tx))
     busy, out = moves.occupancy(tx)
     free = affinity.free_threads(topology, busy, now, ahead)
-    open_threads = sum(free.values()) - sum(out.values())
-    if open_threads <= 0:
+    open_threads = affinity.open_threads(out, topology, free)
+    if not open_threads:
         return Handout()
     limits = {
         group: min(room, open_threads)

@@ -9,8 +9,6 @@ from batchq.engine import Offer
 from batchq.spec import Job
 from play import Clocked, Play, check_counters
 
-CONDITIONS_OF_REMOVED_TASKS = pytest.mark.xfail(strict=True, reason="conditions are stored whose tasks are gone")
-
 
 def chain() -> Job:
     """A runs, B is queued behind it or waits, C waits."""
@@ -159,10 +157,7 @@ def interrupted(database):
 
 
 # A run is opened, its tasks come in two transactions, and its conditions in two.
-@pytest.mark.parametrize(
-    "transactions",
-    [1, *(pytest.param(number, marks=CONDITIONS_OF_REMOVED_TASKS) for number in (2, 3, 4)), 5],
-)
+@pytest.mark.parametrize("transactions", [1, 2, 3, 4, 5])
 def test_a_run_canceled_while_it_is_stored_never_starts_and_leaves_no_half_of_it(interrupted, transactions):
     job = Job("LARGE")
     task = None

@@ -98,7 +98,6 @@ def test_a_group_that_nobody_serves_now_does_not_hold_up_the_others(batch):
     assert [ticket.name for ticket in batch.mail] == ["B"]
 
 
-@pytest.mark.xfail(strict=True, reason="a ticket that no thread answers any more counts as if one did")
 def test_a_ticket_whose_thread_went_to_another_one_does_not_keep_a_free_thread_idle_as_rule_22_says(batch):
     batch.server("AOS1")
     batch.server("AOS2", groups=["BG1", "default"])

@@ -36,7 +36,7 @@ def bare(request, tmp_path):
     if request.param == "sqlite":
         database = Database(f"sqlite:///{tmp_path / 'bare.db'}")
     else:
-        database = Database(request.getfixturevalue("postgresql_url"))
+        database = Database(request.getfixturevalue("fresh_postgresql_url"))
         with database.write() as tx:
             tx.execute(text("DROP SCHEMA public CASCADE"))
             tx.execute(text("CREATE SCHEMA public"))
@@ -208,8 +208,9 @@ def test_the_database_itself_refuses_what_no_rule_knows(rows, table, column, val
         tx.execute(update(table).values({column: value}))
 
 
-def test_there_is_one_dispatch_row_and_the_default_group_from_the_start(database):
-    with database.read() as tx:
+def test_there_is_one_dispatch_row_and_the_default_group_from_the_start(bare):
+    schema.upgrade(bare)
+    with bare.read() as tx:
         assert tx.execute(select(Dispatch.id, Dispatch.topology)).all() == [(1, 1)]
         assert tx.execute(select(Group.name, Group.priority)).all() == [("default", 1)]
 

@@ -150,6 +150,13 @@ def admit(
     return Admitted([key for key, group in candidates if matching.place(group)], matching.placed)
 
 
+def open_threads(out: Mapping[str, int], topology: Topology, free: Mapping[int, int]) -> int:
+    """How many threads are left over once the tickets out have theirs; one that finds none keeps none."""
+    matching = Matching(topology, free)
+    answered = sum(matching.place(group) for group, count in out.items() for _ in range(count))
+    return sum(free.values()) - answered
+
+
 def surplus(out: Iterable[tuple[Key, str]], topology: Topology, free: Mapping[int, int]) -> list[Key]:
     """The tickets out (key, group), oldest first, that no free thread answers any more: they go back (rule 20)."""
     matching = Matching(topology, free)

@@ -532,10 +532,11 @@ def give_up(tx: Connection, run: int, now: datetime) -> bool:
     )
     if not tx.execute(statement).rowcount:
         return False
-    remove_tasks(tx, run)
+    tx.execute(delete(Task).where(TASK.run_id == run))
     return True
 
 
-def remove_tasks(tx: Connection, run: int) -> None:
-    """Remove the tasks of a run that was given up while it was stored."""
-    tx.execute(delete(Task).where(TASK.run_id == run))
+def is_storing(tx: Connection, run: int) -> bool:
+    """Whether the run is still being stored; it stays so until the commit."""
+    found = select(RUN.id).where(RUN.id == run, STORING).with_for_update(read=True)
+    return tx.execute(found).scalar() is not None
