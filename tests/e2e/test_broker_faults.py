@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from batchq import Job
 from batchq.tables import Run
 from e2e.jobs import lanes, many
 from e2e.judge import judge
-from e2e.site import BROKER, Site
+from e2e.site import BROKER, Entry, Site
 
 THREADS = {"AOS1": 2, "AOS2": 2}
 # What a broker that forgot everything may cost: a ticket counts as lost after 5 s.
@@ -93,6 +94,33 @@ def play_while_the_broker_dies(site: Site, job: Job, tasks: int, kills: int) -> 
     assert {name: site.server(name)["started_at"] for name in THREADS} == lives
     assert [process.poll() for process in site.processes.values()] == [None] * 4
     judge(site, {run: job}, THREADS)
+
+
+def test_children_that_die_together_with_the_broker_are_reported_and_end_no_worker(site: Site) -> None:
+    job = many("TOGETHER", 30, gate="together")
+    lives = {name: site.server(name)["started_at"] for name in THREADS}
+    run = site.submit(job)
+    killed: set[str] = set()
+    for _ in range(6):
+        running = site.wait_for("a task", lambda: executing(site, run))
+        for entry in running:
+            os.kill(entry.pid, signal.SIGKILL)
+        site.kill(BROKER)
+        killed.update(entry.task for entry in running)
+        site.wait_for("their ends", lambda: not killed & {entry.task for entry in executing(site, run)}, seconds=10)
+        site.start_broker()
+    site.open_gate("together")
+
+    assert site.wait_end(run)["status"] == "error"
+    assert {task for task, state in site.states(run).items() if state != "success"} == killed
+    assert {name: site.server(name)["started_at"] for name in THREADS} == lives
+    judge(site, {run: job}, THREADS)
+
+
+def executing(site: Site, run: int) -> list[Entry]:
+    """The starts whose ends neither the operations nor the database know yet."""
+    states = site.states(run)
+    return [entry for entry in site.ledger(run) if entry.end is None and states[entry.task] == "executing"]
 
 
 def test_while_the_broker_is_away_servers_go_on_with_what_they_hand_themselves_and_time_limits_hold(site: Site) -> None:

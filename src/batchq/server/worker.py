@@ -281,6 +281,7 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
         """Let running tasks finish, storing each outcome as it comes, then give the name back."""
         with contextlib.suppress(DatabaseUnreachable, SQLAlchemyError):
             self.database.run(lambda tx: engine.retire(tx, self.database, self.life, self.database.now(tx)))
+        worker.pool.register_with_event_loop(worker.hub)  # an error that ended the loop may have left it outside
         self._drive(lambda: not self.ledger.active, None)
         worker.pool.stop()
         self._settle_up()
@@ -401,13 +402,16 @@ def _hold_pool(hub: Any, pool: Any) -> None:
 
     def registered(hub: Any) -> None:
         halves = _halves(hub)
+        for process in getattr(getattr(pool, "_pool", None), "_pool", ()):
+            if getattr(process, "_sentinel_poll", 0) is None:
+                del process._sentinel_poll  # it has died and is still listed: else Celery stumbles over it, and ends
         register(hub)
         _put_back(hub, halves)
 
     def emptied() -> None:
         halves, before = _halves(hub), _timers(hub)
         reset()
-        register(hub)
+        registered(hub)
         for timer in _timers(hub) - before:
             timer.cancel()  # the next connection brings these along again
         _put_back(hub, halves)
