@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import multiprocessing
+import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 from queue import Empty
 from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy import text
 
+from batchq import engine
 from batchq.engine import Offer, Report
-from batchq.spec import JobSpec, TaskSpec
+from batchq.spec import Job, JobSpec, TaskSpec
+from batchq.store import moves
 from play import Clocked, Play, busy, check_counters
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -193,3 +197,36 @@ def deadlocks(database) -> int:
     with database.read() as tx:
         statement = text("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
         return int(tx.execute(statement).scalar_one())
+
+
+@pytest.mark.xfail(strict=True, reason="the clock is read before the run's lock is waited for")
+def test_a_task_is_claimed_after_the_ends_it_waited_for_also_by_the_books(postgresql_url):
+    """The report that waits for the run's lock while another end is stored, and then claims the successor."""
+    database = Clocked(postgresql_url)
+    batch = Play(database)
+    batch.server("AOS1")
+    batch.server("AOS2")
+    job = Job("PAIR")
+    first, second = job.task("A", "demo.work"), job.task("B", "demo.work")
+    job.task("C", "demo.work", after=first & second)
+    run = batch.submit(job)
+    batch.deliver()
+    with database.write() as tx:
+        moves.lock_runs(tx, [run])
+        waiting = threading.Thread(target=batch.finish, args=["A"])
+        waiting.start()
+        wait_for_lock(postgresql_url)
+        name, row = batch.at("B")
+        report = Report(row.id, row.token, ok=True)
+        engine.serve(tx, database, batch.workers[name].life, [report], [], active=0)
+    waiting.join()
+    assert batch.task(run, "C").claimed_at >= batch.task(run, "B").ended_at
+    database.dispose()
+
+
+def wait_for_lock(url: str) -> None:
+    """Return once a connection to the database waits for a lock."""
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+        while not connection.execute(waiting).fetchone()[0]:
+            pass
