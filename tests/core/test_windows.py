@@ -102,9 +102,7 @@ def changes(windows: list[Window], begin: datetime, end: datetime) -> list[datet
         for day in days
     ],
 )
-def test_the_articles_two_windows_leave_half_an_hour_without_threads_on_every_day(
-    timezone, day, clock, threads
-):
+def test_the_articles_two_windows_leave_half_an_hour_without_threads_on_every_day(timezone, day, clock, threads):
     instant = datetime.combine(day, parse_time(clock), ZoneInfo(timezone))
 
     assert threads_at(article(timezone), 7, instant) == threads
@@ -161,9 +159,7 @@ def test_with_windows_a_servers_own_threads_are_not_used():
 )
 def test_a_window_holds_its_start_and_what_follows_but_not_its_end(start, end, inside, outside):
     def covered(clock: str) -> bool:
-        return window(start, end).covers(
-            datetime.combine(date(2026, 5, 5), parse_time(clock), ZoneInfo("Europe/Oslo"))
-        )
+        return window(start, end).covers(datetime.combine(date(2026, 5, 5), parse_time(clock), ZoneInfo("Europe/Oslo")))
 
     assert [clock for clock in inside if not covered(clock)] == []
     assert [clock for clock in outside if covered(clock)] == []
@@ -308,10 +304,7 @@ def test_a_question_between_two_seconds_finds_a_jump_of_the_clock_exactly():
 
 
 def test_a_change_of_windows_with_the_same_threads_is_no_change():
-    assert (
-        next_change([window("08:00", "20:00", 3), window("20:00", "08:00", 3)], 1, at("2026-05-05T12:00Z"))
-        is None
-    )
+    assert next_change([window("08:00", "20:00", 3), window("20:00", "08:00", 3)], 1, at("2026-05-05T12:00Z")) is None
 
 
 def test_the_horizon_is_the_last_instant_that_is_looked_at():
@@ -571,11 +564,7 @@ def jumps(timezone: str) -> list[datetime]:
     def between(begin: datetime, end: datetime, step: timedelta) -> list[tuple[datetime, datetime]]:
         walk = [begin + index * step for index in range((end - begin) // step + 1)]
         offsets = [instant.astimezone(tz).utcoffset() for instant in walk]
-        return [
-            pair
-            for pair, change in zip(pairwise(walk), pairwise(offsets), strict=True)
-            if change[0] != change[1]
-        ]
+        return [pair for pair, change in zip(pairwise(walk), pairwise(offsets), strict=True) if change[0] != change[1]]
 
     coarse = between(datetime(2020, 1, 1, tzinfo=UTC), datetime(2038, 1, 1, tzinfo=UTC), 6 * HOUR)
     return [jump for begin, end in coarse for _, jump in between(begin, end, MINUTE)]
@@ -608,9 +597,7 @@ def test_around_every_clock_change_each_minute_has_the_threads_that_the_rules_sa
         assert [threads_at(windows, 1, begin + index * MINUTE) for index in range(minutes + 1)] == by_hand
 
         changed = [index for index in range(1, minutes + 1) if by_hand[index] != by_hand[index - 1]]
-        assert changes(windows, begin, begin + minutes * MINUTE) == [
-            begin + index * MINUTE for index in changed
-        ]
+        assert changes(windows, begin, begin + minutes * MINUTE) == [begin + index * MINUTE for index in changed]
 
 
 def clocks() -> st.SearchStrategy[time]:
@@ -675,9 +662,7 @@ def test_between_one_change_of_random_windows_and_the_next_nothing_changes(case)
 
 @settings(deadline=None, max_examples=100)
 @given(st.lists(windows_in(st.just("UTC")), min_size=2, max_size=3))
-@example(
-    [window("22:00", "06:00", timezone="UTC", days=["sun"]), window("05:59:59", "07:00", timezone="UTC")]
-)
+@example([window("22:00", "06:00", timezone="UTC", days=["sun"]), window("05:59:59", "07:00", timezone="UTC")])
 def test_random_windows_overlap_when_some_second_of_a_week_lies_in_two_of_them(windows):
     monday = date(2026, 5, 4)
     starts = [
@@ -701,9 +686,7 @@ def test_windows_of_one_zone_that_do_not_overlap_are_never_open_together(case):
     assert {pair for pair in together if pair[0].timezone == pair[1].timezone} <= set(overlaps(windows))
 
 
-@given(
-    st.times().map(lambda value: value.replace(microsecond=0)), st.frozensets(st.integers(0, 6), min_size=1)
-)
+@given(st.times().map(lambda value: value.replace(microsecond=0)), st.frozensets(st.integers(0, 6), min_size=1))
 def test_what_is_printed_is_read_back(clock, days):
     assert parse_time(format_time(clock)) == clock
     assert parse_days(format_days(days)) == days
