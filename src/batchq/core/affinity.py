@@ -9,7 +9,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any, TypeVar
 
-from batchq.core.windows import Window, next_opening, threads_at, zone
+from batchq.core.windows import Window, format_time, next_opening, threads_at, zone
 
 DEFAULT_GROUP = "default"
 
@@ -209,7 +209,7 @@ def _closed(servers: Sequence[Server], now: datetime) -> str:
 def _local(instant: datetime, window: Window, now: datetime) -> str:
     there, here = instant.astimezone(zone(window.timezone)), now.astimezone(zone(window.timezone))
     day = "" if there.date() == here.date() else f"{there:%a %d %b} "
-    return f"{day}{there:%H:%M} {window.timezone}"
+    return f"{day}{format_time(there.time().replace(microsecond=0))} {window.timezone}"
 
 
 def names(servers: Sequence[Server]) -> str:

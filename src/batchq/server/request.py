@@ -115,13 +115,16 @@ class Attempt(Request):  # type: ignore[misc]
     # --- what the pool calls; on the threads pool from its threads -------------------------------------------
 
     def on_success(self, done: Done, **_: Any) -> None:
-        """The child came back, with a success or with an error of the operation."""
+        """The child came back, with a success or with an error of the operation.
+
+        Results and logs stay in SQL: whoever sees Flower need not see them.
+        """
         if done.ok:
             self._report(True, done)
-            self.send_event("task-succeeded", result=done.result, runtime=time.time() - (self.time_start or 0))
+            self.send_event("task-succeeded", result=None, runtime=time.time() - (self.time_start or 0))
         else:
             self._report(False, done)
-            self.send_event("task-failed", exception=done.error, traceback=done.log)
+            self.send_event("task-failed", exception=done.error, traceback="")
 
     def on_failure(self, einfo: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
         """The child did not come back: it died, or could not be reached."""
