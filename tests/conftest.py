@@ -93,12 +93,25 @@ def postgresql_url(postgres: str, emptied: psycopg.Connection) -> str:
     return url_of(postgres, "emptied")
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest) -> Iterator[Clocked]:
-    """A fresh database with the newest schema; the test runs once on each kind."""
-    database = Clocked(request.getfixturevalue(f"{request.param}_url"))
+@pytest.fixture
+def sqlite(sqlite_url: str) -> Iterator[Clocked]:
+    database = Clocked(sqlite_url)
     yield database
     database.dispose()
+
+
+@pytest.fixture
+def postgresql(postgresql_url: str) -> Iterator[Clocked]:
+    database = Clocked(postgresql_url)
+    yield database
+    database.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest) -> Clocked:
+    """An empty database with the newest schema; the test runs once on each kind."""
+    database: Clocked = request.getfixturevalue(request.param)
+    return database
 
 
 @pytest.fixture

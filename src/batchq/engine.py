@@ -307,6 +307,8 @@ def serve(
     epoch, running, version = servers.standing(tx, life.server)
     if epoch != life.epoch or not running:
         return Served(fenced=True)
+    # Whoever waits for a lock must not judge by a clock read before: what follows comes after what it waited for.
+    moves.lock_runs(tx, sorted({moves.run_of(report.task) for report in reports}))
     now = database.now(tx)
     stale, ends = finish(tx, life, reports, now, settling=forward) if reports else (0, {})
     more = settle(tx, now, ends) if forward and ends else False
@@ -361,7 +363,7 @@ def _claim(
 def finish(
     tx: Connection, life: Life, reports: Iterable[Report], now: datetime, *, settling: bool = False
 ) -> tuple[int, dict[int, State]]:
-    """Store how attempts ended, each guarded by token and epoch (rules 30-32).
+    """Store how attempts ended, each guarded by token and epoch (rules 30-32); their runs are locked by the caller.
 
     Returns how many were refused as stale, and the tasks that have ended. They are marked as unsettled,
     unless the caller is `settling` them in this transaction. A report repeated after a commit whose reply
@@ -369,7 +371,6 @@ def finish(
     """
     reports = list(reports)
     tasks = {report.task for report in reports}
-    moves.lock_runs(tx, sorted({moves.run_of(task) for task in tasks}))
     rows, attempts, stale = [], [], 0
     ends: dict[int, State] = {}
     held = moves.held(tx, tasks)
@@ -472,6 +473,7 @@ def recover_missing(tx: Connection, life: Life, tokens: Collection[str], now: da
 
 
 def _lose(tx: Connection, server: int, name: str, executing: Sequence[Any], reason: str, now: datetime) -> int:
+    moves.lock_runs(tx, sorted({moves.run_of(row.id) for row in executing}))
     for epoch in sorted({row.epoch for row in executing}):
         reports = [Report(row.id, row.token, ok=False, error=reason) for row in executing if row.epoch == epoch]
         finish(tx, Life(server, name, epoch), reports, now)

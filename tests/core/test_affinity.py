@@ -22,6 +22,7 @@ from batchq.core.affinity import (
     admit,
     free_threads,
     names,
+    open_threads,
     room,
     surplus,
     why_ready,
@@ -202,6 +203,16 @@ def test_the_tickets_that_no_free_thread_answers_any_more_go_back_the_newest_fir
     fitting = rules.fitting(out, by_name(seen, free), served(seen))
     back = surplus(list(enumerate(out)), seen, free)
     assert back == [number for number, fits in enumerate(fitting) if not fits]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(1, 5), RANDOM)
+def test_the_threads_left_over_are_those_that_no_ticket_out_can_have(servers, rng):
+    seen = random_topology(rng, servers)
+    free = {server.id: rng.randint(0, 2) for server in seen.servers}
+    out = Counter(random_tickets(rng, 6))
+    answered = sum(rules.fitting(list(out.elements()), by_name(seen, free), served(seen)))
+    assert open_threads(out, seen, free) == sum(free.values()) - answered
 
 
 def test_a_ticket_moves_aside_for_one_that_only_its_thread_can_answer():

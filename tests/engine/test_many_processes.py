@@ -199,11 +199,9 @@ def deadlocks(database) -> int:
         return int(tx.execute(statement).scalar_one())
 
 
-@pytest.mark.xfail(strict=True, reason="the clock is read before the run's lock is waited for")
-def test_a_task_is_claimed_after_the_ends_it_waited_for_also_by_the_books(postgresql_url):
+def test_a_task_is_claimed_after_the_ends_it_waited_for_also_by_the_books(postgresql):
     """The report that waits for the run's lock while another end is stored, and then claims the successor."""
-    database = Clocked(postgresql_url)
-    batch = Play(database)
+    batch = Play(postgresql)
     batch.server("AOS1")
     batch.server("AOS2")
     job = Job("PAIR")
@@ -211,22 +209,22 @@ def test_a_task_is_claimed_after_the_ends_it_waited_for_also_by_the_books(postgr
     job.task("C", "demo.work", after=first & second)
     run = batch.submit(job)
     batch.deliver()
-    with database.write() as tx:
+    with postgresql.write() as tx:
         moves.lock_runs(tx, [run])
         waiting = threading.Thread(target=batch.finish, args=["A"])
         waiting.start()
-        wait_for_lock(postgresql_url)
+        wait_for_lock(postgresql)
         name, row = batch.at("B")
         report = Report(row.id, row.token, ok=True)
-        engine.serve(tx, database, batch.workers[name].life, [report], [], active=0)
+        engine.serve(tx, postgresql, batch.workers[name].life, [report], [], active=0)
     waiting.join()
     assert batch.task(run, "C").claimed_at >= batch.task(run, "B").ended_at
-    database.dispose()
 
 
-def wait_for_lock(url: str) -> None:
+def wait_for_lock(database: Clocked) -> None:
     """Return once a connection to the database waits for a lock."""
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+    address = database.url.render_as_string(hide_password=False).replace("+psycopg", "")
+    with psycopg.connect(address, autocommit=True) as connection:
         while not connection.execute(waiting).fetchone()[0]:
             pass

@@ -36,13 +36,6 @@ def other(database):
     other.dispose()
 
 
-@pytest.fixture
-def postgresql(postgresql_url):
-    database = Database(postgresql_url)
-    yield database
-    database.dispose()
-
-
 def groups(database: Database) -> set[str]:
     with database.read() as tx:
         return set(tx.execute(select(GROUP.name)).scalars())

@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection, event, text
-from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects.postgresql.base import PGDialect
 
 from batchq import engine
 from batchq.spec import Job
 from batchq.store import moves, servers
 from batchq.store.prepared import Prepared
-from play import Clocked, Play
+from play import Play
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 LARGE = ("batchq_task", "batchq_condition", "batchq_attempt", "batchq_run")
@@ -49,22 +49,20 @@ def story(batch: Play) -> None:
     assert batch.verdict(run) == "canceled"
 
 
-def test_no_statement_of_a_whole_story_scans_a_large_table_on_sqlite(sqlite_url):
-    database = Clocked(sqlite_url)
-    database.instant = NOON
+def test_no_statement_of_a_whole_story_scans_a_large_table_on_sqlite(sqlite):
+    sqlite.instant = NOON
     statements: list[str] = []
 
-    @event.listens_for(database.engine, "connect")
+    @event.listens_for(sqlite.engine, "connect")
     def trace(connection, _):
         connection.set_trace_callback(statements.append)
 
-    story(Play(database))
+    story(Play(sqlite))
     plans = {}
-    with database.read() as tx:
+    with sqlite.read() as tx:
         for statement in dict.fromkeys(writers(statements)):
             rows = tx.connection.cursor().execute(f"EXPLAIN QUERY PLAN {statement}")
             plans[statement] = [row[3] for row in rows]
-    database.dispose()
     assert len(plans) > 50
     assert not {
         (line, statement)
@@ -84,22 +82,20 @@ def writers(statements: list[str]) -> Iterator[str]:
             yield statement
 
 
-def test_no_statement_of_a_whole_story_lacks_an_index_on_postgresql(postgresql_url):
+def test_no_statement_of_a_whole_story_lacks_an_index_on_postgresql(postgresql):
     """Whether there is one: which plan is best for how many rows is the planner's business."""
-    database = Clocked(postgresql_url)
-    database.instant = NOON
+    postgresql.instant = NOON
     seen: dict[str, object] = {}
 
-    @event.listens_for(database.engine, "before_cursor_execute")
+    @event.listens_for(postgresql.engine, "before_cursor_execute")
     def keep(tx, cursor, statement, parameters, context, many):
         if tx.get_execution_options().get("batchq_writes") and not many:
             seen.setdefault(statement, parameters)
 
-    story(Play(database))
+    story(Play(postgresql))
     statements = {statement for statement in seen if re.match(r"(SELECT|UPDATE|DELETE)\b", statement)}
-    with database.write() as tx:
+    with postgresql.write() as tx:
         found = {statement: scans(tx, statement, seen[statement]) for statement in statements}
-    database.dispose()
     assert len(found) > 10
     assert not {statement: scan for statement, scan in found.items() if scan}
 
@@ -140,14 +136,12 @@ def prepared() -> dict[str, Prepared]:
     }
 
 
-def test_every_prepared_statement_has_an_index_for_every_large_table_on_postgresql(postgresql_url):
-    dialect = postgresql.dialect(paramstyle="numeric_dollar")
-    database = Clocked(postgresql_url)
-    with database.write() as tx:
+def test_every_prepared_statement_has_an_index_for_every_large_table_on_postgresql(postgresql):
+    dialect = PGDialect(paramstyle="numeric_dollar")
+    with postgresql.write() as tx:
         found = {
             name: scans(tx, str(each.statement.compile(dialect=dialect)), None, "GENERIC_PLAN")
             for name, each in prepared().items()
         }
-    database.dispose()
     assert len(found) > 20
     assert not {name: scan for name, scan in found.items() if scan}

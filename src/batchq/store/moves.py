@@ -179,7 +179,7 @@ def unsettled_runs(tx: Connection, limit: int) -> list[int]:
 
 def lock_runs(tx: Connection, runs: Collection[int]) -> None:
     """Make settling of these runs serial until the commit; on SQLite every writing transaction already is."""
-    if tx.dialect.name != "sqlite":
+    if runs and tx.dialect.name != "sqlite":
         _LOCK_RUNS(tx, runs=runs)
 
 
