@@ -7,6 +7,7 @@ the ledger wait and try again; what it holds is kept until it is stored.
 from __future__ import annotations
 
 import logging
+import random
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -24,7 +25,9 @@ from batchq.store.moves import Ticket
 
 logger = logging.getLogger(__name__)
 
-RETRY_SECONDS = 0.25
+RETRY_SECONDS = 0.05
+# Another writer that holds SQLite's lock for a moment is nothing to write home about.
+QUIET_SECONDS = 2.0
 
 
 class Hub(Protocol):
@@ -100,6 +103,7 @@ class Ledger:
         self._committing = False
         self._retry_at = 0.0
         self._announced = False
+        self._waits_since: float | None = None
 
     # --- what comes in --------------------------------------------------------------------------------------
 
@@ -205,19 +209,23 @@ class Ledger:
             self.fenced = True
             self._put_back(batch)
         else:
-            self._announced = False
+            self._waits_since, self._announced = None, False
             self._carry_out(batch, served)
         if self._reports or self._arrivals or self._again:
             self.wake()
 
     def _postpone(self, batch: Batch, error: Exception | None) -> None:
-        if not self._announced:
-            known = isinstance(error, DatabaseUnreachable)
+        now = time.monotonic()
+        known = isinstance(error, DatabaseUnreachable)
+        self._waits_since = self._waits_since or now
+        if not self._announced and (now - self._waits_since > QUIET_SECONDS or not known):
             logger.warning("the ledger waits for the database: %s", error, exc_info=None if known else error)
             self._announced = True
         self._put_back(batch)
-        self._retry_at = time.monotonic() + RETRY_SECONDS
-        self._hub.call_later(RETRY_SECONDS * 1.1, self.flush)
+        # Not in step with the other writers that wait.
+        pause = RETRY_SECONDS * random.uniform(0.5, 1.5)
+        self._retry_at = now + pause
+        self._hub.call_later(pause * 1.1, self.flush)
 
     def _put_back(self, batch: Batch) -> None:
         self._reports.extendleft(reversed(batch.reports))

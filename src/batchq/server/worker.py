@@ -388,7 +388,8 @@ def _connected(consumer: Any, connection: Any) -> Any:
     step = 0.1 if consumer.controller.batch_server is not None else RECONCILE_SECONDS
     connected = connection.ensure_connection(away, interval_start=step, interval_step=0, callback=wait)
     # Else Celery takes the time limits of what started meanwhile for the connection's, and ends them with it.
-    consumer.timer_entries_before_start = _timers(consumer.hub)
+    if consumer.hub is not None:
+        consumer.timer_entries_before_start = _timers(consumer.hub)
     consumer.first_connection_attempt = False
     return connected
 
