@@ -9,6 +9,7 @@ import os
 import platform
 import threading
 import time
+from datetime import UTC, datetime
 from functools import partial
 from inspect import isgenerator
 from pathlib import Path
@@ -21,6 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from batchq import engine
 from batchq.config import Settings
+from batchq.core.affinity import Server
 from batchq.engine import Life, Report
 from batchq.errors import BatchqError, DatabaseUnreachable, InvalidInput, ServerRuns
 from batchq.server import tickets
@@ -112,7 +114,7 @@ class Watch(threading.Thread):
 
     def __init__(self, database: Database, settings: Settings, ledger: Ledger) -> None:
         super().__init__(name="batchq-watch", daemon=True)
-        self.wanted: tuple[frozenset[str], int] | None = None
+        self.wanted: tuple[frozenset[str], Server] | None = None
         self._database = Database(str(database.url.render_as_string(hide_password=False)))
         self._settings = settings
         self._ledger = ledger
@@ -147,12 +149,11 @@ class Watch(threading.Thread):
     def _look(self) -> None:
         life = self._ledger.life
         with self._database.read() as tx:
-            now = self._database.now(tx)
             topology = servers.topology(tx, self._database)
             groups = frozenset(servers.group_priorities(tx))
             executing = moves.executing_on(tx, life.server)
         server = topology.by_id[life.server]
-        self.wanted = frozenset(g for g in groups if topology.serves(server, g)), server.threads_now(now)
+        self.wanted = frozenset(g for g in groups if topology.serves(server, g)), server
         self._look_for_lost(life, {row.token for row in executing if row.epoch == life.epoch})
 
     def _look_for_lost(self, life: Life, executing: set[str]) -> None:
@@ -350,7 +351,9 @@ class BatchConsumer(bootsteps.StartStopStep):  # type: ignore[misc]
     def _reconcile(self, consumer: Any, server: BatchServer) -> None:
         if server.watch.wanted is None or consumer.task_consumer is None:
             return
-        groups, threads = server.watch.wanted
+        groups, seen = server.watch.wanted
+        # A window opens or closes between two looks of the watch: only the claim asks the database's clock.
+        threads = seen.threads_now(datetime.now(UTC))
         server.ledger.threads = threads
         wanted = {server.settings.queue(group) for group in groups} if threads else set()
         queues = consumer.app.amqp.queues
