@@ -17,7 +17,7 @@ from sqlalchemy import Connection, select
 from batchq import engine
 from batchq.core.affinity import Server
 from batchq.core.states import LABELS, RUN_ENDED
-from batchq.core.windows import Window, format_days, format_time, overlaps
+from batchq.core.windows import Window, overlaps
 from batchq.errors import Conflict, InvalidInput, NotFound, unknown
 from batchq.spec import Document, JobSpec, ServerSpec
 from batchq.store import moves, runs, servers, views
@@ -235,7 +235,7 @@ def set_server(
     if threads is not None and threads < 0:
         raise InvalidInput(f"threads: {threads} is not allowed; a server has 0 threads or more.")
     for one, other in overlaps(list(windows or ())):
-        raise InvalidInput(f"windows: {window_words(one)} and {window_words(other)} overlap; of one zone none may.")
+        raise InvalidInput(f"windows: {one} and {other} overlap; of one zone none may.")
     given = {"threads": threads, "enabled": enabled, "groups": groups, "windows": windows}
     wanted = {key: value for key, value in given.items() if value is not None}
     return database.run(_set_server, database, name, wanted, ahead)
@@ -283,17 +283,11 @@ def _differences(what: str, before: Mapping[str, Any], after: Mapping[str, Any])
             yield f"{what}: {key} {said} → {wanted}"
 
 
-def window_words(window: Window) -> str:
-    """`18:00-07:30=20 Europe/Oslo [mon,tue]`."""
-    days = f" [{','.join(format_days(window.days))}]" if window.days is not None else ""
-    return f"{format_time(window.start)}-{format_time(window.end)}={window.threads} {window.timezone}{days}"
-
-
 _WORDS: dict[str, Callable[[Any], str]] = {
     "threads": str,
     "enabled": lambda enabled: "yes" if enabled else "no",
     "groups": lambda groups: ", ".join(sorted(groups)) or "none",
-    "windows": lambda windows: ", ".join(map(window_words, windows)) or "none",
+    "windows": lambda windows: ", ".join(map(str, windows)) or "none",
 }
 
 

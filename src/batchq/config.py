@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from sqlalchemy.engine import make_url
+from tzlocal import get_localzone_name
 
+from batchq.core.windows import zone
 from batchq.errors import InvalidInput
 
 
@@ -25,6 +27,8 @@ class Settings(BaseSettings):
     deployment: str = Field("default", pattern=r"^[A-Za-z0-9_-]{1,50}$", description="part of every queue's name")
     ticket_key: str = Field("", repr=False, description="secret that signs tickets; empty = unsigned")
     shell: bool = Field(False, description="whether shell.run may be used")
+    timezone: str | None = Field(None, description="the user's time zone, IANA name; none = the machine's")
+    processes: int = Field(200, gt=0, le=10_000, description="most processes, or threads, of a server's pool")
     fast_path: bool = Field(True, description="whether submit and finishing servers advance the work themselves")
     tickets_ahead: int = Field(0, ge=0, le=1000, description="tickets per open server beyond its free threads")
     tick_seconds: float = Field(1.0, gt=0, le=60, description="time between two ticks of a coordinator")
@@ -66,6 +70,11 @@ class Settings(BaseSettings):
             lines = (f"BATCHQ_{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
             raise InvalidInput("Settings: " + "; ".join(lines)) from None
 
+    @field_validator("timezone")
+    @classmethod
+    def _known(cls, value: str | None) -> str | None:
+        return value and zone(value).key
+
     @property
     def database(self) -> str:
         """The database URL in force."""
@@ -78,6 +87,19 @@ class Settings(BaseSettings):
     @property
     def coordinator_queue(self) -> str:
         return f"batchq.{self.deployment}/coordinator"
+
+
+def users_zone(name: str | None = None) -> str:
+    """The IANA name of the user's time zone: `name` if they set it, else the machine's; raises InvalidInput."""
+    try:
+        found = name or get_localzone_name() or "UTC"
+        return zone(found if found != "Etc/UTC" else "UTC").key
+    except (ValueError, LookupError, OSError) as error:
+        if name:
+            raise InvalidInput(f"timezone: {error}") from None
+        raise InvalidInput(
+            "This machine's time zone has no IANA name: say which one is meant, in BATCHQ_TIMEZONE or beside the times."
+        ) from None
 
 
 def masked(url: str) -> str:

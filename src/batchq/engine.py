@@ -353,7 +353,7 @@ def _claim(
     mine: list[Offer] = []
     foreign: list[Offer] = []
     for offer in offers:
-        (mine if opened and topology.serves(server, offer.group) else foreign).append(offer)
+        (mine if opened and topology.takes(server, offer.group) else foreign).append(offer)
     moves.take_back(tx, [(offer.task, offer.token) for offer in foreign])
     taken, parked = mine[: max(free, 0)], mine[max(free, 0) :]
     granted = moves.claim(tx, [(o.task, o.token) for o in taken], life.server, life.epoch, now) if taken else []

@@ -6,11 +6,11 @@ import logging
 import os
 import signal
 import subprocess
-import time
 from typing import Any
 
 from celery import Celery
 
+from batchq import clock
 from batchq.server.child import current
 
 logger = logging.getLogger(__name__)
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 def work(seconds: float = 0, fail: bool = False, message: str | None = None) -> None:
     """Sleep for `seconds`, log `message`, and fail if told to."""
-    time.sleep(seconds)
+    clock.sleep(seconds)
     if message is not None:
         logger.info("%s", message)
     if fail:

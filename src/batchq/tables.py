@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from enum import StrEnum
 
 from sqlalchemy import (
@@ -58,6 +58,7 @@ class Group(Row, table=True):
     __tablename__ = "batchq_group"
     name: str = Field(primary_key=True, max_length=NAME)
     priority: int = 1
+    paused: bool = False
 
 
 class Server(Row, table=True):
@@ -93,7 +94,10 @@ class ServerGroup(Row, table=True):
 
 
 class ServerWindow(Row, table=True):
-    """A daily period in which a server has a number of threads (rule 17); `days` as `mon,tue`, null = all."""
+    """A daily period in which a server has a number of threads (rules 17, 21).
+
+    `days` as `mon,tue`, null = all; `only` is the one date of an exception.
+    """
 
     __tablename__ = "batchq_window"
     __table_args__ = (CheckConstraint("threads >= 0", name="threads_not_negative"),)
@@ -106,6 +110,7 @@ class ServerWindow(Row, table=True):
     threads: int
     timezone: str = Field(max_length=64)
     days: str | None = Field(default=None, max_length=32)
+    only: date | None = None
 
 
 class Job(Row, table=True):

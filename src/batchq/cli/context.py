@@ -139,7 +139,12 @@ def limits(settings: Settings) -> Limits:
     """The most that a job file may hold, by the settings."""
     from batchq.spec import Limits
 
-    return Limits(file_bytes=settings.file_bytes, tasks=settings.tasks, conditions=settings.conditions)
+    return Limits(
+        file_bytes=settings.file_bytes,
+        tasks=settings.tasks,
+        conditions=settings.conditions,
+        timezone=settings.timezone,
+    )
 
 
 def forward() -> None:

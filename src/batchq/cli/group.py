@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import click
 
+from batchq import clock
 from batchq.cli.context import database, forward
 from batchq.cli.output import Part, Table, duration, instant, output_option, present, watch_option
 
@@ -49,7 +50,7 @@ def set_(name: str, priority: str) -> None:
 
 def groups_table(groups: list[dict[str, Any]]) -> Table:
     """Groups for people."""
-    now = datetime.now(UTC)
+    now = clock.now()
     columns = ("Group", "Priority", "Ready", "Queued", "Executing", "Oldest", "Servers", "Why")
     return Table(columns, [_row(group, now) for group in groups])
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from batchq import clock
 from batchq.cli import graph
 from batchq.cli.context import batch, database, limits
 from batchq.cli.output import Part, Table, count, label, lasted, local, output_option, present, watch_option
@@ -97,7 +97,7 @@ def _read(definition: str) -> JobSpec:
 
 
 def _listed(jobs: list[dict[str, Any]]) -> Iterator[Part]:
-    now = datetime.now(UTC)
+    now = clock.now()
     rows = []
     for job in jobs:
         run = job["last_run"]

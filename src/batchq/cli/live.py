@@ -8,9 +8,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from batchq import clock
 from batchq.cli.output import counted, duration, first_line, instant, label, lasted, local, printable, styled
 from batchq.core.states import NOT_STARTED, RUN_ENDED, TERMINAL, State
 
@@ -53,12 +54,12 @@ def follow(
             asked = time.monotonic()
             with database.read() as tx:
                 view = views.run_view(tx, run_id, results=False)
-            show(view, datetime.now(UTC))
+            show(view, clock.now())
             late = timeout is not None and time.monotonic() - began >= timeout
             if view["status"] in RUN_ENDED or late or stop():
                 break
             pause(max(POLL_SECONDS, POLL_SHARE * (time.monotonic() - asked)))
-    for line in summary(view, datetime.now(UTC)):
+    for line in summary(view, clock.now()):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     with database.read() as tx:
         return views.run_view(tx, run_id)

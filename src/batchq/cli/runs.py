@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 import click
 
+from batchq import clock
 from batchq.cli.context import database, forward
 from batchq.cli.output import (
     Part,
@@ -142,7 +142,7 @@ def wait_for(run: int, timeout: float | None, output: str) -> None:
 
 def runs_table(views: list[dict[str, Any]]) -> Iterator[Part]:
     """Runs for people."""
-    now = datetime.now(UTC)
+    now = clock.now()
     yield Table(
         ("Run", "Job", "Status", "Submitted", "Time", "Tasks"),
         [
@@ -161,7 +161,7 @@ def runs_table(views: list[dict[str, Any]]) -> Iterator[Part]:
 
 
 def _drawn(view: dict[str, Any]) -> Iterator[Part]:
-    now = datetime.now(UTC)
+    now = clock.now()
     submitted = local(view["submitted_at"], now)
     name = f"{view['job']} run {view['run']}"
     yield f"{name}: {label(view['status'])}, submitted {submitted}, {lasted(view, now)}"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import click
 
+from batchq import clock
 from batchq.cli.context import batch, database, forward
 from batchq.cli.output import Part, Table, local, output_option, present, watch_option
 from batchq.core.windows import Window, parse_days, parse_time
@@ -126,7 +127,7 @@ def set_(
 
 def servers_table(servers: list[dict[str, Any]]) -> Table:
     """Servers for people."""
-    now = datetime.now(UTC)
+    now = clock.now()
     rows = [
         (
             server["name"],
@@ -148,7 +149,7 @@ def _change(server: dict[str, Any], now: datetime) -> str:
 
 
 def _drawn(view: dict[str, Any]) -> Iterator[Part]:
-    now = datetime.now(UTC)
+    now = clock.now()
     yield f"{view['name']}: {view['state']}, {view['busy']} of {view['threads']} threads busy"
     yield f"groups       {', '.join(view['groups']) or 'default, and those to which no server is bound'}"
     yield f"next change  {_change(view, now)} threads" if view["next_change"] else "next change  none"

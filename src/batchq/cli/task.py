@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import click
 
+from batchq import clock
 from batchq.cli.context import database
 from batchq.cli.live import note
 from batchq.cli.output import (
@@ -63,7 +64,7 @@ def list_(run: str, statuses: tuple[str, ...], output: str, watch: bool) -> None
             tasks = views.run_view(tx, number)["tasks"]
         return [task for task in tasks if not statuses or task["status"] in statuses]
 
-    present(read, lambda tasks: [tasks_table(tasks, datetime.now(UTC))], output=output, watch=watch)
+    present(read, lambda tasks: [tasks_table(tasks, clock.now())], output=output, watch=watch)
 
 
 @task.command()
@@ -143,13 +144,13 @@ def _sentence(view: dict[str, Any]) -> str:
     if view["why"]:
         return f"{label(view['status'])}, {view['why']}"
     if view["status"] == State.EXECUTING:
-        since = local(view["started_at"], datetime.now(UTC))
+        since = local(view["started_at"], clock.now())
         return f"{label(view['status'])} on {view['server']} since {since}"
     return label(view["status"]) + (f", {note(view)}" if note(view) else "")
 
 
 def _drawn(view: dict[str, Any]) -> Iterator[Part]:
-    now = datetime.now(UTC)
+    now = clock.now()
     yield f"{view['job']} run {view['run']} / {view['name']}: {_sentence(view)}"
     arguments = [json.dumps(value, ensure_ascii=False) for value in view["args"]]
     arguments += [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in view["kwargs"].items()]

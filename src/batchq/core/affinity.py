@@ -9,7 +9,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any, TypeVar
 
-from batchq.core.windows import Window, format_time, next_opening, threads_at, zone
+from batchq.core.windows import Window, covering, format_time, next_opening, threads_at, zone
 
 DEFAULT_GROUP = "default"
 
@@ -40,10 +40,11 @@ class Server:
 
 @dataclass(frozen=True)
 class Topology:
-    """All servers and their bindings at one moment; `version` tells two of them apart."""
+    """All servers, their bindings and the paused groups at one moment; `version` tells two of them apart."""
 
     servers: tuple[Server, ...]
     version: int = 0
+    paused: frozenset[str] = frozenset()
 
     @cached_property
     def by_id(self) -> dict[int, Server]:
@@ -60,6 +61,10 @@ class Topology:
             return group in server.groups
         return group == DEFAULT_GROUP or group not in self.bound
 
+    def takes(self, server: Server, group: str) -> bool:
+        """Whether the server may start tasks of the group now, if it has a thread (rules 11, 12, 29)."""
+        return group not in self.paused and self.serves(server, group)
+
     def serving(self, group: str) -> list[Server]:
         """The servers that may run the group's tasks, in whatever state they are."""
         return [server for server in self.servers if self.serves(server, group)]
@@ -74,7 +79,7 @@ class Matching:
 
     def __init__(self, topology: Topology, free: Mapping[int, int]) -> None:
         self._servers = [server for server in topology.servers if free.get(server.id, 0) > 0]
-        self._serves = topology.serves
+        self._takes = topology.takes
         self._free = {server.id: free[server.id] for server in self._servers}
         self.placed: dict[int, Counter[str]] = {server.id: Counter() for server in self._servers}
         self._hopeless: set[str] = set()
@@ -101,7 +106,7 @@ class Matching:
         self, group: str, source: int | None, came: dict[int, tuple[int | None, str]], queue: deque[int]
     ) -> None:
         for server in self._servers:
-            if server.id not in came and self._serves(server, group):
+            if server.id not in came and self._takes(server, group):
                 came[server.id] = (source, group)
                 queue.append(server.id)
 
@@ -128,7 +133,7 @@ def free_threads(topology: Topology, busy: Mapping[int, int], now: datetime, ahe
 
 def room(group: str, topology: Topology, free: Mapping[int, int]) -> int:
     """How many tickets of the group could be out at most, were it alone."""
-    return sum(count for server, count in free.items() if topology.serves(topology.by_id[server], group))
+    return sum(count for server, count in free.items() if topology.takes(topology.by_id[server], group))
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,15 +168,24 @@ def surplus(out: Iterable[tuple[Key, str]], topology: Topology, free: Mapping[in
     return [key for key, group in out if not matching.place(group)]
 
 
-def why_ready(group: str, topology: Topology, busy: Mapping[int, int], now: datetime) -> str:
-    """Why a ready task of the group does not start, as one clause, with the next instant if time decides (rule 40)."""
-    serving = topology.serving(group)
-    for reason in _reasons(group, serving, busy, now):
+def why_ready(
+    group: str, topology: Topology, busy: Mapping[int, int], now: datetime, timezone: str | None = None
+) -> str:
+    """Why a ready task of the group does not start, as one clause, with the next instant if time decides (rule 40).
+
+    The instant is told in `timezone`, an IANA name; without one, in the zone of the window that opens.
+    """
+    for reason in _reasons(group, topology, busy, now, timezone):
         return reason
     return "is being handed out"
 
 
-def _reasons(group: str, serving: Sequence[Server], busy: Mapping[int, int], now: datetime) -> Iterator[str]:
+def _reasons(
+    group: str, topology: Topology, busy: Mapping[int, int], now: datetime, timezone: str | None
+) -> Iterator[str]:
+    serving = topology.serving(group)
+    if group in topology.paused:
+        yield f"{group} is paused"
     if not serving:
         yield f"{group}: no server serves this group"
     enabled = [server for server in serving if server.enabled]
@@ -185,14 +199,14 @@ def _reasons(group: str, serving: Sequence[Server], busy: Mapping[int, int], now
         yield f"{group}: {names(alive)} {'are' if len(alive) > 1 else 'is'} stopping"
     opened = [server for server in staying if server.threads_now(now)]
     if not opened:
-        yield f"{group}: {_closed(staying, now)}"
+        yield f"{group}: {_closed(staying, now, timezone)}"
     full = [server for server in opened if busy.get(server.id, 0) >= server.threads_now(now)]
     if len(full) == len(opened):
         counts = ", ".join(f"{s.name} {busy[s.id]}/{s.threads_now(now)}" for s in full[:4])
         yield f"{counts}{', …' if len(full) > 4 else ''} threads busy"
 
 
-def _closed(servers: Sequence[Server], now: datetime) -> str:
+def _closed(servers: Sequence[Server], now: datetime, timezone: str | None) -> str:
     openings = [
         (opening, server)
         for server in servers
@@ -202,14 +216,23 @@ def _closed(servers: Sequence[Server], now: datetime) -> str:
         lacks = "window that opens" if all(server.windows for server in servers) else "threads"
         return f"{names(servers)} {'have' if len(servers) > 1 else 'has'} no {lacks}"
     opening, server = min(openings, key=lambda pair: pair[0])
-    window = next(window for window in server.windows if window.threads and window.covers(opening))
-    return f"no server has an open window until {_local(opening, window, now)}"
+    window = max(covering(server.windows, opening), key=lambda window: window.threads, default=None)
+    shown = timezone or (window or server.windows[0]).timezone
+    return f"no server has an open window until {local(opening, shown, now)} ({_which(server, window, shown)})"
 
 
-def _local(instant: datetime, window: Window, now: datetime) -> str:
-    there, here = instant.astimezone(zone(window.timezone)), now.astimezone(zone(window.timezone))
+def _which(server: Server, window: Window | None, timezone: str) -> str:
+    if window is None:  # a day off has ended for a server that has no other windows
+        return f"{server.name} with {server.threads} threads"
+    zoned = "" if window.timezone == timezone else f" {window.timezone}"
+    return f"{server.name}, {window.span}{zoned} with {window.threads} threads"
+
+
+def local(instant: datetime, timezone: str, now: datetime) -> str:
+    """`18:00 Europe/Oslo`, or on another day than `now` there `Tue 24 Nov 18:00 Europe/Oslo`."""
+    there, here = instant.astimezone(zone(timezone)), now.astimezone(zone(timezone))
     day = "" if there.date() == here.date() else f"{there:%a %d %b} "
-    return f"{day}{format_time(there.time().replace(microsecond=0))} {window.timezone}"
+    return f"{day}{format_time(there.time().replace(microsecond=0))} {timezone}"
 
 
 def names(servers: Sequence[Server]) -> str:

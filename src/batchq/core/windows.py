@@ -1,10 +1,13 @@
-"""When a server may start how many tasks: daily windows on the wall clock of their zone (rules 16 to 21)."""
+"""When a server may start how many tasks: daily windows on the wall clock of their zone (rules 16 to 21).
+
+A dated window is an exception: on its date it takes the place of the windows that would start that day.
+"""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from difflib import get_close_matches
@@ -27,6 +30,8 @@ EVERY_DAY = frozenset(range(7))
 DAY_NUMBERS = {name: number for names in (DAYS, FULL_NAMES) for number, name in enumerate(names)}
 
 NOT_A_ZONE = {"localtime", "Factory"}  # in the database, but the machine's own zone, and none at all
+YEARS = range(1970, 3000)
+DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 TIME = re.compile(r"([0-9]{2}):([0-9]{2})(?::([0-9]{2}))?")
 
 _short = Repr()
@@ -38,8 +43,9 @@ class Window:
     """A daily period in which a server has `threads` threads (rules 17, 18, 21).
 
     `start` (inclusive) and `end` (exclusive) are wall-clock times of whole seconds in `timezone`, an IANA
-    name. `days` are the local days on which the window starts, 0 = Monday; None = every day. ValueError
-    for anything else.
+    name. `days` are the local days on which the window starts, 0 = Monday; None = every day. A dated
+    window starts `only` on that local date. ValueError for anything else; but a window that was stored
+    and whose zone has `vanished` from the machine's list since is one that never opens.
     """
 
     start: time
@@ -47,6 +53,8 @@ class Window:
     threads: int
     timezone: str
     days: frozenset[int] | None = None
+    only: date | None = None
+    vanished: bool = False
 
     def __post_init__(self) -> None:
         for edge in (self.start, self.end):
@@ -56,19 +64,39 @@ class Window:
             raise ValueError(f"A window has 0 threads or more, not {self.threads}.")
         if self.days is not None and not self.days <= EVERY_DAY:
             raise ValueError(f"The days of a window go from 0 (Monday) to 6, not {sorted(self.days)}.")
-        zone(self.timezone)
+        if self.only is not None and self.days is not None:
+            raise ValueError("A window has a date or weekdays, not both.")
+        if self.only is not None and self.only.year not in YEARS:
+            raise ValueError(f"The date of a window lies between {YEARS[0]} and {YEARS[-1]}, not in {self.only.year}.")
+        if not self.vanished:
+            zone(self.timezone)
+
+    def __str__(self) -> str:
+        """`18:00-07:30=20 Europe/Oslo`, and the days or the date in brackets."""
+        days = "" if self.days is None else f" [{','.join(format_days(self.days))}]"
+        date = "" if self.only is None else f" [{self.only}]"
+        return f"{format_time(self.start)}-{format_time(self.end)}={self.threads} {self.timezone}{days}{date}"
+
+    @property
+    def span(self) -> str:
+        """`18:00-07:30`, and the date of an exception."""
+        return f"{format_time(self.start)}-{format_time(self.end)}{f' on {self.only}' if self.only else ''}"
 
     def covers(self, instant: datetime) -> bool:
-        """Whether the aware `instant` lies in the window (rule 18)."""
+        """Whether the aware `instant` lies in the window, exceptions left aside (rule 18)."""
         day = self.day_of(instant)
         return day is not None and self.starts_on(day)
 
     def starts_on(self, day: date) -> bool:
         """Whether `day` is one of the window's days; a night belongs to the day it started on (rule 21)."""
+        if self.only is not None:
+            return day == self.only
         return self.days is None or day.weekday() in self.days
 
     def day_of(self, instant: datetime) -> date | None:
         """The local day whose period, by the clock alone, holds the aware `instant`; None between periods."""
+        if self.vanished:
+            return None
         wall = _aware(instant).astimezone(zone(self.timezone))
         clock = wall.time()
         if self.start < self.end:
@@ -78,33 +106,71 @@ class Window:
         return wall.date() - DAY if clock < self.end else None  # the window crossed midnight
 
 
-def threads_at(windows: Sequence[Window], threads: int, instant: datetime) -> int:
-    """How many tasks a server may run at the aware `instant` (rules 18, 19).
+@dataclass(frozen=True, slots=True)
+class Period:
+    """From `start` (inclusive) to `end` (exclusive), both UTC, a server has `threads` threads."""
 
-    Without windows its own `threads`; with windows the most that one covering the instant has, 0 in none.
+    start: datetime
+    end: datetime
+    threads: int
+
+
+def threads_at(windows: Sequence[Window], threads: int, instant: datetime) -> int:
+    """How many tasks a server may run at the aware `instant` (rules 18, 19, 21).
+
+    With windows the most that one covering the instant has, 0 in none. Without windows its own `threads`;
+    that is so too where all windows are dated, on all other days in their zones.
     """
     if not windows:
         return threads
-    return max((window.threads for window in windows if window.covers(instant)), default=0)
+    most = max((window.threads for window in covering(windows, instant)), default=0)
+    if _only_dated(windows) and not any(_today(window, instant) == window.only for window in windows):
+        return max(most, threads)
+    return most
+
+
+def covering(windows: Sequence[Window], instant: datetime) -> list[Window]:
+    """The windows that hold the aware `instant`; an exception silences the others that start on its date (rule 21)."""
+    excepted = {window.only for window in windows if window.only is not None}
+    return [
+        window
+        for window in windows
+        if (day := window.day_of(instant)) is not None
+        and window.starts_on(day)
+        and (window.only is not None or day not in excepted)
+    ]
+
+
+def periods(windows: Sequence[Window], threads: int, begin: datetime, end: datetime) -> Iterator[Period]:
+    """The time from `begin` to `end`, both aware, without holes: a period for each number of threads; gaps have 0."""
+    begin, end = _aware(begin).astimezone(UTC), _aware(end).astimezone(UTC)
+    while begin < end:
+        present = threads_at(windows, threads, begin)
+        change = next_change(windows, threads, begin, end - begin)
+        stop = min(change, end) if change is not None else end
+        yield Period(begin, stop, present)
+        begin = stop
 
 
 def next_change(
-    windows: Sequence[Window], threads: int, after: datetime, horizon: timedelta = HORIZON
+    windows: Sequence[Window], threads: int, after: datetime, horizon: timedelta | None = None
 ) -> datetime | None:
     """The first instant later than `after` at which `threads_at` differs from its value at `after`.
 
-    In UTC and exact to the second; None if nothing differs up to and including `after` + `horizon`.
+    In UTC and exact to the second; None if nothing differs up to and including `after` + `horizon`. Without a
+    horizon it looks as far as a change can be: a week, and another one after each exception on the way.
     """
     begin = _aware(after).astimezone(UTC)
     present = threads_at(windows, threads, begin)
-    for moment in _moments(windows, begin, begin + horizon):
+    end = begin + horizon if horizon is not None else _horizon(windows, begin)
+    for moment in _moments(windows, begin, end):
         if threads_at(windows, threads, moment) != present:
             return moment
     return None
 
 
 def next_opening(
-    windows: Sequence[Window], threads: int, after: datetime, horizon: timedelta = HORIZON
+    windows: Sequence[Window], threads: int, after: datetime, horizon: timedelta | None = None
 ) -> datetime | None:
     """The first instant, in UTC, at or later than `after` with a thread; None up to `after` + `horizon`."""
     if threads_at(windows, threads, after) > 0:
@@ -113,9 +179,17 @@ def next_opening(
 
 
 def overlaps(windows: Sequence[Window]) -> list[tuple[Window, Window]]:
-    """The pairs of windows of one zone whose periods meet on the wall clock of a week (rules 18, 21)."""
+    """The pairs of windows of one zone whose periods meet on the wall clock (rules 18, 21).
+
+    Daily windows are compared on the circle of a week, dated ones on their own days. A date with no threads
+    meets nothing: the night that began before it goes on.
+    """
+    excepted = {window.only for window in windows if window.only is not None}
     return [
-        (one, other) for one, other in combinations(windows, 2) if one.timezone == other.timezone and _meet(one, other)
+        (one, other)
+        for one, other in combinations(windows, 2)
+        if one.timezone == other.timezone
+        and (_meet(one, other) if one.only is other.only is None else _meet_on_dates(one, other, excepted))
     ]
 
 
@@ -140,6 +214,16 @@ def format_time(value: time) -> str:
     return value.isoformat("seconds" if value.second else "minutes")
 
 
+def parse_date(text: str) -> date:
+    """The date that `YYYY-MM-DD` says; ValueError for anything else."""
+    try:
+        if isinstance(text, str) and DATE.fullmatch(text):
+            return date.fromisoformat(text)
+    except ValueError:
+        pass
+    raise ValueError(f'{_short.repr(text)} is not a date. Write it as text, "YYYY-MM-DD", such as "2026-12-24".')
+
+
 def parse_days(names: Iterable[str]) -> frozenset[int]:
     """The weekdays, 0 = Monday, named `mon` to `sun` or in full, in any case; else ValueError (rule 21)."""
     if isinstance(names, str) or not isinstance(names, Iterable):
@@ -153,6 +237,11 @@ def parse_days(names: Iterable[str]) -> frozenset[int]:
 def format_days(days: Iterable[int]) -> list[str]:
     """The short names of the weekdays in the order of the week; `parse_days` reads them back."""
     return [DAYS[day] for day in sorted(days)]
+
+
+def is_zone(name: str) -> bool:
+    """Whether the machine knows a time zone of this IANA name."""
+    return name in _zone_names()
 
 
 @cache
@@ -175,11 +264,31 @@ def _aware(instant: datetime) -> datetime:
     return instant
 
 
+def _only_dated(windows: Sequence[Window]) -> bool:
+    return all(window.only is not None for window in windows)
+
+
+def _today(window: Window, instant: datetime) -> date | None:
+    return None if window.vanished else instant.astimezone(zone(window.timezone)).date()
+
+
+def _horizon(windows: Sequence[Window], begin: datetime) -> datetime:
+    """How far to look: until every weekly window came round, on days that no exception took."""
+    end = begin + HORIZON
+    for day in sorted(window.only for window in windows if window.only is not None):
+        start = datetime.combine(day, time(), UTC)
+        if begin - HORIZON < start < end + DAY:
+            end = max(end, start + HORIZON)
+    return end
+
+
 def _moments(windows: Sequence[Window], begin: datetime, end: datetime) -> Iterator[datetime]:
     """In order, every instant after `begin` up to `end`, both UTC, at which a window may open or close."""
     clocks: defaultdict[str, set[time]] = defaultdict(set)
+    midnights = {time()} if _only_dated(windows) else set()
     for window in windows:
-        clocks[window.timezone] |= {window.start, window.end}
+        if not window.vanished:
+            clocks[window.timezone] |= {window.start, window.end, *midnights}
     begin, end = begin.replace(microsecond=0), end.replace(microsecond=0)
     while begin < end:
         stop = min(begin + DAY, end)
@@ -216,6 +325,21 @@ def _meet(one: Window, other: Window) -> bool:
         for ours in _starts(one)
         for theirs in _starts(other)
     )
+
+
+def _meet_on_dates(one: Window, other: Window, excepted: Collection[date]) -> bool:
+    """Whether two windows meet, at least one of which is dated."""
+    dated, second = (one, other) if one.only is not None else (other, one)
+    assert dated.only is not None
+    if not dated.threads or (second.only is not None and not second.threads):
+        return False
+    begin = datetime.combine(dated.only, dated.start)
+    for day in (dated.only - DAY, dated.only, dated.only + DAY):
+        if second.starts_on(day) and (second.only is not None or day not in excepted):
+            there = datetime.combine(day, second.start)
+            if begin < there + SECOND * _length(second) and there < begin + SECOND * _length(dated):
+                return True
+    return False
 
 
 def _starts(window: Window) -> list[int]:

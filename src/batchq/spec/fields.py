@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sized
 from dataclasses import dataclass
+from datetime import date, datetime
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
@@ -18,9 +19,10 @@ from pydantic import (
     ValidationInfo,
 )
 
+from batchq.config import users_zone
 from batchq.core.conditions import Condition
 from batchq.core.states import SYNONYMS, Outcome
-from batchq.core.windows import format_days, format_time, parse_days, parse_time, zone
+from batchq.core.windows import format_days, format_time, parse_date, parse_days, parse_time, zone
 from batchq.spec.faults import Fault, Path, RuleBroken, near, shown, unknown_keys
 
 JSON: TypeAlias = Any  # `_json_faults` looks at it: a recursive type would recurse as deep as the input
@@ -34,13 +36,14 @@ INT64 = range(-(2**63), 2**63)
 
 @dataclass(frozen=True)
 class Limits:
-    """The most that one job file, or one job, may hold."""
+    """The most that one job file, or one job, may hold, and whose zone it is written in."""
 
     file_bytes: int = 8 * 1024 * 1024
     tasks: int = 100_000
     conditions: int = 1_000_000
     name_chars: int = 200
     argument_bytes: int = 64 * 1024  # args and kwargs of one task, as JSON
+    timezone: str | None = None  # of windows that name none: their user's; none = the machine's
 
 
 DEFAULT_LIMITS = Limits()
@@ -188,8 +191,17 @@ def _time(value: str) -> str:
     return format_time(parse_time(value))
 
 
-def _zone(value: str) -> str:
-    return zone(value).key
+def _zone(value: str | None, info: ValidationInfo) -> str:
+    """The zone that is named, else that of the user who writes the file (rule 17)."""
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"must be the name of a time zone, not {shown(value)}")
+    return zone(value or users_zone(limits_of(info).timezone)).key
+
+
+def _date(value: Any) -> date:
+    if isinstance(value, date) and not isinstance(value, datetime):
+        return value
+    return parse_date(value)
 
 
 def _days(value: Any) -> tuple[str, ...] | None:
@@ -230,7 +242,8 @@ Kwargs = Annotated[dict[str, JSON], AfterValidator(_json)]
 Threads = Annotated[int, Field(strict=True, ge=0, le=MOST_THREADS)]
 Seconds = Annotated[float, Field(strict=True, le=YEAR_SECONDS, allow_inf_nan=False)]
 TimeOfDay = Annotated[str, AfterValidator(_time)]
-Zone = Annotated[str, AfterValidator(_zone)]
+Zone = Annotated[str, BeforeValidator(_zone, json_schema_input_type=str | None)]
+Date = Annotated[date, BeforeValidator(_date, json_schema_input_type=str)]
 Days = Annotated[tuple[str, ...] | None, BeforeValidator(_days, json_schema_input_type=list[Day] | None)]
 After = Annotated[
     tuple[Condition, ...],

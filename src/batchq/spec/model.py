@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self, cast
 
 from pydantic import (
     BaseModel,
@@ -20,11 +20,12 @@ from pydantic import (
 
 from batchq.core.conditions import Condition, Join, find_cycle
 from batchq.core.states import Outcome
-from batchq.core.windows import Window, format_time, overlaps, parse_days, parse_time
+from batchq.core.windows import Window, overlaps, parse_days, parse_time
 from batchq.spec.faults import MOST_FAULTS, Fault, RuleBroken, near, shown
 from batchq.spec.fields import (
     After,
     Args,
+    Date,
     Days,
     Kwargs,
     Limits,
@@ -119,19 +120,35 @@ class GroupSpec(Spec):
 
 
 class WindowSpec(Spec):
-    """A daily period in which a server has `threads` threads; `days` None = every day (rules 17, 18, 21)."""
+    """A daily period in which a server has `threads` threads; `days` None = every day (rules 17, 18, 21).
 
-    start: TimeOfDay
-    end: TimeOfDay
+    With a `date` it is an exception: it takes the place of what would start that day. With no threads it
+    needs neither start nor end. Without a `timezone` it is in the zone of whoever writes it.
+    """
+
+    start: TimeOfDay = ""
+    end: TimeOfDay = ""
     threads: Threads
-    timezone: Zone
+    timezone: Zone = Field(default=cast(str, None), validate_default=True)
     days: Days = None
+    date: Date | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.date is not None and self.days is not None:
+            raise RuleBroken(Fault(("days",), "a window has a date or weekdays, not both"))
+        off = self.date is not None and self.threads == 0
+        for name in ("start", "end"):
+            if not getattr(self, name) and not off:
+                raise RuleBroken(Fault((name,), f"'{name}' is missing"))
+        return self
 
     @property
     def window(self) -> Window:
         """The same as a value that knows what it covers."""
         days = None if self.days is None else parse_days(self.days)
-        return Window(parse_time(self.start), parse_time(self.end), self.threads, self.timezone, days)
+        start, end = (parse_time(clock or "00:00") for clock in (self.start, self.end))
+        return Window(start, end, self.threads, self.timezone, days, self.date)
 
 
 class ServerSpec(Spec):
@@ -144,8 +161,7 @@ class ServerSpec(Spec):
     @model_validator(mode="after")
     def _apart(self) -> Self:
         for one, other in overlaps([spec.window for spec in self.windows]):
-            spans = [f"{format_time(window.start)}-{format_time(window.end)}" for window in (one, other)]
-            sentence = f"{' and '.join(spans)} overlap in {one.timezone}; windows of one zone may not"
+            sentence = f"{one.span} and {other.span} overlap in {one.timezone}; windows of one zone may not"
             raise RuleBroken(Fault(("windows",), sentence))
         return self
 

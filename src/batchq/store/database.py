@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
 
+from batchq import clock
 from batchq.config import masked
 from batchq.core.affinity import Topology
 from batchq.errors import DatabaseUnreachable, InvalidInput
@@ -91,9 +92,9 @@ class Database:
     def now(self, tx: Connection) -> datetime:
         """The instant that counts: PostgreSQL's clock, or for SQLite this machine's (rule 20)."""
         if self.embedded:
-            return datetime.now(UTC)
+            return clock.now()
         instant: datetime = tx.execute(_CLOCK).scalar_one()
-        return instant.astimezone(UTC)
+        return clock.clock().show(instant.astimezone(UTC))
 
     @contextmanager
     def reachable(self) -> Iterator[None]:

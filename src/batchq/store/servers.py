@@ -11,7 +11,7 @@ from sqlalchemy import Connection, bindparam, delete, exists, insert, literal_co
 from batchq.core.affinity import Server as Seen
 from batchq.core.affinity import Topology
 from batchq.core.states import NOT_STARTED, State
-from batchq.core.windows import Window, format_days, format_time, parse_days, parse_time
+from batchq.core.windows import Window, format_days, format_time, is_zone, parse_days, parse_time
 from batchq.store.database import Database
 from batchq.store.moves import TASK, is_
 from batchq.store.prepared import Prepared
@@ -94,13 +94,15 @@ def _load(tx: Connection, version: int) -> Topology:
         )
         for row in tx.execute(select(Server.__table__).order_by(SERVER.name))  # type: ignore[attr-defined]
     )
-    return Topology(servers, version)
+    paused = tx.execute(select(GROUP.name).where(GROUP.paused)).scalars()
+    return Topology(servers, version, frozenset(paused))
 
 
 def window_of(row: Any) -> Window:
-    """The window that a row describes."""
+    """The window that a row describes; one whose zone is not in this machine's list any more never opens."""
     days = parse_days(row.days.split(",")) if row.days else None
-    return Window(parse_time(row.start), parse_time(row.end), row.threads, row.timezone, days)
+    start, end = parse_time(row.start), parse_time(row.end)
+    return Window(start, end, row.threads, row.timezone, days, row.only, vanished=not is_zone(row.timezone))
 
 
 def changed(tx: Connection) -> None:
@@ -131,6 +133,12 @@ def set_priority(tx: Connection, group: str, priority: int) -> bool:
     waiting = TASK.status.in_([state.value for state in NOT_STARTED])
     tx.execute(update(Task).where(TASK.group_name == group, ~TASK.own_priority, waiting).values(priority=priority))
     return True
+
+
+def pause(tx: Connection, group: str, paused: bool) -> bool:
+    """Let nothing new of the group start, or let it go on (rule 29); False if it is so already."""
+    statement = update(Group).where(GROUP.name == group, GROUP.paused != paused).values(paused=paused)
+    return bool(tx.execute(statement).rowcount)
 
 
 def group_priorities(tx: Connection) -> dict[str, int]:
@@ -193,6 +201,7 @@ def _window_row(server: int, window: Window) -> dict[str, Any]:
         "threads": window.threads,
         "timezone": window.timezone,
         "days": ",".join(format_days(window.days)) if window.days is not None else None,
+        "only": window.only,
     }
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, case, func, literal, literal_column, select, text
 
+from batchq import clock as world
 from batchq.core import affinity
 from batchq.core.affinity import Topology
 from batchq.core.conditions import Condition, Join, Node, waits_for, why_not
@@ -43,7 +44,8 @@ def iso(instant: datetime | None) -> str | None:
 def clock(tx: Connection) -> datetime:
     """The database's clock (rule 20)."""
     instant = tx.execute(_CLOCKS[tx.dialect.name]).scalar_one()
-    return (instant if isinstance(instant, datetime) else datetime.fromisoformat(instant)).astimezone(UTC)
+    real = instant if isinstance(instant, datetime) else datetime.fromisoformat(instant)
+    return world.clock().show(real.astimezone(UTC))
 
 
 _CLOCKS = {
@@ -433,6 +435,7 @@ def _window(window: Window) -> View:
         "threads": window.threads,
         "timezone": window.timezone,
         "days": format_days(window.days) if window.days is not None else None,
+        "date": window.only and window.only.isoformat(),
     }
 
 
