@@ -220,7 +220,7 @@ class Play:
         given = {"forward": self.fast_path} | options
 
         def act(tx: Connection) -> Served:
-            served = engine.serve(tx, self.database, worker.life, reports, offers, **given)
+            served = engine.serve(tx, self.database, worker.life, reports, offers, **{"pool": 100_000, **given})
             self.watch(tx)
             return served
 

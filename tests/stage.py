@@ -81,7 +81,7 @@ class Stage:
         with self.database.read() as tx:
             seen = servers.topology(tx, self.database)
         mine = [offer for offer in offers if seen.serves(seen.by_id[life.server], offer.group)]
-        served = self.database.run(engine.serve, self.database, life, [], mine, active=active, forward=False)
+        served = self.database.run(engine.serve, self.database, life, [], mine, active=active, pool=1000, forward=False)
         for row in served.granted:
             self.executing[row.name] = (life, row)
             del self.tickets[row.id]
@@ -91,7 +91,7 @@ class Stage:
         """Let an executing task end, in error if one is given, and advance."""
         life, row = self.executing.pop(task)
         report = Report(row.id, row.token, ok=error is None, error=error, result=result, log=log)
-        self.database.run(engine.serve, self.database, life, [report], [], active=0, forward=False)
+        self.database.run(engine.serve, self.database, life, [report], [], active=0, pool=1000, forward=False)
         self.advance()
 
     def play(self, failing: Collection[str] = ()) -> None:

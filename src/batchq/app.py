@@ -21,7 +21,6 @@ from batchq.errors import BrokerUnreachable, InvalidInput, NoBroker, closest
 
 if TYPE_CHECKING:
     from batchq.coordinator import Coordinator
-    from batchq.core.affinity import Server
     from batchq.server.tickets import Publisher
     from batchq.spec import Job, JobSpec
     from batchq.store.database import Database
@@ -179,18 +178,15 @@ class BatchQ:
     def serve(self, name: str, *, pool: str = "prefork", loglevel: str = "INFO", events: bool = True) -> int:
         """Be the batch server of this name until told to stop; returns the exit code.
 
-        The pool has as many processes as the server may ever run tasks at once.
+        The pool follows what windows and threads allow.
         """
-        from batchq.store import schema, servers
+        from batchq.store import schema
 
         schema.check(self.database)
-        with self.database.read() as tx:
-            known = servers.topology(tx, self.database)
-        most = max((_most(server) for server in known.servers if server.name == name), default=1)
         self.database.dispose()
         # By its other name: "prefork" would leave the choice to the host's own worker_pool.
         kind = "processes" if pool == "prefork" else pool
-        options = ["--batch-server", name, "-n", f"{_node(name)}@%h", "-P", kind, "-c", str(most)]
+        options = ["--batch-server", name, "-n", f"{_node(name)}@%h", "-P", kind, "-c", "1"]
         return self._celery("worker", *options, *(["-E"] if events else []), "-l", loglevel, *QUIET)
 
     def coordinate(self, *, loglevel: str = "WARNING") -> int:
@@ -223,10 +219,6 @@ QUIET = ["--without-gossip", "--without-mingle"]
 
 def _done_by_its_strategy(*_: object, **__: object) -> None:
     """Stands for what a message asks for: past Celery's tracer, so that no setting of the host reaches it."""
-
-
-def _most(server: Server) -> int:
-    return max(1, *(window.threads for window in server.windows), 0 if server.windows else server.threads)
 
 
 def _node(name: str) -> str:

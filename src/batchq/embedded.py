@@ -28,7 +28,7 @@ from batchq import actions, engine
 from batchq.app import BatchQ
 from batchq.core.states import RUN_OPEN
 from batchq.errors import BatchqError, Conflict
-from batchq.server.worker import seen_alive
+from batchq.server.life import seen_alive
 from batchq.store import moves, schema, servers, views
 
 DEFAULT_SERVERS = ("Batch1", "Batch2")

@@ -293,6 +293,7 @@ def serve(
     offers: Sequence[Offer],
     *,
     active: int,
+    pool: int,
     overdue: Sequence[Offer] = (),
     ahead: int = 0,
     forward: bool = True,
@@ -300,7 +301,8 @@ def serve(
 ) -> Served:
     """All that one server has to say and to ask, in one transaction: finish, settle, claim, dispatch.
 
-    `active` attempts really still run there. `overdue` offers found no thread in time and are taken back.
+    `active` attempts really still run there, and its pool has room for `pool` (rule 16). `overdue` offers found
+    no thread in time and are taken back.
     `forward` is false where only the coordinator may advance; `again` goes on with what the last call left.
     A life that no longer carries its server's name gets `fenced`, and nothing happens (rule 31).
     """
@@ -314,18 +316,25 @@ def serve(
     more = settle(tx, now, ends) if forward and ends else False
     more = (settle(tx, now) or more) if forward and again else more
     topology = servers.topology(tx, database, version)
-    threads = topology.by_id[life.server].threads_now(now)
     moves.take_back(tx, [(offer.task, offer.token) for offer in overdue])
-    granted, parked, refused = _claim(tx, topology, life, offers, threads - active, now)
+    granted, parked, refused = _claim(tx, database, topology, life, offers, active, pool, now)
     own: list[Ticket] = []
     tickets: list[Ticket] = []
     if forward and (reports or overdue or again):
         handout = dispatch(tx, database, now, ahead)
-        own, tickets = _own_share(handout, life, threads - active - len(granted))
+        taken = active + len(granted)
+        own, tickets = _own_share(handout, life, _room(database.topology, life, pool, now) - taken)
         # What this server's own threads answer it claims at once: the message would only come back to it.
-        started, _, _ = _claim(tx, topology, life, [Offer(t.task, t.token, t.group) for t in own], len(own), now)
+        mine = [Offer(ticket.task, ticket.token, ticket.group) for ticket in own]
+        started, _, _ = _claim(tx, database, database.topology, life, mine, taken, pool, now)
         granted = [*granted, *started]
+    threads = database.topology.by_id[life.server].threads_now(now)
     return Served(granted, own, parked, stale + refused, threads, Advance(tickets, more))
+
+
+def _room(topology: affinity.Topology, life: Life, pool: int, now: datetime) -> int:
+    """How many attempts may run there at once: what the window allows, and the pool has room for (rule 16)."""
+    return min(topology.by_id[life.server].threads_now(now), pool)
 
 
 def _own_share(handout: Handout, life: Life, free: int) -> tuple[list[Ticket], list[Ticket]]:
@@ -343,9 +352,19 @@ def _own_share(handout: Handout, life: Life, free: int) -> tuple[list[Ticket], l
 
 
 def _claim(
-    tx: Connection, topology: affinity.Topology, life: Life, offers: Sequence[Offer], free: int, now: datetime
+    tx: Connection,
+    database: Database,
+    topology: affinity.Topology,
+    life: Life,
+    offers: Sequence[Offer],
+    active: int,
+    pool: int,
+    now: datetime,
 ) -> tuple[Sequence[Any], list[Offer], int]:
-    """Claim what a free thread, an open window and the bindings allow; returns granted, parked, and the stale count."""
+    """Claim what a free thread, an open window and the bindings allow; returns granted, parked, and the stale count.
+
+    The claim holds only under the topology it was judged by: if that has changed meanwhile, it is judged anew.
+    """
     if not offers:
         return [], [], 0
     server = topology.by_id[life.server]
@@ -355,8 +374,14 @@ def _claim(
     for offer in offers:
         (mine if opened and topology.takes(server, offer.group) else foreign).append(offer)
     moves.take_back(tx, [(offer.task, offer.token) for offer in foreign])
-    taken, parked = mine[: max(free, 0)], mine[max(free, 0) :]
-    granted = moves.claim(tx, [(o.task, o.token) for o in taken], life.server, life.epoch, now) if taken else []
+    free = max(_room(topology, life, pool, now) - active, 0)
+    taken, parked = mine[:free], mine[free:]
+    if not taken:
+        return [], parked, 0
+    tokens = [(offer.task, offer.token) for offer in taken]
+    granted = moves.claim(tx, tokens, life.server, life.epoch, topology.version, now)
+    if len(granted) < len(taken) and servers.newest(tx) != topology.version:
+        return _claim(tx, database, servers.topology(tx, database), life, mine, active, pool, database.now(tx))
     return granted, parked, len(taken) - len(granted)
 
 

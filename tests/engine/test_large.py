@@ -139,7 +139,7 @@ def test_a_fan_out_of_3000_is_readied_over_several_transactions(batch):
     name, row = batch.at("FIRST")
     served = batch.database.run(
         engine.serve, batch.database, batch.workers[name].life,
-        [engine.Report(row.id, row.token, ok=True)], [], active=0,
+        [engine.Report(row.id, row.token, ok=True)], [], active=0, pool=1000,
     )  # fmt: skip
     assert served.advance.more
     assert len(served.granted) == 5  # those that are ready already need not wait for the rest
@@ -181,7 +181,7 @@ def test_what_a_server_left_unsettled_when_it_died_the_coordinator_settles(batch
     name, row = batch.at("0")
     served = batch.database.run(
         engine.serve, batch.database, batch.workers[name].life,
-        [engine.Report(row.id, row.token, ok=False)], [], active=0,
+        [engine.Report(row.id, row.token, ok=False)], [], active=0, pool=1000,
     )  # fmt: skip
     assert served.advance.more
     assert batch.forward() > 5

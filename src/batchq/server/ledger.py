@@ -67,7 +67,9 @@ class Batch:
 class Ledger:
     """One server's books, kept in the worker's event loop.
 
-    `start` is called with each granted arrival and its row, and puts the attempt into the pool.
+    `start` is called with each granted arrival and its row, and puts the attempt into the pool, which has room
+    for `pool()` at once. `counts` tells what came of the tickets that arrived: `stale` ones were refused, `parked`
+    ones had to wait for a thread, and `returned` ones found none in time.
     With `beside` the commits run in a thread of their own, so that a slow database never stalls the loop.
     """
 
@@ -80,21 +82,25 @@ class Ledger:
         hub: Hub,
         start: Callable[[Arrival, Any], None],
         *,
+        pool: Callable[[], int],
         beside: bool,
     ) -> None:
         self.life = life
         self.fenced = False
-        self.stale = 0
+        self.counts = {"arrived": 0, "stale": 0, "parked": 0, "returned": 0}
         self.threads = 0
+        self.has_room: Callable[[], object] | None = None
         self.active: dict[str, Arrival] = {}
         self._database = database
         self._settings = settings
         self._publisher = publisher
         self._hub = hub
         self._start = start
+        self._pool = pool
         self._beside = ThreadPoolExecutor(1, "batchq-ledger") if beside else None
         self._arrivals: deque[Arrival] = deque()
         self._parked: list[Arrival] = []
+        self._waited: set[str] = set()
         self._reports: deque[tuple[Arrival, Report]] = deque()
         self._unsent: deque[Ticket] = deque()
         self._known: set[str] = set()
@@ -110,8 +116,9 @@ class Ledger:
     def offer(self, arrival: Arrival) -> None:
         """Take a ticket in; a second copy of one that is here already is dropped."""
         token = arrival.offer.token
+        self.counts["arrived"] += 1
         if token in self._known:
-            self.stale += 1
+            self.counts["stale"] += 1
             arrival.acknowledge()
             return
         self._known.add(token)
@@ -192,6 +199,7 @@ class Ledger:
                 [arrival.offer for arrival in batch.arrivals],
                 overdue=[arrival.offer for arrival in batch.overdue],
                 active=len(self.active),
+                pool=self._pool(),
                 ahead=self._settings.tickets_ahead,
                 forward=self._settings.fast_path,
                 again=batch.again,
@@ -213,6 +221,8 @@ class Ledger:
             self._carry_out(batch, served)
         if self._reports or self._arrivals or self._again:
             self.wake()
+        if self.has_room is not None and self.room > 0:
+            self.has_room()
 
     def _postpone(self, batch: Batch, error: Exception | None) -> None:
         now = time.monotonic()
@@ -233,14 +243,17 @@ class Ledger:
         self._again = self._again or batch.again
 
     def _carry_out(self, batch: Batch, served: Served) -> None:
-        self.stale += served.stale
+        self.counts["stale"] += served.stale
+        self.counts["parked"] += len({offer.token for offer in served.parked} - self._waited)
+        self.counts["returned"] += len(batch.overdue)
+        self._waited = {offer.token for offer in served.parked}
         self.threads = served.threads
         granted = {row.token: row for row in served.granted}
         self._begin_own(served.own, granted)
         self._begin(batch.arrivals, granted, {offer.token for offer in served.parked})
         self._send(served.advance.tickets)
-        for arrival, _ in batch.reports:
-            self._drop(arrival)
+        for _, report in batch.reports:
+            self._known.discard(report.token)
         for arrival in batch.overdue:
             self._drop(arrival)
         self._again = self._again or served.advance.more
@@ -261,6 +274,8 @@ class Ledger:
             if token in granted:
                 self.active[token] = arrival
                 self._start(arrival, granted[token])
+                # From the claim on the row has the truth; and a broker may not wait for hours (RabbitMQ: 30 min).
+                arrival.acknowledge()
             elif token in parked:
                 # Its row stays queued, so that a cancel wins; the next commit looks at it again.
                 self._parked.append(arrival)
@@ -291,6 +306,12 @@ class Ledger:
             self._send(())
         if self._arrivals or self._reports or self._parked:
             self.flush()
+
+    def go_on(self) -> None:
+        """More may start than before: hand out what is ready, without waiting for anybody's tick."""
+        if self._settings.fast_path:
+            self._again = True
+            self.wake()
 
     def begin_life(self, life: Life) -> None:
         """Go on under a new epoch; what the old one left unstored is refused, and counted."""

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,8 @@ from batchq.store.moves import Ticket
 RUN = "batchq.run"
 COORDINATE = "batchq.coordinate"
 VERSION = 1
+# After so long a queue is declared again, as somebody may have deleted it.
+DECLARED_SECONDS = 5.0
 # Celery's protocol 2 wants this third part of a body; ours never carries callbacks.
 NOTHING = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
@@ -101,17 +104,27 @@ class Publisher:
         self._settings = settings
         self._patience = patience
         self._producer: Producer | None = None
+        self._declared: dict[str, float] = {}
 
     def publish(self, tickets: Iterable[Ticket]) -> None:
         """Send each ticket to the queue of its group. Raises BrokerUnreachable; a ticket sent twice does no harm."""
         for ticket in tickets:
             mac = seal(self._settings, ticket.task, ticket.attempt, ticket.token, ticket.group)
             args = [VERSION, ticket.task, ticket.attempt, ticket.token, mac]
-            self._send(self._settings.queue(ticket.group), args, {"group": ticket.group}, headers_of(ticket))
+            name = self._settings.queue(ticket.group)
+            self._declare(name)
+            self._send(name, args, {"group": ticket.group}, headers_of(ticket))
 
     def send_tick(self, id_: str, expires: str) -> None:
         """Send the coordinators' tick, void after `expires` (ISO 8601). Raises BrokerUnreachable."""
         self._send(self._settings.coordinator_queue, [], {}, {**_common(COORDINATE, id_), "expires": expires})
+
+    def _declare(self, name: str) -> None:
+        """Make the queue exist where the broker drops what goes to none; Redis makes it by itself."""
+        if time.monotonic() - self._declared.get(name, -DECLARED_SECONDS) < DECLARED_SECONDS:
+            return
+        self._twice(lambda producer: None if _makes_queues(producer) else queue(name)(producer.channel).declare())
+        self._declared[name] = time.monotonic()
 
     def check(self) -> None:
         """Raise BrokerUnreachable unless the broker answers."""
@@ -124,6 +137,7 @@ class Publisher:
     def close(self) -> None:
         """Drop the connection; the next message opens another one."""
         producer, self._producer = self._producer, None
+        self._declared.clear()
         if producer is not None:
             try:
                 producer.connection.collect(socket_timeout=0.2)
@@ -173,9 +187,17 @@ class Publisher:
         return self._producer
 
     def _connection(self) -> Connection:
-        connection: Connection = self._app.connection_for_write(connect_timeout=self._patience)
-        if connection.transport.driver_type == "redis":
-            # They default to none: a broker that hangs must not take the caller with it.
-            timeouts = {"socket_timeout": self._patience, "socket_connect_timeout": self._patience}
-            connection.transport_options = {**timeouts, **(connection.transport_options or {})}
+        # Nobody would send its heartbeats, and what is written to a connection that was closed for that is lost.
+        connection: Connection = self._app.connection_for_write(connect_timeout=self._patience, heartbeat=0)
+        # They default to none: a broker that hangs must not take the caller with it.
+        names = _TIMEOUTS.get(connection.transport.driver_type, ())
+        timeouts = dict.fromkeys(names, self._patience)
+        connection.transport_options = {**timeouts, **(connection.transport_options or {})}
         return connection
+
+
+_TIMEOUTS = {"redis": ("socket_timeout", "socket_connect_timeout"), "amqp": ("read_timeout", "write_timeout")}
+
+
+def _makes_queues(producer: Producer) -> bool:
+    return bool(producer.connection.transport.driver_type == "redis")

@@ -1,32 +1,29 @@
-"""The batch server's place in a Celery worker: its life, its watch, and what keeps the consumer true to SQL."""
+"""The batch server's place in a Celery worker: its watch, and what keeps pool and consumer true to SQL."""
 
 from __future__ import annotations
 
 import contextlib
-import json
+import gc
 import logging
-import os
-import platform
 import threading
 import time
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
-from inspect import isgenerator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
 from celery.worker import state
-from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from batchq import engine
+from batchq import clock, engine
 from batchq.config import Settings
 from batchq.core.affinity import Server
+from batchq.core.windows import next_change
 from batchq.engine import Life, Report
 from batchq.errors import BatchqError, DatabaseUnreachable, InvalidInput, ServerRuns
-from batchq.server import tickets
+from batchq.server import pool, tickets
 from batchq.server.ledger import Arrival, Ledger
+from batchq.server.life import enlist
 from batchq.server.request import Attempt
 from batchq.server.tickets import Publisher
 from batchq.store import moves, servers
@@ -37,73 +34,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-POOLS = {"prefork": "celery.concurrency.prefork", "threads": "celery.concurrency.thread"}
-RECONCILE_SECONDS = 1.0
-
-
-# --- one life -----------------------------------------------------------------------------------------------
-
-
-def this_life() -> dict[str, str | int]:
-    """What tells this process from every other: host, boot, pid and start time."""
-    pid = os.getpid()
-    life = {"boot": _boot(), "start": started(pid)}
-    return {"host": platform.node(), "pid": pid, "life": json.dumps(life)}
-
-
-def _boot() -> str:
-    with contextlib.suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return ""
-
-
-def started(pid: int) -> str:
-    """The process's start time in the kernel's ticks; empty if there is no such process."""
-    with contextlib.suppress(OSError, IndexError):
-        # The name in the second field may hold anything, blanks and brackets included.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return "" if fields[0] == "Z" else fields[19]
-    return ""
-
-
-def seen_alive(row: Any) -> bool | None:
-    """Whether the life in a server's row still runs; None if it cannot be seen from this host."""
-    if row.host != platform.node():
-        return None
-    life = json.loads(row.life or "{}")
-    return life.get("boot") == _boot() and bool(row.pid) and started(row.pid) == life.get("start")
-
-
-def enlist(database: Database, settings: Settings, name: str, pool: int, kind: str) -> Life:
-    """Take the server's name for this process.
-
-    At once if its former life stopped or is gone; a life that runs on this host is never pushed aside; one that
-    cannot be seen gets `lost_seconds` to show a heartbeat. Raises ServerRuns.
-    """
-    own = this_life() | {"pool": pool, "pool_kind": kind}
-
-    def attempt(tx: Connection, silent_at: int | None) -> Life | int:
-        servers.create(tx, name)
-        row = servers.find(tx, name)
-        assert row is not None
-        alive = seen_alive(row) if row.liveness == "running" else False
-        if alive and (row.host, row.pid) != (own["host"], own["pid"]):
-            raise ServerRuns(name=name, pid=row.pid, host=row.host)
-        if alive is None and row.beat != silent_at:
-            return int(row.beat)
-        return engine.take_over(tx, row.id, name, own, database.now(tx))
-
-    outcome = database.run(attempt, None)
-    while isinstance(outcome, int):
-        beat = outcome
-        logger.warning("%s runs on a host that cannot be seen from here: waiting for its silence", name)
-        time.sleep(settings.lost_seconds)
-        outcome = database.run(attempt, beat)
-        if isinstance(outcome, int):
-            with database.read() as tx:
-                row = servers.find(tx, name)
-            raise ServerRuns(name=name, pid=row.pid if row else "?", host=row.host if row else "?")
-    return outcome
+WATCH_SECONDS = 1.0
+LOOK_SECONDS = 0.25
 
 
 # --- the watch: a thread with its own connection ------------------------------------------------------------
@@ -124,7 +56,7 @@ class Watch(threading.Thread):
 
     def run(self) -> None:
         beat_at = 0.0
-        pause = min(RECONCILE_SECONDS, self._settings.heartbeat_seconds)
+        pause = min(WATCH_SECONDS, self._settings.heartbeat_seconds)
         while True:
             try:
                 if time.monotonic() >= beat_at:
@@ -197,12 +129,14 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
     def _prepare(self, worker: Any) -> None:
         batch = self.app.batchq
         self.settings, self.database = batch.settings, batch.database_within(patience=0.2)
-        kind = next((kind for kind, module in POOLS.items() if worker.pool_cls.__module__ == module), None)
+        kind = pool.kind_of(worker.pool_cls)
         if kind is None:
             raise InvalidInput(
                 f"A batch server runs on the prefork or the threads pool, not on {worker.pool_cls.__module__}: "
                 "start it with --pool prefork or --pool threads."
             )
+        if worker.autoscale:
+            raise InvalidInput("The pool of a batch server follows its windows: start it without --autoscale.")
         self.kind = kind
         # The host project's own limits are for its own tasks: they must not reach ours.
         worker.max_tasks_per_child = worker.max_memory_per_child = None
@@ -218,7 +152,7 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
         # Here and at the end nobody waits for the loop, so a database that is locked can be waited for.
         self.patient: Database = self.app.batchq.database
         try:
-            self.life = enlist(self.patient, self.settings, self.name, worker.concurrency, self.kind)
+            self.life = enlist(self.patient, self.settings, self.name, self.kind)
         except BatchqError as error:
             logger.critical("%s", error)
             raise SystemExit(error.exit_code) from None
@@ -228,6 +162,9 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def start(self, worker: Any) -> None:
         self.publisher = Publisher(self.app, self.settings, patience=0.2)
+        self.pool = pool.following(self.kind, worker.pool)
+        self.threads = 0
+        self._change: tuple[Server, datetime | None] | None = None
         self.ledger = Ledger(
             self.database,
             self.life,
@@ -235,20 +172,19 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
             self.publisher,
             worker.hub,
             self._start,
+            pool=lambda: self.pool.size,
             beside=not self.database.embedded,
         )
         self.watch = Watch(self.database, self.settings, self.ledger)
         self.watch.start()
         # A lost connection makes the consumer forget jobs that a child already has; ours are never redelivered.
         worker.pool.flush = None
-        _hold_pool(worker.hub, worker.pool)
-        worker.hub.call_repeatedly(0.25, self._look_again)
-        logger.info(
-            "%s is open for batch work: epoch %d, %d processes",
-            self.name,
-            self.life.epoch,
-            worker.concurrency,
-        )
+        pool.hold(worker.hub, worker.pool)
+        # Each new child begins with a collection: over what was there from the start it finds nothing, slowly.
+        gc.collect()
+        gc.freeze()
+        worker.hub.call_repeatedly(LOOK_SECONDS, self._look_again)
+        logger.info("%s is a batch server: epoch %d, %s pool", self.name, self.life.epoch, self.kind)
 
     def _start(self, arrival: Arrival, row: Any) -> None:
         try:
@@ -265,11 +201,49 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
             # Celery hears of a dead child through its pipe, at times before the kernel has its exit status,
             # and then looks again only after 5 s.
             self.worker.pool.maintain_pool()
+        self._follow()
         self.ledger.look_again()
+
+    def _follow(self) -> None:
+        """Be as large as the present window wants; when more may start than before, see to it at once (rule 20)."""
+        if self.watch.wanted is None:
+            return
+        _, seen = self.watch.wanted
+        # Only the claim asks the database's clock; to be ready in time this machine's is good enough.
+        now = clock.now()
+        before, self.threads = self.threads, seen.threads_now(now)
+        self.ledger.threads = self.threads
+        if not self.pool.fit(max(self.threads, len(self.ledger.active))):
+            self.worker.hub.call_later(LOOK_SECONDS / 5, self._follow)
+        if self.threads > before:
+            self.ledger.go_on()
+        self._wait_for_change(seen, now)
+
+    def _wait_for_change(self, seen: Server, now: datetime) -> None:
+        """Be there in the instant in which a window opens or closes, if that is before the next look."""
+        if self._change is None or self._change[0] != seen or (self._change[1] and self._change[1] <= now):
+            self._change = seen, next_change(seen.windows, seen.threads, now)
+        change = self._change[1]
+        if change and (seconds := clock.real_seconds(change - now)) < LOOK_SECONDS:
+            self.worker.hub.call_later(seconds + 0.001, self._follow)
+
+    def info(self, worker: Any) -> dict[str, Any]:
+        """What `celery inspect stats` and Flower show of the batch server."""
+        groups = sorted(self.watch.wanted[0]) if self.watch.wanted else []
+        return {
+            "batchq": {
+                "server": self.name,
+                "epoch": self.life.epoch,
+                "groups": groups,
+                "threads": self.threads,
+                "executing": len(self.ledger.active),
+                **self.ledger.counts,
+            }
+        }
 
     def _begin_anew(self) -> None:
         try:
-            self.life = enlist(self.database, self.settings, self.name, self.worker.pool.num_processes, self.kind)
+            self.life = enlist(self.database, self.settings, self.name, self.kind)
         except ServerRuns as error:
             logger.critical("%s", error)
             raise SystemExit(error.exit_code) from None
@@ -340,33 +314,43 @@ class BatchConsumer(bootsteps.StartStopStep):  # type: ignore[misc]
         server = consumer.controller.batch_server
         if server is None:
             return
-        _own_prefetch(consumer.task_consumer.channel, server)
-        self.timer = consumer.hub.call_repeatedly(RECONCILE_SECONDS / 4, self._reconcile, consumer, server)
+        self.counts_itself = _own_prefetch(consumer.task_consumer.channel, server)
+        self.timer = consumer.hub.call_repeatedly(LOOK_SECONDS, self._reconcile, consumer, server)
+        server.ledger.has_room = partial(self._has_room, consumer, server)
 
     def stop(self, consumer: Any) -> None:
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
+            consumer.controller.batch_server.ledger.has_room = None
+
+    def _has_room(self, consumer: Any, server: BatchServer) -> None:
+        """A server that was full takes tickets again at once; that it is full can wait for the next look."""
+        if not consumer.app.amqp.queues.consume_from:
+            self._reconcile(consumer, server)
 
     def _reconcile(self, consumer: Any, server: BatchServer) -> None:
         if server.watch.wanted is None or consumer.task_consumer is None:
             return
-        groups, seen = server.watch.wanted
-        # A window opens or closes between two looks of the watch: only the claim asks the database's clock.
-        threads = seen.threads_now(datetime.now(UTC))
-        server.ledger.threads = threads
-        wanted = {server.settings.queue(group) for group in groups} if threads else set()
+        groups, _ = server.watch.wanted
+        # Where the broker counts what it has sent, and for each queue on its own, a full server must not listen.
+        takes = server.threads > 0 and (self.counts_itself or server.ledger.room > 0)
+        wanted = {server.settings.queue(group) for group in groups} if takes else set()
         queues = consumer.app.amqp.queues
         have = set(queues.consume_from)
-        for name in wanted - have:
+        for name in sorted(wanted - have):
             queues.add(tickets.queue(name))
             consumer.add_task_queue(name)
-        for name in have - wanted:
+        for name in sorted(have - wanted):
             consumer.cancel_task_queue(name)
-        ahead = server.settings.tickets_ahead
-        if threads and consumer.qos.value != threads + ahead:
-            consumer.qos.set(threads + ahead)
-            consumer.qos.value = threads + ahead
+        self._set_prefetch(consumer, server.threads and server.threads + server.settings.tickets_ahead)
+
+    def _set_prefetch(self, consumer: Any, wanted: int) -> None:
+        if consumer.qos.value == wanted:
+            return
+        if wanted:  # to the broker 0 would mean no limit: a closed server has no consumers instead
+            consumer.qos.set(wanted)
+        consumer.qos.value = wanted
 
 
 def _connected(consumer: Any, connection: Any) -> Any:
@@ -384,63 +368,28 @@ def _connected(consumer: Any, connection: Any) -> Any:
     def wait() -> None:
         state.maybe_shutdown()
         if consumer.controller.batch_server is not None:
-            consumer.controller.batch_server.attend(RECONCILE_SECONDS)
+            consumer.controller.batch_server.attend(WATCH_SECONDS)
 
     if consumer.event_dispatcher is not None:
         consumer.event_dispatcher.enabled = False  # each event would try the broker once more
-    step = 0.1 if consumer.controller.batch_server is not None else RECONCILE_SECONDS
+    step = 0.1 if consumer.controller.batch_server is not None else WATCH_SECONDS
     connected = connection.ensure_connection(away, interval_start=step, interval_step=0, callback=wait)
     # Else Celery takes the time limits of what started meanwhile for the connection's, and ends them with it.
     if consumer.hub is not None:
-        consumer.timer_entries_before_start = _timers(consumer.hub)
+        consumer.timer_entries_before_start = pool.timers(consumer.hub)
     consumer.first_connection_attempt = False
     return connected
 
 
-def _hold_pool(hub: Any, pool: Any) -> None:
-    """Keep the pool in the loop when a lost connection empties it, with all that is half read or half written.
+def _own_prefetch(channel: Any, server: BatchServer) -> bool:
+    """On brokers whose prefetch kombu counts itself (Redis), let it be the free threads at this very moment.
 
-    Celery forgets where it was, takes the rest of a long message for a new one, and waits for that for ever.
+    Returns whether this is such a broker.
     """
-    reset, register = hub.reset, pool.register_with_event_loop
-
-    def registered(hub: Any) -> None:
-        halves = _halves(hub)
-        for process in getattr(getattr(pool, "_pool", None), "_pool", ()):
-            if getattr(process, "_sentinel_poll", 0) is None:
-                del process._sentinel_poll  # it has died and is still listed: else Celery stumbles over it, and ends
-        register(hub)
-        _put_back(hub, halves)
-
-    def emptied() -> None:
-        halves, before = _halves(hub), _timers(hub)
-        reset()
-        registered(hub)
-        for timer in _timers(hub) - before:
-            timer.cancel()  # the next connection brings these along again
-        _put_back(hub, halves)
-
-    hub.reset, pool.register_with_event_loop = emptied, registered
-
-
-def _halves(hub: Any) -> list[tuple[Any, int, Any]]:
-    both = ((hub.add_reader, hub.readers), (hub.add_writer, hub.writers))
-    return [(add, fd, at[0]) for add, there in both for fd, at in there.items() if at and isgenerator(at[0])]
-
-
-def _put_back(hub: Any, halves: list[tuple[Any, int, Any]]) -> None:
-    for add, fd, generator in halves:
-        add(fd, generator)
-
-
-def _timers(hub: Any) -> set[Any]:
-    return {scheduled.entry for scheduled in hub.timer.queue}
-
-
-def _own_prefetch(channel: Any, server: BatchServer) -> None:
-    """On brokers whose prefetch kombu counts itself (Redis), let it be the free threads at this very moment."""
     with contextlib.suppress(AttributeError):
         # Messages that a lost connection left unacknowledged are replaced from SQL, never put back by this process.
         channel.do_restore = False
         if channel.qos.can_consume is not None:
             channel.qos.can_consume = lambda: server.ledger.room > 0
+            return True
+    return False

@@ -29,7 +29,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from batchq.core.states import NOT_STARTED, RUN_OPEN, Outcome, RunState, State
 from batchq.store.prepared import Prepared, among
-from batchq.tables import Attempt, Job, Run, Task, TaskCondition
+from batchq.tables import Attempt, Dispatch, Job, Run, Task, TaskCondition
 
 JOB = Job.__table__.c  # type: ignore[attr-defined]
 RUN = Run.__table__.c  # type: ignore[attr-defined]
@@ -380,9 +380,11 @@ _claimable: Select[Any] = (
     .order_by(TASK.id)
     .with_for_update(key_share=True)
 )
+_DISPATCH = Dispatch.__table__.c  # type: ignore[attr-defined]
+_unchanged = select(_DISPATCH.topology).scalar_subquery() == bindparam("version")
 _CLAIM = Prepared(
     update(Task)
-    .where(TASK.id.in_(_claimable.scalar_subquery()), is_(State.QUEUED))
+    .where(TASK.id.in_(_claimable.scalar_subquery()), is_(State.QUEUED), _unchanged)
     .values(
         status=State.EXECUTING.value,
         attempt=TASK.attempt + 1,
@@ -414,13 +416,16 @@ _CLAIMED = Prepared(
 )
 
 
-def claim(tx: Connection, tickets: Sequence[tuple[int, str]], server: int, epoch: int, now: datetime) -> Sequence[Any]:
+def claim(
+    tx: Connection, tickets: Sequence[tuple[int, str]], server: int, epoch: int, version: int, now: datetime
+) -> Sequence[Any]:
     """queued → executing on this server for these (task, token); returns the rows that are ours now.
 
-    A claim repeated after a commit whose reply was lost finds its rows executing under its own tokens: they count.
+    None is claimed when servers or groups are no longer those of this `version` of the topology. A claim repeated
+    after a commit whose reply was lost finds its rows executing under its own tokens: they count.
     """
     tasks, tokens = zip(*tickets, strict=True)
-    _CLAIM.count(tx, tasks=tasks, tokens=tokens, server=server, epoch_=epoch, now=now)
+    _CLAIM.count(tx, tasks=tasks, tokens=tokens, server=server, epoch_=epoch, version=version, now=now)
     return _CLAIMED(tx, tasks=tasks, tokens=tokens, server=server, epoch_=epoch)
 
 

@@ -62,7 +62,7 @@ def standing(tx: Connection, server: int) -> tuple[int, bool, int]:
 def topology(tx: Connection, database: Database, version: int | None = None) -> Topology:
     """All servers as they stand; read anew only when the version moved on."""
     if version is None:
-        version = _VERSION(tx)[0].topology
+        version = newest(tx)
     if database.topology.version != version or not database.topology.servers:
         database.topology = _load(tx, version)
     return database.topology
@@ -70,7 +70,12 @@ def topology(tx: Connection, database: Database, version: int | None = None) -> 
 
 def seen(tx: Connection) -> Topology:
     """All servers as they stand, read anew: for those who look and have no database at hand."""
-    return _load(tx, _VERSION(tx)[0].topology)
+    return _load(tx, newest(tx))
+
+
+def newest(tx: Connection) -> int:
+    """The topology's version as it stands now."""
+    return int(_VERSION(tx)[0].topology)
 
 
 def _load(tx: Connection, version: int) -> Topology:

@@ -1,0 +1,154 @@
+"""The worker's pool: it grows as soon as a window allows more, and shrinks as its children fall idle."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from inspect import isgenerator
+from typing import Any, Protocol
+
+logger = logging.getLogger(__name__)
+
+MODULES = {"prefork": "celery.concurrency.prefork", "threads": "celery.concurrency.thread"}
+# Each child costs the loop some milliseconds, in which it sees to nothing else.
+CHILDREN_AT_ONCE = 4
+
+
+class Following(Protocol):
+    """A pool whose size follows what is wanted of it."""
+
+    @property
+    def size(self) -> int:
+        """How many attempts it takes at once."""
+
+    def fit(self, wanted: int) -> bool:
+        """Move towards this size, at least 1; whether it is reached."""
+
+
+def kind_of(pool_class: type) -> str | None:
+    """`prefork` or `threads`; None for a pool that a batch server cannot use (rule 16)."""
+    return next((kind for kind, module in MODULES.items() if pool_class.__module__ == module), None)
+
+
+def following(kind: str, pool: Any) -> Following:
+    """What makes Celery's pool of this kind follow."""
+    return Children(pool) if kind == "prefork" else Threads(pool)
+
+
+class Threads:
+    """The threads pool: it makes a thread when a task needs one, up to a number that can be moved."""
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+
+    @property
+    def size(self) -> int:
+        return int(self._pool.limit)
+
+    def fit(self, wanted: int) -> bool:
+        self._pool.limit = self._pool.executor._max_workers = max(wanted, 1)
+        return True
+
+
+class Children:
+    """The prefork pool: a child for each thread of the server."""
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+        self._failed = False
+
+    @property
+    def size(self) -> int:
+        return int(self._pool._pool._processes)
+
+    def fit(self, wanted: int) -> bool:
+        wanted = max(wanted, 1)
+        if self.size < wanted:
+            self._grow(min(wanted - self.size, CHILDREN_AT_ONCE))
+        elif self.size > wanted:
+            for child in list(self._idle())[: self.size - wanted]:
+                self._dismiss(child)
+        self._pool.limit = self.size  # what Celery shows as the pool's size
+        return self.size == wanted
+
+    def _grow(self, number: int) -> None:
+        inner = self._pool._pool
+        inner.grow(number)
+        try:
+            self._pool.maintain_pool()
+        except (OSError, MemoryError) as error:
+            inner._processes = len(inner._pool)
+            if not self._failed:
+                logger.error("the pool cannot grow beyond %d processes: %s", inner._processes, error)
+            self._failed = True
+        else:
+            self._failed = False
+
+    def _idle(self) -> Iterator[Any]:
+        """The children, newest first, that have nothing to do and were not sent anything.
+
+        Celery's own choice goes by what a child has accepted, and so may hit one whose job is on its way.
+        """
+        inner = self._pool._pool
+        taken = {job._write_to for job in inner._cache.values()} | {job._scheduled_for for job in inner._cache.values()}
+        for child in reversed(inner._pool):
+            inbox = child.inqW_fd
+            if inbox in inner._all_inqueues and inbox not in inner._busy_workers and child not in taken:
+                yield child
+
+    def _dismiss(self, child: Any) -> None:
+        """Let the child end by itself, in its own time: with the sentinel by which the pool ends all at a shutdown."""
+        inner = self._pool._pool
+        inner._processes -= 1
+        inner._all_inqueues.discard(child.inqW_fd)
+        inner._fileno_to_inq.pop(child.inqW_fd, None)
+        inner.hub_remove(child.inqW_fd)
+        child._controlled_termination = True
+        try:
+            child.inq.put(None)
+        except OSError:
+            child.terminate()
+
+
+# --- lost connections ---------------------------------------------------------------------------------------
+
+
+def hold(hub: Any, pool: Any) -> None:
+    """Keep the pool in the loop when a lost connection empties it, with all that is half read or half written.
+
+    Celery forgets where it was, takes the rest of a long message for a new one, and waits for that for ever.
+    """
+    reset, register = hub.reset, pool.register_with_event_loop
+
+    def registered(hub: Any) -> None:
+        halves = _halves(hub)
+        for process in getattr(getattr(pool, "_pool", None), "_pool", ()):
+            if getattr(process, "_sentinel_poll", 0) is None:
+                del process._sentinel_poll  # it has died and is still listed: else Celery stumbles over it, and ends
+        register(hub)
+        _put_back(hub, halves)
+
+    def emptied() -> None:
+        halves, before = _halves(hub), timers(hub)
+        reset()
+        registered(hub)
+        for timer in timers(hub) - before:
+            timer.cancel()  # the next connection brings these along again
+        _put_back(hub, halves)
+
+    hub.reset, pool.register_with_event_loop = emptied, registered
+
+
+def _halves(hub: Any) -> list[tuple[Any, int, Any]]:
+    both = ((hub.add_reader, hub.readers), (hub.add_writer, hub.writers))
+    return [(add, fd, at[0]) for add, there in both for fd, at in there.items() if at and isgenerator(at[0])]
+
+
+def _put_back(hub: Any, halves: list[tuple[Any, int, Any]]) -> None:
+    for add, fd, generator in halves:
+        add(fd, generator)
+
+
+def timers(hub: Any) -> set[Any]:
+    """All timers of the loop, those that were canceled among them."""
+    return {scheduled.entry for scheduled in hub.timer.queue}
