@@ -9,10 +9,13 @@ import random
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import date, datetime, time, timedelta
 from itertools import combinations
+from typing import NamedTuple, Protocol
 
 OUTCOMES = ("success", "error", "finished")
 ENDS = ("success", "error", "didnt_run", "canceled")
+DAY = timedelta(days=1)
 
 
 @dataclass
@@ -147,3 +150,59 @@ def fitting(
         answers.append(fits(taken + Counter([group]), free, served))
         taken[group] += answers[-1]
     return answers
+
+
+# --- windows (rules 18, 19, 21) -----------------------------------------------------------------------------
+
+
+class AWindow(Protocol):
+    """What a window says: `only` is the date of an exception, `days` the weekdays, None = every day."""
+
+    start: time
+    end: time
+    threads: int
+    timezone: str
+    days: Collection[int] | None
+    only: date | None
+
+
+class Opening(NamedTuple):
+    """One period of one window on the wall clock of its zone, from `start` to just before `end`."""
+
+    window: AWindow
+    start: datetime
+    end: datetime
+
+
+def openings(windows: Collection[AWindow], first: date, last: date) -> list[Opening]:
+    """The periods that start on the local days `first` to `last`: those of the exceptions, else the day's (rule 21)."""
+    found = []
+    for shift in range((last - first).days + 1):
+        day = first + shift * DAY
+        exceptions = [window for window in windows if window.only == day]
+        usual = [window for window in windows if window.only is None]
+        for window in exceptions or usual:
+            if window.days is None or day.weekday() in window.days:
+                end_day = day if window.end > window.start else day + DAY
+                found.append(
+                    Opening(window, datetime.combine(day, window.start), datetime.combine(end_day, window.end))
+                )
+    return found
+
+
+def is_free_day(windows: Collection[AWindow], day: date) -> bool:
+    """Whether a server has its own threads on that day: it has no windows but exceptions, and none for the day."""
+    return all(window.only not in (None, day) for window in windows)
+
+
+def wall_minutes(windows: Collection[AWindow], threads: int, first: date, last: date) -> bytearray:
+    """For windows of one zone: the threads in each minute of the wall clock from `first` to `last`."""
+    before, minute = datetime.combine(first - DAY, time()), timedelta(minutes=1)
+    days = [first + shift * DAY for shift in range(-1, (last - first).days + 2)]
+    strokes = [(threads, 1440 * number, 1440) for number, day in enumerate(days) if is_free_day(windows, day)]
+    for window, start, end in openings(windows, first - DAY, last):
+        strokes.append((window.threads, (start - before) // minute, (end - start) // minute))
+    wall = bytearray(1440 * len(days))
+    for most, start, length in sorted(strokes):  # the most threads last, so that they win
+        wall[start : start + length] = bytes([most]) * length
+    return wall[1440:-1440]

@@ -21,6 +21,7 @@ from batchq.core.affinity import (
     Topology,
     admit,
     free_threads,
+    local,
     names,
     open_threads,
     room,
@@ -260,7 +261,13 @@ def test_in_the_articles_second_walk_through_each_group_gets_the_threads_of_its_
 
 TUESDAY = Window(time(8), time(18), 2, "Europe/Oslo", frozenset({1}))
 NEVER = Window(time(8), time(18), 0, "Europe/Oslo")
+EVENING = Window(time(18), time(21), 5, "Europe/Oslo", only=NOON.date())
+OFF = Window(time(0), time(0), 0, "Europe/Oslo", only=NOON.date())
+VANISHED = replace(NIGHT, timezone="Mars/Base", vanished=True)
+VANISHED_OFF = replace(OFF, timezone="Mars/Base", vanished=True)
 BOUND = frozenset({"BG1"})
+SIX = "18:00 Europe/Oslo"
+NIGHTLY = "18:00-07:30 with 20 threads"
 
 
 def aos(number: int, **facts: object) -> Server:
@@ -277,22 +284,41 @@ def aos(number: int, **facts: object) -> Server:
         ([aos(2, alive=False)], "BG1: AOS2 does not run"),
         ([aos(2, alive=False), aos(3, enabled=False)], "BG1: AOS2 does not run"),
         ([aos(2, alive=False), aos(3, alive=False)], "BG1: AOS2 and AOS3 do not run"),
-        ([aos(2, windows=(NIGHT,))], "BG1: no server has an open window until 18:00 Europe/Oslo"),
-        ([aos(2, windows=(TUESDAY,))], "BG1: no server has an open window until Tue 02 Jun 08:00 Europe/Oslo"),
+        ([aos(2, windows=(NIGHT,))], f"BG1: no server has an open window until {SIX} (AOS2, {NIGHTLY})"),
+        (
+            [aos(2, windows=(TUESDAY,))],
+            "BG1: no server has an open window until Tue 02 Jun 08:00 Europe/Oslo (AOS2, 08:00-18:00 with 2 threads)",
+        ),
         (
             [aos(2, windows=(TUESDAY,)), aos(3, windows=(NIGHT,))],
-            "BG1: no server has an open window until 18:00 Europe/Oslo",
+            f"BG1: no server has an open window until {SIX} (AOS3, {NIGHTLY})",
         ),
+        (
+            [aos(2, windows=(EVENING,)), aos(3, threads=3, windows=(OFF,))],
+            f"BG1: no server has an open window until {SIX} (AOS2, 18:00-21:00 on 2026-06-01 with 5 threads)",
+        ),
+        (
+            [aos(2, windows=(OFF,)), aos(3, windows=(TUESDAY,))],
+            "BG1: no server has an open window until Tue 02 Jun 00:00 Europe/Oslo (AOS2 with 2 threads)",
+        ),
+        (
+            [aos(2, windows=(VANISHED_OFF, OFF))],
+            "BG1: no server has an open window until Tue 02 Jun 00:00 Europe/Oslo (AOS2 with 2 threads)",
+        ),
+        ([aos(2, windows=(VANISHED,))], "BG1: AOS2 has no window that opens"),
         ([aos(2, windows=(NEVER,))], "BG1: AOS2 has no window that opens"),
         ([aos(2, windows=(NEVER,)), aos(3, windows=(NEVER,))], "BG1: AOS2 and AOS3 have no window that opens"),
         ([aos(2, threads=0)], "BG1: AOS2 has no threads"),
         ([aos(2, threads=0), aos(3, windows=(NEVER,))], "BG1: AOS2 and AOS3 have no threads"),
-        ([aos(2, threads=0), aos(3, windows=(NIGHT,))], "BG1: no server has an open window until 18:00 Europe/Oslo"),
+        (
+            [aos(2, threads=0), aos(3, windows=(NIGHT,))],
+            f"BG1: no server has an open window until {SIX} (AOS3, {NIGHTLY})",
+        ),
         ([aos(2, pool=0)], "BG1: AOS2 is stopping"),
         ([aos(2, pool=0, windows=(DAY,)), aos(3, pool=0)], "BG1: AOS2 and AOS3 are stopping"),
         (
             [aos(2, pool=0, windows=(DAY,)), aos(3, windows=(NIGHT,))],
-            "BG1: no server has an open window until 18:00 Europe/Oslo",
+            f"BG1: no server has an open window until {SIX} (AOS3, {NIGHTLY})",
         ),
         ([aos(2)], "AOS2 2/2 threads busy"),
         ([aos(2), aos(3, threads=1)], "AOS2 2/2, AOS3 1/1 threads busy"),
@@ -311,7 +337,94 @@ def test_the_instant_named_is_that_of_a_window_with_threads():
     """Two windows of different zones open at the same instant, one of them without threads."""
     idle = Window(time(16), time(17), 0, "UTC")
     seen = Topology((aos(2, windows=(idle, NIGHT)),))
-    assert why_ready("BG1", seen, {}, NOON) == "BG1: no server has an open window until 18:00 Europe/Oslo"
+    until = "BG1: no server has an open window until"
+    assert why_ready("BG1", seen, {}, NOON) == f"{until} {SIX} (AOS2, {NIGHTLY})"
+
+
+@pytest.mark.parametrize(
+    ("timezone", "until"),
+    [
+        (None, f"{SIX} (AOS2, {NIGHTLY})"),
+        ("Europe/Oslo", f"{SIX} (AOS2, {NIGHTLY})"),
+        ("UTC", "16:00 UTC (AOS2, 18:00-07:30 Europe/Oslo with 20 threads)"),
+        ("Asia/Tokyo", "Tue 02 Jun 01:00 Asia/Tokyo (AOS2, 18:00-07:30 Europe/Oslo with 20 threads)"),
+    ],
+)
+def test_the_instant_is_told_in_the_zone_of_the_user_and_the_window_in_its_own(timezone, until):
+    seen = Topology((aos(2, windows=(NIGHT,)),))
+    assert why_ready("BG1", seen, {}, NOON, timezone) == f"BG1: no server has an open window until {until}"
+
+
+def test_the_end_of_a_day_off_is_told_in_the_zone_of_the_user():
+    seen = Topology((aos(2, windows=(OFF,)),))
+    assert why_ready("BG1", seen, {}, NOON, "UTC") == (
+        "BG1: no server has an open window until 22:00 UTC (AOS2 with 2 threads)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("instant", "shown"),
+    [
+        (datetime(2026, 6, 1, 21, 59, 59, 999999, UTC), "23:59:59 Europe/Oslo"),
+        (datetime(2026, 6, 1, 22, tzinfo=UTC), "Tue 02 Jun 00:00 Europe/Oslo"),
+        (datetime(2026, 5, 31, 21, 59, tzinfo=UTC), "Sun 31 May 23:59 Europe/Oslo"),
+    ],
+)
+def test_an_instant_is_told_with_its_day_if_that_is_not_todays(instant, shown):
+    assert local(instant, "Europe/Oslo", NOON) == shown
+
+
+# --- paused groups (rule 29) --------------------------------------------------------------------------------
+
+
+def paused(seen: Topology, *groups: str) -> Topology:
+    return replace(seen, paused=frozenset(groups))
+
+
+def test_a_paused_group_gets_nothing_and_the_others_get_its_threads():
+    seen = paused(topology(AOS1="", AOS2="BG1 BG2"), "BG1")
+    free = {1: 1, 2: 2}
+    assert [room(group, seen, free) for group in ("default", "BG1", "BG2")] == [1, 0, 2]
+    ready = [(1, "BG1"), (2, "BG2"), (3, "BG1"), (4, "default"), (5, "BG2")]
+    assert admit(ready, {"BG1": 2}, seen, free).chosen == [2, 4, 5]
+    assert open_threads({"BG1": 3, "BG2": 1}, seen, free) == 2
+
+
+def test_the_tickets_of_a_group_that_is_paused_go_back():
+    seen = topology(AOS1="", AOS2="BG1")
+    out = [(1, "BG1"), (2, "default"), (3, "BG1")]
+    assert surplus(out, seen, {1: 1, 2: 2}) == []
+    assert surplus(out, paused(seen, "BG1"), {1: 1, 2: 2}) == [1, 3]
+
+
+def test_pausing_a_group_changes_neither_its_bindings_nor_who_serves_it():
+    seen = topology(AOS1="", AOS2="BG1", AOS3="BG1 default")
+    still = paused(seen, "BG1", "default")
+    assert still.bound == seen.bound
+    for group in GROUPS:
+        assert serving(still, group) == serving(seen, group)
+    assert [still.takes(server, "BG1") for server in still.servers] == [False, False, False]
+    assert still.takes(still.by_id[1], "BG2")
+    assert free_threads(still, {}, NOON) == free_threads(seen, {}, NOON)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 4), RANDOM)
+def test_with_paused_groups_the_rest_gets_what_it_would_get_were_they_not_there(servers, rng):
+    seen = random_topology(rng, servers)
+    still = paused(seen, *rng.sample(GROUPS, rng.randint(1, 3)))
+    free = {server.id: rng.randint(0, 2) for server in seen.servers}
+    out, ready = Counter(random_tickets(rng, 4)), list(enumerate(random_tickets(rng, 8)))
+    others = [(number, group) for number, group in ready if group not in still.paused]
+    out_of_others = {group: number for group, number in out.items() if group not in still.paused}
+    assert admit(ready, out, still, free).chosen == admit(others, out_of_others, seen, free).chosen
+
+
+def test_a_task_of_a_paused_group_says_so_before_all_else():
+    for servers in ([], [aos(2)], [aos(2, enabled=False)], [aos(2, windows=(NIGHT,))]):
+        seen = paused(Topology(tuple(servers)), "BG1")
+        assert why_ready("BG1", seen, {2: 2}, NOON) == "BG1 is paused"
+    assert why_ready("BG1", paused(Topology((aos(2),)), "BG2"), {}, NOON) == "is being handed out"
 
 
 @pytest.mark.parametrize(

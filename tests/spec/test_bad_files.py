@@ -39,6 +39,8 @@ TASK_FAULTS = [
     ("{run: x, retries: true}", "tasks.T.retries: must be a whole number, not true"),
     ("{run: x, retry_delay: -0.5}", "tasks.T.retry_delay: must be at least 0, not -0.5"),
     ("{run: x, retry_delay: .inf}", "tasks.T.retry_delay: must be a finite number"),
+    ("{run: x, duration: -1}", "tasks.T.duration: must be at least 0, not -1"),
+    ("{run: x, duration: an hour}", "tasks.T.duration: must be a number, not 'an hour'"),
     ("{run: x, time_limit: 0}", "tasks.T.time_limit: must be more than 0, not 0"),
     ("{run: x, time_limit: 1 h}", "tasks.T.time_limit: must be a number, not '1 h'"),
     ("{run: x, time_limit: 1.0e+300}", "tasks.T.time_limit: must be at most 31,622,400, not a huge number"),
@@ -180,7 +182,9 @@ def window(**changed: object) -> str:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (window(start=""), "servers.A.windows.0: 'start' is missing"),
+        (window(start=""), "servers.A.windows.0.start: 'start' is missing"),
+        (window(end=""), "servers.A.windows.0.end: 'end' is missing"),
+        (window(threads=""), "servers.A.windows.0: 'threads' is missing"),
         (window(start="'8:00'"), "servers.A.windows.0.start: '8:00' is not a time of day."),
         (window(end="'24:00'"), "servers.A.windows.0.end: '24:00' is not a time of day. Write midnight as"),
         (window(end="480"), "servers.A.windows.0.end: must be text, not 480; put it in quotes"),
@@ -193,6 +197,15 @@ def window(**changed: object) -> str:
         (window(days="[mom]"), "servers.A.windows.0.days: 'mom' is not a day (closest: 'mon')"),
         (window(days="[]"), "servers.A.windows.0.days: A window without days never opens"),
         (window(until="1"), "servers.A.windows.0: unknown key 'until'"),
+        (window(timezone="7"), "servers.A.windows.0.timezone: must be the name of a time zone, not 7"),
+        (
+            window(date="'2026-12-24'", days="[mon]"),
+            "servers.A.windows.0.days: a window has a date or weekdays, not both",
+        ),
+        (window(date="'2026-12-24'", start=""), "servers.A.windows.0.start: 'start' is missing"),
+        (window(date="'24.12.2026'"), "servers.A.windows.0.date: '24.12.2026' is not a date. Write it as text"),
+        (window(date="'2026-02-29'"), "servers.A.windows.0.date: '2026-02-29' is not a date. Write it as text"),
+        (window(date="20261224"), "servers.A.windows.0.date: 20261224 is not a date. Write it as text"),
     ],
 )
 def test_a_fault_in_a_window_is_named_with_its_field(text, said):
@@ -203,6 +216,12 @@ def test_windows_that_overlap_in_one_zone_are_refused_and_others_are_not():
     late = window(start="'17:30'", end="'07:00'")
     assert refusal(f"servers:\n  A:\n    windows: [{window()}, {late}]") == (
         "job.yaml:3: servers.A.windows: 08:00-18:00 and 17:30-07:00 overlap in Europe/Oslo; "
+        "windows of one zone may not."
+    )
+    on_a_date = window(start="'05:00'", end="'07:00'", date="'2026-12-24'")
+    night = window(start="'22:00'", end="'06:00'")
+    assert refusal(f"servers:\n  A:\n    windows: [{night}, {on_a_date}]") == (
+        "job.yaml:3: servers.A.windows: 22:00-06:00 and 05:00-07:00 on 2026-12-24 overlap in Europe/Oslo; "
         "windows of one zone may not."
     )
     elsewhere = window(start="'17:30'", end="'07:00'", timezone="UTC")

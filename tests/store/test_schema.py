@@ -7,16 +7,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import delete, func, insert, inspect, select, text, update
+from sqlalchemy import MetaData, delete, func, insert, inspect, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Field, SQLModel
 
 from batchq.errors import DatabaseOutdated
 from batchq.spec import Job
-from batchq.store import schema
+from batchq.store import schema, servers
 from batchq.store.database import Database
 from batchq.tables import Attempt, Dispatch, Group, Row, Run, Server, ServerWindow, Task, TaskCondition
 from play import Play
@@ -96,6 +98,100 @@ def test_the_tables_of_the_host_project_stay_out(bare):
         assert tx.execute(select(Invoice.number)).scalar_one() == 1
 
 
+# --- from an older version ----------------------------------------------------------------------------------
+
+# A run half done on a server with a window, as the first version stored it.
+FIRST_VERSION = {
+    "batchq_group": [{"name": "BG1", "priority": 2}],
+    "batchq_server": [
+        {"id": 1, "name": "AOS1", "threads": 2, "enabled": True, "liveness": "running", "epoch": 3, "beat": 7},
+        {"id": 2, "name": "AOS2", "threads": 0, "enabled": False, "liveness": "lost", "epoch": 1, "beat": 0},
+    ],
+    "batchq_server_group": [{"server_id": 1, "group_name": "BG1"}],
+    "batchq_window": [
+        {"id": 1, "server_id": 1, "start": "08:00", "end": "18:00", "threads": 2, "timezone": "Europe/Oslo"},
+        {"id": 2, "server_id": 1, "start": "18:00", "end": "07:30", "threads": 20, "timezone": "UTC"}
+        | {"days": "mon,fri"},
+    ],
+    "batchq_job": [{"id": 1, "name": "JOB 1", "definition": "{}", "updated_at": NOON}],
+    "batchq_run": [
+        {"id": 1, "job_id": 1, "job": "JOB 1", "status": "executing", "open_tasks": 1, "submitted_at": NOON},
+    ],
+    "batchq_task": [
+        {"id": 10, "name": "A", "status": "success", "met": 0, "pending": 0, "attempt": 1, "ended_at": NOON},
+        {"id": 11, "name": "B", "status": "waiting", "met": 0, "pending": 1, "attempt": 0},
+    ],
+    "batchq_condition": [{"id": 1, "task_id": 11, "predecessor_id": 10, "outcome": "success", "handles": False}],
+    "batchq_attempt": [
+        {"task_id": 10, "attempt": 1, "server": "AOS1", "epoch": 3, "status": "success"}
+        | {"claimed_at": NOON, "ended_at": NOON, "log": "done"},
+    ],
+}  # fmt: skip
+EVERY_TASK = {
+    "run_id": 1, "operation": "demo.work", "args": "[1]", "kwargs": "{}", "group_name": "BG1", "priority": 1,
+    "own_priority": False, "retries": 1, "retry_delay": 0.5, "ignore_failure": False, "joined": "all",
+    "impossible": 0, "unsettled": False, "offers": 0,
+}  # fmt: skip
+
+
+def upgraded_to(database: Database, revision: str) -> MetaData:
+    """Bring a bare database to an older revision; returns its tables."""
+    found = MetaData()
+    with database.write() as tx:
+        config = Config()
+        config.set_main_option("script_location", str(schema.FOLDER))
+        config.attributes["connection"] = tx
+        command.upgrade(config, revision)
+        found.reflect(tx)
+    return found
+
+
+def contents(database: Database, found: MetaData) -> dict[str, list[dict[str, object]]]:
+    """What stands in the columns of these tables."""
+    with database.read() as tx:
+        return {
+            table.name: [dict(row) for row in tx.execute(select(table).order_by(*table.primary_key)).mappings()]
+            for table in found.sorted_tables
+            if table.name != "batchq_version"
+        }
+
+
+def test_rows_of_the_first_version_are_all_there_after_an_upgrade(bare):
+    first = upgraded_to(bare, "0001")
+    with bare.write() as tx:
+        for name, rows in FIRST_VERSION.items():
+            for row in rows:
+                tx.execute(insert(first.tables[name]).values(**(EVERY_TASK if name == "batchq_task" else {}) | row))
+    before = contents(bare, first)
+    assert all(before.values())
+
+    assert schema.upgrade(bare) == ("0001", schema.NEWEST)
+    schema.check(bare)
+    assert contents(bare, first) == before
+    with bare.read() as tx:
+        assert tx.execute(select(Group.name, Group.paused).order_by(Group.name)).all() == [
+            ("BG1", False),
+            ("default", False),
+        ]
+        seen = servers.seen(tx)
+    assert seen.paused == frozenset()
+    assert [str(window) for window in seen.by_id[1].windows] == [
+        "08:00-18:00=2 Europe/Oslo",
+        "18:00-07:30=20 UTC [mon,fri]",
+    ]
+
+
+def test_a_database_that_was_upgraded_has_the_definitions_of_one_made_anew(bare):
+    upgraded_to(bare, "0001")
+    schema.upgrade(bare)
+    upgraded = definitions(bare)
+    with bare.write() as tx:
+        Row.metadata.drop_all(tx)
+        tx.execute(text("DROP TABLE batchq_version"))
+    schema.upgrade(bare)
+    assert definitions(bare) == upgraded
+
+
 # --- the migrations make what the tables say ----------------------------------------------------------------
 
 
@@ -136,15 +232,18 @@ DEFINITIONS = {
 
 
 def definitions(database: Database) -> set[tuple[str, ...]]:
-    """Columns, indexes with their conditions, and constraints; in SQLite the clauses of what made them."""
+    """Columns, indexes with their conditions, and constraints; in SQLite the clauses of what made them.
+
+    There a column that came later stands last in its line, with the default that its old rows got.
+    """
     with database.read() as tx:
         rows = tx.execute(text(DEFINITIONS[database.kind])).all()
     if not database.embedded:
         return {tuple(row) for row in rows}
     return {
-        (table, name, clause.strip())
+        (table, name, re.sub(r" DEFAULT \S+", "", clause.strip()))
         for table, name, sql in rows
-        for clause in re.split(r",\s*\n", re.sub(r"\n\)$", "", sql.rstrip()))
+        for clause in re.split(r",\s*\n|, (?=\w+ [A-Z])", re.sub(r"\s*\)$", "", sql.rstrip()))
     }
 
 
@@ -238,4 +337,4 @@ def test_instants_come_back_aware_and_in_utc_to_the_microsecond(rows):
 
 def test_the_migrations_are_part_of_the_package():
     assert Path(schema.FOLDER).is_relative_to(Path(schema.__file__).parent.parent)
-    assert (Path(schema.FOLDER) / "versions" / f"{schema.NEWEST}_first_tables.py").is_file()
+    assert len(list(Path(schema.FOLDER).glob(f"versions/{schema.NEWEST}_*.py"))) == 1

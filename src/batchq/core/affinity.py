@@ -217,7 +217,7 @@ def _closed(servers: Sequence[Server], now: datetime, timezone: str | None) -> s
         return f"{names(servers)} {'have' if len(servers) > 1 else 'has'} no {lacks}"
     opening, server = min(openings, key=lambda pair: pair[0])
     window = max(covering(server.windows, opening), key=lambda window: window.threads, default=None)
-    shown = timezone or (window or server.windows[0]).timezone
+    shown = timezone or (window or next(each for each in server.windows if not each.vanished)).timezone
     return f"no server has an open window until {local(opening, shown, now)} ({_which(server, window, shown)})"
 
 

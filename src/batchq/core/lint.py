@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from datetime import datetime, timedelta
-from itertools import combinations
+from datetime import UTC, datetime, timedelta
 
 from batchq.core.affinity import DEFAULT_GROUP, Server, Topology, names
-from batchq.core.windows import Window, format_time, next_opening, zone
+from batchq.core.windows import Window, covering, next_opening, zone
 
 DAY = timedelta(days=1)
 YEAR_DAYS = 370  # two zones may change their clocks in different weeks
@@ -36,35 +35,75 @@ def _unserved(topology: Topology, group: str, now: datetime) -> str | None:
 
 
 def _of_server(server: Server, now: datetime) -> Iterator[str]:
+    vanished = sorted({window.timezone for window in server.windows if window.vanished})
+    for name in vanished:
+        yield f"Server {server.name} has windows in {name}, no time zone that this machine knows: they never open."
     if server.enabled and not _opens(server, now):
-        yield f"Server {server.name} has no threads within 24 h: it starts nothing."
-    for one, other in combinations(server.windows, 2):
-        if one.timezone != other.timezone and _overlap(one, other, now):
-            yield (
-                f"Server {server.name} has overlapping windows, {_words(one)} and {_words(other)}: "
-                "where both are open, the larger number of threads counts."
-            )
+        if next_opening(server.windows, server.threads, now) is not None:
+            yield f"Server {server.name} has no threads within 24 h: it starts nothing."
+        elif not vanished:  # else that was said above
+            lacks = "window that ever opens" if server.windows else "threads"
+            yield f"Server {server.name} has no {lacks}: it starts nothing."
+    yield from _beyond_the_pool(server, now)
+    for one, other in _overlaps(server, now):
+        yield (
+            f"Server {server.name} has overlapping windows, {_words(one)} and {_words(other)}: "
+            "where both are open, the larger number of threads counts."
+        )
 
 
 def _opens(server: Server, now: datetime) -> bool:
     return next_opening(server.windows, server.threads, now, DAY) is not None
 
 
-def _overlap(one: Window, other: Window, now: datetime) -> bool:
-    """Whether, within a year, a period of one window starts inside a period of the other (rule 18)."""
-    return any(other.covers(start) for start in _starts(one, now)) or any(
-        one.covers(start) for start in _starts(other, now)
-    )
+def _beyond_the_pool(server: Server, now: datetime) -> Iterator[str]:
+    """More threads than the worker that runs can ever reach (rule 16)."""
+    wanted = [(window.threads, f" in {_words(window)}") for window in server.windows if _may_open(window, now)]
+    if all(window.only is not None for window in server.windows):
+        wanted.append((server.threads, ""))
+    threads, when = max(wanted, default=(0, ""))
+    if server.alive and server.pool and threads > server.pool:
+        yield (
+            f"Server {server.name} has {threads} threads{when}, but its worker's pool holds {server.pool} at most: "
+            "it never runs more at once."
+        )
+
+
+def _may_open(window: Window, now: datetime) -> bool:
+    """Whether the window can still open: its zone is known, and its date is not over."""
+    return not window.vanished and (window.only is None or window.only >= now.astimezone(zone(window.timezone)).date())
+
+
+def _overlaps(server: Server, now: datetime) -> list[tuple[Window, Window]]:
+    """The windows of different zones, one of which starts, within a year, while the other is open (rules 18, 21)."""
+    if len({window.timezone for window in server.windows}) < 2:
+        return []
+    found = {
+        tuple(sorted((number, server.windows.index(other))))
+        for number, window in enumerate(server.windows)
+        for start in _starts(window, now)
+        if window in (opened := covering(server.windows, start))
+        for other in opened
+        if other.timezone != window.timezone and not _day_off(window) and not _day_off(other)
+    }
+    return [(server.windows[one], server.windows[other]) for one, other in sorted(found)]
 
 
 def _starts(window: Window, now: datetime) -> Iterator[datetime]:
+    """When the window would start, in UTC: on its date, or on every day of a year."""
+    if window.vanished:
+        return
     tz = zone(window.timezone)
     today = now.astimezone(tz).date()
-    for day in range(YEAR_DAYS):
-        start = datetime.combine(today + DAY * day, window.start, tz)
-        if window.covers(start):
-            yield start
+    days = [today + DAY * day for day in range(YEAR_DAYS)] if window.only is None else [window.only]
+    for day in days:
+        if day >= today:
+            yield datetime.combine(day, window.start, tz).astimezone(UTC)
+
+
+def _day_off(window: Window) -> bool:
+    return window.only is not None and not window.threads
 
 
 def _words(window: Window) -> str:
-    return f"{format_time(window.start)}-{format_time(window.end)} {window.timezone}"
+    return f"{window.span} {window.timezone}"

@@ -22,7 +22,7 @@ SECOND = timedelta(seconds=1)
 DAY = timedelta(days=1)
 DAY_SECONDS = 24 * 3600
 WEEK_SECONDS = 7 * DAY_SECONDS
-HORIZON = timedelta(days=8)  # a weekly window comes round within it, also when the clocks go back
+HORIZON = timedelta(days=15)  # a weekly window comes round within it, also when a jump of the clock skips it once
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 FULL_NAMES = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
@@ -146,8 +146,7 @@ def periods(windows: Sequence[Window], threads: int, begin: datetime, end: datet
     begin, end = _aware(begin).astimezone(UTC), _aware(end).astimezone(UTC)
     while begin < end:
         present = threads_at(windows, threads, begin)
-        change = next_change(windows, threads, begin, end - begin)
-        stop = min(change, end) if change is not None else end
+        stop = next_change(windows, threads, begin, end - begin) or end
         yield Period(begin, stop, present)
         begin = stop
 
@@ -158,14 +157,15 @@ def next_change(
     """The first instant later than `after` at which `threads_at` differs from its value at `after`.
 
     In UTC and exact to the second; None if nothing differs up to and including `after` + `horizon`. Without a
-    horizon it looks as far as a change can be: a week, and another one after each exception on the way.
+    horizon it looks at the next two weeks, and as far about each exception to come.
     """
     begin = _aware(after).astimezone(UTC)
     present = threads_at(windows, threads, begin)
-    end = begin + horizon if horizon is not None else _horizon(windows, begin)
-    for moment in _moments(windows, begin, end):
-        if threads_at(windows, threads, moment) != present:
-            return moment
+    stretches = _stretches(windows, begin) if horizon is None else [(begin, begin + horizon)]
+    for start, end in stretches:
+        for moment in _moments(windows, start, end):
+            if threads_at(windows, threads, moment) != present:
+                return moment
     return None
 
 
@@ -272,14 +272,16 @@ def _today(window: Window, instant: datetime) -> date | None:
     return None if window.vanished else instant.astimezone(zone(window.timezone)).date()
 
 
-def _horizon(windows: Sequence[Window], begin: datetime) -> datetime:
-    """How far to look: until every weekly window came round, on days that no exception took."""
+def _stretches(windows: Sequence[Window], begin: datetime) -> Iterator[tuple[datetime, datetime]]:
+    """Where to look for a change: until every weekly window came round, and again about each later exception."""
     end = begin + HORIZON
-    for day in sorted(window.only for window in windows if window.only is not None):
-        start = datetime.combine(day, time(), UTC)
-        if begin - HORIZON < start < end + DAY:
-            end = max(end, start + HORIZON)
-    return end
+    yield begin, end
+    for day in sorted({window.only for window in windows if window.only is not None}):
+        noon = datetime.combine(day, time(12), UTC)
+        start, stop = noon - 2 * DAY, noon + 2 * DAY + HORIZON  # no zone is more than a day away from UTC
+        if stop > end:
+            yield max(start, end), stop
+            end = stop
 
 
 def _moments(windows: Sequence[Window], begin: datetime, end: datetime) -> Iterator[datetime]:
