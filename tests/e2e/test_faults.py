@@ -166,7 +166,7 @@ def test_a_server_stopped_for_longer_than_the_silence_goes_on_under_a_new_epoch(
         ("success", "AOS2"),
     ]
     assert [name for name, state in site.states(run).items() if state == "error"] == [once]
-    assert "AOS1 was declared lost while it ran; it goes on under epoch 3" in site.log("AOS1")
+    assert "AOS1 was declared lost while it ran; it goes on under epoch " in site.log("AOS1")
 
 
 # --- a coordinator ------------------------------------------------------------------------------------------

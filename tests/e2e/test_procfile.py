@@ -35,7 +35,7 @@ class Machine(Site):
         self.wait_for("all processes", lambda: all(word in self.log("honcho") for word in SIGNS))
 
 
-SIGNS = ("AOS1 is open", "AOS2 is open", "Flower listens on")
+SIGNS = ("AOS1 is a batch server", "AOS2 is a batch server", "Flower listens on")
 
 
 def test_honcho_starts_it_all_a_job_runs_and_sigterm_leaves_nothing_behind(tmp_path: Path):

@@ -130,7 +130,10 @@ def hold(hub: Any, pool: Any) -> None:
 
     def emptied() -> None:
         halves, before = _halves(hub), timers(hub)
-        reset()
+        try:
+            reset()
+        except Exception:  # it does what the lost connection had left to do
+            logger.debug("emptying the loop", exc_info=True)
         registered(hub)
         for timer in timers(hub) - before:
             timer.cancel()  # the next connection brings these along again

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from celery import Celery
@@ -123,7 +124,7 @@ class Publisher:
         """Make the queue exist where the broker drops what goes to none; Redis makes it by itself."""
         if time.monotonic() - self._declared.get(name, -DECLARED_SECONDS) < DECLARED_SECONDS:
             return
-        self._twice(lambda producer: None if _makes_queues(producer) else queue(name)(producer.channel).declare())
+        self._twice(partial(_make, name))
         self._declared[name] = time.monotonic()
 
     def check(self) -> None:
@@ -199,5 +200,6 @@ class Publisher:
 _TIMEOUTS = {"redis": ("socket_timeout", "socket_connect_timeout"), "amqp": ("read_timeout", "write_timeout")}
 
 
-def _makes_queues(producer: Producer) -> bool:
-    return bool(producer.connection.transport.driver_type == "redis")
+def _make(name: str, producer: Producer) -> None:
+    if producer.connection.transport.driver_type != "redis":
+        queue(name)(producer.channel).declare(nowait=True)

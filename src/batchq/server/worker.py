@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-WATCH_SECONDS = 1.0
+WATCH_SECONDS = 0.5
 LOOK_SECONDS = 0.25
 
 
@@ -84,7 +84,9 @@ class Watch(threading.Thread):
             topology = servers.topology(tx, self._database)
             groups = frozenset(servers.group_priorities(tx))
             executing = moves.executing_on(tx, life.server)
-        server = topology.by_id[life.server]
+        server = topology.by_id.get(life.server)
+        if server is None:
+            return  # deleted while it counted as lost: the next heartbeat finds that out
         self.wanted = frozenset(g for g in groups if topology.serves(server, g)), server
         self._look_for_lost(life, {row.token for row in executing if row.epoch == life.epoch})
 
@@ -314,9 +316,10 @@ class BatchConsumer(bootsteps.StartStopStep):  # type: ignore[misc]
         server = consumer.controller.batch_server
         if server is None:
             return
-        self.counts_itself = _own_prefetch(consumer.task_consumer.channel, server)
+        self._counts = not _own_prefetch(consumer.task_consumer.channel, server)
+        self._listens = True
         self.timer = consumer.hub.call_repeatedly(LOOK_SECONDS, self._reconcile, consumer, server)
-        server.ledger.has_room = partial(self._has_room, consumer, server)
+        server.ledger.has_room = partial(self._has_room, consumer)
 
     def stop(self, consumer: Any) -> None:
         if self.timer is not None:
@@ -324,26 +327,32 @@ class BatchConsumer(bootsteps.StartStopStep):  # type: ignore[misc]
             self.timer = None
             consumer.controller.batch_server.ledger.has_room = None
 
-    def _has_room(self, consumer: Any, server: BatchServer) -> None:
-        """A server that was full takes tickets again at once; that it is full can wait for the next look."""
-        if not consumer.app.amqp.queues.consume_from:
-            self._reconcile(consumer, server)
-
     def _reconcile(self, consumer: Any, server: BatchServer) -> None:
         if server.watch.wanted is None or consumer.task_consumer is None:
             return
         groups, _ = server.watch.wanted
-        # Where the broker counts what it has sent, and for each queue on its own, a full server must not listen.
-        takes = server.threads > 0 and (self.counts_itself or server.ledger.room > 0)
-        wanted = {server.settings.queue(group) for group in groups} if takes else set()
+        wanted = {server.settings.queue(group) for group in groups} if server.threads else set()
         queues = consumer.app.amqp.queues
         have = set(queues.consume_from)
         for name in sorted(wanted - have):
             queues.add(tickets.queue(name))
             consumer.add_task_queue(name)
+            self._listens = True
         for name in sorted(have - wanted):
             consumer.cancel_task_queue(name)
         self._set_prefetch(consumer, server.threads and server.threads + server.settings.tickets_ahead)
+        if self._counts and server.ledger.room <= 0:
+            self._listen(consumer, False)
+
+    def _has_room(self, consumer: Any) -> None:
+        """A server that was full listens again at once; that it is full can wait for the next look."""
+        self._listen(consumer, True)
+
+    def _listen(self, consumer: Any, listens: bool) -> None:
+        """Where the broker counts what it has sent, for each queue on its own, a full server must not listen."""
+        if listens != self._listens and consumer.task_consumer is not None:
+            (consumer.task_consumer.consume if listens else consumer.task_consumer.cancel)()
+            self._listens = listens
 
     def _set_prefetch(self, consumer: Any, wanted: int) -> None:
         if consumer.qos.value == wanted:
@@ -370,6 +379,9 @@ def _connected(consumer: Any, connection: Any) -> Any:
         if consumer.controller.batch_server is not None:
             consumer.controller.batch_server.attend(WATCH_SECONDS)
 
+    if consumer.hub is not None and consumer.restart_count > 1:
+        # A connection that was lost before the loop began stays in it, and fails there for ever.
+        consumer.hub.reset()
     if consumer.event_dispatcher is not None:
         consumer.event_dispatcher.enabled = False  # each event would try the broker once more
     step = 0.1 if consumer.controller.batch_server is not None else WATCH_SECONDS
