@@ -20,7 +20,7 @@ FLOORS = [
     {"clock", "config", "tables", "spec", "migrations"},
     {"store"},
     {"engine"},
-    {"actions"},
+    {"actions", "forecast"},
     {"coordinator", "server"},
     {"operations"},
     {"app"},

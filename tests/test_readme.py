@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from batchq.cli import cli
 from batchq.config import Settings
 from batchq.core.states import LABELS, MOVES, State
 
@@ -44,3 +47,12 @@ def test_what_the_readme_shows_is_made_from_the_code(name: str, wanted: str):
 
 def test_every_state_has_a_word_for_people():
     assert {state.value for state in State} <= LABELS.keys()
+
+
+def test_the_plan_that_the_readme_shows_is_what_its_command_prints(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.chdir(README.parent)
+    monkeypatch.setenv("BATCHQ_HOME", str(tmp_path))
+    command, shown = re.findall(r"```\w+\n(.*?)```", part("plan"), re.S)
+    printed = CliRunner().invoke(cli, shlex.split(command)[1:]).stdout
+    pieces = [piece.strip("\n") for piece in shown.split("…\n")]
+    assert all(piece in printed for piece in pieces if piece)

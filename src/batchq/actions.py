@@ -1,4 +1,4 @@
-"""What people do: apply a file, set a server or a group, cancel a run; and how they find things by name.
+"""What people do: apply a file, manage servers and groups, cancel a run; and how they find things by name.
 
 Each action is one transaction, which also takes back the tickets that no longer hold. Tickets for what it
 freed leave with the next advance.
@@ -15,15 +15,18 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from batchq import engine
-from batchq.core.affinity import Server
+from batchq.core.affinity import DEFAULT_GROUP, Server
 from batchq.core.states import LABELS, RUN_ENDED
 from batchq.core.windows import Window, overlaps
-from batchq.errors import Conflict, InvalidInput, NotFound, unknown
+from batchq.errors import Conflict, InvalidInput, NotFound, closest, unknown
 from batchq.spec import Document, JobSpec, ServerSpec
+from batchq.spec.fields import MOST_THREADS
+from batchq.spec.model import MOST_WINDOWS
 from batchq.store import moves, runs, servers, views
 from batchq.store.database import Database
 from batchq.store.moves import JOB, RUN, TASK
 from batchq.store.servers import GROUP, PRIORITIES, SERVER
+from batchq.tables import Liveness
 
 LARGEST_NUMBER = 2**63 - 1
 
@@ -93,25 +96,47 @@ class Change:
     topology: bool = False
 
 
-def apply(database: Database, document: Document, dry_run: bool = False, *, ahead: int = 0) -> list[str]:
+def apply(
+    database: Database, document: Document, dry_run: bool = False, *, prune: bool = False, ahead: int = 0
+) -> list[str]:
     """Make groups, servers and jobs as the document says, in one transaction; returns the differences.
 
-    What the document does not name stays. With `dry_run` nothing is changed.
+    What the document does not name stays; with `prune`, servers go if it names any server, groups if it names
+    any group. Raises Conflict if one of them is in use. With `dry_run` nothing is changed.
     """
     if dry_run:
         with database.read() as tx:
-            return [line for change in _changes(tx, document) for line in change.lines]
-    return database.run(lambda tx: _make(tx, database, list(_changes(tx, document)), ahead))
+            return [line for change in _changes(tx, document, prune) for line in change.lines]
+    return database.run(lambda tx: _make(tx, database, list(_changes(tx, document, prune)), ahead))
 
 
-def _changes(tx: Connection, document: Document) -> Iterator[Change]:
+def _changes(tx: Connection, document: Document, prune: bool) -> Iterator[Change]:
     """In the order in which rows are locked: servers, tasks (for the priority of their group), jobs."""
     present = {server.name: server for server in servers.seen(tx).servers}
+    unnamed_servers, unnamed_groups = _prunable(tx, document, present) if prune else ([], [])
+    for name in unnamed_servers:
+        yield _server_removal(tx, name)
     for name in sorted(document.servers):
         yield from _server_changes(tx, name, document.servers[name], present.get(name))
     yield from _group_changes(tx, document)
+    for name in unnamed_groups:
+        yield _group_removal(tx, name)
     for name, job in document.jobs.items():
         yield from _job_changes(tx, name, job)
+
+
+def _prunable(tx: Connection, document: Document, present: Mapping[str, Server]) -> tuple[list[str], list[str]]:
+    """The servers and groups to remove; raises Conflict with every one of them that is in use."""
+    gone = sorted(present.keys() - document.servers.keys()) if document.servers else []
+    unnamed: list[str] = []
+    if document.groups:
+        known = servers.group_priorities(tx).keys() - document.groups.keys() - _named_groups(document)
+        unnamed = sorted(known - {DEFAULT_GROUP})
+    facts = [_server_use(tx, name) for name in gone]
+    facts += [_group_use(tx, name, leaving={*gone, *document.servers}) for name in unnamed]
+    if found := [fact for fact in facts if fact]:
+        raise Conflict("\n".join(found))
+    return gone, unnamed
 
 
 def _make(tx: Connection, database: Database, changes: Collection[Change], ahead: int) -> list[str]:
@@ -147,12 +172,16 @@ def _server_changes(tx: Connection, name: str, spec: ServerSpec, present: Server
 
 def _group_changes(tx: Connection, document: Document) -> Iterator[Change]:
     present = servers.group_priorities(tx)
-    named = {group for spec in document.servers.values() for group in spec.groups}
-    named |= {group for job in document.jobs.values() for group in runs.groups_of(job)}
-    for name in sorted(named - present.keys() - document.groups.keys()):
+    for name in sorted(_named_groups(document) - present.keys() - document.groups.keys()):
         yield Change((f"group {name}: new",), partial(servers.name_groups, tx, [name]))
     for name, spec in document.groups.items():
         yield from _priority_change(tx, name, spec.priority, present.get(name))
+
+
+def _named_groups(document: Document) -> set[str]:
+    """The groups that the document's servers and tasks are in."""
+    of_servers = {group for spec in document.servers.values() for group in spec.groups}
+    return of_servers | {group for job in document.jobs.values() for group in runs.groups_of(job)}
 
 
 def _priority_change(tx: Connection, name: str, priority: str, present: int | None) -> Iterator[Change]:
@@ -229,29 +258,148 @@ def set_server(
 ) -> list[str]:
     """Set what is given, leave the rest; returns the differences (rules 12, 14, 17, 18, 20).
 
-    Raises InvalidInput for negative threads and for windows of one zone that overlap, NotFound for an unknown
-    server or group.
+    Raises NotFound for an unknown server; InvalidInput for an unknown group, for negative threads, and for
+    windows of one zone that overlap.
     """
-    if threads is not None and threads < 0:
-        raise InvalidInput(f"threads: {threads} is not allowed; a server has 0 threads or more.")
-    for one, other in overlaps(list(windows or ())):
-        raise InvalidInput(f"windows: {one} and {other} overlap; of one zone none may.")
     given = {"threads": threads, "enabled": enabled, "groups": groups, "windows": windows}
     wanted = {key: value for key, value in given.items() if value is not None}
-    return database.run(_set_server, database, name, wanted, ahead)
+    return database.run(_set_server, database, name, lambda _: wanted, ahead, groups or ())
 
 
-def _set_server(tx: Connection, database: Database, name: str, wanted: Mapping[str, Any], ahead: int) -> list[str]:
-    number = find_server(tx, name)
-    servers.find(tx, name)
-    for group in wanted.get("groups", ()):
-        find_group(tx, group)
+def enable(database: Database, name: str, *, ahead: int = 0) -> list[str]:
+    """Let a server start tasks; returns the differences (rule 20). Raises NotFound."""
+    return set_server(database, name, enabled=True, ahead=ahead)
+
+
+def disable(database: Database, name: str, *, ahead: int = 0) -> list[str]:
+    """Let a server start nothing more; what it executes finishes, its groups stay bound (rules 12, 20)."""
+    return set_server(database, name, enabled=False, ahead=ahead)
+
+
+def set_groups(database: Database, name: str, groups: Collection[str], *, ahead: int = 0) -> list[str]:
+    """Bind a server to these groups and no others; raises as `set_server` does."""
+    return set_server(database, name, groups=groups, ahead=ahead)
+
+
+def add_groups(database: Database, name: str, groups: Collection[str], *, ahead: int = 0) -> list[str]:
+    """Bind a server to these groups too; raises as `set_server` does."""
+    more = frozenset(groups)
+    return database.run(_set_server, database, name, lambda server: {"groups": server.groups | more}, ahead, more)
+
+
+def remove_groups(database: Database, name: str, groups: Collection[str], *, ahead: int = 0) -> list[str]:
+    """End a server's bindings to these groups; raises as `set_server` does."""
+    less = frozenset(groups)
+    return database.run(_set_server, database, name, lambda server: {"groups": server.groups - less}, ahead, less)
+
+
+def add_window(database: Database, name: str, window: Window, *, ahead: int = 0) -> list[str]:
+    """Give a server one more window; raises as `set_server` does."""
+    return database.run(_set_server, database, name, lambda server: {"windows": (*server.windows, window)}, ahead)
+
+
+def remove_window(database: Database, name: str, window: int | str | Window, *, ahead: int = 0) -> list[str]:
+    """Take a window from a server: by its number, from 1 in the order in which they are listed, or by its text.
+
+    Raises NotFound if the server, or the window, is not there.
+    """
+
+    def rest(server: Server) -> dict[str, Any]:
+        at = _position(server, window)
+        return {"windows": server.windows[:at] + server.windows[at + 1 :]}
+
+    return database.run(_set_server, database, name, rest, ahead)
+
+
+def _position(server: Server, window: int | str | Window) -> int:
+    texts = [str(each) for each in server.windows]
+    if isinstance(window, int) and 0 < window <= len(texts):
+        return window - 1
+    if str(window) in texts:
+        return texts.index(str(window))
+    advice = f"`batchq server window list {server.name}` shows them." if texts else "It has none."
+    raise unknown(f"window of {server.name}", window, texts, advice=advice)
+
+
+def delete_server(database: Database, name: str, *, ahead: int = 0) -> list[str]:
+    """Delete a server that is stopped or lost, with its bindings and windows; returns the differences.
+
+    What it ran keeps its name. Raises NotFound, and Conflict for a server that runs.
+    """
+    return database.run(_remove, database, find_server, _server_removal, name, ahead)
+
+
+def _remove(
+    tx: Connection,
+    database: Database,
+    find: Callable[[Connection, str], object],
+    removal: Callable[[Connection, str], Change],
+    name: str,
+    ahead: int,
+) -> list[str]:
+    find(tx, name)
+    return _make(tx, database, [removal(tx, name)], ahead)
+
+
+def _set_server(
+    tx: Connection,
+    database: Database,
+    name: str,
+    wanted: Callable[[Server], Mapping[str, Any]],
+    ahead: int,
+    named: Collection[str] = (),
+) -> list[str]:
+    """Set what is `wanted` of a server as it stands, the groups `named` being known; returns the differences."""
+    row = servers.find(tx, name)
+    number = find_server(tx, name) if row is None else row.id
+    _check_groups(tx, named)
     present = servers.seen(tx).by_id[number]
-    differences = list(_differences(f"server {name}", _facts(present), wanted))
+    values = wanted(present)
+    _check(**values)
+    differences = list(_differences(f"server {name}", _facts(present), values))
     if differences:
-        servers.set_server(tx, number, **wanted)
+        servers.set_server(tx, number, **values)
         _take_back(tx, database, ahead)
     return differences
+
+
+def _check(threads: int = 0, windows: Collection[Window] = (), **_: object) -> None:
+    """Refuse threads and windows that a server cannot have; raises InvalidInput (rules 16, 18)."""
+    for number in (threads, *(window.threads for window in windows)):
+        if not 0 <= number <= MOST_THREADS:
+            raise InvalidInput(f"threads: {number} is not allowed; use 0 to {MOST_THREADS:,}.")
+    if len(windows) > MOST_WINDOWS:
+        raise InvalidInput(f"windows: a server has {MOST_WINDOWS} at most, not {len(windows)}.")
+    for one, other in overlaps(list(windows)):
+        raise InvalidInput(f"windows: {one} and {other} overlap; of one zone none may.")
+
+
+def _check_groups(tx: Connection, names: Collection[str]) -> None:
+    known = servers.group_priorities(tx) if names else {}
+    for name in names:
+        if name not in known:
+            advice = "`batchq group list` shows all groups; a file that names one makes it."
+            raise InvalidInput(f"groups: no group {name!r}{closest(name, known)}. {advice}")
+
+
+def _server_removal(tx: Connection, name: str) -> Change:
+    return Change((f"server {name}: removed",), partial(_remove_server, tx, name), topology=True)
+
+
+def _remove_server(tx: Connection, name: str) -> None:
+    row = servers.find(tx, name)
+    if row is not None and not servers.forget(tx, row.id):
+        raise Conflict(_runs(row))
+
+
+def _server_use(tx: Connection, name: str) -> str | None:
+    """Why the server cannot be deleted now, if it cannot."""
+    row = tx.execute(select(SERVER.name, SERVER.liveness, SERVER.host, SERVER.pid).where(SERVER.name == name)).one()
+    return _runs(row) if row.liveness == Liveness.RUNNING else None
+
+
+def _runs(row: Any) -> str:
+    return f"Server {row.name} runs, as pid {row.pid} on host {row.host}. Stop it first: only then can it be deleted."
 
 
 def set_group(database: Database, name: str, *, priority: str) -> list[str]:
@@ -267,6 +415,61 @@ def _set_group(tx: Connection, database: Database, name: str, priority: str) -> 
     return _make(tx, database, list(_priority_change(tx, name, priority, present)), 0)
 
 
+def pause_group(database: Database, name: str, *, ahead: int = 0) -> list[str]:
+    """Let nothing new of a group start, from the moment that this returns (rule 29); returns the differences.
+
+    What is executing finishes. Raises NotFound.
+    """
+    return database.run(_pause_group, database, name, True, ahead)
+
+
+def resume_group(database: Database, name: str, *, ahead: int = 0) -> list[str]:
+    """Let a paused group go on; returns the differences. Raises NotFound."""
+    return database.run(_pause_group, database, name, False, ahead)
+
+
+def _pause_group(tx: Connection, database: Database, name: str, paused: bool, ahead: int) -> list[str]:
+    find_group(tx, name)
+    if not servers.pause(tx, name, paused):
+        return []
+    _take_back(tx, database, ahead)
+    return [f"group {name}: {'paused' if paused else 'resumed'}"]
+
+
+def delete_group(database: Database, name: str, *, ahead: int = 0) -> list[str]:
+    """Delete a group that nothing uses any more; returns the differences.
+
+    Raises NotFound; Conflict for the default group, and while a server is bound to it or a task of it not terminal.
+    """
+    return database.run(_remove, database, find_group, _group_removal, name, ahead)
+
+
+def _group_removal(tx: Connection, name: str) -> Change:
+    return Change((f"group {name}: removed",), partial(_remove_group, tx, name), topology=True)
+
+
+def _remove_group(tx: Connection, name: str) -> None:
+    servers.lock_group(tx, name)
+    if fact := _group_use(tx, name):
+        raise Conflict(fact)
+    servers.forget_group(tx, name)
+
+
+def _group_use(tx: Connection, name: str, leaving: Collection[str] = ()) -> str | None:
+    """Why the group cannot be deleted now, if it cannot; the servers that are `leaving` do not count."""
+    if name == DEFAULT_GROUP:
+        return f"The group {name} cannot be deleted: a task without a group is in it."
+    bound = [server for server in servers.bound_to(tx, name) if server not in leaving]
+    number, storing = servers.open_tasks(tx, name), servers.being_stored(tx)
+    facts = [
+        f"bound to it: {_some(bound)}" if bound else "",
+        f"tasks of it that have not ended: {number}" if number else "",
+        f"still being stored: run {storing[0]}, of whatever groups" if storing else "",
+    ]
+    in_use = "; ".join(fact for fact in facts if fact)
+    return f"Group {name} is in use and cannot be deleted; {in_use}." if in_use else None
+
+
 def _facts(server: Server) -> dict[str, Any]:
     return {
         "threads": server.threads,
@@ -278,8 +481,10 @@ def _facts(server: Server) -> dict[str, Any]:
 
 def _differences(what: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
     for key, value in after.items():
-        said, wanted = _WORDS[key](before[key]), _WORDS[key](value)
-        if said != wanted:
+        if key == "windows":
+            yield from (f"{what}: window {window} removed" for window in before[key] if window not in value)
+            yield from (f"{what}: window {window} added" for window in value if window not in before[key])
+        elif (said := _WORDS[key](before[key])) != (wanted := _WORDS[key](value)):
             yield f"{what}: {key} {said} → {wanted}"
 
 
@@ -287,7 +492,6 @@ _WORDS: dict[str, Callable[[Any], str]] = {
     "threads": str,
     "enabled": lambda enabled: "yes" if enabled else "no",
     "groups": lambda groups: ", ".join(sorted(groups)) or "none",
-    "windows": lambda windows: ", ".join(map(str, windows)) or "none",
 }
 
 

@@ -136,7 +136,7 @@ def test_apply_prints_every_difference_once_and_then_none(batchq, batchq_json, s
         "server AOS1: threads 1 → 8",
         "server AOS2: new",
         "server AOS2: groups none → BG1, default",
-        "server AOS2: windows none → 08:00-18:00=2 Europe/Oslo",
+        "server AOS2: window 08:00-18:00=2 Europe/Oslo added",
         "group BG2: new",
         "group BG1: new, priority high",
         "job NIGHT: new, tasks: 2",
@@ -185,6 +185,79 @@ def test_apply_refuses_all_files_if_one_is_wrong_or_two_say_the_same(batchq, bat
     again.write_text("{servers: {AOS1: {threads: 1}}}")
     assert "again.yaml: server 'AOS1' is in an earlier file too" in batchq("apply", good, again, code=2).stderr
     assert batchq_json("server", "list") == []
+
+
+# --- apply --prune ------------------------------------------------------------------------------------------
+
+
+def names(batchq_json):
+    return [[view[key] for view in batchq_json(what, "list")] for what, key in (("server", "name"), ("group", "group"))]
+
+
+def test_prune_removes_what_the_files_do_not_name(batchq, batchq_json, stage, files):
+    old, new = files(
+        old="{groups: {BG1: {}, BG2: {}, BG3: {}}, servers: {AOS1: {groups: [BG2]}, AOS2: {groups: [BG3]}}}",
+        new="{groups: {BG1: {}}, servers: {AOS1: {threads: 2}}, job: J, tasks: {A: {run: demo.work, group: BG3}}}",
+    )
+    batchq("apply", old)
+    wanted = [
+        "server AOS2: removed",
+        "server AOS1: threads 1 → 2",
+        "server AOS1: groups BG2 → none",
+        "group BG2: removed",
+        "job J: new, tasks: 1",
+    ]
+    before = names(batchq_json)
+    assert batchq("apply", new, "--prune", "--dry-run").stdout.splitlines() == wanted
+    assert names(batchq_json) == before
+    assert batchq("apply", new, "--prune").stdout.splitlines() == wanted
+    assert names(batchq_json) == [["AOS1"], ["BG1", "BG3", "default"]]
+    assert batchq("apply", new, "--prune").stdout == "Nothing to change.\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("{job: J, tasks: {A: {run: demo.work, group: BG1}}}", [["AOS1", "AOS2"], ["BG1", "BG2", "default"]]),
+        ("{servers: {AOS1: {groups: [BG1]}}}", [["AOS1"], ["BG1", "BG2", "default"]]),
+        ("{groups: {BG1: {}}}", [["AOS1", "AOS2"], ["BG1", "default"]]),
+    ],
+)
+def test_prune_removes_only_of_the_kinds_of_which_the_files_name_one(batchq, batchq_json, files, text, left):
+    old, new = files(old="{groups: {BG1: {}, BG2: {}}, servers: {AOS1: {groups: [BG1]}, AOS2: {}}}", new=text)
+    batchq("apply", old)
+    batchq("apply", new, "--prune")
+    assert names(batchq_json) == left
+
+
+def test_prune_refuses_all_if_a_server_runs_or_a_group_is_in_use_and_names_every_one(batchq, batchq_json, stage, files):
+    stage.server("AOS1")
+    stage.server("AOS2")
+    stage.submit("{job: J, group: BG1, tasks: {A: {run: demo.work}}}")
+    (new,) = files(new="{groups: {BG2: {}}, servers: {AOS9: {threads: 2}}}")
+    for options in (["--prune"], ["--prune", "--dry-run"]):
+        error = batchq("apply", new, *options, code=5).stderr.splitlines()
+        assert [line.split(", as pid")[0] for line in error] == [
+            "Error: Server AOS1 runs",
+            "Server AOS2 runs",
+            "Group BG1 is in use and cannot be deleted; tasks of it that have not ended: 1.",
+        ]
+    assert names(batchq_json) == [["AOS1", "AOS2"], ["BG1", "default"]]
+
+
+def test_differences_of_windows_are_told_one_by_one_with_zones_and_dates(batchq, files):
+    window = '{{start: "08:00", end: "18:00", threads: {}, timezone: {}}}'
+    off = '{date: "2026-12-24", threads: 0, timezone: Europe/Oslo}'
+    one, two = window.format(2, "Europe/Oslo"), window.format(2, "Asia/Tokyo")
+    before, after = files(
+        before=f"{{servers: {{AOS1: {{windows: [{one}, {two}]}}}}}}",
+        after=f"{{servers: {{AOS1: {{windows: [{off}, {two}]}}}}}}",
+    )
+    batchq("apply", before)
+    assert batchq("apply", after).stdout.splitlines() == [
+        "server AOS1: window 08:00-18:00=2 Europe/Oslo removed",
+        "server AOS1: window 00:00-00:00=0 Europe/Oslo [2026-12-24] added",
+    ]
 
 
 # --- jobs ---------------------------------------------------------------------------------------------------

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -14,26 +16,48 @@ from batchq.cli import cli
 from batchq.cli.context import Commands
 from batchq.errors import BatchqError, BrokerUnreachable, Conflict, InvalidInput, NotFound
 
+README = Path(__file__).parents[2] / "README.md"
 
-def commands(command: click.Command = cli, name: str = "batchq"):
-    yield pytest.param(command, id=name)
+
+def named(command: click.Command = cli, name: str = ""):
+    yield name, command
     if isinstance(command, click.Group):
         for word, inner in command.commands.items():
-            yield from commands(inner, f"{name} {word}")
+            yield from named(inner, f"{name} {word}".strip())
 
 
-@pytest.mark.parametrize("command", list(commands()))
+def commands():
+    return [pytest.param(command, id=f"batchq {name}".strip()) for name, command in named()]
+
+
+@pytest.mark.parametrize("command", commands())
 def test_every_command_has_help_and_every_option_a_help_text(command):
     assert command.help, command.name
     silent = [option.name for option in command.params if isinstance(option, click.Option) and not option.help]
     assert not silent
 
 
-@pytest.mark.parametrize("command", list(commands()))
+@pytest.mark.parametrize("command", commands())
 def test_help_fits_into_80_columns(command):
     page = CliRunner().invoke(command, ["--help"], terminal_width=80).output
     assert page.startswith("Usage:")
     assert max(map(len, page.splitlines())) <= 80
+
+
+def listed() -> set[str]:
+    """The commands of the README's table: `group list, set` stands for `group list` and `group set`."""
+    table = re.search(r"\| command \| does \|\n(.*?)\n\n", README.read_text(encoding="utf-8"), re.S)
+    found = set()
+    for row in table[1].splitlines():
+        for code in re.findall(r"`([^`]+)`", row.split("|")[1]):
+            first, *others = code.split(", ")
+            *kind, word = (part for part in first.split() if part.islower())
+            found |= {" ".join([*kind, each]) for each in (word, *others)}
+    return found
+
+
+def test_the_readme_lists_every_command():
+    assert listed() == {name for name, command in named() if not isinstance(command, click.Group)}
 
 
 def test_the_version_is_that_of_the_package():

@@ -47,6 +47,7 @@ def tasks(draw: st.DrawFn) -> dict[str, Any]:
                     "retries": st.integers(0, 5),
                     "retry_delay": st.floats(0, 1e6),
                     "time_limit": st.floats(0.001, 1e6),
+                    "duration": st.floats(0, 1e6),
                     "ignore_failure": st.booleans(),
                     "join": st.sampled_from(["all", "any"]),
                 },

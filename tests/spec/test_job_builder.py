@@ -49,14 +49,14 @@ def test_every_field_reaches_the_specification():
     job = Job("J", group="BG1", priority="high", run_by="anna", company="NO01")
     job.task(
         "T", "x", args=(1, "two"), kwargs={"a": None}, join="any", group="BG2", priority="low", retries=3,
-        retry_delay=1.5, time_limit=60, ignore_failure=True,
+        retry_delay=1.5, time_limit=60, duration=45.5, ignore_failure=True,
     )  # fmt: skip
     assert job.spec() == JobSpec(
         name="J", group="BG1", priority="high", run_by="anna", company="NO01",
         tasks=(
             TaskSpec(
                 name="T", run="x", args=[1, "two"], kwargs={"a": None}, join=Join.ANY, group="BG2", priority="low",
-                retries=3, retry_delay=1.5, time_limit=60, ignore_failure=True,
+                retries=3, retry_delay=1.5, time_limit=60, duration=45.5, ignore_failure=True,
             ),
         ),
     )  # fmt: skip

@@ -108,7 +108,7 @@ def test_what_is_not_said_has_its_default():
     assert task("x") == TaskSpec(name="T", run="x")
     spec = task("x")
     assert (spec.args, spec.kwargs, spec.after, spec.join) == ([], {}, (), Join.ALL)
-    assert (spec.group, spec.priority, spec.time_limit) == (None, None, None)
+    assert (spec.group, spec.priority, spec.time_limit, spec.duration) == (None, None, None, None)
     assert (spec.retries, spec.retry_delay, spec.ignore_failure) == (0, 0, False)
     assert loads("servers: {AOS1: }").servers == {"AOS1": ServerSpec(threads=1)}
     assert loads("groups: {BG1: }").groups == {"BG1": GroupSpec(priority="normal")}
@@ -132,6 +132,7 @@ def test_every_key_of_a_task_and_a_job_is_read():
             retries: 5
             retry_delay: 2.5
             time_limit: 60
+            duration: 45
             ignore_failure: true
         """
     )
@@ -146,6 +147,7 @@ def test_every_key_of_a_task_and_a_job_is_read():
         retries=5,
         retry_delay=2.5,
         time_limit=60,
+        duration=45,
         ignore_failure=True,
     )
 

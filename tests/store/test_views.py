@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from datetime import time as clock
 
 import pytest
@@ -97,7 +97,15 @@ def test_what_is_ready_says_which_servers_keep_it_waiting(stage):
     assert of(stage.view(), "TASK 1")["why"] == "default: Batch1 does not run"
     stage.server("Batch1", windows=[NIGHT])
     noon = read(stage, views.run_view, 1, NOON)
-    assert of(noon, "TASK 1")["why"] == "default: no server has an open window until 18:00 Europe/Oslo"
+    until = "default: no server has an open window until {} (Batch1, 18:00-07:30{} with 20 threads)"
+    assert of(noon, "TASK 1")["why"] == until.format("18:00 Europe/Oslo", "")
+    elsewhere = read(stage, views.run_view, 1, NOON, timezone="America/New_York")
+    assert of(elsewhere, "TASK 1")["why"] == until.format("12:00 America/New_York", " Europe/Oslo")
+    assert read(stage, views.task_view, 1, "TASK 1", NOON, timezone="America/New_York")["why"] == until.format(
+        "12:00 America/New_York", " Europe/Oslo"
+    )
+    (waiting,) = read(stage, views.status_view, NOON, timezone="America/New_York")["waiting"]
+    assert "until 12:00 America/New_York" in waiting["why"]
 
 
 def test_what_is_ready_behind_busy_threads_says_which(stage):
@@ -168,7 +176,9 @@ def test_a_task_that_tries_again_says_when_and_keeps_its_error(stage):
     stage.end("A", "OSError: away")
     task = of(stage.view(), "A")
     assert (task["status"], task["attempts"], task["error"]) == ("ready", 1, "OSError: away")
-    assert re.fullmatch(r"tries again at \d\d:\d\d:\d\d UTC", task["why"])
+    assert re.fullmatch(r"tries again at (\w{3} \d\d \w{3} )?\d\d:\d\d(:\d\d)? UTC", task["why"])
+    local = of(read(stage, views.run_view, 1, timezone="Asia/Tokyo"), "A")
+    assert re.fullmatch(r"tries again at .* Asia/Tokyo", local["why"])
     assert (task["server"], task["started_at"], task["ended_at"]) == (None, None, None)
 
 
@@ -343,9 +353,23 @@ def test_a_server_shows_its_threads_now_and_the_next_change(stage):
         "threads": 0,
         "busy": 0,
         "groups": ["BG1", "default"],
-        "windows": [{"start": "18:00", "end": "07:30", "threads": 20, "timezone": "Europe/Oslo", "days": None}],
+        "windows": [
+            {
+                "number": 1,
+                "start": "18:00",
+                "end": "07:30",
+                "threads": 20,
+                "timezone": "Europe/Oslo",
+                "days": None,
+                "date": None,
+                "window": "18:00-07:30=20 Europe/Oslo",
+                "in_force": False,
+            }
+        ],
     }
-    assert server["next_change"] == {"at": "2026-01-31T17:00:00.000000Z", "threads": 20}
+    change = {"at": "2026-01-31T17:00:00.000000Z", "threads": 20, "timezone": "Europe/Oslo"}
+    assert server["next_change"] == change
+    assert read(stage, views.server, "AOS1", NOON) == server
     assert (server["host"], server["pid"], server["pool"]) == ("h", 412, 100)
 
 
@@ -386,6 +410,65 @@ def test_a_group_shows_what_waits_who_may_take_it_and_why_it_waits(stage):
     stage.start("AOS1")
     default = read(stage, views.groups)[1]
     assert (default["queued"], default["executing"], default["priority"]) == (0, 1, "normal")
+
+
+def test_the_next_change_is_told_in_the_zone_of_the_window_that_opens_then_or_closes(stage):
+    day = Window(clock(8), clock(16), 2, "UTC")
+    stage.server("AOS1", windows=[NIGHT, day])
+    for hour, zone in ((12, "UTC"), (16, "Europe/Oslo"), (20, "Europe/Oslo"), (7, "UTC")):
+        (server,) = read(stage, views.servers, NOON.replace(hour=hour))
+        assert server["next_change"]["timezone"] == zone
+    stage.server("AOS1", threads=3, windows=[Window(clock(0), clock(0), 0, "Asia/Tokyo", None, date(2026, 2, 1))])
+    (server,) = read(stage, views.servers, NOON)
+    assert server["next_change"] == {"at": "2026-01-31T15:00:00.000000Z", "threads": 0, "timezone": "Asia/Tokyo"}
+
+
+def test_periods_cover_the_time_without_holes_and_gaps_have_no_threads(stage):
+    stage.server("AOS1", windows=[NIGHT])
+    found = read(stage, views.periods, "AOS1", NOON, NOON + timedelta(days=1))
+    assert found == [
+        {"server": "AOS1", "start": start, "end": end, "threads": threads}
+        for start, end, threads in [
+            ("2026-01-31T12:00:00.000000Z", "2026-01-31T17:00:00.000000Z", 0),
+            ("2026-01-31T17:00:00.000000Z", "2026-02-01T06:30:00.000000Z", 20),
+            ("2026-02-01T06:30:00.000000Z", "2026-02-01T12:00:00.000000Z", 0),
+        ]
+    ]
+    with pytest.raises(NotFound, match="closest: 'AOS1'"):
+        read(stage, views.periods, "AOS2", NOON, NOON + timedelta(days=1))
+
+
+def test_what_executes_on_a_server_is_told_with_run_and_start(stage):
+    stage.server("AOS1")
+    stage.submit()
+    assert read(stage, views.executing, "AOS1") == []
+    stage.start("AOS1")
+    (one,) = read(stage, views.executing, "AOS1")
+    assert (one["run"], one["job"], one["task"]) == (1, "JOB 1", "TASK 1")
+    assert INSTANT.fullmatch(one["started_at"])
+
+
+def test_a_paused_group_says_so_and_that_is_why_its_tasks_wait(stage):
+    stage.server("AOS1")
+    stage.submit()
+    actions.pause_group(stage.database, "default")
+    (group,) = read(stage, views.groups)
+    assert (group["paused"], group["ready"], group["why"]) == (True, 1, "default is paused")
+    assert read(stage, views.status_view)["waiting"] == [group]
+
+
+def test_what_a_deleted_server_ran_keeps_its_name_even_if_another_one_gets_its_number(stage):
+    old = stage.server("AOS1")
+    stage.submit()
+    stage.play()
+    stage.database.run(lambda tx: engine.stop(tx, old, stage.database.now(tx)))
+    actions.delete_server(stage.database, "AOS1")
+    stage.server("AOS2")
+    stage.submit()
+    stage.start("AOS2")
+    assert {task["server"] for task in stage.view(1)["tasks"]} == {"AOS1", None}
+    assert read(stage, views.task_view, 1, "TASK 1")["server"] == "AOS1"
+    assert stage.view(2)["tasks"][0]["server"] == "AOS2"
 
 
 def test_the_status_counts_runs_tasks_and_servers(stage):

@@ -7,9 +7,10 @@ import sys
 import click
 
 from batchq import __version__
-from batchq.cli import check, context, db, files, group, job, processes, runs, server, status, task, web
+from batchq.cli import check, context, db, files, group, job, plan, processes, runs, server, status, task, web, window
 
 server.server.add_command(processes.start)
+server.server.add_command(window.window)
 
 COMMANDS: tuple[click.Command, ...] = (
     processes.run,
@@ -17,6 +18,7 @@ COMMANDS: tuple[click.Command, ...] = (
     files.submit,
     files.validate,
     files.apply,
+    plan.plan,
     status.status,
     check.check,
     job.job,

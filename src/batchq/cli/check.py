@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from batchq import clock
 from batchq.cli.context import batch, database
 from batchq.cli.output import output_option, print_json
 from batchq.errors import BatchqError
@@ -86,10 +88,17 @@ def _notes(joined: BatchQ, opened: Database | None) -> Iterator[str]:
         yield "Tickets are not signed, as BATCHQ_TICKET_KEY is empty: the broker must be trusted."
     if joined.settings.shell:
         yield "shell.run is switched on (BATCHQ_SHELL): a job may run any program as the servers' user."
+    if os.environ.get(clock.VARIABLE):
+        pace = f"it shows {clock.now():%Y-%m-%d %H:%M:%S} UTC and runs {clock.clock().scale:g} times as fast"
+        yield f"The clock is not the world's, as {clock.VARIABLE} is set: {pace}. That is for tests only."
     if opened is None:
         return
     with opened.read() as tx:
-        servers = views.servers(tx)
+        servers, groups = views.servers(tx), views.groups(tx)
+    for group in groups:
+        if group["paused"]:
+            name = group["group"]
+            yield f"Group {name} is paused: nothing of it starts. `batchq group resume {name}` lets it go on."
     for server in servers:
         if server["pool_kind"] == "threads":
             yield f"Server {server['name']} runs tasks in threads: they can be neither aborted nor timed out."

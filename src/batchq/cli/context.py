@@ -7,12 +7,14 @@ import json
 import os
 import sys
 from contextlib import suppress
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from batchq.cli.output import now_in
 from batchq.errors import BatchqError, BrokerUnreachable, DatabaseOutdated
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 APP = "batchq.app"
 JOINED = "batchq.joined"
+TIMED_OUT = 124
 
 
 class Failure(click.ClickException):
@@ -133,6 +136,16 @@ def names_app() -> bool:
     """Whether somebody said which app it is, so that our demo app is not the one meant."""
     ctx = click.get_current_context()
     return bool(ctx.meta.get(APP) or os.environ.get("BATCHQ_APP") or getattr(ctx.obj, "app", None))
+
+
+def timezone() -> str | None:
+    """The zone that the user has set, if they did."""
+    return batch().settings.timezone
+
+
+def users_now() -> datetime:
+    """What the clock shows where the user is."""
+    return now_in(timezone())
 
 
 def limits(settings: Settings) -> Limits:

@@ -72,17 +72,20 @@ def validate(files: tuple[Path, ...], output: str) -> None:
 @click.command()
 @click.argument("files", type=FILE, nargs=-1, required=True, metavar="FILE...")
 @click.option("--dry-run", is_flag=True, help="Only print what would change.")
+@click.option("--prune", is_flag=True, help="Also remove servers and groups that the files do not name.")
 @output_option
-def apply(files: tuple[Path, ...], dry_run: bool, output: str) -> None:
+def apply(files: tuple[Path, ...], dry_run: bool, prune: bool, output: str) -> None:
     """Make groups, servers and jobs as the files say, and print what that changes.
 
-    All files together are one transaction. What they do not name stays as it is.
+    All files together are one transaction. What they do not name stays as it is;
+    with --prune, servers go if the files name any server, and groups if they have
+    any under `groups`, unless one of them is in use: then nothing is changed.
     """
     from batchq import actions, spec
 
     settings = batch().settings
     document = together({file: spec.load(file, limits(settings)) for file in files})
-    changes = actions.apply(database(), document, dry_run, ahead=settings.tickets_ahead)
+    changes = actions.apply(database(), document, dry_run, prune=prune, ahead=settings.tickets_ahead)
     if output == "json":
         print_json({"dry_run": dry_run, "changes": changes})
     else:

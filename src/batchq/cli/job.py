@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchq import clock
 from batchq.cli import graph
-from batchq.cli.context import batch, database, limits
+from batchq.cli.context import batch, database, limits, users_now
 from batchq.cli.output import Part, Table, count, label, lasted, local, output_option, present, watch_option
 from batchq.cli.runs import runs_table
 from batchq.core.conditions import Node
@@ -97,7 +96,7 @@ def _read(definition: str) -> JobSpec:
 
 
 def _listed(jobs: list[dict[str, Any]]) -> Iterator[Part]:
-    now = clock.now()
+    now = users_now()
     rows = []
     for job in jobs:
         run = job["last_run"]

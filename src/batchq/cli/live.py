@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from batchq import clock
-from batchq.cli.output import counted, duration, first_line, instant, label, lasted, local, printable, styled
+from batchq.cli.output import counted, duration, first_line, instant, label, lasted, local, now_in, printable, styled
 from batchq.core.states import NOT_STARTED, RUN_ENDED, TERMINAL, State
 
 if TYPE_CHECKING:
@@ -39,12 +38,13 @@ def follow(
     console: Console,
     stop: Callable[[], bool] = lambda: False,
     timeout: float | None = None,
+    timezone: str | None = None,
     pause: Callable[[float], None] = time.sleep,
 ) -> View:
     """Show a run until it ends, `stop()` answers yes, or `timeout` seconds have passed; then sum it up.
 
-    Returns the run as it then stands (`views.run_view`): one whose status is still open was left early.
-    Raises NotFound.
+    Times are told in `timezone`, an IANA name; without one, in the machine's. Returns the run as it then
+    stands (`views.run_view`): one whose status is still open was left early. Raises NotFound.
     """
     from batchq.store import views
 
@@ -53,16 +53,16 @@ def follow(
         while True:
             asked = time.monotonic()
             with database.read() as tx:
-                view = views.run_view(tx, run_id, results=False)
-            show(view, clock.now())
+                view = views.run_view(tx, run_id, timezone=timezone, results=False)
+            show(view, now_in(timezone))
             late = timeout is not None and time.monotonic() - began >= timeout
             if view["status"] in RUN_ENDED or late or stop():
                 break
             pause(max(POLL_SECONDS, POLL_SHARE * (time.monotonic() - asked)))
-    for line in summary(view, clock.now()):
+    for line in summary(view, now_in(timezone)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     with database.read() as tx:
-        return views.run_view(tx, run_id)
+        return views.run_view(tx, run_id, timezone=timezone)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from batchq import clock
 from batchq.core.states import LABELS
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ STYLES = {
     "disabled": "yellow",
     "lost": "bold red",
     "stopped": "dim",
+    "paused": "yellow",
+    "in force": "green",
 }
 
 
@@ -196,12 +199,26 @@ def instant(iso: str | None) -> datetime | None:
     return datetime.fromisoformat(iso) if iso else None
 
 
+def now_in(timezone: str | None) -> datetime:
+    """What the clock shows in the user's zone, an IANA name; without one, in the machine's."""
+    from zoneinfo import ZoneInfo
+
+    from batchq.config import users_zone
+    from batchq.errors import InvalidInput
+
+    now = clock.now()
+    try:
+        return now.astimezone(ZoneInfo(users_zone(timezone)))
+    except InvalidInput:  # the machine's zone has no name: its present offset has to do
+        return now.astimezone()
+
+
 def local(iso: str | None, now: datetime) -> str:
-    """The instant in local time: `12:00:05` today, `2026-01-31 12:00` on other days, a dash for none."""
+    """The instant in the zone of `now`: `12:00:05` on that day, `2026-01-31 12:00` on others, a dash for none."""
     if iso is None:
         return "–"
-    there, here = datetime.fromisoformat(iso).astimezone(), now.astimezone()
-    return f"{there:%H:%M:%S}" if there.date() == here.date() else f"{there:%Y-%m-%d %H:%M}"
+    there = datetime.fromisoformat(iso).astimezone(now.tzinfo)
+    return f"{there:%H:%M:%S}" if there.date() == now.date() else f"{there:%Y-%m-%d %H:%M}"
 
 
 def count(number: int, noun: str) -> str:

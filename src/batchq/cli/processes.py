@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchq.cli.context import app_option, batch, limits, path_of_app
+from batchq.cli.context import app_option, batch, limits, path_of_app, timezone
 from batchq.cli.files import FILE, chosen_job
 from batchq.cli.output import output_option, print_json
 
@@ -223,7 +223,7 @@ def _watch(engine: Embedded, run: int, timeout: float | None, *, quiet: bool) ->
 
     console = Console(quiet=quiet)
     try:
-        view = follow(batch().database, run, console=console, stop=stop, timeout=timeout)
+        view = follow(batch().database, run, console=console, stop=stop, timeout=timeout, timezone=timezone())
     except KeyboardInterrupt:
         actions.cancel_run(batch().database, run)
         click.echo(f"Run {run} is canceled.", err=True)

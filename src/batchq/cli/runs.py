@@ -7,8 +7,7 @@ from typing import Any
 
 import click
 
-from batchq import clock
-from batchq.cli.context import database, forward
+from batchq.cli.context import TIMED_OUT, database, forward, timezone, users_now
 from batchq.cli.output import (
     Part,
     Table,
@@ -23,8 +22,6 @@ from batchq.cli.output import (
 )
 from batchq.cli.task import tasks_table
 from batchq.core.states import RUN_ENDED, RunState
-
-TIMED_OUT = 124
 
 
 @click.group()
@@ -79,7 +76,7 @@ def show(run: str, output: str, watch: bool) -> None:
 
     def read() -> dict[str, Any]:
         with opened.read() as tx:
-            return views.run_view(tx, number)
+            return views.run_view(tx, number, timezone=timezone())
 
     present(read, _drawn, output=output, watch=watch)
 
@@ -128,7 +125,7 @@ def wait_for(run: int, timeout: float | None, output: str) -> None:
     # With -o json the run goes to stderr as it goes, and its last view alone to stdout.
     console = Console(stderr=output == "json", highlight=False)
     try:
-        view = follow(database(), run, console=console, timeout=timeout)
+        view = follow(database(), run, console=console, timeout=timeout, timezone=timezone())
     except KeyboardInterrupt:
         click.echo(f"Run {run} goes on. `batchq runs watch {run}` watches it again.", err=True)
         raise
@@ -142,7 +139,7 @@ def wait_for(run: int, timeout: float | None, output: str) -> None:
 
 def runs_table(views: list[dict[str, Any]]) -> Iterator[Part]:
     """Runs for people."""
-    now = clock.now()
+    now = users_now()
     yield Table(
         ("Run", "Job", "Status", "Submitted", "Time", "Tasks"),
         [
@@ -161,7 +158,7 @@ def runs_table(views: list[dict[str, Any]]) -> Iterator[Part]:
 
 
 def _drawn(view: dict[str, Any]) -> Iterator[Part]:
-    now = clock.now()
+    now = users_now()
     submitted = local(view["submitted_at"], now)
     name = f"{view['job']} run {view['run']}"
     yield f"{name}: {label(view['status'])}, submitted {submitted}, {lasted(view, now)}"

@@ -2,45 +2,26 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+import time
+from collections.abc import Collection, Iterator
 from datetime import datetime
 from typing import Any
 
 import click
 
-from batchq import clock
-from batchq.cli.context import batch, database, forward
-from batchq.cli.output import Part, Table, local, output_option, present, watch_option
-from batchq.core.windows import Window, parse_days, parse_time
+from batchq.cli.context import TIMED_OUT, batch, database, forward, users_now
+from batchq.cli.fields import FORM, WINDOW
+from batchq.cli.output import Part, Table, count, local, output_option, present, watch_option
+from batchq.core.affinity import local as local_in
+from batchq.core.windows import Window
 
-WINDOW = re.compile(r"\s*([\d:]+)\s*-\s*([\d:]+)\s*=\s*(-?\d+)\s+([^\s\[\]]+)\s*(?:\[([^\[\]]*)\])?\s*")
-WINDOW_FORM = '"18:00-07:30=20 Europe/Oslo" or "18:00-07:30=20 Europe/Oslo [mon,tue]"'
-
-
-class WindowType(click.ParamType[Window]):
-    """`18:00-07:30=20 Europe/Oslo [mon,tue]`: from, to, threads, zone, and the days on which it starts."""
-
-    name = "window"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Window:
-        """The window that the text says; a usage error with the allowed form for anything else."""
-        if isinstance(value, Window):
-            return value
-        match = WINDOW.fullmatch(value)
-        if match is None:
-            self.fail(f"{value!r} is no window. Write it as {WINDOW_FORM}.", param, ctx)
-        start, end, threads, zone, days = match.groups()
-        try:
-            chosen = parse_days(day.strip() for day in days.split(",")) if days is not None else None
-            return Window(parse_time(start), parse_time(end), int(threads), zone, chosen)
-        except ValueError as error:
-            self.fail(f"{value!r}: {error}", param, ctx)
+POLL_SECONDS = 0.2
+TASKS_SHOWN = 5
 
 
 @click.group()
 def server() -> None:
-    """Batch servers: list, show, set."""
+    """Batch servers: which groups they take, with how many threads, and when."""
 
 
 @server.command("list")
@@ -64,15 +45,7 @@ def list_(output: str, watch: bool) -> None:
 @output_option
 def show(name: str, output: str) -> None:
     """Show a server with its windows and the worker that carries its name."""
-    from batchq import actions
-    from batchq.store import views
-
-    def read() -> dict[str, Any]:
-        with database().read() as tx:
-            actions.find_server(tx, name)
-            return next(view for view in views.servers(tx) if view["name"] == name)
-
-    present(read, _drawn, output=output)
+    present(lambda: _view(name), _drawn, output=output)
 
 
 @server.command("set")
@@ -91,8 +64,9 @@ def show(name: str, output: str) -> None:
     "--window",
     "windows",
     multiple=True,
-    type=WindowType(),
-    help=f"A window, as {WINDOW_FORM}; all are the new set.",
+    type=WINDOW,
+    metavar="WINDOW",
+    help=f"As {FORM}; all are the new set.",
 )
 @click.option("--no-windows", is_flag=True, help="Open round the clock.")
 def set_(
@@ -118,16 +92,142 @@ def set_(
         enabled=enabled,
         groups=groups if groups or no_groups else None,
         windows=windows if windows or no_windows else None,
-        ahead=batch().settings.tickets_ahead,
+        ahead=_ahead(),
     )
-    for line in changed or [f"Server {name} is so already."]:
+    done(name, changed)
+
+
+@server.group()
+def groups() -> None:
+    """Bindings of a server to groups: add, remove, set.
+
+    A server that is bound to groups takes only these; without any it takes the
+    default group and those to which no server is bound.
+    """
+
+
+def _groups_command(word: str, sentence: str) -> None:
+    """A command that changes the bindings of a server by the action of that name."""
+
+    @groups.command(word, help=sentence)
+    @click.argument("name")
+    @click.argument("names", nargs=-1, required=True, metavar="GROUP...")
+    def command(name: str, names: tuple[str, ...]) -> None:
+        from batchq import actions
+
+        view = done(name, getattr(actions, f"{word}_groups")(database(), name, names, ahead=_ahead()))
+        click.echo(f"{name} takes {_taken(view)}")
+
+
+_groups_command("add", "Bind a server to these groups too.")
+_groups_command("remove", "End the bindings of a server to these groups.")
+_groups_command("set", "Bind a server to these groups and no others.")
+
+
+@server.command()
+@click.argument("name")
+def enable(name: str) -> None:
+    """Let a server start tasks."""
+    from batchq import actions
+
+    done(name, actions.enable(database(), name, ahead=_ahead()))
+
+
+@server.command()
+@click.argument("name")
+def disable(name: str) -> None:
+    """Let a server start nothing more; what it executes finishes."""
+    from batchq import actions
+
+    done(name, actions.disable(database(), name, ahead=_ahead()))
+
+
+@server.command()
+@click.argument("name")
+@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait so long at most, else exit 124.")
+def drain(name: str, timeout: float | None) -> None:
+    """Disable a server and wait until nothing runs on it.
+
+    Interrupted, or timed out, it stays disabled.
+    """
+    from batchq import actions
+
+    done(name, actions.disable(database(), name, ahead=_ahead()))
+    try:
+        left = _wait_until_idle(name, timeout)
+    except KeyboardInterrupt:
+        click.echo(f"\n{name} stays disabled. `batchq server enable {name}` lets it start tasks again.", err=True)
+        raise
+    if left:
+        click.echo(f"{count(left, 'task')} still executing on {name}; it stays disabled.", err=True)
+        raise click.exceptions.Exit(TIMED_OUT)
+    click.echo(f"{name} is idle.")
+
+
+def _wait_until_idle(name: str, timeout: float | None) -> int:
+    """Say what runs on the server, again when that changes, until nothing does or the time is up; how many are left."""
+    from batchq.store import views
+
+    began, said = time.monotonic(), None
+    while True:
+        with database().read() as tx:
+            running = views.executing(tx, name)
+        if running and running != said:
+            click.echo(_waits_for(running))
+        late = timeout is not None and time.monotonic() - began >= timeout
+        if not running or late:
+            return len(running)
+        said = running
+        time.sleep(POLL_SECONDS)
+
+
+def _waits_for(running: list[dict[str, Any]]) -> str:
+    now = users_now()
+    named = [f"{one['job']} run {one['run']} / {one['task']} since {local(one['started_at'], now)}" for one in running]
+    if len(named) > TASKS_SHOWN:
+        named[TASKS_SHOWN - 1 :] = [f"{len(named) - TASKS_SHOWN + 1} more"]
+    return f"waits for {', '.join(named)}"
+
+
+@server.command()
+@click.argument("name")
+def delete(name: str) -> None:
+    """Delete a server that is stopped or lost, with its bindings and windows.
+
+    What it ran keeps its name.
+    """
+    from batchq import actions
+
+    for line in actions.delete_server(database(), name, ahead=_ahead()):
         click.echo(line)
     forward()
 
 
+def _ahead() -> int:
+    return batch().settings.tickets_ahead
+
+
+def done(name: str, changed: Collection[str]) -> dict[str, Any]:
+    """Print what changed, hand out what that freed, and say what is in force now; returns the server's view."""
+    for line in changed or [f"Server {name} is so already."]:
+        click.echo(line)
+    forward()
+    view = _view(name)
+    change = f"; {_next_change(view)}" if view["next_change"] else ""
+    click.echo(f"{_standing(view)}{change}")
+    return view
+
+
+def _view(name: str) -> dict[str, Any]:
+    from batchq.store import views
+
+    with database().read() as tx:
+        return views.server(tx, name)
+
+
 def servers_table(servers: list[dict[str, Any]]) -> Table:
     """Servers for people."""
-    now = clock.now()
+    now = users_now()
     rows = [
         (
             server["name"],
@@ -145,29 +245,49 @@ def servers_table(servers: list[dict[str, Any]]) -> Table:
 
 def _change(server: dict[str, Any], now: datetime) -> str:
     change = server["next_change"]
-    return f"{local(change['at'], now)} to {change['threads']}" if change else "–"
+    return f"{count(change['threads'], 'thread')} from {local(change['at'], now)}" if change else "–"
+
+
+def _standing(view: dict[str, Any]) -> str:
+    disabled = "" if view["enabled"] or view["state"] == "disabled" else " and disabled"
+    return f"{view['name']}: {view['state']}{disabled}, {view['busy']} of {count(view['threads'], 'thread')} busy"
+
+
+def _next_change(view: dict[str, Any]) -> str:
+    """When it has how many threads next, in the zone of the window that decides."""
+    change = view["next_change"]
+    if change is None:
+        return "none"
+    at = local_in(datetime.fromisoformat(change["at"]), change["timezone"], users_now())
+    return f"{count(change['threads'], 'thread')} from {at}"
+
+
+def _taken(view: dict[str, Any]) -> str:
+    return " and ".join(view["groups"]) or "the default group and those to which no server is bound"
 
 
 def _drawn(view: dict[str, Any]) -> Iterator[Part]:
-    now = clock.now()
-    yield f"{view['name']}: {view['state']}, {view['busy']} of {view['threads']} threads busy"
-    yield f"groups       {', '.join(view['groups']) or 'default, and those to which no server is bound'}"
-    yield f"next change  {_change(view, now)} threads" if view["next_change"] else "next change  none"
+    yield _standing(view)
+    yield f"takes        {_taken(view)}"
+    yield f"next change  {_next_change(view)}"
     if view["state"] != "stopped":
         pool = f", {view['pool_kind'] or 'pool'} of {view['pool']}" if view["pool"] else ""
-        yield f"process      {view['host']}:{view['pid']} since {local(view['started_at'], now)}{pool}"
+        yield f"process      {view['host']}:{view['pid']} since {local(view['started_at'], users_now())}{pool}"
+    if all(one["date"] for one in view["windows"]):
+        days = " on days without a window" if view["windows"] else ""
+        yield f"threads      {view['threads_without_windows']} round the clock{days}"
     if view["windows"]:
         yield ""
-        yield Table(
-            ("From", "To", "Threads", "Zone", "Days"),
-            [
-                (
-                    one["start"],
-                    one["end"],
-                    str(one["threads"]),
-                    one["timezone"],
-                    ",".join(one["days"] or ["every day"]),
-                )
-                for one in view["windows"]
-            ],
-        )
+        yield windows_table(view["windows"])
+
+
+def windows_table(windows: list[dict[str, Any]]) -> Table:
+    """Windows for people."""
+    rows = [(str(one["number"]), one["window"], _note(one)) for one in windows]
+    return Table(("No.", "Window", "Note"), rows, empty="No windows: open round the clock.")
+
+
+def _note(window: dict[str, Any]) -> str:
+    if window["in_force"]:
+        return "in force"
+    return "day off" if window["date"] and not window["threads"] else ""

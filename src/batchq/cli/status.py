@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from batchq.cli.context import database
+from batchq.cli.context import database, timezone
 from batchq.cli.group import waiting
 from batchq.cli.output import Part, counted, output_option, present, watch_option
 
@@ -23,7 +23,7 @@ def status(output: str, watch: bool) -> None:
 
     def read() -> dict[str, Any]:
         with opened.read() as tx:
-            return views.status_view(tx)
+            return views.status_view(tx, timezone=timezone())
 
     present(read, _drawn, output=output, watch=watch)
 

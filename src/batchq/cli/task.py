@@ -10,8 +10,7 @@ from typing import Any
 
 import click
 
-from batchq import clock
-from batchq.cli.context import database
+from batchq.cli.context import database, timezone, users_now
 from batchq.cli.live import note
 from batchq.cli.output import (
     Part,
@@ -61,10 +60,10 @@ def list_(run: str, statuses: tuple[str, ...], output: str, watch: bool) -> None
 
     def read() -> list[dict[str, Any]]:
         with opened.read() as tx:
-            tasks = views.run_view(tx, number)["tasks"]
+            tasks = views.run_view(tx, number, timezone=timezone())["tasks"]
         return [task for task in tasks if not statuses or task["status"] in statuses]
 
-    present(read, lambda tasks: [tasks_table(tasks, clock.now())], output=output, watch=watch)
+    present(read, lambda tasks: [tasks_table(tasks, users_now())], output=output, watch=watch)
 
 
 @task.command()
@@ -137,20 +136,20 @@ def _view(run: str, task: str) -> dict[str, Any]:
     from batchq.store import views
 
     with database().read() as tx:
-        return views.task_view(tx, actions.find_run(tx, run), task)
+        return views.task_view(tx, actions.find_run(tx, run), task, timezone=timezone())
 
 
 def _sentence(view: dict[str, Any]) -> str:
     if view["why"]:
         return f"{label(view['status'])}, {view['why']}"
     if view["status"] == State.EXECUTING:
-        since = local(view["started_at"], clock.now())
+        since = local(view["started_at"], users_now())
         return f"{label(view['status'])} on {view['server']} since {since}"
     return label(view["status"]) + (f", {note(view)}" if note(view) else "")
 
 
 def _drawn(view: dict[str, Any]) -> Iterator[Part]:
-    now = clock.now()
+    now = users_now()
     yield f"{view['job']} run {view['run']} / {view['name']}: {_sentence(view)}"
     arguments = [json.dumps(value, ensure_ascii=False) for value in view["args"]]
     arguments += [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in view["kwargs"].items()]

@@ -115,12 +115,13 @@ class Job:
         retries: int = 0,
         retry_delay: float = 0.0,
         time_limit: float | None = None,
+        duration: float | None = None,
         ignore_failure: bool = False,
     ) -> Task:
         """Add a task that runs `run`, a name or a Celery task; InvalidInput if it cannot be.
 
-        `after` is made of earlier tasks, or says the same as in a file. `retry_delay` and `time_limit`
-        are seconds.
+        `after` is made of earlier tasks, or says the same as in a file. `retry_delay`, `time_limit` and
+        `duration`, which only `batchq plan` looks at, are seconds.
         """
         if name in self._tasks:
             raise InvalidInput(f"Job {shown(self.name)}: another task is named {shown(name)}.")
@@ -142,6 +143,7 @@ class Job:
             retries=retries,
             retry_delay=retry_delay,
             time_limit=time_limit,
+            duration=duration,
             ignore_failure=ignore_failure,
         )
         return Task(self, name)

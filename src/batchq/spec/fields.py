@@ -22,7 +22,7 @@ from pydantic import (
 from batchq.config import users_zone
 from batchq.core.conditions import Condition
 from batchq.core.states import SYNONYMS, Outcome
-from batchq.core.windows import format_days, format_time, parse_date, parse_days, parse_time, zone
+from batchq.core.windows import YEARS, format_days, format_time, parse_date, parse_days, parse_time, zone
 from batchq.spec.faults import Fault, Path, RuleBroken, near, shown, unknown_keys
 
 JSON: TypeAlias = Any  # `_json_faults` looks at it: a recursive type would recurse as deep as the input
@@ -199,9 +199,10 @@ def _zone(value: str | None, info: ValidationInfo) -> str:
 
 
 def _date(value: Any) -> date:
-    if isinstance(value, date) and not isinstance(value, datetime):
-        return value
-    return parse_date(value)
+    day = value if isinstance(value, date) and not isinstance(value, datetime) else parse_date(value)
+    if day.year not in YEARS:
+        raise ValueError(f"must lie between {YEARS[0]} and {YEARS[-1]}, not in {day.year}")
+    return day
 
 
 def _days(value: Any) -> tuple[str, ...] | None:

@@ -52,7 +52,8 @@ class Spec(BaseModel):
 class TaskSpec(Spec):
     """One task: what it runs, after which others, where, and what happens when it fails.
 
-    `retry_delay` and `time_limit` are seconds. `group` and `priority` None = the job's (rules 10, 28).
+    `retry_delay` and `time_limit` are seconds, and so is `duration`: what is expected, for `batchq plan` alone.
+    `group` and `priority` None = the job's (rules 10, 28).
     """
 
     later = frozenset({"children", "limits"})
@@ -68,6 +69,7 @@ class TaskSpec(Spec):
     retries: Annotated[int, Field(strict=True, ge=0, le=5)] = 0
     retry_delay: Annotated[Seconds, Field(ge=0)] = 0.0
     time_limit: Annotated[Seconds, Field(gt=0)] | None = None
+    duration: Annotated[Seconds, Field(ge=0)] | None = None
     ignore_failure: StrictBool = False
 
     @model_validator(mode="after")

@@ -6,16 +6,17 @@ from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, exists, insert, literal_column, select, update
+from sqlalchemy import Connection, bindparam, delete, exists, func, insert, literal_column, select, update
+from sqlalchemy.sql.elements import ColumnElement
 
 from batchq.core.affinity import Server as Seen
 from batchq.core.affinity import Topology
-from batchq.core.states import NOT_STARTED, State
+from batchq.core.states import NOT_STARTED, TERMINAL, State
 from batchq.core.windows import Window, format_days, format_time, is_zone, parse_days, parse_time
 from batchq.store.database import Database
-from batchq.store.moves import TASK, is_
+from batchq.store.moves import RUN, STORING, TASK, is_
 from batchq.store.prepared import Prepared
-from batchq.tables import Dispatch, Group, Liveness, Server, ServerGroup, ServerWindow, Task
+from batchq.tables import Dispatch, Group, Liveness, Run, Server, ServerGroup, ServerWindow, Task
 
 GROUP = Group.__table__.c  # type: ignore[attr-defined]
 SERVER = Server.__table__.c  # type: ignore[attr-defined]
@@ -54,9 +55,13 @@ def lock_dispatch(tx: Connection) -> int:
 
 
 def standing(tx: Connection, server: int) -> tuple[int, bool, int]:
-    """The server's epoch, whether it counts as running, and the topology's version; it stays so until the commit."""
-    (row,) = _STANDING(tx, server=server)
-    return row.epoch, row.liveness == Liveness.RUNNING.value, row.topology
+    """The server's epoch, whether it counts as running, and the topology's version; it stays so until the commit.
+
+    One that was deleted has no epoch that a life could carry.
+    """
+    for row in _STANDING(tx, server=server):
+        return row.epoch, row.liveness == Liveness.RUNNING.value, row.topology
+    return -1, False, newest(tx)
 
 
 def topology(tx: Connection, database: Database, version: int | None = None) -> Topology:
@@ -124,9 +129,12 @@ def groups_ready(tx: Connection) -> list[str]:
 
 
 def name_groups(tx: Connection, names: Iterable[str]) -> None:
-    """Make the groups exist (rule 13)."""
+    """Make the groups exist (rule 13); they cannot be deleted before the commit."""
     wanted = set(names)
-    known = set(tx.execute(select(GROUP.name).where(GROUP.name.in_(wanted))).scalars())
+    kept = (
+        select(GROUP.name).where(GROUP.name.in_(wanted)).order_by(GROUP.name).with_for_update(read=True, key_share=True)
+    )
+    known = set(tx.execute(kept).scalars())
     for name in sorted(wanted - known):
         _insert_if_new(tx, Group, {"name": name})
 
@@ -144,6 +152,38 @@ def pause(tx: Connection, group: str, paused: bool) -> bool:
     """Let nothing new of the group start, or let it go on (rule 29); False if it is so already."""
     statement = update(Group).where(GROUP.name == group, GROUP.paused != paused).values(paused=paused)
     return bool(tx.execute(statement).rowcount)
+
+
+def lock_group(tx: Connection, group: str) -> bool:
+    """Let nobody name the group before the commit; False if it does not exist."""
+    return tx.execute(select(GROUP.name).where(GROUP.name == group).with_for_update()).scalar() is not None
+
+
+def bound_to(tx: Connection, group: str) -> list[str]:
+    """The names of the servers that are bound to the group."""
+    names = select(SERVER.name).join(ServerGroup, BINDING.server_id == SERVER.id).where(BINDING.group_name == group)
+    return list(tx.execute(names.order_by(SERVER.name)).scalars())
+
+
+def open_tasks(tx: Connection, group: str) -> int:
+    """How many tasks of the group are not terminal."""
+    ended = [state.value for state in TERMINAL]
+    tasks = select(func.count()).select_from(Task).join(Run, RUN.id == TASK.run_id)
+    return int(tx.execute(tasks.where(_IS_OPEN, TASK.group_name == group, TASK.status.not_in(ended))).scalar_one())
+
+
+def being_stored(tx: Connection) -> list[int]:
+    """The runs that are still being stored, whose tasks may be of any group."""
+    return list(tx.execute(select(RUN.id).where(STORING).order_by(RUN.id)).scalars())
+
+
+# Written as words, as in the partial index that holds just these rows.
+_IS_OPEN: ColumnElement[bool] = literal_column("batchq_run.status IN ('storing', 'executing', 'canceling')")
+
+
+def forget_group(tx: Connection, group: str) -> bool:
+    """Delete a group that is locked and not in use; False if there is none."""
+    return bool(tx.execute(delete(Group).where(GROUP.name == group)).rowcount)
 
 
 def group_priorities(tx: Connection) -> dict[str, int]:
@@ -169,8 +209,18 @@ def find(tx: Connection, name: str) -> Any | None:
 
 
 def create(tx: Connection, name: str, threads: int = 1) -> None:
-    """Make a server of that name exist."""
-    _insert_if_new(tx, Server, {"name": name, "threads": threads})
+    """Make a server of that name exist.
+
+    SQLite may give it the number of one that was deleted, but no epoch that a life of that one carries:
+    with each epoch the topology counts on, so that it is past them all.
+    """
+    _insert_if_new(tx, Server, {"name": name, "threads": threads, "epoch": newest(tx)})
+
+
+def forget(tx: Connection, server: int) -> bool:
+    """Delete a server that does not run, with its bindings and windows; False if it runs, or is gone."""
+    idle = delete(Server).where(SERVER.id == server, SERVER.liveness != Liveness.RUNNING.value)
+    return bool(tx.execute(idle).rowcount)
 
 
 def set_server(

@@ -11,23 +11,24 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Select, case, func, literal, literal_column, select, text
+from sqlalchemy import Connection, Select, and_, case, func, literal, literal_column, select, text
 
 from batchq import clock as world
-from batchq.core import affinity
+from batchq.core import affinity, windows
 from batchq.core.affinity import Topology
 from batchq.core.conditions import Condition, Join, Node, waits_for, why_not
 from batchq.core.lint import lint
 from batchq.core.states import NOT_STARTED, RUN_ENDED, RUN_OPEN, TERMINAL, Outcome, State
-from batchq.core.windows import Window, format_days, format_time, next_change, threads_at
+from batchq.core.windows import format_days, format_time
 from batchq.errors import NotFound, unknown
 from batchq.store import moves
 from batchq.store.moves import CONDITION, JOB, RUN, TASK, is_
 from batchq.store.servers import GROUP, PRIORITIES, SERVER, seen
 from batchq.tables import Attempt, Job, Liveness, Run, Server, Task
 
+T = TypeVar("T")
 View = dict[str, Any]
 
 ATTEMPT = Attempt.__table__.c  # type: ignore[attr-defined]
@@ -58,11 +59,15 @@ _CLOCKS = {
 
 
 class Reasons:
-    """Says why ready tasks do not start; reads servers and their load once, and only if asked (rule 40)."""
+    """Says why ready tasks do not start; reads servers and their load once, and only if asked (rule 40).
 
-    def __init__(self, tx: Connection, now: datetime | None) -> None:
+    Instants are told in the user's `timezone`; without one, in the zone of the window that decides.
+    """
+
+    def __init__(self, tx: Connection, now: datetime | None, timezone: str | None = None) -> None:
         self._tx = tx
         self._now = now
+        self._timezone = timezone
         self._known: dict[str, str] = {}
 
     @cached_property
@@ -81,18 +86,20 @@ class Reasons:
     def of_group(self, group: str) -> str:
         """Why ready tasks of the group do not start, in one clause."""
         if group not in self._known:
-            self._known[group] = affinity.why_ready(group, self.topology, self.busy, self.now)
+            self._known[group] = affinity.why_ready(group, self.topology, self.busy, self.now, self._timezone)
         return self._known[group]
 
     def of_task(self, task: Any) -> str:
         """Why this ready or queued task does not start, in one clause."""
         if task.attempt and task.ready_at > self.now:
-            return f"tries again at {task.ready_at:%H:%M:%S} UTC"
+            return f"tries again at {affinity.local(task.ready_at, self._timezone or 'UTC', self.now)}"
         return self.of_group(task.group_name)
 
 
 # --- runs ---------------------------------------------------------------------------------------------------
 
+# What has ended says where itself: its server may be deleted, and another one have its number.
+SERVER_NAME = func.coalesce(ATTEMPT.server, SERVER.name).label("server")
 _TASK_COLUMNS = (
     TASK.id,
     TASK.name,
@@ -105,24 +112,31 @@ _TASK_COLUMNS = (
     TASK.claimed_at,
     TASK.ended_at,
     TASK.error,
-    SERVER.name.label("server"),
+    SERVER_NAME,
 )
 _BLOCKED = (State.WAITING.value, State.DIDNT_RUN.value)
 _EXPLAINED = frozenset({*NOT_STARTED, State.DIDNT_RUN})
 
 
-def run_view(tx: Connection, run: int, now: datetime | None = None, *, results: bool = True) -> View:
+def run_view(
+    tx: Connection, run: int, now: datetime | None = None, *, timezone: str | None = None, results: bool = True
+) -> View:
     """A run with all its tasks in the order of the job; raises NotFound.
 
     Without `results`, which may be large, they are null. `started_at` is the instant of the claim (rule 20).
     """
     found = _run(tx, run)
     columns = (*_TASK_COLUMNS, TASK.result if results else literal(None).label("result"))
-    statement = select(*columns).outerjoin(Server, SERVER.id == TASK.server_id)
-    tasks = tx.execute(statement.where(TASK.run_id == run).order_by(TASK.id)).all()
-    why = _why(tx, run, tasks, Reasons(tx, now))
+    tasks = tx.execute(_with_server(columns).where(TASK.run_id == run).order_by(TASK.id)).all()
+    why = _why(tx, run, tasks, Reasons(tx, now, timezone))
     handled = _handled(tx, run) if any(task.status == State.ERROR for task in tasks) else {}
     return _run_line(found) | {"tasks": [_task(task, why.get(task.id), handled.get(task.id)) for task in tasks]}
+
+
+def _with_server(columns: Iterable[Any]) -> Select[Any]:
+    """Tasks with the server of their last attempt."""
+    last = and_(ATTEMPT.task_id == TASK.id, ATTEMPT.attempt == TASK.attempt)
+    return select(*columns).select_from(Task).outerjoin(Attempt, last).outerjoin(Server, SERVER.id == TASK.server_id)
 
 
 def runs(
@@ -244,7 +258,7 @@ def _handled(tx: Connection, run: int) -> dict[int, str]:
 # --- one task -----------------------------------------------------------------------------------------------
 
 
-def task_view(tx: Connection, run: int, name: str, now: datetime | None = None) -> View:
+def task_view(tx: Connection, run: int, name: str, now: datetime | None = None, *, timezone: str | None = None) -> View:
     """A task as `run_view` gives it, with its run, arguments, conditions and ended attempts with their logs.
 
     Raises NotFound, with the closest name.
@@ -256,7 +270,7 @@ def task_view(tx: Connection, run: int, name: str, now: datetime | None = None) 
     return {
         "run": run,
         "job": found.job,
-        **_task(row, _why_task(row, after, Reasons(tx, now)), handled.get(row.id)),
+        **_task(row, _why_task(row, after, Reasons(tx, now, timezone)), handled.get(row.id)),
         "args": json.loads(row.args),
         "kwargs": json.loads(row.kwargs),
         "priority": PRIORITY_NAMES[row.priority],
@@ -271,8 +285,7 @@ def task_view(tx: Connection, run: int, name: str, now: datetime | None = None) 
 
 
 def _task_row(tx: Connection, run: int, name: str) -> Any:
-    columns = (*Task.__table__.c, SERVER.name.label("server"))  # type: ignore[attr-defined]
-    statement = select(*columns).outerjoin(Server, SERVER.id == TASK.server_id)
+    statement = _with_server((*Task.__table__.c, SERVER_NAME))  # type: ignore[attr-defined]
     row = tx.execute(statement.where(TASK.run_id == run, TASK.name == name)).one_or_none()
     if row is None:
         known = tx.execute(select(TASK.name).where(TASK.run_id == run).order_by(TASK.id)).scalars()
@@ -393,17 +406,50 @@ def servers(tx: Connection, now: datetime | None = None) -> list[View]:
     return [_server(row, reasons.topology.by_id[row.id], reasons.busy.get(row.id, 0), reasons.now) for row in rows]
 
 
+def server(tx: Connection, name: str, now: datetime | None = None) -> View:
+    """One server as `servers` gives it; raises NotFound, with the closest name."""
+    return _named({view["name"]: view for view in servers(tx, now)}, name)
+
+
+def periods(tx: Connection, name: str, begin: datetime, end: datetime) -> list[View]:
+    """How many threads the server's windows give it from `begin` to `end`, without holes (rules 17-21).
+
+    Whether it is disabled, or runs at all, is left aside. Raises NotFound.
+    """
+    server = _named({server.name: server for server in seen(tx).servers}, name)
+    return [
+        {"server": name, "start": iso(one.start), "end": iso(one.end), "threads": one.threads}
+        for one in windows.periods(server.windows, server.threads, begin, end)
+    ]
+
+
+def _named(servers: Mapping[str, T], name: str) -> T:
+    if name not in servers:
+        raise unknown("server", name, servers, advice="`batchq server list` shows all servers.")
+    return servers[name]
+
+
+def executing(tx: Connection, server: str) -> list[View]:
+    """What runs on the server now, the longest first."""
+    columns = (RUN.id.label("run"), RUN.job, TASK.name, TASK.claimed_at)
+    joined = select(*columns).join(Run, RUN.id == TASK.run_id).join(Server, SERVER.id == TASK.server_id)
+    found = joined.where(moves.OUT, is_(State.EXECUTING), SERVER.name == server).order_by(TASK.claimed_at, TASK.id)
+    return [
+        {"run": row.run, "job": row.job, "task": row.name, "started_at": iso(row.claimed_at)}
+        for row in tx.execute(found)
+    ]
+
+
 def _server(row: Any, server: affinity.Server, busy: int, now: datetime) -> View:
-    threads = threads_at(server.windows, server.threads, now)
-    change = next_change(server.windows, server.threads, now)
+    threads = windows.threads_at(server.windows, server.threads, now)
     return {
         "name": row.name,
         "state": server_state(row.liveness, row.enabled, threads, busy),
         "threads": threads,
         "busy": busy,
         "groups": sorted(server.groups),
-        "windows": [_window(window) for window in server.windows],
-        "next_change": change and {"at": iso(change), "threads": threads_at(server.windows, server.threads, change)},
+        "windows": _windows(server, now),
+        "next_change": _next_change(server, now),
         "threads_without_windows": row.threads,
         "enabled": row.enabled,
         "host": row.host,
@@ -412,6 +458,20 @@ def _server(row: Any, server: affinity.Server, busy: int, now: datetime) -> View
         "pool_kind": row.pool_kind,
         "started_at": iso(row.started_at),
         "beat_at": iso(row.beat_at),
+    }
+
+
+def _next_change(server: affinity.Server, now: datetime) -> View | None:
+    """When its threads change, to how many, and the zone of the window that opens then, or closes."""
+    change = windows.next_change(server.windows, server.threads, now)
+    if change is None:
+        return None
+    known = [window for window in server.windows if not window.vanished]
+    deciding = windows.covering(known, change) or windows.covering(known, change - windows.SECOND) or known
+    return {
+        "at": iso(change),
+        "threads": windows.threads_at(server.windows, server.threads, change),
+        "timezone": max(deciding, key=lambda window: window.threads).timezone,
     }
 
 
@@ -428,26 +488,35 @@ def server_state(liveness: str, enabled: bool, threads: int, busy: int) -> str:
     return next(state for state, holds in fits.items() if holds)
 
 
-def _window(window: Window) -> View:
-    return {
-        "start": format_time(window.start),
-        "end": format_time(window.end),
-        "threads": window.threads,
-        "timezone": window.timezone,
-        "days": format_days(window.days) if window.days is not None else None,
-        "date": window.only and window.only.isoformat(),
-    }
+def _windows(server: affinity.Server, now: datetime) -> list[View]:
+    """Its windows, numbered from 1, each with its text and whether it is in force."""
+    covering = windows.covering(server.windows, now)
+    return [
+        {
+            "number": number,
+            "start": format_time(window.start),
+            "end": format_time(window.end),
+            "threads": window.threads,
+            "timezone": window.timezone,
+            "days": format_days(window.days) if window.days is not None else None,
+            "date": window.only and window.only.isoformat(),
+            "window": str(window),
+            "in_force": window in covering,
+        }
+        for number, window in enumerate(server.windows, 1)
+    ]
 
 
-def groups(tx: Connection, now: datetime | None = None) -> list[View]:
+def groups(tx: Connection, now: datetime | None = None, *, timezone: str | None = None) -> list[View]:
     """All groups by name: what is ready, queued and executing, since when, who may take it, and why not."""
-    reasons = Reasons(tx, now)
+    reasons = Reasons(tx, now, timezone)
     ready = {row.group_name: row for row in tx.execute(_READY)}
     out = {(row.group_name, row.status): row.number for row in tx.execute(_OUT)}
     return [
         {
             "group": row.name,
             "priority": PRIORITY_NAMES[row.priority],
+            "paused": row.paused,
             "ready": ready[row.name].number if row.name in ready else 0,
             "queued": out.get((row.name, State.QUEUED.value), 0),
             "executing": out.get((row.name, State.EXECUTING.value), 0),
@@ -455,7 +524,7 @@ def groups(tx: Connection, now: datetime | None = None) -> list[View]:
             "servers": [server.name for server in reasons.topology.serving(row.name)],
             "why": reasons.of_group(row.name) if row.name in ready else None,
         }
-        for row in tx.execute(select(GROUP.name, GROUP.priority).order_by(GROUP.name))
+        for row in tx.execute(select(GROUP.name, GROUP.priority, GROUP.paused).order_by(GROUP.name))
     ]
 
 
@@ -476,10 +545,10 @@ _OUT = (
 _IS_OPEN = RUN.status.in_([literal_column(f"'{state}'") for state in ("storing", "executing", "canceling")])
 
 
-def status_view(tx: Connection, now: datetime | None = None) -> View:
+def status_view(tx: Connection, now: datetime | None = None, *, timezone: str | None = None) -> View:
     """How everything stands: open runs and handed-out tasks counted, servers by state, groups that wait."""
     now = now or clock(tx)
-    all_servers, all_groups = servers(tx, now), groups(tx, now)
+    all_servers, all_groups = servers(tx, now), groups(tx, now, timezone=timezone)
     open_runs = select(RUN.status, func.count().label("number")).where(_IS_OPEN).group_by(RUN.status)
     running = [server for server in all_servers if server["state"] in ("open", "draining")]
     return {

@@ -1,0 +1,110 @@
+"""What commands take as text: times, days, zones, windows, instants."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, TypeVar
+
+import click
+
+from batchq.cli.context import timezone
+from batchq.core.windows import DAYS, YEARS, Window, parse_date, parse_days, parse_time, zone
+
+V = TypeVar("V")
+
+TEXT = re.compile(r"\s*([\d:]+)\s*-\s*([\d:]+)\s*=\s*(-?\d{1,9})(?:\s+([^\s\[\]]+))?\s*(?:\[([^\[\]]*)\])?\s*")
+FORM = '"18:00-07:30=20 Europe/Oslo [mon-fri]"'
+LONGEST_HOURS = 24 * 400
+
+
+class Read(click.ParamType[V]):
+    """A value that `read` makes of the text; its ValueError is a usage error."""
+
+    def __init__(self, name: str, read: Callable[[str], V]) -> None:
+        self.name = name
+        self._read = read
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> V:
+        """The value that the text says."""
+        try:
+            return self._read(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def parse_window(text: str) -> Window:
+    """The window that `18:00-07:30=20 Europe/Oslo [mon-fri]` says: from, to, threads, zone, days or a date.
+
+    Without a zone it is in the user's. ValueError for anything else.
+    """
+    match = TEXT.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text[:80]!r} is no window. Write it as {FORM}; zone and days, or a date, may be left out.")
+    start, end, threads, named, when = match.groups()
+    dated = when is not None and when.strip()[:1].isdigit()
+    days = parse_day_list(when) if when is not None and not dated else None
+    only = parse_day(when.strip()) if dated else None
+    return Window(parse_time(start), parse_time(end), int(threads), named or users_zone(), days, only)
+
+
+def parse_day_list(text: str) -> frozenset[int]:
+    """The weekdays, 0 = Monday, that `mon,tue` or `mon-fri` says; ValueError for anything else."""
+    days: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        (begin,) = parse_days([first.strip()])
+        (end,) = parse_days([last.strip()]) if dash else (begin,)
+        days |= {(begin + more) % len(DAYS) for more in range((end - begin) % len(DAYS) + 1)}
+    return frozenset(days)
+
+
+def parse_day(text: str) -> date:
+    """The date of a window that `YYYY-MM-DD` says; ValueError for anything else."""
+    day = parse_date(text)
+    if day.year not in YEARS:
+        raise ValueError(f"{text!r} is too far away. The date of a window lies between {YEARS[0]} and {YEARS[-1]}.")
+    return day
+
+
+def parse_instant(text: str, zone_name: str | None = None) -> datetime:
+    """The instant, in UTC, that an ISO 8601 text says; without an offset it is local time there, else at the user's."""
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        instant = None
+    if instant is None or instant.year not in YEARS[1:-1]:
+        raise ValueError(
+            f"{text[:80]!r} is not an instant. Write it as 2026-12-24T18:00, in your time zone, "
+            "or with an offset, as 2026-12-24T18:00+01:00."
+        )
+    return (instant if instant.tzinfo else instant.replace(tzinfo=zone(zone_name or users_zone()))).astimezone(UTC)
+
+
+def parse_hours(text: str) -> timedelta:
+    """So many hours; ValueError unless that is a length of time."""
+    try:
+        hours = float(text)
+    except ValueError:
+        hours = 0.0
+    if not 0 < hours <= LONGEST_HOURS:
+        raise ValueError(f"{text[:80]!r} is not a number of hours. It is more than 0, and at most {LONGEST_HOURS}.")
+    return max(timedelta(hours=hours), timedelta(seconds=1))
+
+
+def users_zone() -> str:
+    """The user's zone, by name; raises InvalidInput if nobody knows it."""
+    from batchq import config
+
+    return config.users_zone(timezone())
+
+
+# What wrong text is refused with, by the option that takes it.
+TIME = Read("time", parse_time)
+DATE = Read("date", parse_day)
+DAY_LIST = Read("days", parse_day_list)
+ZONE = Read("zone", lambda name: zone(name).key)
+WINDOW = Read("window", parse_window)
+INSTANT = Read("instant", parse_instant)
+HOURS = Read("hours", parse_hours)

@@ -1,0 +1,43 @@
+"""What is open now: the runs that have not ended, with all their tasks and conditions as they stand."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from batchq.core.states import RunState
+from batchq.store.moves import CONDITION, RUN, TASK
+from batchq.tables import Run, Task
+
+OPEN = (RunState.EXECUTING.value, RunState.CANCELING.value)
+STARTED_RUNS = select(RUN.id).where(RUN.status.in_(OPEN)).scalar_subquery()
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRun:
+    """A run that has started and not ended: its row, those of its tasks by id, and of conditions by their task."""
+
+    row: Any
+    tasks: Mapping[int, Any]
+    conditions: Mapping[int, Sequence[Any]]
+
+
+def open_runs(tx: Connection) -> list[OpenRun]:
+    """All runs that have started and not ended, the oldest first."""
+    runs = tx.execute(select(Run.__table__).where(RUN.status.in_(OPEN)).order_by(RUN.id)).all()  # type: ignore[attr-defined]
+    tasks: defaultdict[int, dict[int, Any]] = defaultdict(dict)
+    for row in tx.execute(select(*_TASK_COLUMNS).where(TASK.run_id.in_(STARTED_RUNS)).order_by(TASK.id)):
+        tasks[row.run_id][row.id] = row
+    conditions: defaultdict[int, list[Any]] = defaultdict(list)
+    of_tasks = select(*_CONDITION_COLUMNS).join(Task, TASK.id == CONDITION.task_id)
+    for row in tx.execute(of_tasks.where(TASK.run_id.in_(STARTED_RUNS)).order_by(CONDITION.id)):
+        conditions[row.task_id].append(row)
+    return [OpenRun(run, tasks[run.id], conditions) for run in runs]
+
+
+_TASK_COLUMNS = [column for column in TASK if column.name not in ("error", "result", "token")]
+_CONDITION_COLUMNS = (CONDITION.task_id, CONDITION.predecessor_id, CONDITION.outcome, CONDITION.handles)

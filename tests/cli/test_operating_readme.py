@@ -1,0 +1,55 @@
+"""The README's commands for operators do what they say, and its preview is what is printed."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from batchq.store import views
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+
+
+def block(begin: str) -> str:
+    found = re.search(rf"{re.escape(begin)}\n+```\w+\n(.*?)```", README, re.S)
+    assert found, begin
+    return found[1]
+
+
+@pytest.fixture
+def set_up(batchq, tmp_path):
+    """The README's groups and servers."""
+    file = tmp_path / "setup.yaml"
+    file.write_text(block("## Groups and servers"))
+    batchq("apply", file)
+
+
+def test_every_command_for_operators_runs(batchq, batchq_json, set_up):
+    for line in block("<!-- operate -->").splitlines():
+        program, *words = shlex.split(line)
+        assert program == "batchq"
+        assert batchq(*words).stdout
+    first, second = batchq_json("server", "list")
+    assert (first["threads_without_windows"], first["groups"]) == (4, ["BG1"])
+    assert [window["date"] for window in second["windows"]] == [None, "2026-12-24", None, None, "2026-12-31"]
+    assert second["enabled"]
+    assert [group["paused"] for group in batchq_json("group", "list")] == [False, False]
+
+
+def test_the_preview_is_that_of_the_windows_above_it(batchq, set_up, monkeypatch):
+    monkeypatch.setenv("BATCHQ_TIMEZONE", "Europe/Oslo")
+    batchq("server", "window", "remove", "AOS2", 3)
+    shown = batchq("server", "window", "preview", "AOS2", "--hours", 71, "--from", "2027-03-26").stdout
+    assert block("<!-- preview -->") in shown
+
+
+def test_the_python_for_operators_runs(stage, set_up):
+    batch = SimpleNamespace(database=stage.database)
+    exec(block("each function one transaction that returns the differences:"), {"batch": batch})
+    with stage.database.read() as tx:
+        assert views.server(tx, "AOS1")["windows"][0]["window"] == "18:00-07:30=20 Europe/Oslo"
+        assert views.groups(tx)[0]["paused"]
