@@ -270,7 +270,7 @@ def view(
          "totals": {"threads", "busy", "idle", "missing"},
          "durations": {SOURCE: how many tasks}}
 
-    `status` of a job is `success`, `error` or, not through within the horizon, `executing`; of a task one of
+    `status` of a job is `success`, `error`, `canceled` or, if it is not through, `executing`; of a task one of
     `waiting`, `ready`, `executing`, `success`, `error`, `didnt_run`, `canceled`. `duration_from` is a key of
     SOURCES. `run` is the number of a run that is under way, null for what the plan would submit.
     """

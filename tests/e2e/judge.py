@@ -173,7 +173,7 @@ def crowded(
     for entry in entries:
         lost = attempts.get((entry.run, entry.task, entry.attempt))
         end = entry.end or (monotonic(lost.ended_at) if lost else float("inf"))
-        edges[entry.server] += [(entry.start, 1, entry), (max(end, entry.start), -1, entry)]
+        edges[entry.server] += [(entry.start, 1, entry), (max(end, entry.start + 1e-6), -1, entry)]
     for server, changes in edges.items():
         running: list[Entry] = []
         for _, step, entry in sorted(changes, key=lambda change: change[:2]):

@@ -34,8 +34,8 @@ tasks:
   TASK 6: {run: demo.work, kwargs: {seconds: 1800}, after: {TASK 3: error}}
   TASK 7: {run: demo.work, kwargs: {seconds: 3600}, after: [TASK 3, TASK 4], join: any}
 """
-# When they are open, in hours since the run was submitted.
-SHIFTS = {"AOS1": [(-1, 2), (4, 20)], "AOS2": [(3, 4.25), (6, 20)]}
+# When they are open, in hours since the begin.
+SHIFTS = {"AOS1": [(0, 2), (4, 20)], "AOS2": [(3, 4.25), (6, 20)]}
 
 
 def site_on(folder: Path, clock: Clock) -> Site:
@@ -142,7 +142,7 @@ def test_job_1_goes_as_planned_while_windows_close_and_open(tmp_path: Path, caps
     with site_on(tmp_path / "site", clock) as site:
         start(site, SHIFTS)
         run = site.json("submit", str(job))["run"]
-        begin = instant(site.run(run)["submitted_at"])
+        begin = (clock.show(datetime.now(UTC)) + timedelta(seconds=4 * scale)).replace(microsecond=0)
         for name, shifts in SHIFTS.items():
             actions.set_server(site.database, name, windows=[shift(begin, *hours) for hours in shifts])
         plan = site.json("plan", str(job), "--from", begin.isoformat())
@@ -162,5 +162,5 @@ def test_job_1_goes_as_planned_while_windows_close_and_open(tmp_path: Path, caps
 
 def shift(begin: datetime, start: float, end: float) -> Window:
     """A window of one thread from so many hours after the begin to so many."""
-    opens, closes = ((begin + timedelta(hours=hours)).replace(microsecond=0).time() for hours in (start, end))
+    opens, closes = ((begin + timedelta(hours=hours)).time() for hours in (start, end))
     return Window(opens, closes, 1, "UTC")

@@ -386,9 +386,9 @@ def _number(value: float) -> str:
 def _bar(hour: Mapping[str, Any], seconds: float, most: float) -> str:
     """Full blocks for threads in use, light ones for idle ones; where they are many, a block is several threads."""
     scale = min(1.0, BAR / most) / seconds if most else 1 / seconds
-    used = round(_sum(hour, "busy") * scale)
-    there = round((_sum(hour, "busy") + hour["idle"]) * scale)
-    return "█" * min(used, 2 * BAR) + "░" * (there - used)
+    used: int = round(_sum(hour, "busy") * scale)
+    there: int = round((_sum(hour, "busy") + hour["idle"]) * scale)
+    return "█" * used + "░" * (there - used)
 
 
 def _total(totals: Mapping[str, float]) -> str:

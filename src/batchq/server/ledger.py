@@ -109,6 +109,7 @@ class Ledger:
         self._committing = False
         self._retry_at = 0.0
         self._announced = False
+        self._broker_missed = False
         self._waits_since: float | None = None
 
     # --- what comes in --------------------------------------------------------------------------------------
@@ -294,9 +295,12 @@ class Ledger:
             while self._unsent:
                 self._publisher.publish([self._unsent[0]])
                 self._unsent.popleft()
+            self._broker_missed = False
         except BrokerUnreachable as error:
             # A ticket that cannot be sent for long is replaced by the coordinator: keep only the newest.
-            logger.warning("%d tickets wait for the broker: %s", len(self._unsent), error)
+            if not self._broker_missed:
+                logger.warning("tickets wait for the broker: %s", error)
+            self._broker_missed = True
             while len(self._unsent) > 1000:
                 self._unsent.popleft()
 

@@ -122,9 +122,8 @@ def hold(hub: Any, pool: Any) -> None:
 
     def registered(hub: Any) -> None:
         halves = _halves(hub)
-        for process in getattr(getattr(pool, "_pool", None), "_pool", ()):
-            if getattr(process, "_sentinel_poll", 0) is None:
-                del process._sentinel_poll  # it has died and is still listed: else Celery stumbles over it, and ends
+        if hasattr(pool, "_pool"):
+            _forget_the_dead(pool._pool)
         register(hub)
         _put_back(hub, halves)
 
@@ -140,6 +139,22 @@ def hold(hub: Any, pool: Any) -> None:
         _put_back(hub, halves)
 
     hub.reset, pool.register_with_event_loop = emptied, registered
+
+
+def _forget_the_dead(inner: Any) -> None:
+    """Take out of Celery's lists what it leaves there of children that died with a message half written.
+
+    Their pipes are closed, and by now the numbers of these may be those of a connection to the broker: whoever
+    listens there for an outcome waits for ever.
+    """
+    for index in (inner._fileno_to_outq, inner._fileno_to_inq):
+        for number, child in list(index.items()):
+            if child not in inner._pool or child.dead:
+                del index[number]
+                inner._all_inqueues.discard(number)
+    for child in inner._pool:
+        if getattr(child, "_sentinel_poll", 0) is None:
+            del child._sentinel_poll  # it has died and is still listed: else Celery stumbles over it, and ends
 
 
 def _halves(hub: Any) -> list[tuple[Any, int, Any]]:
