@@ -141,7 +141,9 @@ def test_a_window_that_opens_lets_waiting_work_start_within_two_seconds(site: Si
     run = site.submit(held("night", 1, group="N"))
     closed = site.server("Night")["state"]
     why = site.json("task", "why", str(run), "TASK 1")["why"]
-    assert (closed, why) == ("closed", f"N: no server has an open window until {later:%H:%M} UTC")
+    until = f"N: no server has an open window until {later:%H:%M} UTC"
+    assert closed == "closed"
+    assert why == f"{until} (Night, {later:%H:%M}-{later + timedelta(hours=1):%H:%M} with 1 thread)"
 
     opens = (datetime.now(UTC) + timedelta(seconds=4)).replace(microsecond=0)
     set_window(site, "Night", opens)

@@ -223,9 +223,13 @@ def _closed(servers: Sequence[Server], now: datetime, timezone: str | None) -> s
 
 def _which(server: Server, window: Window | None, timezone: str) -> str:
     if window is None:  # a day off has ended for a server that has no other windows
-        return f"{server.name} with {server.threads} threads"
+        return f"{server.name} with {_threads(server.threads)}"
     zoned = "" if window.timezone == timezone else f" {window.timezone}"
-    return f"{server.name}, {window.span}{zoned} with {window.threads} threads"
+    return f"{server.name}, {window.span}{zoned} with {_threads(window.threads)}"
+
+
+def _threads(number: int) -> str:
+    return f"{number} thread{'' if number == 1 else 's'}"
 
 
 def local(instant: datetime, timezone: str, now: datetime) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from inspect import isgenerator
 from typing import Any, Protocol
 
+from billiard.pool import RUN
+
 logger = logging.getLogger(__name__)
 
 MODULES = {"prefork": "celery.concurrency.prefork", "threads": "celery.concurrency.thread"}
@@ -59,9 +61,11 @@ class Children:
 
     @property
     def size(self) -> int:
-        return int(self._pool._pool._processes)
+        return int(self._pool._pool._processes) if self._pool._pool is not None else 0
 
     def fit(self, wanted: int) -> bool:
+        if self._pool._pool is None or self._pool._pool._state != RUN:
+            return True  # it ends
         wanted = max(wanted, 1)
         if self.size < wanted:
             self._grow(min(wanted - self.size, CHILDREN_AT_ONCE))
@@ -122,7 +126,7 @@ def hold(hub: Any, pool: Any) -> None:
 
     def registered(hub: Any) -> None:
         halves = _halves(hub)
-        if hasattr(pool, "_pool"):
+        if getattr(pool, "_pool", None) is not None:
             _forget_the_dead(pool._pool)
         register(hub)
         _put_back(hub, halves)
