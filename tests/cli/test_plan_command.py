@@ -162,7 +162,7 @@ def test_what_is_not_within_the_hours_is_said_to_be_open_and_why(plan, batchq, t
     view = plan(two, "--hours", 3)
     assert [(job["status"], job["ends_at"]) for job in view["jobs"]] == [("executing", None)] * 2
     reasons = {task["task"]: task["why"] for task in view["tasks"] if task["job"] == "J"}
-    window = "no server has an open window until 17:00 UTC (AOS1, 18:00-19:00 Europe/Oslo with 1 threads)"
+    window = "no server has an open window until 17:00 UTC (AOS1, 18:00-19:00 Europe/Oslo with 1 thread)"
     assert reasons == {"A": f"default: {window}", "B": "waits for A to succeed"}
     assert "not within the plan" in batchq("plan", two, "--from", MORNING, "--hours", 3).stdout
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import time
+from pathlib import Path
 
 import pytest
 
@@ -343,3 +344,17 @@ def test_the_status_is_one_page(batchq, batchq_json, stage):
     ]
     assert any(line.startswith("BG1") for line in lines)
     assert batchq_json("status")["tasks"] == {"ready": 1, "queued": 2, "executing": 0}
+
+
+@pytest.mark.parametrize("url", [None, "redis://127.0.0.1:1/0"], ids=["no broker", "a broker that is away"])
+def test_what_is_set_where_nothing_runs_is_stored_and_in_force_later(batchq, batchq_json, monkeypatch, url):
+    monkeypatch.setenv("BATCHQ_FAST_PATH", "1")
+    monkeypatch.delenv("CELERY_BROKER_URL")
+    if url:
+        monkeypatch.setenv("BATCHQ_BROKER_URL", url)
+        monkeypatch.setenv("CELERY_BROKER_URL", url)
+    Path("servers.yaml").write_text("servers: {AOS1: {threads: 1}}\n", encoding="utf-8")
+    batchq("apply", "servers.yaml")
+    batchq("server", "set", "AOS1", "--threads", 3)
+    batchq("server", "window", "add", "AOS1", "08:00-18:00=2 UTC")
+    assert [server["windows"][0]["threads"] for server in batchq_json("server", "list")] == [2]

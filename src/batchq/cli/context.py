@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchq.cli.output import now_in
-from batchq.errors import BatchqError, BrokerUnreachable, DatabaseOutdated
+from batchq.errors import BatchqError, BrokerUnreachable, DatabaseOutdated, NoBroker
 
 if TYPE_CHECKING:
     from batchq.app import BatchQ
@@ -164,6 +164,6 @@ def forward() -> None:
     """Hand out at once what a change has freed; where that cannot be, a coordinator's tick does it."""
     if not batch().settings.fast_path:
         return
-    with suppress(BrokerUnreachable):
+    with suppress(BrokerUnreachable, NoBroker):
         batch().check_broker()
         batch().forward()
