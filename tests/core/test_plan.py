@@ -295,8 +295,7 @@ def test_why_a_task_waits_is_told_for_any_instant():
     forecast = planned(windowed("12:00-13:00=1", timezone="UTC"), alike(3, 1800))
     assert forecast.why("default", NOON) == "AOS1 1/1 threads busy"
     assert forecast.why("default", NOON + HOUR, "Europe/Oslo") == (
-        "default: no server has an open window until Tue 02 Jun 14:00 Europe/Oslo "
-        "(AOS1, 12:00-13:00 UTC with 1 thread)"
+        "default: no server has an open window until Tue 02 Jun 14:00 Europe/Oslo (AOS1, 12:00-13:00 UTC with 1 thread)"
     )
 
 
