@@ -179,6 +179,7 @@ class Play:
 
         def mend(tx: Connection) -> list[Ticket]:
             now = self.database.now(tx)
+            engine.follow_clock(tx, now)
             engine.take_back(tx, self.database, now)
             return engine.offer_again(tx, self.database, now, lost_ticket_seconds)
 

@@ -233,15 +233,16 @@ def _some(names: list[str], most: int = 5) -> str:
 
 
 def ensure_server(database: Database, name: str, threads: int | None = None) -> None:
-    """Make a server of that name exist, with these threads if they are given (default 1)."""
+    """Make a server of that name exist, with these threads if they are given (default 1); raises InvalidInput."""
+    _check(threads or 0)
 
     def make(tx: Connection) -> None:
-        servers.create(tx, name, 1 if threads is None else threads)
+        servers.create(tx, name)
         row = servers.find(tx, name)
         assert row is not None
         if threads is not None and row.threads != threads:
             servers.set_server(tx, row.id, threads=threads)
-        servers.changed(tx)
+        _take_back(tx, database, 0)
 
     database.run(make)
 
@@ -261,7 +262,8 @@ def set_server(
     Raises NotFound for an unknown server; InvalidInput for an unknown group, for negative threads, and for
     windows of one zone that overlap.
     """
-    given = {"threads": threads, "enabled": enabled, "groups": groups, "windows": windows}
+    bound = None if groups is None else frozenset(groups)
+    given = {"threads": threads, "enabled": enabled, "groups": bound, "windows": windows}
     wanted = {key: value for key, value in given.items() if value is not None}
     return database.run(_set_server, database, name, lambda _: wanted, ahead, groups or ())
 

@@ -87,6 +87,7 @@ class Coordinator:
         database, settings = self._database, self._settings
         now = database.now(tx)
         moves.discard_unstored(tx, now - timedelta(seconds=STORING_SECONDS), now)
+        engine.follow_clock(tx, now)
         engine.take_back(tx, database, now, settings.tickets_ahead)
         tickets = engine.offer_again(tx, database, now, settings.lost_ticket_seconds)
         step = engine.advance(tx, database, now, ahead=settings.tickets_ahead)

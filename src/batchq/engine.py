@@ -230,8 +230,19 @@ def offer_again(tx: Connection, database: Database, now: datetime, after: float)
 
 
 def _overdue(row: Any, now: datetime, after: float) -> bool:
-    patience = min(after * 2 ** min(row.offers, 6), max(after, 60.0))
-    return bool(now - row.queued_at >= timedelta(seconds=patience))
+    patience = timedelta(seconds=min(after * 2 ** min(row.offers, 6), max(after, 60.0)))
+    # Either way: a clock that was set back would else hide a lost ticket until it is past that time again.
+    return bool(abs(now - row.queued_at) >= patience)
+
+
+def follow_clock(tx: Connection, now: datetime) -> int:
+    """Let no ready task wait for an instant that is far only because the clock went back; returns how many did."""
+    rows = []
+    for row in moves.not_before(tx, now):
+        due = now + timedelta(seconds=row.retry_delay if row.attempt else 0)
+        if row.ready_at > due:
+            rows.append({"task": row.id, "held": row.ready_at, "due": due})
+    return moves.hasten(tx, rows)
 
 
 # --- serve: claim and finish --------------------------------------------------------------------------------
@@ -317,7 +328,7 @@ def serve(
     more = (settle(tx, now) or more) if forward and again else more
     topology = servers.topology(tx, database, version)
     moves.take_back(tx, [(offer.task, offer.token) for offer in overdue])
-    granted, parked, refused = _claim(tx, database, topology, life, offers, active, pool, now)
+    granted, parked, refused = _claim(tx, database, topology, life, offers, active, pool)
     own: list[Ticket] = []
     tickets: list[Ticket] = []
     if forward and (reports or overdue or again):
@@ -326,7 +337,7 @@ def serve(
         own, tickets = _own_share(handout, life, _room(database.topology, life, pool, now) - taken)
         # What this server's own threads answer it claims at once: the message would only come back to it.
         mine = [Offer(ticket.task, ticket.token, ticket.group) for ticket in own]
-        started, _, _ = _claim(tx, database, database.topology, life, mine, taken, pool, now)
+        started, _, _ = _claim(tx, database, database.topology, life, mine, taken, pool)
         granted = [*granted, *started]
     threads = database.topology.by_id[life.server].threads_now(now)
     return Served(granted, own, parked, stale + refused, threads, Advance(tickets, more))
@@ -359,14 +370,16 @@ def _claim(
     offers: Sequence[Offer],
     active: int,
     pool: int,
-    now: datetime,
 ) -> tuple[Sequence[Any], list[Offer], int]:
     """Claim what a free thread, an open window and the bindings allow; returns granted, parked, and the stale count.
 
-    The claim holds only under the topology it was judged by: if that has changed meanwhile, it is judged anew.
+    The claim holds only at its own instant and under the topology it was judged by: nothing waits between them and
+    the write, as the rows are locked before; if the topology has changed meanwhile, it is judged anew.
     """
     if not offers:
         return [], [], 0
+    moves.lock_tickets(tx, [offer.task for offer in offers])
+    now = database.now(tx)
     server = topology.by_id[life.server]
     opened = server.threads_now(now) > 0
     mine: list[Offer] = []
@@ -381,7 +394,7 @@ def _claim(
     tokens = [(offer.task, offer.token) for offer in taken]
     granted = moves.claim(tx, tokens, life.server, life.epoch, topology.version, now)
     if len(granted) < len(taken) and servers.newest(tx) != topology.version:
-        return _claim(tx, database, servers.topology(tx, database), life, mine, active, pool, database.now(tx))
+        return _claim(tx, database, servers.topology(tx, database), life, mine, active, pool)
     return granted, parked, len(taken) - len(granted)
 
 

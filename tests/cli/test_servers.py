@@ -358,3 +358,21 @@ def test_what_is_set_where_nothing_runs_is_stored_and_in_force_later(batchq, bat
     batchq("server", "set", "AOS1", "--threads", 3)
     batchq("server", "window", "add", "AOS1", "08:00-18:00=2 UTC")
     assert [server["windows"][0]["threads"] for server in batchq_json("server", "list")] == [2]
+
+
+def test_a_group_that_is_named_twice_is_bound_once(batchq, batchq_json):
+    batchq("apply", write_servers("servers: {AOS1: {groups: [BG1]}, AOS2: {}}"))
+    batchq("server", "set", "AOS2", "--group", "BG1", "--group", "BG1")
+    batchq("server", "groups", "set", "AOS1", "BG1", "BG1")
+    assert [server["groups"] for server in batchq_json("server", "list")] == [["BG1"], ["BG1"]]
+
+
+@pytest.mark.parametrize("threads", ["100001", "10000000000000000000"])
+def test_a_server_is_not_started_with_more_threads_than_any_may_have(batchq, batchq_json, threads):
+    assert "threads: " in batchq("server", "start", "AOS1", "--threads", threads, code=2).stderr
+    assert batchq_json("server", "list") == []
+
+
+def write_servers(text: str) -> str:
+    Path("more.yaml").write_text(text, encoding="utf-8")
+    return "more.yaml"

@@ -148,9 +148,11 @@ def start(name: str, threads: int | None, pool: str, no_events: bool, loglevel: 
     Refused with exit code 5 while another process carries the name.
     """
     from batchq import actions
+    from batchq.server.life import refuse_twice
 
     _upgrade_own()
     if threads is not None:
+        refuse_twice(batch().database, name)
         actions.ensure_server(batch().database, name, threads)
     raise click.exceptions.Exit(batch().serve(name, pool=pool, loglevel=loglevel, events=not no_events))
 
@@ -175,9 +177,9 @@ def _engine(loglevel: str, *, quiet: bool) -> Iterator[Embedded]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _threads(named: tuple[str, ...]) -> dict[str, int]:
+def _threads(named: tuple[str, ...]) -> dict[str, int | None]:
     """The servers of `--server NAME[=THREADS]`."""
-    threads = {}
+    threads: dict[str, int | None] = {}
     for text in named:
         name, _, number = text.partition("=")
         if not name or (number and not number.isascii()) or (number and not number.isdigit()):
@@ -185,11 +187,11 @@ def _threads(named: tuple[str, ...]) -> dict[str, int]:
                 f"{text!r} is no server. Write it as NAME or NAME=THREADS, threads being 0 or more.",
                 param_hint="--server",
             )
-        threads[name] = int(number or 1)
+        threads[name] = int(number) if number else None
     return threads
 
 
-def _prepare(engine: Embedded, document: Document, threads: dict[str, int], *, known: bool = False) -> list[str]:
+def _prepare(engine: Embedded, document: Document, threads: dict[str, int | None], *, known: bool = False) -> list[str]:
     """Make the servers to start exist; returns their names."""
     from batchq import actions
     from batchq.embedded import DEFAULT_SERVERS

@@ -142,6 +142,11 @@ class Ledger:
         return self.threads + self._settings.tickets_ahead - len(self._known)
 
     @property
+    def commits(self) -> bool:
+        """Whether a commit is under way, which may yet bring attempts to start."""
+        return self._committing
+
+    @property
     def idle(self) -> bool:
         """Whether nothing is left to store."""
         return not (self._reports or self._committing)

@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from batchq import engine
 from batchq.config import Settings
 from batchq.engine import Life
-from batchq.errors import ServerRuns
+from batchq.errors import NotFound, ServerRuns
 from batchq.store import servers
 from batchq.store.database import Database
 
@@ -53,18 +53,29 @@ def seen_alive(row: Any) -> bool | None:
     return life.get("boot") == _boot() and bool(row.pid) and started(row.pid) == life.get("start")
 
 
-def enlist(database: Database, settings: Settings, name: str, kind: str) -> Life:
+def refuse_twice(database: Database, name: str) -> None:
+    """Raise ServerRuns if the server's worker is seen to run on this host."""
+    with database.read() as tx:
+        row = servers.find(tx, name)
+    if row is not None and row.liveness == "running" and seen_alive(row):
+        raise ServerRuns(name=name, pid=row.pid, host=row.host)
+
+
+def enlist(database: Database, settings: Settings, name: str, kind: str, *, anew: bool = False) -> Life:
     """Take the server's name for this process.
 
     At once if its former life stopped or is gone; a life that runs on this host is never pushed aside; one that
-    cannot be seen gets `lost_seconds` to show a heartbeat. Raises ServerRuns.
+    cannot be seen gets `lost_seconds` to show a heartbeat. Raises ServerRuns; and NotFound if this process had the
+    name before, and begins `anew`, but the server was deleted.
     """
     own = this_life() | {"pool": settings.processes, "pool_kind": kind}
 
     def attempt(tx: Connection, silent_at: int | None) -> Life | int:
-        servers.create(tx, name)
+        if not anew:
+            servers.create(tx, name)
         row = servers.find(tx, name)
-        assert row is not None
+        if row is None:
+            raise NotFound(f"Server {name} was deleted while it counted as lost: its worker ends.")
         alive = seen_alive(row) if row.liveness == "running" else False
         if alive and (row.host, row.pid) != (own["host"], own["pid"]):
             raise ServerRuns(name=name, pid=row.pid, host=row.host)

@@ -81,7 +81,7 @@ class Children:
         try:
             self._pool.maintain_pool()
         except (OSError, MemoryError) as error:
-            inner._processes = len(inner._pool)
+            inner._processes = sum(child._popen is not None for child in inner._pool)
             if not self._failed:
                 logger.error("the pool cannot grow beyond %d processes: %s", inner._processes, error)
             self._failed = True

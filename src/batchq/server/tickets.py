@@ -8,8 +8,9 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
+from select import select
 from typing import Any
 
 from celery import Celery
@@ -112,20 +113,11 @@ class Publisher:
         for ticket in tickets:
             mac = seal(self._settings, ticket.task, ticket.attempt, ticket.token, ticket.group)
             args = [VERSION, ticket.task, ticket.attempt, ticket.token, mac]
-            name = self._settings.queue(ticket.group)
-            self._declare(name)
-            self._send(name, args, {"group": ticket.group}, headers_of(ticket))
+            self._send(self._settings.queue(ticket.group), args, {"group": ticket.group}, headers_of(ticket))
 
     def send_tick(self, id_: str, expires: str) -> None:
         """Send the coordinators' tick, void after `expires` (ISO 8601). Raises BrokerUnreachable."""
         self._send(self._settings.coordinator_queue, [], {}, {**_common(COORDINATE, id_), "expires": expires})
-
-    def _declare(self, name: str) -> None:
-        """Make the queue exist where the broker drops what goes to none; Redis makes it by itself."""
-        if time.monotonic() - self._declared.get(name, -DECLARED_SECONDS) < DECLARED_SECONDS:
-            return
-        self._twice(partial(_make, name))
-        self._declared[name] = time.monotonic()
 
     def check(self) -> None:
         """Raise BrokerUnreachable unless the broker answers."""
@@ -153,20 +145,35 @@ class Publisher:
         # For Redis kombu masks a password even where there is none.
         return address if connection.password else address.replace(":**@", "")
 
-    def _send(self, queue: str, args: list[Any], kwargs: dict[str, Any], headers: dict[str, Any]) -> None:
+    def _send(self, name: str, args: list[Any], kwargs: dict[str, Any], headers: dict[str, Any]) -> None:
         body = json.dumps([args, kwargs, NOTHING])
-        self._twice(
-            lambda producer: producer.publish(
+
+        def deliver(producer: Producer) -> None:
+            self._make_sure(producer, name)
+            producer.publish(
                 body,
                 exchange="",
-                routing_key=queue,
+                routing_key=name,
                 content_type="application/json",
                 content_encoding="utf-8",
                 headers=headers,
                 correlation_id=headers["id"],
                 delivery_mode=2,
             )
-        )
+
+        self._twice(deliver)
+
+    def _make_sure(self, producer: Producer, name: str) -> None:
+        """Where a message is sent without an answer (AMQP), see that somebody is there, and that the queue is."""
+        connection = producer.connection
+        if connection.transport.driver_type != "amqp":
+            return
+        if select([connection.connection.sock], [], [], 0)[0]:  # it says something: most likely that it is gone
+            with suppress(TimeoutError):
+                connection.drain_events(timeout=0.01)
+        if time.monotonic() - self._declared.get(name, -DECLARED_SECONDS) >= DECLARED_SECONDS:
+            queue(name)(producer.channel).declare(nowait=True)
+            self._declared[name] = time.monotonic()
 
     def _twice(self, act: Callable[[Producer], object]) -> None:
         # The first message after a broker's restart meets a broken pipe; only a new connection tells that it is away.
@@ -198,8 +205,3 @@ class Publisher:
 
 
 _TIMEOUTS = {"redis": ("socket_timeout", "socket_connect_timeout"), "amqp": ("read_timeout", "write_timeout")}
-
-
-def _make(name: str, producer: Producer) -> None:
-    if producer.connection.transport.driver_type != "redis":
-        queue(name)(producer.channel).declare(nowait=True)

@@ -7,12 +7,13 @@ import gc
 import logging
 import threading
 import time
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
 from celery.worker import state
+from kombu.transport.base import Transport
 from sqlalchemy.exc import SQLAlchemyError
 
 from batchq import clock, engine
@@ -20,7 +21,7 @@ from batchq.config import Settings
 from batchq.core.affinity import Server
 from batchq.core.windows import next_change
 from batchq.engine import Life, Report
-from batchq.errors import BatchqError, DatabaseUnreachable, InvalidInput, ServerRuns
+from batchq.errors import BatchqError, DatabaseUnreachable, InvalidInput, NotFound, ServerRuns
 from batchq.server import pool, tickets
 from batchq.server.ledger import Arrival, Ledger
 from batchq.server.life import enlist
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 WATCH_SECONDS = 0.5
 LOOK_SECONDS = 0.25
+HOUR = timedelta(hours=1)
 
 
 # --- the watch: a thread with its own connection ------------------------------------------------------------
@@ -166,7 +168,8 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
         self.publisher = Publisher(self.app, self.settings, patience=0.2)
         self.pool = pool.following(self.kind, worker.pool)
         self.threads = 0
-        self._change: tuple[Server, datetime | None] | None = None
+        self._change: tuple[Server, datetime, datetime | None] | None = None
+        self._follow_at = 0.0
         self.ledger = Ledger(
             self.database,
             self.life,
@@ -215,19 +218,28 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
         now = clock.now()
         before, self.threads = self.threads, seen.threads_now(now)
         self.ledger.threads = self.threads
-        if not self.pool.fit(max(self.threads, len(self.ledger.active))):
-            self.worker.hub.call_later(LOOK_SECONDS / 5, self._follow)
+        # What a commit under way may yet claim was counted on the present size.
+        least = self.pool.size if self.ledger.commits else len(self.ledger.active)
+        if not self.pool.fit(max(self.threads, least)):
+            self._follow_soon(LOOK_SECONDS / 5)
         if self.threads > before:
             self.ledger.go_on()
         self._wait_for_change(seen, now)
 
+    def _follow_soon(self, seconds: float) -> None:
+        """Follow once more before the next look; one such call is enough, whoever asks for it."""
+        now = time.monotonic()
+        if now >= self._follow_at:
+            self._follow_at = now + seconds
+            self.worker.hub.call_later(seconds, self._follow)
+
     def _wait_for_change(self, seen: Server, now: datetime) -> None:
         """Be there in the instant in which a window opens or closes, if that is before the next look."""
-        if self._change is None or self._change[0] != seen or (self._change[1] and self._change[1] <= now):
-            self._change = seen, next_change(seen.windows, seen.threads, now)
-        change = self._change[1]
-        if change and (seconds := clock.real_seconds(change - now)) < LOOK_SECONDS:
-            self.worker.hub.call_later(seconds + 0.001, self._follow)
+        if self._change is None or self._change[0] != seen or not self._change[1] <= now < self._change[1] + HOUR:
+            self._change = seen, now, next_change(seen.windows, seen.threads, now)
+        change = self._change[2]
+        if change and 0 < (seconds := clock.real_seconds(change - now)) < LOOK_SECONDS:
+            self._follow_soon(seconds + 0.001)
 
     def info(self, worker: Any) -> dict[str, Any]:
         """What `celery inspect stats` and Flower show of the batch server."""
@@ -245,8 +257,8 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def _begin_anew(self) -> None:
         try:
-            self.life = enlist(self.database, self.settings, self.name, self.kind)
-        except ServerRuns as error:
+            self.life = enlist(self.database, self.settings, self.name, self.kind, anew=True)
+        except (NotFound, ServerRuns) as error:
             logger.critical("%s", error)
             raise SystemExit(error.exit_code) from None
         except (DatabaseUnreachable, SQLAlchemyError):
@@ -341,8 +353,8 @@ class BatchConsumer(bootsteps.StartStopStep):  # type: ignore[misc]
         for name in sorted(have - wanted):
             consumer.cancel_task_queue(name)
         self._set_prefetch(consumer, server.threads and server.threads + server.settings.tickets_ahead)
-        if self._counts and server.ledger.room <= 0:
-            self._listen(consumer, False)
+        if self._counts:
+            self._listen(consumer, server.ledger.room > 0)
 
     def _has_room(self, consumer: Any) -> None:
         """A server that was full listens again at once; that it is full can wait for the next look."""
@@ -379,9 +391,8 @@ def _connected(consumer: Any, connection: Any) -> Any:
         if consumer.controller.batch_server is not None:
             consumer.controller.batch_server.attend(WATCH_SECONDS)
 
-    if consumer.hub is not None and consumer.restart_count > 1:
-        # A connection that was lost before the loop began stays in it, and fails there for ever.
-        consumer.hub.reset()
+    if consumer.hub is not None:
+        _drop_lost(consumer.hub)
     if consumer.event_dispatcher is not None:
         consumer.event_dispatcher.enabled = False  # each event would try the broker once more
     step = 0.1 if consumer.controller.batch_server is not None else WATCH_SECONDS
@@ -391,6 +402,16 @@ def _connected(consumer: Any, connection: Any) -> Any:
         consumer.timer_entries_before_start = pool.timers(consumer.hub)
     consumer.first_connection_attempt = False
     return connected
+
+
+def _drop_lost(hub: Any) -> None:
+    """Take connections to the broker out of a loop that is to get new ones.
+
+    Celery leaves one there that was lost before the loop began; it would fail at every turn, and nothing else be heard.
+    """
+    for number, entry in list(hub.readers.items()):
+        if entry and isinstance(getattr(entry[0], "__self__", None), Transport):
+            hub.remove(number)
 
 
 def _own_prefetch(channel: Any, server: BatchServer) -> bool:

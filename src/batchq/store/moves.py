@@ -321,6 +321,17 @@ _OFFER_AGAIN = Prepared(
     .values(token=bindparam("token_"), queued_at=bindparam("now"), offers=TASK.offers + 1)
 )
 
+_NOT_BEFORE = Prepared(
+    select(TASK.id, TASK.attempt, TASK.ready_at, TASK.retry_delay).where(
+        is_(State.READY), TASK.ready_at > bindparam("now")
+    )
+)
+_HASTEN = Prepared(
+    update(Task)
+    .where(TASK.id == bindparam("task"), TASK.ready_at == bindparam("held"), is_(State.READY))
+    .values(ready_at=bindparam("due"))
+)
+
 
 def occupancy(tx: Connection) -> tuple[dict[int, int], dict[str, int]]:
     """How many tasks each server executes, and how many tickets of each group are out."""
@@ -370,6 +381,16 @@ def offer_again(tx: Connection, rows: Iterable[Any], now: datetime) -> list[Tick
     return tickets
 
 
+def not_before(tx: Connection, now: datetime) -> Sequence[Any]:
+    """The ready tasks whose instant is still to come, with what that depends on, in the order of their ids."""
+    return sorted(_NOT_BEFORE(tx, now=now))
+
+
+def hasten(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> int:
+    """Give ready tasks another instant from which they may start; returns how many still had the one `held`."""
+    return _HASTEN.many(tx, rows)
+
+
 # --- claiming and finishing ---------------------------------------------------------------------------------
 
 _mine = and_(TASK.server_id == bindparam("server"), TASK.epoch == bindparam("epoch_"))
@@ -382,6 +403,9 @@ _claimable: Select[Any] = (
 )
 _DISPATCH = Dispatch.__table__.c  # type: ignore[attr-defined]
 _unchanged = select(_DISPATCH.topology).scalar_subquery() == bindparam("version")
+_LOCK_TICKETS = Prepared(
+    select(TASK.id).where(is_(State.QUEUED), among(TASK.id, "tasks")).order_by(TASK.id).with_for_update(key_share=True)
+)
 _CLAIM = Prepared(
     update(Task)
     .where(TASK.id.in_(_claimable.scalar_subquery()), is_(State.QUEUED), _unchanged)
@@ -414,6 +438,12 @@ _CLAIMED = Prepared(
     .where(among(TASK.token, "tokens"), among(TASK.id, "tasks"))
     .where(is_(State.EXECUTING), _mine)
 )
+
+
+def lock_tickets(tx: Connection, tasks: Collection[int]) -> None:
+    """Wait until nobody else holds these queued tasks, and hold them; on SQLite a writer is alone anyway."""
+    if tx.dialect.name != "sqlite":
+        _LOCK_TICKETS(tx, tasks=tasks)
 
 
 def claim(

@@ -1,0 +1,89 @@
+"""The instant that counts is the claim: whoever waited for a lock judges by what is true afterwards (rules 12, 20)."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, time
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import select
+
+from batchq import Job, actions
+from batchq.core.windows import Window
+from batchq.store import servers
+from batchq.store.moves import TASK
+from play import Clocked, Play
+
+NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
+WAITS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
+
+@pytest.fixture
+def batch(postgresql: Clocked) -> Play:
+    postgresql.instant = NOON
+    return Play(postgresql)
+
+
+@contextmanager
+def meanwhile(database: Clocked, act: Callable[[], Any]) -> Iterator[None]:
+    """Let `act` begin in a thread; the body runs once it waits for a lock, and at the end it has ended."""
+    thread = threading.Thread(target=act)
+    thread.start()
+    address = database.url.render_as_string(hide_password=False).replace("+psycopg", "")
+    with psycopg.connect(address, autocommit=True) as connection:
+        while thread.is_alive() and not connection.execute(WAITS).fetchone()[0]:
+            pass
+    yield
+    thread.join()
+
+
+def held_back(batch: Play) -> tuple[list[Any], Callable[[], None]]:
+    """What a server that goes on by itself was granted, and the call that makes it go on."""
+    granted: list[Any] = []
+    return granted, lambda: granted.extend(batch.serve("AOS1", again=True).granted)
+
+
+def test_a_window_that_closed_while_dispatch_was_waited_for_lets_nothing_start(batch, postgresql):
+    batch.server("AOS1", windows=[Window(time(11), time(12, 0, 1), 1, "UTC")])
+    job = Job("LATE")
+    job.task("A", "demo.work")
+    batch.change("AOS1", enabled=False)
+    run = batch.submit(job)
+    with postgresql.write() as tx:
+        servers.set_server(tx, servers.seen(tx).servers[0].id, enabled=True)
+        servers.changed(tx)
+    granted, go_on = held_back(batch)
+    holder = Clocked(postgresql.url.render_as_string(hide_password=False))
+    with holder.engine.connect() as other:
+        transaction = other.begin()
+        servers.lock_dispatch(other)
+        with meanwhile(postgresql, go_on):
+            postgresql.later(seconds=2)
+            transaction.rollback()
+    holder.dispose()
+    assert granted == []
+    assert batch.states(run)["A"] in ("queued", "ready")
+
+
+def test_a_group_bound_elsewhere_while_its_row_was_waited_for_is_not_claimed(batch, postgresql):
+    batch.server("AOS1")
+    batch.server("AOS2", groups=["BG2"])
+    job = Job("FOREIGN")
+    job.task("A", "demo.work", group="BG1")
+    run = batch.submit(job)
+    (ticket,) = batch.mail
+    granted: list[Any] = []
+    holder = Clocked(postgresql.url.render_as_string(hide_password=False))
+    with holder.engine.connect() as other:
+        transaction = other.begin()
+        other.execute(select(TASK.id).where(TASK.id == ticket.task).with_for_update(key_share=True))
+        with meanwhile(postgresql, lambda: granted.extend(batch.serve("AOS1", offers=[ticket]).granted)):
+            actions.set_groups(holder, "AOS2", ["BG1", "BG2"])
+            transaction.rollback()
+    holder.dispose()
+    assert granted == []
+    assert batch.states(run)["A"] in ("queued", "ready")
