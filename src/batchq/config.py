@@ -67,7 +67,10 @@ class Settings(BaseSettings):
         try:
             return cls(**values)
         except ValidationError as error:
-            lines = (f"BATCHQ_{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
+            lines = (
+                f"BATCHQ_{'.'.join(map(str, e['loc'])).upper()}: {e['msg'].removeprefix('Value error, ')}"
+                for e in error.errors()
+            )
             raise InvalidInput("Settings: " + "; ".join(lines)) from None
 
     @field_validator("timezone")

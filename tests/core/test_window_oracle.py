@@ -1,7 +1,7 @@
 """Windows against brute force, minute by minute, around every clock change from 2020 to 2037 (rules 18, 19, 21).
 
 Sixty zones are part of every run of the tests. Every IANA zone, which takes some minutes:
-`pytest -m "slow or not slow" tests/core/test_window_oracle.py`.
+`pytest -m "long or not long" tests/core/test_window_oracle.py`.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ def test_no_minute_around_any_clock_change_differs_from_brute_force(timezone):
     check_zone(timezone)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("timezone", OTHERS)
 def test_no_minute_in_any_other_zone_differs_from_brute_force(timezone):
     check_zone(timezone)

@@ -143,6 +143,25 @@ def hold(hub: Any, pool: Any) -> None:
         _put_back(hub, halves)
 
     hub.reset, pool.register_with_event_loop = emptied, registered
+    if getattr(pool, "_pool", None) is not None:
+        _hear_out(pool._pool)
+
+
+def _hear_out(inner: Any) -> None:
+    """Let Celery read what a dead child had said before it gives the child's job to another one.
+
+    A child says so before it starts an operation. Celery reads that when it buries the child; but it may find it
+    dead already while it buries another, and would then run an attempt that began for a second time.
+    """
+    give_away = inner.on_job_process_down
+
+    def down(job: Any, pid: int) -> None:
+        child = job._write_to or job._scheduled_for
+        if child is not None and not child._is_alive():
+            inner.process_flush_queues(child)
+        give_away(job, pid)
+
+    inner.on_job_process_down = down
 
 
 def _forget_the_dead(inner: Any) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
 from celery.worker import state
-from kombu.transport.base import Transport
+from kombu.transport import pyamqp
 from sqlalchemy.exc import SQLAlchemyError
 
 from batchq import clock, engine
@@ -405,12 +405,12 @@ def _connected(consumer: Any, connection: Any) -> Any:
 
 
 def _drop_lost(hub: Any) -> None:
-    """Take connections to the broker out of a loop that is to get new ones.
+    """Take a connection to RabbitMQ that is gone out of the loop.
 
     Celery leaves one there that was lost before the loop began; it would fail at every turn, and nothing else be heard.
     """
     for number, entry in list(hub.readers.items()):
-        if entry and isinstance(getattr(entry[0], "__self__", None), Transport):
+        if entry and isinstance(getattr(entry[0], "__self__", None), pyamqp.Transport) and not entry[1][0].connected:
             hub.remove(number)
 
 
