@@ -359,3 +359,12 @@ def test_a_server_has_fifty_windows_at_most(stage):
     stage.server("AOS1", windows=minutes[:50])
     with pytest.raises(InvalidInput, match="windows: a server has 50 at most, not 51"):
         actions.add_window(stage.database, "AOS1", minutes[50])
+
+
+def test_who_removes_the_last_window_is_told_that_the_server_is_open_round_the_clock(batchq):
+    Path("five.yaml").write_text("servers: {AOS1: {threads: 5}}", encoding="utf-8")
+    batchq("apply", "five.yaml")
+    batchq("server", "window", "add", "AOS1", "08:00-18:00=2 UTC")
+    batchq("server", "window", "add", "AOS1", "--date", "2027-12-24", "--threads", 0, "--tz", "UTC")
+    said = batchq("server", "window", "remove", "AOS1", 1).stdout
+    assert said.splitlines()[-1] == "AOS1 has its 5 threads round the clock now."

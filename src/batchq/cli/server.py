@@ -271,7 +271,7 @@ def _drawn(view: dict[str, Any]) -> Iterator[Part]:
     yield f"takes        {_taken(view)}"
     yield f"next change  {_next_change(view)}"
     if view["state"] != "stopped":
-        pool = f", {view['pool_kind'] or 'pool'} of {view['pool']}" if view["pool"] else ""
+        pool = f", {view['pool_kind']} pool" if view["pool_kind"] else ""
         yield f"process      {view['host']}:{view['pid']} since {local(view['started_at'], users_now())}{pool}"
     if all(one["date"] for one in view["windows"]):
         days = " on days without a window" if view["windows"] else ""

@@ -11,7 +11,7 @@ import click
 from batchq.cli import fields
 from batchq.cli import preview as drawing
 from batchq.cli.context import batch, database
-from batchq.cli.output import output_option, present
+from batchq.cli.output import count, output_option, present
 from batchq.cli.server import done, windows_table
 from batchq.core.windows import Window, is_zone
 
@@ -58,8 +58,8 @@ def add(
     if text is not None:
         _refuse("WINDOW", {**given, "--tz": tz, "--date": only, "--closed": closed or None})
         added = text
-    elif closed:
-        _refuse("--closed", given)
+    elif closed or (only is not None and threads == 0 and not (start or end or days)):
+        _refuse("--closed", given if closed else {})
         if only is None:
             raise click.UsageError("--closed goes with --date, written as YYYY-MM-DD: that day off.")
         added = Window(time(), time(), 0, tz or fields.users_zone(), None, only)
@@ -119,9 +119,12 @@ def remove(name: str, which: str | None, all_: bool) -> None:
         raise click.UsageError("Give the number or the text of one window, or else --all.")
     ahead = batch().settings.tickets_ahead
     if which is None:
-        done(name, actions.set_server(database(), name, windows=(), ahead=ahead))
+        changed = actions.set_server(database(), name, windows=(), ahead=ahead)
     else:
-        done(name, actions.remove_window(database(), name, _named(which), ahead=ahead))
+        changed = actions.remove_window(database(), name, _named(which), ahead=ahead)
+    view = done(name, changed)
+    if changed and all(one["date"] for one in view["windows"]):
+        click.echo(f"{name} has its {count(view['threads_without_windows'], 'thread')} round the clock now.")
 
 
 def _named(which: str) -> int | str:

@@ -442,6 +442,8 @@ def executing(tx: Connection, server: str) -> list[View]:
 
 def _server(row: Any, server: affinity.Server, busy: int, now: datetime) -> View:
     threads = windows.threads_at(server.windows, server.threads, now)
+    if row.liveness == Liveness.RUNNING and row.pool is not None:
+        threads = min(threads, row.pool)  # more its worker cannot; and none once it stops
     return {
         "name": row.name,
         "state": server_state(row.liveness, row.enabled, threads, busy),
