@@ -58,7 +58,7 @@ def test_a_broker_flushed_in_the_middle_of_a_run_delays_it_by_no_more_than_twent
     judge(site, {run: job}, THREADS)
 
 
-def test_tickets_that_were_out_when_the_broker_was_flushed_are_sent_again(site: Site) -> None:
+def test_tickets_that_were_out_when_the_broker_was_flushed_are_sent_again(site: Site, broker: str) -> None:
     job = many("OUT", 4)
     for name in THREADS:
         site.tell(name, signal.SIGSTOP)
@@ -70,7 +70,8 @@ def test_tickets_that_were_out_when_the_broker_was_flushed_are_sent_again(site: 
         site.tell(name, signal.SIGCONT)
 
     assert site.wait_end(run, SECONDS_MORE)["status"] == "success"
-    assert (out, kept > 0) == ({"queued"}, True)
+    assert out == {"queued"}
+    assert kept or broker == "rabbitmq"  # which has sent them on to the servers, unasked
     judge(site, {run: job}, THREADS)
 
 

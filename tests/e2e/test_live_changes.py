@@ -254,7 +254,7 @@ def jobs() -> Iterator[Job]:
         job = Job(f"BACKLOG {part}")
         for number in range(500):
             for group in GROUPS:
-                job.task(f"{group} {number}", "ledger.work", kwargs={"seconds": 0.1}, group=group)
+                job.task(f"{group} {number}", "ledger.work", kwargs={"seconds": 0.06}, group=group)
         yield job
 
 
