@@ -309,12 +309,14 @@ def serve(
     ahead: int = 0,
     forward: bool = True,
     again: bool = False,
+    known: Collection[str] | None = None,
 ) -> Served:
     """All that one server has to say and to ask, in one transaction: finish, settle, claim, dispatch.
 
     `active` attempts really still run there, and its pool has room for `pool` (rule 16). `overdue` offers found
     no thread in time and are taken back.
-    `forward` is false where only the coordinator may advance; `again` goes on with what the last call left.
+    `forward` is false where only the coordinator may advance; `again` goes on with what the last call left. After a
+    commit whose reply was lost, `known` are the tokens that are there: what it had claimed besides is granted anew.
     A life that no longer carries its server's name gets `fenced`, and nothing happens (rule 31).
     """
     epoch, running, version = servers.standing(tx, life.server)
@@ -328,6 +330,8 @@ def serve(
     more = (settle(tx, now) or more) if forward and again else more
     topology = servers.topology(tx, database, version)
     moves.take_back(tx, [(offer.task, offer.token) for offer in overdue])
+    before = _claimed_before(tx, life, known) if known is not None else []
+    active += len(before)
     granted, parked, refused = _claim(tx, database, topology, life, offers, active, pool)
     own: list[Ticket] = []
     tickets: list[Ticket] = []
@@ -340,7 +344,14 @@ def serve(
         started, _, _ = _claim(tx, database, database.topology, life, mine, taken, pool)
         granted = [*granted, *started]
     threads = database.topology.by_id[life.server].threads_now(now)
-    return Served(granted, own, parked, stale + refused, threads, Advance(tickets, more))
+    own = [Ticket(row.id, row.token, row.attempt, row.group_name, row.job, row.name) for row in before] + own
+    return Served([*before, *granted], own, parked, stale + refused, threads, Advance(tickets, more))
+
+
+def _claimed_before(tx: Connection, life: Life, known: Collection[str]) -> Sequence[Any]:
+    """What this life has claimed by the books, and does not know of."""
+    rows = [row for row in moves.executing_on(tx, life.server) if row.epoch == life.epoch and row.token not in known]
+    return moves.claimed(tx, [(row.id, row.token) for row in rows], life.server, life.epoch) if rows else []
 
 
 def _room(topology: affinity.Topology, life: Life, pool: int, now: datetime) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from batchq.config import Settings
 from batchq.engine import Offer, Report
-from batchq.errors import BrokerUnreachable
+from batchq.errors import BrokerUnreachable, DatabaseUnreachable
 from batchq.server.ledger import Arrival, Ledger
 from batchq.store import views
 from batchq.store.database import Database
@@ -261,3 +262,35 @@ def test_a_fenced_ledger_stores_nothing_until_it_has_a_new_life(bench: Bench):
 
     assert bench.ledger.counts["stale"] == 1
     assert bench.states(run)["T0"] == "error"
+
+
+def test_what_was_claimed_in_a_commit_whose_answer_never_came_is_started_once_it_is_known(bench: Bench):
+    """The server hands two tasks to itself; the commit is made, and the caller hears of an error."""
+    run = bench.stage.submit(WIDE)
+    bench.arrive_all()
+    bench.loop.turn()
+    commit = bench.database.run
+
+    def deaf(*args: Any, **named: Any) -> Any:
+        bench.database.run = commit  # type: ignore[method-assign]
+        commit(*args, **named)
+        raise DatabaseUnreachable(url="sqlite://", reason="the reply was lost")
+
+    bench.database.run = deaf  # type: ignore[method-assign]
+    bench.end("T0")
+    bench.end("T1")
+    bench.loop.turn()
+    assert list(bench.started) == ["T2"]
+
+    bench.ledger._retry_at = 0.0
+    bench.loop.later.pop()()
+    bench.loop.turn()
+
+    assert list(bench.started) == ["T2", "T3", "T4"]
+    assert Counter(bench.states(run).values()) == {"success": 2, "executing": 3, "ready": 1}
+    for name in ("T2", "T3", "T4"):
+        bench.end(name)
+    bench.loop.turn()
+    bench.end("T5")
+    bench.loop.turn()
+    assert set(bench.states(run).values()) == {"success"}

@@ -62,6 +62,8 @@ class Batch:
     arrivals: list[Arrival] = field(default_factory=list)
     overdue: list[Arrival] = field(default_factory=list)
     again: bool = False
+    known: frozenset[str] | None = None
+    began: float = 0.0
 
 
 class Ledger:
@@ -110,6 +112,7 @@ class Ledger:
         self._retry_at = 0.0
         self._announced = False
         self._broker_missed = False
+        self._unsure = False
         self._waits_since: float | None = None
 
     # --- what comes in --------------------------------------------------------------------------------------
@@ -193,6 +196,8 @@ class Ledger:
         batch.arrivals += _drained(self._arrivals)
         self._parked.clear()
         self._again = False
+        batch.known = frozenset(self._known) if self._unsure else None
+        batch.began = time.monotonic()
         return batch
 
     def _commit(self, batch: Batch) -> tuple[Served | None, Exception | None]:
@@ -209,6 +214,7 @@ class Ledger:
                 ahead=self._settings.tickets_ahead,
                 forward=self._settings.fast_path,
                 again=batch.again,
+                known=batch.known,
             )
         except Exception as error:
             # Whatever went wrong, running tasks must not be hurt by it: what is here is kept and tried again.
@@ -222,17 +228,27 @@ class Ledger:
         elif served.fenced:
             self.fenced = True
             self._put_back(batch)
+        elif time.monotonic() - batch.began > self._settings.lost_seconds / 2:
+            self._ask_again(batch, served)
         else:
-            self._waits_since, self._announced = None, False
+            self._waits_since, self._announced, self._unsure = None, False, False
             self._carry_out(batch, served)
         if self._reports or self._arrivals or self._again:
             self.wake()
         if self.has_room is not None and self.room > 0:
             self.has_room()
 
+    def _ask_again(self, batch: Batch, served: Served) -> None:
+        """Start nothing on an answer that is so old: this process stood still, and may count as lost by now."""
+        self._unsure = True
+        self._send(served.advance.tickets)
+        self._put_back(batch)
+        self.wake()
+
     def _postpone(self, batch: Batch, error: Exception | None) -> None:
         now = time.monotonic()
         known = isinstance(error, DatabaseUnreachable)
+        self._unsure = True  # it may have been committed all the same
         self._waits_since = self._waits_since or now
         if not self._announced and (now - self._waits_since > QUIET_SECONDS or not known):
             logger.warning("the ledger waits for the database: %s", error, exc_info=None if known else error)
@@ -325,7 +341,7 @@ class Ledger:
     def begin_life(self, life: Life) -> None:
         """Go on under a new epoch; what the old one left unstored is refused, and counted."""
         self.life = life
-        self.fenced = False
+        self.fenced = self._unsure = False
         self.wake()
 
     def close(self) -> None:

@@ -170,6 +170,7 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
         self.threads = 0
         self._change: tuple[Server, datetime, datetime | None] | None = None
         self._follow_at = 0.0
+        self._ends = False
         self.ledger = Ledger(
             self.database,
             self.life,
@@ -200,7 +201,7 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
             self.ledger.report(arrival, Report(row.id, row.token, ok=False, error=reason))
 
     def _look_again(self) -> None:
-        if self.ledger.fenced:
+        if self.ledger.fenced and not self._ends:
             self._begin_anew()
         if self.ledger.active:
             # Celery hears of a dead child through its pipe, at times before the kernel has its exit status,
@@ -268,6 +269,7 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def stop(self, worker: Any) -> None:
         """Let running tasks finish, storing each outcome as it comes, then give the name back."""
+        self._ends = True
         with contextlib.suppress(DatabaseUnreachable, SQLAlchemyError):
             self.database.run(lambda tx: engine.retire(tx, self.database, self.life, self.database.now(tx)))
         worker.pool.register_with_event_loop(worker.hub)  # an error that ended the loop may have left it outside

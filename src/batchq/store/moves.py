@@ -456,6 +456,12 @@ def claim(
     """
     tasks, tokens = zip(*tickets, strict=True)
     _CLAIM.count(tx, tasks=tasks, tokens=tokens, server=server, epoch_=epoch, version=version, now=now)
+    return claimed(tx, tickets, server, epoch)
+
+
+def claimed(tx: Connection, tickets: Sequence[tuple[int, str]], server: int, epoch: int) -> Sequence[Any]:
+    """Those of these (task, token) that execute on this server, with all that is needed to start them."""
+    tasks, tokens = zip(*tickets, strict=True)
     return _CLAIMED(tx, tasks=tasks, tokens=tokens, server=server, epoch_=epoch)
 
 

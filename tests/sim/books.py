@@ -1,0 +1,172 @@
+"""One database in memory for every process of the simulation, with a journal of what each commit changed."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from functools import cache
+from typing import Any, Protocol
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import OperationalError
+
+from batchq.core.affinity import Topology
+from batchq.errors import BatchqError, DatabaseUnreachable
+from batchq.store import schema
+from batchq.store.database import Database
+
+URL = "sqlite:///:memory:"
+
+# What triggers write down belongs to the transaction: a commit that failed leaves no trace here either.
+WATCHED = {
+    "batchq_task": (
+        "task",
+        "id, status, token, attempt, server_id, epoch, claimed_at, ready_at",
+        "old.status IS NOT new.status OR old.token IS NOT new.token OR old.attempt IS NOT new.attempt "
+        "OR old.ready_at IS NOT new.ready_at",
+    ),
+    "batchq_run": ("run", "id, status, open_tasks", "old.status IS NOT new.status"),
+    "batchq_server": (
+        "server",
+        "id, name, threads, enabled, liveness, epoch, pool, beat",
+        "old.threads IS NOT new.threads OR old.enabled IS NOT new.enabled OR old.liveness IS NOT new.liveness "
+        "OR old.epoch IS NOT new.epoch OR old.pool IS NOT new.pool OR old.beat IS NOT new.beat",
+    ),
+    "batchq_group": ("group", "name, paused", "old.paused IS NOT new.paused"),
+    "batchq_server_group": ("binding", "server_id, group_name", "0"),
+    "batchq_window": ("window", "id, server_id, start, end, threads, timezone", "0"),
+    "batchq_attempt": ("attempt", "task_id, attempt, server, epoch, status, error", "1"),
+}
+COLUMNS = "abcdefgh"
+
+
+def _triggers() -> Iterator[str]:
+    yield f"CREATE TABLE journal (number INTEGER PRIMARY KEY, kind TEXT, {', '.join(COLUMNS)})"
+    for table, (kind, columns, changed) in WATCHED.items():
+        for event, row, when in (("INSERT", "new", "1"), ("UPDATE", "new", changed), ("DELETE", "old", "1")):
+            if when == "0":
+                continue
+            named = columns.split(", ")
+            targets = ", ".join(COLUMNS[: len(named)])
+            values = ", ".join(f"{row}.{name}" for name in named)
+            word = f"no {kind}" if event == "DELETE" else kind
+            yield (
+                f"CREATE TRIGGER journal_{kind}_{event} AFTER {event} ON {table} WHEN {when} "
+                f"BEGIN INSERT INTO journal (kind, {targets}) VALUES ('{word}', {values}); END"
+            )
+
+
+@cache
+def _base() -> tuple[Database, sqlite3.Connection]:
+    """The one database that all seeds use in turn, and what it looks like when empty."""
+    database = Database(URL)
+    schema.upgrade(database)
+    own = driver(database)
+    for statement in _triggers():
+        own.execute(statement)
+    empty = sqlite3.connect(":memory:")
+    own.backup(empty)
+    return database, empty
+
+
+def driver(database: Database) -> sqlite3.Connection:
+    """The driver's own connection to the database in memory, the same one for all."""
+    with database.engine.connect() as connection:
+        found = connection.connection.driver_connection
+    assert isinstance(found, sqlite3.Connection)
+    return found
+
+
+def emptied() -> Database:
+    """The database in memory, as empty as a new one."""
+    database, empty = _base()
+    empty.backup(driver(database))
+    return database
+
+
+class Surroundings(Protocol):
+    """What the world does around a transaction."""
+
+    commits: int
+    mono: float
+
+    def wall(self) -> datetime: ...
+
+    def boundary(self, actor: Any) -> None: ...
+
+    def fate(self, actor: Any) -> str | None: ...
+
+    def die(self, actor: Any) -> None: ...
+
+    def surprise(self, actor: Any, error: BaseException) -> None: ...
+
+
+class _Deadlock(Exception):
+    """The driver's error when PostgreSQL broke a deadlock."""
+
+    sqlstate = "40P01"
+
+
+class Books(Database):
+    """The database as one thread of one process has it: its own picture of the servers, and its own bad luck."""
+
+    def __init__(self, shared: Database, world: Surroundings, actor: Any) -> None:
+        super().__init__(URL)
+        self._engine = shared.engine
+        self._world = world
+        self._actor = actor
+
+    def now(self, tx: Connection) -> datetime:
+        return self._world.wall()
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        with super().read() as tx:
+            yield tx
+        # What was read is old news by the time it is acted upon.
+        self._world.boundary(self._actor)
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        world, actor = self._world, self._actor
+        world.boundary(actor)
+        fate = world.fate(actor)
+        if fate == "refused":
+            raise self._away("refused")
+        try:
+            with super().write() as tx:
+                yield tx
+                self._sign(tx)
+                self._before_commit(fate)
+        except (BatchqError, OperationalError):
+            raise
+        except Exception as error:
+            world.surprise(actor, error)
+            raise
+        world.commits += 1
+        if fate == "dies after":
+            world.die(actor)
+        if fate == "reply lost":
+            self.topology = Topology(())
+            raise self._away("the reply was lost")
+        world.boundary(actor)
+
+    def _sign(self, tx: Connection) -> None:
+        """End the transaction's part of the journal with when it was, and whose."""
+        world = self._world
+        values = (world.commits + 1, world.mono, world.wall().isoformat(), str(self._actor))
+        own: Any = tx.connection.driver_connection
+        own.execute("INSERT INTO journal (kind, a, b, c, d) VALUES ('commit', ?, ?, ?, ?)", values)
+
+    def _before_commit(self, fate: str | None) -> None:
+        if fate == "dies before":
+            self._world.die(self._actor)
+        if fate == "fails":
+            raise OperationalError("COMMIT", None, Exception("the commit failed"))
+        if fate == "deadlock":
+            raise OperationalError("COMMIT", None, _Deadlock())
+
+    def _away(self, reason: str) -> DatabaseUnreachable:
+        return DatabaseUnreachable(url=URL, reason=reason)

@@ -1,0 +1,181 @@
+"""The simulation finds what it is there to find: each of these faults in the engine is caught within a few seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from sqlalchemy import bindparam, select, update
+
+from batchq import actions, engine
+from batchq.coordinator import Silence
+from batchq.core import states
+from batchq.core.states import State
+from batchq.store import moves, servers
+from batchq.store.moves import CONDITION, RUN, TASK
+from batchq.store.prepared import Prepared, among
+from batchq.tables import Run, Task
+from sim.runs import campaign, judged
+
+MOST = 300
+
+
+@contextmanager
+def replaced(*changes: tuple[Any, str, Any]) -> Iterator[None]:
+    """Put something else in the place of what the engine is made of."""
+    with ExitStack() as stack:
+        for place, name, other in changes:
+            stack.enter_context(patch.object(place, name, other))
+        yield
+
+
+def claims_whatever_is_queued() -> AbstractContextManager[None]:
+    """A claim that looks at the row's state, not at the token: any ticket of the task will do."""
+    claim = Prepared(
+        update(Task)
+        .where(TASK.id == bindparam("task"), moves.is_(State.QUEUED))
+        .values(
+            status=State.EXECUTING.value,
+            attempt=TASK.attempt + 1,
+            server_id=bindparam("server"),
+            epoch=bindparam("epoch_"),
+            claimed_at=bindparam("now"),
+        )
+        .returning(TASK.id)
+    )
+    claimed = Prepared(_granted().where(TASK.id == bindparam("task")))
+
+    def any_ticket(tx: Any, tickets: Any, server: int, epoch: int, version: int, now: Any) -> list[Any]:
+        rows = []
+        for task, token in tickets:
+            if claim(tx, task=task, server=server, epoch_=epoch, now=now):
+                rows += [row._replace(token=token) for row in claimed(tx, task=task)]
+        return rows
+
+    return replaced((moves, "claim", any_ticket))
+
+
+def takes_tickets_by_their_task_alone() -> AbstractContextManager[None]:
+    """A ticket is good if its task executes here, whatever its token: a second copy starts the task again."""
+    mine = Prepared(
+        _granted()
+        .where(among(TASK.id, "tasks"), moves.is_(State.EXECUTING))
+        .where(TASK.server_id == bindparam("server"), TASK.epoch == bindparam("epoch_"))
+    )
+
+    def by_task(tx: Any, tickets: Any, server: int, epoch: int, version: int, now: Any) -> list[Any]:
+        claim(tx, tickets, server, epoch, version, now)
+        tokens = dict(tickets)
+        rows = mine(tx, tasks=list(tokens), server=server, epoch_=epoch)
+        return [row._replace(token=tokens[row.id]) for row in rows]
+
+    claim = moves.claim
+    return replaced((moves, "claim", by_task))
+
+
+def _granted() -> Any:
+    columns = (TASK.operation, TASK.args, TASK.kwargs, TASK.time_limit, TASK.name, TASK.group_name)
+    return select(TASK.id, TASK.token, TASK.attempt, *columns, RUN.job, RUN.run_by, RUN.company).join(
+        Run, RUN.id == TASK.run_id
+    )
+
+
+def settles_without_the_guard() -> AbstractContextManager[None]:
+    """Conditions that are resolved already are counted again whenever their task is looked at."""
+    every = Prepared(
+        select(CONDITION.id, CONDITION.task_id, CONDITION.predecessor_id, CONDITION.outcome)
+        .where(among(CONDITION.predecessor_id, "tasks"))
+        .order_by(CONDITION.predecessor_id, CONDITION.id)
+        .limit(bindparam("limit"))
+    )
+    return replaced((moves, "_OPEN_CONDITIONS", every))
+
+
+def stores_outcomes_without_the_guard() -> AbstractContextManager[None]:
+    """An outcome told twice ends its task twice, and its conditions count twice."""
+    finish, held = moves.finish, moves.held
+
+    def as_if_executing(tx: Any, tasks: Any) -> dict[int, Any]:
+        return {task: row._replace(status=State.EXECUTING.value) for task, row in held(tx, tasks).items()}
+
+    def once_more(tx: Any, rows: Any, attempts: Any) -> None:
+        with patch.object(moves, "_ATTEMPT", Prepared(moves._ATTEMPT.statement.prefix_with("OR REPLACE"))):
+            finish(tx, rows, attempts)
+
+    return replaced((moves, "held", as_if_executing), (moves, "finish", once_more))
+
+
+def gives_up_servers_that_live() -> AbstractContextManager[None]:
+    """A server's attempts are lost after a moment's silence; its life goes on, and no epoch fences it off."""
+
+    def impatient(self: Silence, running: list[Any], clock: float) -> list[tuple[int, str, int]]:
+        self.seconds = 0.5
+        return silent(self, running, clock)
+
+    silent = Silence.of
+    return replaced((servers, "lose", lambda *_: True), (Silence, "of", impatient))
+
+
+def cancels_all_but_tickets() -> AbstractContextManager[None]:
+    """A cancel that leaves out the tasks whose tickets are on their way."""
+    return replaced((moves, "NOT_STARTED", states.NOT_STARTED - {State.QUEUED}))
+
+
+def pauses_all_but_tickets() -> AbstractContextManager[None]:
+    """A pause that takes no ticket back, and that servers hear of with the next change only."""
+
+    def quietly(tx: Any, database: Any, name: str, paused: bool, ahead: int) -> list[str]:
+        if not paused:
+            return pause(tx, database, name, paused, ahead)
+        servers.pause(tx, name, True)
+        return []
+
+    pause = actions._pause_group
+    return replaced((actions, "_pause_group", quietly))
+
+
+def changes_without_telling() -> AbstractContextManager[None]:
+    """Disable, threads, windows and bindings take no ticket back, and let servers go on by what they knew."""
+    return replaced((actions, "_take_back", lambda *_: None))
+
+
+def tries_once_too_often() -> AbstractContextManager[None]:
+    """An attempt more than `retries` allows."""
+
+    def generous(*, retries: int, **facts: Any) -> State:
+        return states.after_attempt(retries=retries + 1, **facts)
+
+    return replaced((engine, "after_attempt", generous))
+
+
+MUTANTS: list[Callable[[], AbstractContextManager[None]]] = [
+    claims_whatever_is_queued,
+    takes_tickets_by_their_task_alone,
+    settles_without_the_guard,
+    stores_outcomes_without_the_guard,
+    gives_up_servers_that_live,
+    cancels_all_but_tickets,
+    pauses_all_but_tickets,
+    changes_without_telling,
+    tries_once_too_often,
+]
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
+def test_a_fault_in_the_engine_is_caught(mutant: Callable[[], AbstractContextManager[None]]):
+    with mutant():
+        seed = next((seed for seed in range(MOST) if judged(seed)), None)
+    assert seed is not None, f"{MOST} worlds lived with it"
+    assert not judged(seed), "and without the fault the same world breaks nothing"
+
+
+def test_a_failing_seed_prints_itself_and_how_to_play_it_again(capsys: pytest.CaptureFixture[str]):
+    with tries_once_too_often():
+        assert campaign(first=0, number=3, jobs=1)
+    printed = capsys.readouterr().out
+    seed = printed.partition("seed ")[2].partition(":")[0]
+    assert f"python -m sim --seed {seed}\n" in printed
+    assert "3 of 3 seeds, " in printed
