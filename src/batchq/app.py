@@ -9,13 +9,17 @@ import re
 import sys
 import threading
 from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import click
 from celery import Celery
+from kombu.transport import TRANSPORT_ALIASES
 
+from batchq import crash
 from batchq.config import Settings
 from batchq.errors import BrokerUnreachable, InvalidInput, NoBroker, closest
 
@@ -41,6 +45,7 @@ class BatchQ:
 
     def __init__(self, app: Celery, **settings: Any) -> None:
         self.app = app
+        self.process = "batchq"  # what PostgreSQL's pg_stat_activity shows of this one
         self._given = settings
         self._lock = threading.Lock()
         self._publishing: tuple[int, Publisher] | None = None
@@ -80,7 +85,7 @@ class BatchQ:
         """The database, for a caller that waits at most so many seconds for another writer."""
         from batchq.store.database import Database
 
-        return Database(self.settings.database, patience=patience)
+        return Database(self.settings.database, patience=patience, name=self.process)
 
     @cached_property
     def coordinator(self) -> Coordinator:
@@ -115,6 +120,7 @@ class BatchQ:
         self.check_broker()
         schema.check(self.database)
         run = engine.submit(self.database, spec)
+        crash.point("run-stored")
         if self.settings.fast_path:
             self.forward()
         return run
@@ -128,6 +134,7 @@ class BatchQ:
             step = self.database.run(
                 lambda tx: engine.advance(tx, self.database, self.database.now(tx), ahead=self.settings.tickets_ahead)
             )
+            crash.point("forward-committed")
             self.publish(step.tickets)
             again = step.more
 
@@ -142,8 +149,11 @@ class BatchQ:
 
     @property
     def names_broker(self) -> bool:
-        """Whether the app or the environment says which broker to use."""
-        return bool(os.environ.get("CELERY_BROKER_URL") or self.app.conf.broker_read_url)
+        """Whether the app or the environment says which broker to use; raises InvalidInput if nobody can read it."""
+        named = os.environ.get("CELERY_BROKER_URL") or self.app.conf.broker_read_url
+        for url in named.split(";") if isinstance(named, str) else named or ():
+            _refuse_mangled(url)
+        return bool(named)
 
     def check_broker(self) -> None:
         """Raise BrokerUnreachable unless the broker answers, NoBroker if none is named."""
@@ -155,8 +165,13 @@ class BatchQ:
     def operations(self) -> list[str]:
         """The names of all tasks that a job may run."""
         self.app.loader.import_default_modules()
-        names = (name for name in self.app.tasks if not name.startswith(("celery.", "batchq.")))
-        return sorted(name for name in names if name != "shell.run" or self.settings.shell)
+        return sorted(filter(self.may_run, self.app.tasks))
+
+    def may_run(self, operation: str) -> bool:
+        """Whether a job may run the task of this name: never Celery's own or ours, and only what the settings allow."""
+        if operation.startswith(("celery.", "batchq.")) or (operation == "shell.run" and not self.settings.shell):
+            return False
+        return any(fnmatchcase(operation, pattern.strip()) for pattern in self.settings.operations.split(","))
 
     def check_operations(self, job: JobSpec) -> None:
         """Raise InvalidInput unless the app knows every operation of the job."""
@@ -167,6 +182,9 @@ class BatchQ:
         operation, task = next(reversed(unknown.items()))
         if operation == "shell.run":
             raise InvalidInput(f"{job.name} / {task}: shell.run is switched off; BATCHQ_SHELL=1 allows it.")
+        if operation in self.app.tasks:
+            allowed = f"the settings allow {self.settings.operations!r} (BATCHQ_OPERATIONS), and never Celery's own"
+            raise InvalidInput(f"{job.name} / {task}: {operation!r} may not be run: {allowed}.")
         more = f" {len(unknown) - 1} more are unknown." if len(unknown) > 1 else ""
         raise InvalidInput(
             f"{job.name} / {task}: no task named {operation!r} is registered with the Celery app "
@@ -215,6 +233,17 @@ class BatchQ:
 
 
 QUIET = ["--without-gossip", "--without-mingle"]
+
+
+def _refuse_mangled(url: str) -> None:
+    """Raise InvalidInput for a broker URL that cannot be read, and tell no part of it: it may be one of a password."""
+    try:
+        scheme, _ = urlsplit(url).scheme, urlsplit(url).port
+    except ValueError:
+        advice = "In its password, write @ as %40, / as %2F and : as %3A."
+        raise InvalidInput(f"The broker URL cannot be read. {advice}") from None
+    if scheme and scheme.partition("+")[0] not in TRANSPORT_ALIASES and "." not in scheme:
+        raise InvalidInput(f"No broker speaks {scheme!r}{closest(scheme, TRANSPORT_ALIASES)}. Use redis:// or amqp://.")
 
 
 def _done_by_its_strategy(*_: object, **__: object) -> None:

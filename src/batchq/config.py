@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from tzlocal import get_localzone_name
 from batchq.core.windows import zone
 from batchq.errors import InvalidInput
 
+# Keys of a URL's query whose values nobody is to see.
+SECRET_WORDS = re.compile("pass|secret|token|key", re.IGNORECASE)
+
 
 class Settings(BaseSettings):
     """What can be set, each with its unit in the name and its default."""
@@ -22,10 +26,14 @@ class Settings(BaseSettings):
 
     app: str | None = Field(None, description="Celery app as module:attribute; none = the demo app")
     home: Path = Field(Path(".batchq"), description="folder of the embedded database, logs and lock")
-    database_url: str | None = Field(None, description="SQLAlchemy URL; none = SQLite below `home`")
-    broker_url: str | None = Field(None, description="broker of the tickets; none = the app's, else embedded")
+    database_url: str | None = Field(None, repr=False, description="SQLAlchemy URL; none = SQLite below `home`")
+    broker_url: str | None = Field(
+        None, repr=False, description="broker of the tickets; none = the app's, else embedded"
+    )
     deployment: str = Field("default", pattern=r"^[A-Za-z0-9_-]{1,50}$", description="part of every queue's name")
     ticket_key: str = Field("", repr=False, description="secret that signs tickets; empty = unsigned")
+    other_ticket_key: str = Field("", repr=False, description="a second one that is accepted, while keys change")
+    operations: str = Field("*", description="which of the app's tasks may be run: patterns, with commas between")
     shell: bool = Field(False, description="whether shell.run may be used")
     timezone: str | None = Field(None, description="the user's time zone, IANA name; none = the machine's")
     processes: int = Field(200, gt=0, le=10_000, description="most processes, or threads, of a server's pool")
@@ -44,6 +52,8 @@ class Settings(BaseSettings):
     file_bytes: int = Field(8 * 1024 * 1024, gt=0, description="largest job file")
     tasks: int = Field(100_000, gt=0, le=1_000_000, description="most tasks of a job")
     conditions: int = Field(1_000_000, gt=0, description="most conditions of a job")
+    name_chars: int = Field(200, gt=0, le=200, description="longest name of a job, task, group or server")
+    argument_bytes: int = Field(65536, gt=0, description="most a task's arguments may measure as JSON")
 
     @classmethod
     def settings_customise_sources(
@@ -106,8 +116,26 @@ def users_zone(name: str | None = None) -> str:
 
 
 def masked(url: str) -> str:
-    """The URL without its password."""
+    """The URL without its password, wherever in it that stands."""
     try:
-        return make_url(url).render_as_string(hide_password=True)
+        parsed = make_url(url)
+        if "@" in (parsed.host or ""):  # the rest of a password in which it stands as it is
+            return "<url>"
+        hidden = {key: "***" for key in parsed.query if SECRET_WORDS.search(key)}
+        return parsed.update_query_dict(hidden).render_as_string(hide_password=True).replace("%2A%2A%2A", "***")
     except Exception:  # whatever cannot be parsed must not be shown either
         return "<url>"
+
+
+def private_folder(path: Path) -> None:
+    """Make the folder, and those above it that are missing, each for this user alone, whatever the umask."""
+    for each in (*reversed(path.parents), path):
+        if not each.exists():
+            each.mkdir(mode=0o700, exist_ok=True)
+
+
+def private_file(path: Path) -> None:
+    """Make an empty file for this user alone, unless it is there, and the folder that it is in."""
+    private_folder(path.parent)
+    if not path.exists():
+        path.touch(mode=0o600)

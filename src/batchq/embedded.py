@@ -26,6 +26,7 @@ from sqlalchemy import Connection
 
 from batchq import actions, engine
 from batchq.app import BatchQ
+from batchq.config import private_file, private_folder
 from batchq.core.states import RUN_OPEN
 from batchq.errors import BatchqError, Conflict
 from batchq.server.life import seen_alive
@@ -57,6 +58,7 @@ class Child:
 
     def start(self) -> None:
         """Start it; it dies with this process, whatever happens."""
+        private_file(self.log)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.argv,
@@ -112,9 +114,10 @@ class Embedded:
     # --- start ----------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Embedded:
-        self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(self.home)
         self.owner = self._take_lock()
         try:
+            private_file(self.home / "guests")
             self._guests = (self.home / "guests").open("a+")
             if self.owner:
                 self._start_engine()
@@ -129,6 +132,7 @@ class Embedded:
         self.stop()
 
     def _take_lock(self) -> bool:
+        private_file(self.home / "lock")
         self._lock = (self.home / "lock").open("a+")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -144,7 +148,9 @@ class Embedded:
         if self.embedded_database:
             self._clear_up()
         assert self._lock is not None
-        json.dump({"pid": os.getpid(), "broker": os.environ.get("CELERY_BROKER_URL")}, self._lock)
+        # A password stays where it was: whoever joins then names the broker as well.
+        broker = os.environ.get("CELERY_BROKER_URL")
+        json.dump({"pid": os.getpid(), "broker": broker if broker and "@" not in broker else None}, self._lock)
         self._lock.flush()
 
     def _join_engine(self) -> None:
@@ -210,7 +216,7 @@ class Embedded:
 
     def _child(self, name: str, argv: list[str]) -> Child:
         logs = self.home / "logs"
-        logs.mkdir(exist_ok=True, mode=0o700)
+        private_folder(logs)
         env = os.environ | {
             "BATCHQ_HOME": str(self.home),
             "BATCHQ_DATABASE_URL": self.batch.database.url.render_as_string(hide_password=False),

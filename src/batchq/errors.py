@@ -44,8 +44,19 @@ class DatabaseUnreachable(Unreachable):
     text = "The database {url} does not answer ({reason}). Start it, or set BATCHQ_DATABASE_URL to one that runs."
 
 
+class DatabaseRefuses(DatabaseUnreachable):
+    text = "The database {url} refuses ({reason}). {advice}"
+
+
 class DatabaseOutdated(Unreachable):
     text = "The database {url} {fact}. Run `batchq db upgrade` first."
+
+
+class DatabaseTooNew(Unreachable):
+    text = (
+        "The database {url} is at schema {revision}; this version of batchq knows none after {newest}. "
+        "Install the version that upgraded it."
+    )
 
 
 class BrokerUnreachable(Unreachable):

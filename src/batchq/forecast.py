@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from sqlalchemy import Connection
 
-from batchq.core import plan
+from batchq.core import plan, secrets
 from batchq.core.affinity import DEFAULT_GROUP, Server, Topology
 from batchq.core.conditions import Condition, Join, Node, waits_for, why_not
 from batchq.core.plan import Forecast, Found, Hour, Planned
@@ -195,7 +195,7 @@ def _stored(row: Any, run: OpenRun, duration: float | None) -> TaskSpec:
         name=row.name,
         run=row.operation,
         args=json.loads(row.args),
-        kwargs=json.loads(row.kwargs),
+        kwargs=secrets.unpacked(row.kwargs)[0],
         after=tuple(after),
         join=Join(row.joined),
         group=row.group_name,

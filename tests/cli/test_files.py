@@ -343,3 +343,43 @@ def test_a_command_uses_the_broker_of_the_engine_that_runs_in_its_folder(batchq,
         assert "No broker is named, and no engine runs" in batchq("submit", job, code=4).stderr
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert "The broker redis://127.0.0.1:1/7 does not answer" in batchq("submit", job, code=4).stderr
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("FILE_BYTES", "is larger than 1 bytes."),
+        ("TASKS", "more than 1 tasks are not allowed."),
+        ("CONDITIONS", "tasks: has 2 conditions, at most 1 are allowed."),
+        ("NAME_CHARS", "the name 'JOB' has 3 characters, at most 1 are allowed."),
+        ("ARGUMENT_BYTES", "takes more than 1 bytes as JSON."),
+    ],
+)
+def test_what_a_file_may_hold_at_most_is_set_and_what_is_stored_stays(batchq, tmp_path, monkeypatch, setting, said):
+    form = "{run: demo.work, after: [AB, BC], args: [1, two]}"
+    (tmp_path / "job.yaml").write_text(f"job: JOB\ntasks: {{AB: demo.work, BC: demo.work, CD: {form}}}\n")
+    batchq("submit", "job.yaml")
+    monkeypatch.setenv(f"BATCHQ_{setting}", "1")
+    assert said in batchq("validate", "job.yaml", code=2).stderr
+    assert "CD" in batchq("job", "show", "JOB").stdout
+
+
+def test_a_secret_argument_is_shown_by_no_command(batchq, batchq_json, tmp_path):
+    form = "{run: demo.echo, kwargs: {value: hunter2, day: today}, secret: [value]}"
+    (tmp_path / "job.yaml").write_text(f"job: JOB\ntasks: {{A: {form}}}\n")
+    batchq("submit", "job.yaml")
+
+    assert "value=" in batchq("task", "show", "last", "A").stdout
+    assert batchq_json("task", "show", "last", "A")["kwargs"] == {"day": "today", "value": "***"}
+    assert batchq_json("job", "show", "JOB")["definition"]["tasks"][0]["kwargs"] == {"day": "today", "value": "***"}
+    shown = [
+        ("job", "show", "JOB"),
+        ("task", "show", "last", "A"),
+        ("plan", "--queue", "--tasks"),
+        ("runs", "show", "1"),
+    ]
+    for words in shown:
+        assert "hunter2" not in batchq(*words).stdout + batchq(*words, "-o", "json").stdout
+    changed = (tmp_path / "job.yaml").read_text().replace("hunter2", "hunter3")
+    (tmp_path / "job.yaml").write_text(changed)
+    assert batchq("apply", "job.yaml").stdout == "job JOB: A changed\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +16,13 @@ from batchq.config import Settings
 from batchq.engine import Offer
 from batchq.errors import BrokerUnreachable
 from batchq.server import tickets
+from batchq.server.ledger import Arrival
 from batchq.server.tickets import Publisher
 from batchq.store.moves import Ticket
+from server.test_ledger import Bench, bench
+from server.test_ledger import Message as Acknowledged
+
+__all__ = ["bench"]
 
 TICKET = Ticket(task=7 << 20 | 2, token="5f0c", attempt=1, group="BG1", job="JOB 1", name="TASK 3")
 
@@ -60,6 +66,23 @@ def test_a_published_ticket_arrives_as_the_offer_it_is(redis: fakeredis.FakeRedi
         Message(b'[[2, 1, 1, "token", ""], {"group": "default"}, {}]'),
         Message(b'[[1, "1", 1, "token", ""], {"group": "default"}, {}]'),
         Message(b'[[1, 1, 1, "token", ""], {}, {}]'),
+        Message(b'[[1, 1, 1, "token", ""], "group", {}]'),
+        Message(b'[[1, 1, 1, "token", ""], {"group": null}, {}]'),
+        Message(b'[[1, 1, "1", "token", ""], {"group": "default"}, {}]'),
+        Message(b'[[1, true, 1, "token", ""], {"group": "default"}, {}]'),
+        Message(b'[[1, 1.0, 1, "token", ""], {"group": "default"}, {}]'),
+        Message(b'[[1, -1, 1, "token", ""], {"group": "default"}, {}]'),
+        Message(b'[[1, 9223372036854775808, 1, "token", ""], {"group": "default"}, {}]'),
+        Message(b'[[1, 1, 1, "to\\u0000ken", ""], {"group": "default"}, {}]'),
+        Message(b'[[1, 1, 1, "\\ud800", ""], {"group": "default"}, {}]'),
+        Message(b'[[1, 1, 1, "token", "\\ud800"], {"group": "default"}, {}]'),
+        Message(b'[[1, 1, 1, "token", ""], {"group": "default\\n"}, {}]'),
+        Message(b"[" * 4000),
+        Message(b'[[1, 1, 1, "token", ""], {"group": "default"}, {}]' + b" " * 4096),
+        Message(b"\xff\xfe"),
+        Message(b""),
+        Message(None),
+        Message(7),
     ],
 )
 def test_what_is_no_ticket_is_not_taken_for_one(message: Message):
@@ -77,6 +100,46 @@ def test_with_a_key_only_a_ticket_sealed_with_it_for_this_queue_is_taken():
     assert tickets.read(Message(body(mac)), settings) == Offer(TICKET.task, "5f0c", "BG1")
     for forged in (body(""), body(mac[:-1] + "x"), body(mac, "BG2"), body("é")):
         assert tickets.read(Message(forged), settings) is None
+
+
+def test_while_keys_change_tickets_of_both_are_taken_and_the_first_one_signs():
+    before, after = Settings(ticket_key="old"), Settings(ticket_key="new", other_ticket_key="old")
+    macs = [tickets.seal(settings, TICKET.task, 1, "5f0c", "BG1") for settings in (before, after)]
+
+    assert [bool(tickets.read(Message(body(mac)), after)) for mac in (*macs, "")] == [True, True, False]
+    assert [bool(tickets.read(Message(body(mac)), before)) for mac in (*macs, "")] == [True, False, False]
+    first = Settings(other_ticket_key="old")  # a key is brought in: unsigned ones are still about
+    assert [bool(tickets.read(Message(body(mac)), first)) for mac in (*macs, "")] == [True, False, True]
+
+
+def test_neither_settings_nor_what_a_child_is_told_show_a_secret_when_they_are_printed():
+    settings = Settings(ticket_key="hunter2", other_ticket_key="hunter2", database_url="hunter2", broker_url="hunter2")
+    assert "hunter2" not in repr(settings)
+
+
+# What is wrong with an offer that is well-formed: nothing about the row in SQL fits it.
+STALE: dict[str, Callable[[Ticket, Ticket], Offer]] = {
+    "a token of nobody": lambda good, other: Offer(good.task, "0" * 36, good.group),
+    "another task's token": lambda good, other: Offer(good.task, other.token, good.group),
+    "a task that is not": lambda good, other: Offer(2**63 - 1, good.token, good.group),
+    "a group that is not": lambda good, other: Offer(good.task, good.token + "x", "'; DROP TABLE batchq_task; --"),
+}
+
+
+@pytest.mark.parametrize("what", STALE)
+def test_an_offer_that_fits_no_row_starts_nothing_and_is_counted(bench: Bench, what: str):
+    run = bench.stage.submit("job: J\ntasks: {A: {run: demo.work}, B: {run: demo.work}}")
+    good, other = bench.stage.tickets.values()
+    message = Acknowledged()
+
+    bench.ledger.offer(Arrival(STALE[what](good, other), message, since=float("inf")))
+    bench.loop.turn()
+
+    assert (bench.started, bench.ledger.counts["stale"], message.acknowledged) == ({}, 1, 1)
+    assert bench.states(run) == {"A": "queued", "B": "queued"}
+    bench.arrive_all()
+    bench.loop.turn()
+    assert list(bench.started) == ["A", "B"]
 
 
 def test_a_broker_that_is_away_is_said_to_be_without_its_password():

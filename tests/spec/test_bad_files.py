@@ -61,6 +61,13 @@ TASK_FAULTS = [
     ),
     (r'{run: x, args: ["a\0"]}', "tasks.T.args.0: holds a NUL character"),
     (r'{run: x, kwargs: {"\0": 1}}', r"tasks.T.kwargs: the key '\x00' holds a NUL character"),
+    ("{run: x, kwargs: {password: 1}, secret: password}", "tasks.T.secret: must be a list, not text"),
+    ("{run: x, kwargs: {password: 1}, secret: [7]}", "tasks.T.secret.0: must be text, not 7; put it in quotes"),
+    ("{run: x, kwargs: {p: 1}, secret: [p, p]}", "tasks.T.secret: 'p' is there twice"),
+    (
+        "{run: x, kwargs: {password: 1}, secret: [pasword]}",
+        "tasks.T.secret: no 'pasword' in kwargs (closest: 'password')",
+    ),
     ("{run: x, after: C}", "tasks.T.after: no task named 'C'"),
     ("{run: x, after: {a: error}}", "tasks.T.after: no task named 'a' (closest: 'A')"),
     ("{run: x, after: T}", "tasks.T.after: the task waits for itself; take that condition out"),

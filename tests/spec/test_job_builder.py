@@ -11,7 +11,7 @@ from celery import Celery
 from batchq.core.conditions import Condition, Join
 from batchq.core.states import Outcome
 from batchq.errors import InvalidInput
-from batchq.spec import Job, JobSpec, TaskSpec, load
+from batchq.spec import Job, JobSpec, TaskSpec, load, loads
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -183,3 +183,13 @@ def test_a_dumped_job_is_read_back():
         "retries": 2,
     }
     assert JobSpec.model_validate_json(text) == JobSpec.model_validate(spec.model_dump()) == spec
+
+
+def test_arguments_are_secret_in_python_as_in_a_file():
+    job = Job("J")
+    job.task("A", "x", kwargs={"user": "ops", "password": "hunter2"}, secret=["password"])
+    form = "{run: x, kwargs: {user: ops, password: hunter2}, secret: [password]}"
+    assert job.spec() == loads(f"job: J\ntasks: {{A: {form}}}").jobs["J"]
+    assert "hunter2" not in repr(job.spec())
+    with pytest.raises(InvalidInput, match="no 'password' in kwargs"):
+        job.task("B", "x", secret=["password"])

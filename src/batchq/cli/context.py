@@ -39,6 +39,13 @@ class Failure(click.ClickException):
 class Commands(click.Group):
     """The group of all commands: turns our errors into one line, and Ctrl-C into exit code 130."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """The words that are left; refuses those that neither a database nor a terminal can take."""
+        for word in args:
+            if "\0" in word or (not _is_text(word) and not is_file(word)):
+                raise click.UsageError(f"{word[:80]!r} holds what is no character; leave it out.", ctx)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -49,8 +56,25 @@ class Commands(click.Group):
             ctx.exit(130)
 
 
+def is_file(word: str) -> bool:
+    """Whether a file has this name, which may be none that a file could have."""
+    try:
+        return Path(word).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _is_text(word: str) -> bool:
+    """Whether all of it are characters; bytes of a command line that are no UTF-8 come as halves of surrogate pairs."""
+    return word.isascii() or not any("\ud800" <= character <= "\udfff" for character in word)
+
+
 def _keep_app(ctx: click.Context, param: click.Parameter, app: str | None) -> None:
     if app is not None:
+        if not app.strip():
+            raise click.BadParameter(
+                "it is empty; name an app as module:attribute, or leave the option out.", ctx, param
+            )
         ctx.meta[APP] = app
 
 
@@ -70,6 +94,7 @@ def batch() -> BatchQ:
     meta = click.get_current_context().meta
     if JOINED not in meta:
         meta[JOINED] = _join(meta.get(APP))
+        meta[JOINED].process = click.get_current_context().command_path
         click.get_current_context().find_root().call_on_close(lambda: _close(meta[JOINED]))
     joined: BatchQ = meta[JOINED]
     return joined
@@ -156,6 +181,8 @@ def limits(settings: Settings) -> Limits:
         file_bytes=settings.file_bytes,
         tasks=settings.tasks,
         conditions=settings.conditions,
+        name_chars=settings.name_chars,
+        argument_bytes=settings.argument_bytes,
         timezone=settings.timezone,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
@@ -17,6 +18,7 @@ V = TypeVar("V")
 TEXT = re.compile(r"\s*([\d:]+)\s*-\s*([\d:]+)\s*=\s*(-?\d{1,9})(?:\s+([^\s\[\]]+))?\s*(?:\[([^\[\]]*)\])?\s*")
 FORM = '"18:00-07:30=20 Europe/Oslo [mon-fri]"'
 LONGEST_HOURS = 24 * 400
+LONGEST_SECONDS = 366 * 24 * 3600
 
 
 class Read(click.ParamType[V]):
@@ -93,6 +95,44 @@ def parse_hours(text: str) -> timedelta:
     return max(timedelta(hours=hours), timedelta(seconds=1))
 
 
+def parse_seconds(text: str) -> float:
+    """So many seconds, 0 or more; ValueError unless that is a length of time."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds <= LONGEST_SECONDS:
+        raise ValueError(f"{text[:80]!r} is not a number of seconds. It is 0 or more, and at most {LONGEST_SECONDS:,}.")
+    return seconds
+
+
+def parse_name(text: str) -> str:
+    """The name that something new is given; ValueError for what cannot be one."""
+    from batchq.spec.fields import name_fault
+
+    if fault := name_fault(text):
+        raise ValueError(f"{fault}.")
+    return text
+
+
+def parse_server(text: str) -> tuple[str, int | None]:
+    """The name and the threads of `NAME` or `NAME=THREADS`; ValueError for anything else."""
+    name, equals, number = text.partition("=")
+    if equals and not (number.isascii() and number.isdigit()):
+        raise ValueError(f"{text[:80]!r} is no server. Write it as NAME or NAME=THREADS, threads being 0 or more.")
+    return parse_name(name), int(number[:9]) if equals else None
+
+
+def parse_address(text: str) -> str:
+    """`HOST:PORT` as it is; ValueError for anything else."""
+    host, _, port = text.rpartition(":")
+    if not (host.isascii() and host.isprintable() and host and port.isascii() and port.isdigit()):
+        raise ValueError(f"{text[:80]!r} is no address. Write it as HOST:PORT, such as 127.0.0.1:5555.")
+    if int(port[:6]) > 65535:
+        raise ValueError(f"{port[:80]} is no port: the last one is 65535.")
+    return text
+
+
 def users_zone() -> str:
     """The user's zone, by name; raises InvalidInput if nobody knows it."""
     from batchq import config
@@ -108,3 +148,7 @@ ZONE = Read("zone", lambda name: zone(name).key)
 WINDOW = Read("window", parse_window)
 INSTANT = Read("instant", parse_instant)
 HOURS = Read("hours", parse_hours)
+SECONDS = Read("seconds", parse_seconds)
+NAME = Read("name", parse_name)
+SERVER = Read("server", parse_server)
+ADDRESS = Read("address", parse_address)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchq.cli.context import app_option, batch, database, forward, limits, names_app
+from batchq.cli.fields import SECONDS
 from batchq.cli.output import count, output_option, print_json
 from batchq.cli.runs import wait_for
 from batchq.errors import InvalidInput
@@ -24,7 +25,7 @@ FILE = click.Path(path_type=Path)
 @click.argument("file", type=FILE)
 @click.option("--job", metavar="NAME", help="Which job, where the file holds several.")
 @click.option("--wait", is_flag=True, help="Show the run until it ends; exit with 1 unless it ends in success.")
-@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait so long at most, else exit 124.")
+@click.option("--timeout", type=SECONDS, metavar="SECONDS", help="Wait so long at most, else exit 124.")
 @app_option
 @output_option
 def submit(file: Path, job: str | None, wait: bool, timeout: float | None, output: str) -> None:
@@ -37,6 +38,7 @@ def submit(file: Path, job: str | None, wait: bool, timeout: float | None, outpu
     if timeout is not None and not wait:
         raise click.UsageError("--timeout goes with --wait.")
     chosen = chosen_job(spec.load(file, limits(batch().settings)), job, file)
+    batch().check_operations(chosen)
     database()
     run = batch().submit(chosen)
     if output == "table":

@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchq.cli import graph
-from batchq.cli.context import batch, database, limits, users_now
+from batchq.cli.context import batch, database, is_file, limits, users_now
 from batchq.cli.output import Part, Table, count, label, lasted, local, output_option, present, watch_option
 from batchq.cli.runs import runs_table
 from batchq.core.conditions import Node
 
 if TYPE_CHECKING:
     from batchq.spec import JobSpec
+
+
+MOST = 2**63
 
 
 @click.group()
@@ -69,7 +72,7 @@ def graph_(job: str, name: str | None, output: str) -> None:
 
     A job is known by its name, or drawn from a file that holds it.
     """
-    spec = _from_file(Path(job), name) if Path(job).is_file() else _stored(job)
+    spec = _from_file(Path(job), name) if is_file(job) else _stored(job)
     nodes = {task.name: Node(task.after, task.join) for task in spec.tasks}
     for line in graph.FORMATS[output](nodes):
         click.echo(line)
@@ -90,9 +93,10 @@ def _stored(name: str) -> JobSpec:
 
 
 def _read(definition: str) -> JobSpec:
-    from batchq.spec import JobSpec
+    from batchq.spec import JobSpec, Limits
 
-    return JobSpec.model_validate_json(definition, context=limits(batch().settings))
+    # It was within the limits of its time, which may have been wider ones.
+    return JobSpec.model_validate_json(definition, context=Limits(tasks=MOST, conditions=MOST, argument_bytes=MOST))
 
 
 def _listed(jobs: list[dict[str, Any]]) -> Iterator[Part]:

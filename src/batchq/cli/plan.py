@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -14,7 +13,7 @@ import click
 
 from batchq import clock
 from batchq.cli.context import app_option, batch, database, limits
-from batchq.cli.fields import HOURS, ZONE, Read, parse_instant, users_zone
+from batchq.cli.fields import HOURS, SECONDS, ZONE, Read, parse_instant, parse_seconds, users_zone
 from batchq.cli.files import FILE, chosen_job
 from batchq.cli.output import Part, Table, count, counted, duration, label, output_option, present, printable
 from batchq.errors import InvalidInput
@@ -25,22 +24,10 @@ if TYPE_CHECKING:
     from batchq.spec import Document, JobSpec
     from batchq.store.database import Database
 
-LONGEST_SECONDS = 366 * 24 * 3600
 MOST_TASKS = 20  # that are shown without --tasks
 MOST_ROWS = 100  # of the table of hours
 MOST_COLUMNS = 6  # servers that have a column of their own
 BAR = 20
-
-
-def parse_seconds(text: str) -> float:
-    """So many seconds, 0 or more; ValueError unless that is a length of time."""
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds <= LONGEST_SECONDS:
-        raise ValueError(f"{text[:80]!r} is not a number of seconds. It is 0 or more, and at most {LONGEST_SECONDS:,}.")
-    return seconds
 
 
 def parse_duration(text: str) -> tuple[str, float]:
@@ -51,7 +38,6 @@ def parse_duration(text: str) -> tuple[str, float]:
     return name, parse_seconds(seconds)
 
 
-SECONDS = Read("seconds", parse_seconds)
 DURATION = Read("duration", parse_duration)
 
 

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchq.cli.context import app_option, batch, limits, path_of_app, timezone
+from batchq.cli.fields import ADDRESS, NAME, SECONDS, SERVER
 from batchq.cli.files import FILE, chosen_job
 from batchq.cli.output import output_option, print_json
 
 if TYPE_CHECKING:
     from batchq.embedded import Embedded
     from batchq.spec import Document
+
+Servers = tuple[tuple[str, int | None], ...]
 
 LEVELS = click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=False)
 
@@ -28,6 +31,7 @@ server_option = click.option(
     "--server",
     "named",
     multiple=True,
+    type=SERVER,
     metavar="NAME[=THREADS]",
     help="A batch server to start; more than one may be given. Without it those of the file, else Batch1 and Batch2.",
 )
@@ -39,14 +43,14 @@ server_option = click.option(
 @server_option
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0),
+    type=SECONDS,
     metavar="SECONDS",
     help="Cancel and exit with 124 after so long.",
 )
 @app_option
 @loglevel_option
 @output_option
-def run(file: Path, job: str | None, named: tuple[str, ...], timeout: float | None, loglevel: str, output: str) -> None:
+def run(file: Path, job: str | None, named: Servers, timeout: float | None, loglevel: str, output: str) -> None:
     """Run the job in FILE here and now, and show it until it ends.
 
     Starts what is not there: a broker, a database, a coordinator and batch servers as real processes,
@@ -57,7 +61,7 @@ def run(file: Path, job: str | None, named: tuple[str, ...], timeout: float | No
     document = spec.load(file, limits(batch().settings))
     chosen = chosen_job(document, job, file)
     batch().check_operations(chosen)
-    threads = _threads(named)
+    threads = dict(named)
     with _engine(loglevel, quiet=output == "json") as engine:
         batch().check_broker()
         actions.apply(batch().database, document.model_copy(update={"jobs": {}}))
@@ -78,6 +82,7 @@ def run(file: Path, job: str | None, named: tuple[str, ...], timeout: float | No
 @server_option
 @click.option(
     "--console",
+    type=ADDRESS,
     default="127.0.0.1:5555",
     show_default=True,
     metavar="HOST:PORT",
@@ -86,7 +91,7 @@ def run(file: Path, job: str | None, named: tuple[str, ...], timeout: float | No
 @click.option("--no-console", is_flag=True, help="Do not start Flower.")
 @app_option
 @loglevel_option
-def dev(files: tuple[Path, ...], named: tuple[str, ...], console: str, no_console: bool, loglevel: str) -> None:
+def dev(files: tuple[Path, ...], named: Servers, console: str, no_console: bool, loglevel: str) -> None:
     """Start everything in this folder and stay: broker, database, coordinator, batch servers, Flower.
 
     Groups, servers and jobs of the files are applied first; `batchq submit` in the same folder uses what runs here.
@@ -95,7 +100,7 @@ def dev(files: tuple[Path, ...], named: tuple[str, ...], console: str, no_consol
     from batchq.cli.files import together
 
     document = together({file: spec.load(file, limits(batch().settings)) for file in files})
-    threads = _threads(named)
+    threads = dict(named)
     with _engine(loglevel, quiet=False) as engine:
         if not engine.owner:
             from batchq.errors import Conflict
@@ -124,7 +129,7 @@ def coordinator(loglevel: str) -> None:
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", type=NAME)
 @click.option(
     "--threads",
     type=click.IntRange(min=0),
@@ -175,20 +180,6 @@ def _engine(loglevel: str, *, quiet: bool) -> Iterator[Embedded]:
             yield engine
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _threads(named: tuple[str, ...]) -> dict[str, int | None]:
-    """The servers of `--server NAME[=THREADS]`."""
-    threads: dict[str, int | None] = {}
-    for text in named:
-        name, _, number = text.partition("=")
-        if not name or (number and not number.isascii()) or (number and not number.isdigit()):
-            raise click.BadParameter(
-                f"{text!r} is no server. Write it as NAME or NAME=THREADS, threads being 0 or more.",
-                param_hint="--server",
-            )
-        threads[name] = int(number) if number else None
-    return threads
 
 
 def _prepare(engine: Embedded, document: Document, threads: dict[str, int | None], *, known: bool = False) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from batchq.cli.context import TIMED_OUT, database, forward, timezone, users_now
+from batchq.cli.fields import SECONDS
 from batchq.cli.output import (
     Part,
     Table,
@@ -83,7 +84,7 @@ def show(run: str, output: str, watch: bool) -> None:
 
 @runs.command()
 @click.argument("run")
-@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Stop watching after so long.")
+@click.option("--timeout", type=SECONDS, metavar="SECONDS", help="Stop watching after so long.")
 @output_option
 def watch(run: str, timeout: float | None, output: str) -> None:
     """Watch a run until it ends.

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from batchq.cli.context import TIMED_OUT, batch, database, forward, users_now
-from batchq.cli.fields import FORM, WINDOW
+from batchq.cli.fields import FORM, SECONDS, WINDOW
 from batchq.cli.output import Part, Table, count, local, output_option, present, watch_option
 from batchq.core.affinity import local as local_in
 from batchq.core.windows import Window
@@ -144,7 +144,7 @@ def disable(name: str) -> None:
 
 @server.command()
 @click.argument("name")
-@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait so long at most, else exit 124.")
+@click.option("--timeout", type=SECONDS, metavar="SECONDS", help="Wait so long at most, else exit 124.")
 def drain(name: str, timeout: float | None) -> None:
     """Disable a server and wait until nothing runs on it.
 

@@ -12,13 +12,17 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from billiard.einfo import ExceptionInfo
 from celery import Task, current_app, signals, states
 from celery._state import _task_stack
 from celery.exceptions import Ignore
+
+from batchq import crash
+from batchq.core import secrets
+from batchq.core.secrets import Veil
 
 ERROR_CHARS = 2000
 
@@ -39,11 +43,11 @@ class Current:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Everything a child needs to run one attempt; `args` and `kwargs` are JSON."""
+    """Everything a child needs to run one attempt; `args` is JSON, `kwargs` what `core.secrets` packs."""
 
     operation: str
-    args: str
-    kwargs: str
+    args: str = field(repr=False)
+    kwargs: str = field(repr=False)
     token: str
     current: Current
     hostname: str
@@ -64,6 +68,7 @@ class Done:
 
 _current: ContextVar[Current] = ContextVar("batchq_current")
 _log: ContextVar[deque[str] | None] = ContextVar("batchq_log", default=None)
+_veil: ContextVar[Veil | None] = ContextVar("batchq_veil", default=None)
 
 
 def current() -> Current:
@@ -79,22 +84,25 @@ def current() -> Current:
 
 def execute(order: Order) -> Done:
     """Run one attempt; whatever the operation does, a `Done` comes back."""
-    with _kept_log() as lines:
+    shown, secret = secrets.unpacked(order.kwargs)
+    with _hidden(secret), _kept_log() as lines:
         reset = _current.set(order.current)
         try:
             task = current_app.tasks.get(order.operation)
-            done = _missing(order) if task is None else _perform(order, task)
+            done = _missing(order) if task is None else _perform(order, task, shown | secret)
         finally:
             _current.reset(reset)
-    return Done(done.ok, done.error, done.result, _tail(lines, order.log_bytes))
+        crash.point("operation-over")
+        # In here, where the secrets are known.
+        return Done(done.ok, done.error, done.result, _tail(lines, order.log_bytes))
 
 
 def _missing(order: Order) -> Done:
     return Done(False, f"No task named {order.operation!r} is registered with the app of {order.hostname}.")
 
 
-def _perform(order: Order, task: Task) -> Done:
-    args, kwargs = json.loads(order.args), json.loads(order.kwargs)
+def _perform(order: Order, task: Task, kwargs: dict[str, Any]) -> Done:
+    args = json.loads(order.args)
     # The tracer is left out on purpose: through it, self.retry() and autoretry_for would send a message
     # of their own. Called like this they only raise, so that retries stay in our hands.
     _task_stack.push(task)
@@ -110,6 +118,7 @@ def _perform(order: Order, task: Task) -> Done:
         ignore_result=True,
     )
     try:
+        crash.point("operation-ahead")
         return _with_hooks(order, task, args, kwargs)
     finally:
         task.pop_request()
@@ -143,8 +152,9 @@ def _with_hooks(order: Order, task: Task, args: list[Any], kwargs: dict[str, Any
 def _result(value: Any, limit: int) -> Done:
     if value is None:
         return Done(True)
+    veil = _veil.get()
     try:
-        result = clean(json.dumps(value, allow_nan=False))
+        result = clean(json.dumps(veil.hide_in(value) if veil else value, allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
         logger.warning("The result is not kept: it is no JSON value (%s).", error)
         return Done(True)
@@ -157,7 +167,7 @@ def _result(value: Any, limit: int) -> Done:
 def _failure(error: BaseException) -> Done:
     _write("".join(traceback.format_exception(error)))
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    return Done(False, clean(text)[:ERROR_CHARS])
+    return Done(False, clean(_hide(text))[:ERROR_CHARS])
 
 
 def _quietly(hook: Callable[..., object], *args: Any) -> None:
@@ -170,6 +180,48 @@ def _quietly(hook: Callable[..., object], *args: Any) -> None:
 def clean(text: str) -> str:
     """The text without what a database refuses: NUL and lone surrogates."""
     return text.encode("utf-8", "replace").decode("utf-8").replace("\x00", "\ufffd")
+
+
+# --- secrets ------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _hidden(secret: dict[str, Any]) -> Iterator[None]:
+    """Keep the values of secret arguments out of what is logged meanwhile, by whomever and wherever to."""
+    if secret and not isinstance(make := logging.getLogRecordFactory(), Veiled):
+        logging.setLogRecordFactory(Veiled(make))
+    reset = _veil.set(Veil(secret) if secret else None)
+    try:
+        yield
+    finally:
+        _veil.reset(reset)
+
+
+def _hide(text: str) -> str:
+    veil = _veil.get()
+    return veil.hide(text) if veil else text
+
+
+@dataclass(frozen=True, slots=True)
+class Veiled:
+    """Makes log records as `make` does, but without the secrets of the attempt that runs here."""
+
+    make: Callable[..., logging.LogRecord]
+
+    def __call__(self, *args: Any, **named: Any) -> logging.LogRecord:
+        record = self.make(*args, **named)
+        if _veil.get() is not None:
+            record.msg, record.args = _hide(_said(record)), ()
+            if record.exc_info and record.exc_info[1]:
+                record.exc_text = _hide("".join(traceback.format_exception(record.exc_info[1])).rstrip("\n"))
+        return record
+
+
+def _said(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except Exception:  # the handler would print the arguments instead
+        return f"a message that cannot be formatted, of {record.pathname}:{record.lineno}"
 
 
 # --- the log ------------------------------------------------------------------------------------------------
@@ -191,11 +243,12 @@ def _write(text: str) -> None:
 
 @contextmanager
 def _kept_log() -> Iterator[deque[str]]:
-    root = logging.getLogger()
-    if not any(isinstance(handler, Keeper) for handler in root.handlers):
-        keeper = Keeper()
-        keeper.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        root.addHandler(keeper)
+    # A worker's `celery.task`, the parent of what get_task_logger gives, hands nothing on to the root.
+    for logger in (logging.getLogger(), logging.getLogger("celery.task")):
+        if not any(isinstance(handler, Keeper) for handler in logger.handlers) and _is_top(logger):
+            keeper = Keeper()
+            keeper.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+            logger.addHandler(keeper)
     lines: deque[str] = deque(maxlen=10_000)
     reset = _log.set(lines)
     try:
@@ -204,10 +257,14 @@ def _kept_log() -> Iterator[deque[str]]:
         _log.reset(reset)
 
 
+def _is_top(logger: logging.Logger) -> bool:
+    return logger.parent is None or not logger.propagate
+
+
 def _tail(lines: deque[str], limit: int) -> str | None:
     if not lines:
         return None
-    text = clean("".join(lines))
+    text = clean(_hide("".join(lines)))
     if len(text) > limit:
         text = f"[… {len(text) - limit} characters left out …]\n{text[-limit:]}"
     return text

@@ -12,6 +12,7 @@ from celery import Celery, Task
 from celery.worker import state
 from celery.worker.request import Request
 
+from batchq import crash
 from batchq.engine import Report
 from batchq.server import child, tickets
 from batchq.server.child import Current, Done, Order
@@ -32,12 +33,27 @@ def strategy(task: Task, app: Celery, consumer: Any) -> Callable[..., None]:
         offer = tickets.read(message, server.settings) if server is not None else None
         if server is None or offer is None:
             # Without a server nobody may run it, and its row will be offered again.
-            logger.warning("dropped a message that is no ticket for this worker: %.200r", message.body)
-            message.ack()
+            refuse(message, consumer)
             return
+        crash.point("ticket-arrived")
         server.ledger.offer(Arrival(offer, message, time.monotonic()))
 
     return take_in
+
+
+def refuse(message: Any, consumer: Any) -> None:
+    """Drop a message that is no ticket for this worker, and count it; its body is told as it came, and cut."""
+    count_refused(consumer)
+    body = message.body[:200] if isinstance(message.body, str | bytes) else type(message.body).__name__
+    logger.warning("dropped a message that is no ticket for this worker: %r", body)
+    message.ack_log_error(logger, consumer.connection_errors)
+
+
+def count_refused(consumer: Any) -> None:
+    """Count a message that was no ticket; a coordinator keeps no such count."""
+    server: BatchServer | None = getattr(consumer.controller, "batch_server", None)
+    if server is not None:
+        server.ledger.counts["refused"] += 1
 
 
 class Attempt(Request):  # type: ignore[misc]
@@ -52,7 +68,8 @@ class Attempt(Request):  # type: ignore[misc]
             task=server.app.tasks[tickets.RUN],
             connection_errors=consumer.connection_errors,
             body=((), {}, {}),
-            headers=arrival.message.headers,
+            # Not the message's own: nobody has signed those.
+            headers=tickets.headers(row.token, row.job, row.name, run_of(row.id), row.attempt),
             decoded=True,
         )
         self.server = server

@@ -16,6 +16,7 @@ from typing import Any
 from celery import Celery
 from kombu import Connection, Exchange, Producer, Queue
 
+from batchq import crash
 from batchq.config import Settings
 from batchq.engine import Offer
 from batchq.errors import BrokerUnreachable
@@ -24,6 +25,8 @@ from batchq.store.moves import Ticket
 RUN = "batchq.run"
 COORDINATE = "batchq.coordinate"
 VERSION = 1
+# A ticket has a few hundred; what is larger is none, and is not even looked at.
+MOST_BYTES = 4096
 # After so long a queue is declared again, as somebody may have deleted it.
 DECLARED_SECONDS = 5.0
 # Celery's protocol 2 wants this third part of a body; ours never carries callbacks.
@@ -40,35 +43,49 @@ def queue(name: str) -> Queue:
 
 
 def read(message: Any, settings: Settings) -> Offer | None:
-    """The offer in an arriving message, or None if it is not a ticket of ours."""
-    if message.content_type != "application/json":
-        return None
+    """The offer in an arriving message, or None if it is not a ticket of ours; never raises, whatever it holds."""
     try:
+        if message.content_type != "application/json" or len(message.body) > MOST_BYTES:
+            return None
         (version, task, attempt, token, mac), kwargs, _ = json.loads(message.body)
         group = kwargs["group"]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
-    typed = isinstance(task, int) and isinstance(token, str) and isinstance(group, str) and isinstance(mac, str)
-    if version != VERSION or not typed:
+    if version != VERSION or not (_is_number(task) and _is_number(attempt) and all(map(_is_word, (token, mac, group)))):
         return None
-    signed = hmac.compare_digest(mac.encode(), seal(settings, task, attempt, token, group).encode())
-    return Offer(task, token, group) if signed else None
+    keys = [settings.ticket_key, *filter(None, [settings.other_ticket_key])]
+    seals = (_seal(key, settings, task, attempt, token, group).encode() for key in keys)
+    return Offer(task, token, group) if any(hmac.compare_digest(mac.encode(), seal) for seal in seals) else None
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a database can take it for an id."""
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _is_word(value: Any) -> bool:
+    """Whether it is text that every database takes: no NUL, and no half of a surrogate pair."""
+    return isinstance(value, str) and value.isprintable()
 
 
 def seal(settings: Settings, task: int, attempt: int, token: str, group: str) -> str:
     """The MAC over all that a ticket says and the queue it is for; empty without a `ticket_key`."""
-    if not settings.ticket_key:
+    return _seal(settings.ticket_key, settings, task, attempt, token, group)
+
+
+def _seal(key: str, settings: Settings, task: int, attempt: int, token: str, group: str) -> str:
+    if not key:
         return ""
     said = json.dumps([VERSION, task, attempt, token, settings.queue(group)])
-    return hmac.new(settings.ticket_key.encode(), said.encode(), hashlib.sha256).hexdigest()
+    return hmac.new(key.encode(), said.encode(), hashlib.sha256).hexdigest()
 
 
-def headers_of(ticket: Ticket) -> dict[str, Any]:
-    """The message headers by which Flower and the worker's log know a ticket."""
+def headers(token: str, job: str, name: str, run: int, attempt: int) -> dict[str, Any]:
+    """The headers by which Flower and the worker's log know a ticket."""
     return {
-        **_common(RUN, ticket.token),
-        "shadow": f"{ticket.job} / {ticket.name}",
-        "argsrepr": f"(run {ticket.run}, attempt {ticket.attempt})",
+        **_common(RUN, token),
+        "shadow": f"{job} / {name}",
+        "argsrepr": f"(run {run}, attempt {attempt})",
     }
 
 
@@ -89,7 +106,7 @@ def _common(task: str, id_: str) -> dict[str, Any]:
 class Untravelled:
     """Stands for the message of a ticket that its own server took before it was sent."""
 
-    headers: dict[str, Any]
+    headers: Mapping[str, Any] = field(default_factory=dict)
     body: bytes = b""
     delivery_info: Mapping[str, Any] = field(default_factory=dict)
     properties: Mapping[str, Any] = field(default_factory=dict)
@@ -113,7 +130,9 @@ class Publisher:
         for ticket in tickets:
             mac = seal(self._settings, ticket.task, ticket.attempt, ticket.token, ticket.group)
             args = [VERSION, ticket.task, ticket.attempt, ticket.token, mac]
-            self._send(self._settings.queue(ticket.group), args, {"group": ticket.group}, headers_of(ticket))
+            said = headers(ticket.token, ticket.job, ticket.name, ticket.run, ticket.attempt)
+            self._send(self._settings.queue(ticket.group), args, {"group": ticket.group}, said)
+            crash.point("ticket-published")
 
     def send_tick(self, id_: str, expires: str) -> None:
         """Send the coordinators' tick, void after `expires` (ISO 8601). Raises BrokerUnreachable."""

@@ -108,6 +108,7 @@ class Job:
         *,
         args: Sequence[JSON] = (),
         kwargs: Mapping[str, JSON] | None = None,
+        secret: Sequence[str] = (),
         after: After | Task | str | Mapping[str, Any] | Sequence[Any] | None = None,
         join: Join | str | None = None,
         group: str | None = None,
@@ -120,8 +121,8 @@ class Job:
     ) -> Task:
         """Add a task that runs `run`, a name or a Celery task; InvalidInput if it cannot be.
 
-        `after` is made of earlier tasks, or says the same as in a file. `retry_delay`, `time_limit` and
-        `duration`, which only `batchq plan` looks at, are seconds.
+        `after` is made of earlier tasks, or says the same as in a file. `secret` names the keyword arguments that
+        nobody is to see. `retry_delay`, `time_limit` and `duration`, which only `batchq plan` looks at, are seconds.
         """
         if name in self._tasks:
             raise InvalidInput(f"Job {shown(self.name)}: another task is named {shown(name)}.")
@@ -136,6 +137,7 @@ class Job:
             run=getattr(run, "name", run),
             args=args,
             kwargs={} if kwargs is None else kwargs,
+            secret=secret,
             after=said,
             join=join or joined or Join.ALL,
             group=group,

@@ -52,7 +52,8 @@ class Spec(BaseModel):
 class TaskSpec(Spec):
     """One task: what it runs, after which others, where, and what happens when it fails.
 
-    `retry_delay` and `time_limit` are seconds, and so is `duration`: what is expected, for `batchq plan` alone.
+    `secret` names the keyword arguments that nobody is to see. `retry_delay` and `time_limit` are seconds, and
+    so is `duration`: what is expected, for `batchq plan` alone.
     `group` and `priority` None = the job's (rules 10, 28).
     """
 
@@ -60,8 +61,9 @@ class TaskSpec(Spec):
 
     name: Name
     run: Name
-    args: Args = Field(default_factory=list)
-    kwargs: Kwargs = Field(default_factory=dict)
+    args: Args = Field(default_factory=list, repr=False)
+    kwargs: Kwargs = Field(default_factory=dict, repr=False)
+    secret: Names = ()
     after: After = ()
     join: Join = Join.ALL
     group: Name | None = None
@@ -76,6 +78,9 @@ class TaskSpec(Spec):
     def _fits(self, info: ValidationInfo) -> Self:
         if self.after and (fault := _after_fault(self.after, self.join)):
             raise RuleBroken(Fault(("after",), fault))
+        for name in self.secret:
+            if name not in self.kwargs:
+                raise RuleBroken(Fault(("secret",), f"no {shown(name)} in kwargs{near(name, self.kwargs)}"))
         if self.args or self.kwargs:
             size = len(json.dumps([self.args, self.kwargs], ensure_ascii=False).encode())
             if size > (most := limits_of(info).argument_bytes):
