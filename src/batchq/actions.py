@@ -148,6 +148,7 @@ def _make(tx: Connection, database: Database, changes: Collection[Change], ahead
 
 
 def _take_back(tx: Connection, database: Database, ahead: int) -> None:
+    moves.lock_out(tx)
     servers.changed(tx)
     engine.take_back(tx, database, database.now(tx), ahead)
 

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,14 +14,15 @@ from typing import Any
 from celery import Celery, Task
 from celery.beat import Scheduler as BeatScheduler
 from celery.platforms import set_pdeathsig
+from celery.worker import state
 from sqlalchemy import Connection
 
-from batchq import engine
+from batchq import crash, engine
 from batchq.config import Settings
 from batchq.engine import Advance
-from batchq.errors import BrokerUnreachable, Unreachable
+from batchq.errors import BrokerUnreachable, DatabaseTooNew, Unreachable
 from batchq.server.tickets import Publisher
-from batchq.store import moves, servers
+from batchq.store import moves, schema, servers
 from batchq.store.database import Database
 
 logger = logging.getLogger(__name__)
@@ -62,17 +63,19 @@ class Coordinator:
         self._silence = Silence(settings.lost_seconds)
 
     def tick(self, clock: float) -> None:
-        """One tick at `clock` (monotonic seconds); raises DatabaseUnreachable or BrokerUnreachable."""
+        """One tick at `clock` (monotonic seconds); raises DatabaseUnreachable, DatabaseTooNew or BrokerUnreachable."""
         if not self._work_to_do(clock):
             return
         again = True
         while again:
             step = self._database.run(self._step)
+            crash.point("tick-committed")
             self._publisher.publish(step.tickets)
             again = step.more
 
     def _work_to_do(self, clock: float) -> bool:
         with self._database.read() as tx:
+            schema.refuse_newer(self._database, tx)
             silent = self._silence.of(servers.running(tx), clock)
             work = moves.anything_open(tx)
         for server, name, beat in silent:
@@ -87,11 +90,14 @@ class Coordinator:
         database, settings = self._database, self._settings
         now = database.now(tx)
         moves.discard_unstored(tx, now - timedelta(seconds=STORING_SECONDS), now)
+        more = engine.settle(tx, now)
         engine.follow_clock(tx, now)
-        engine.take_back(tx, database, now, settings.tickets_ahead)
+        # From here on under the dispatch lock: who holds it waits for no run and no task.
+        engine.take_back(tx, database, now, settings.tickets_ahead, skip=True)
         tickets = engine.offer_again(tx, database, now, settings.lost_ticket_seconds)
-        step = engine.advance(tx, database, now, ahead=settings.tickets_ahead)
-        return Advance([*tickets, *step.tickets], step.more)
+        handout = engine.dispatch(tx, database, settings.tickets_ahead)
+        crash.point("ticking")
+        return Advance([*tickets, *handout.tickets], more)
 
 
 def strategy(task: Task, app: Celery, consumer: Any) -> Callable[..., None]:
@@ -100,14 +106,25 @@ def strategy(task: Task, app: Celery, consumer: Any) -> Callable[..., None]:
     def take_in(message: Any, *_: Any, **__: Any) -> None:
         message.ack_log_error(logger, consumer.connection_errors)
         try:
-            if datetime.fromisoformat(message.headers["expires"]) > datetime.now(UTC):
+            if _in_time(message.headers):
                 app.batchq.coordinator.tick(time.monotonic())
+        except DatabaseTooNew as error:
+            logger.critical("%s This coordinator stops.", error)
+            state.should_stop = error.exit_code
         except Unreachable as error:
             logger.warning("%s", error)
         except Exception:  # whatever it was, the next tick tries again
             logger.exception("the tick failed")
 
     return take_in
+
+
+def _in_time(headers: Mapping[str, Any]) -> bool:
+    """Whether the tick is still good; one that does not say so in a way that can be read is not."""
+    try:
+        return datetime.fromisoformat(headers["expires"]) > datetime.now(UTC)
+    except (KeyError, TypeError, ValueError):
+        return False
 
 
 # --- the beat -----------------------------------------------------------------------------------------------

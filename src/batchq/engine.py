@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Connection
 
+from batchq import crash
 from batchq.core import affinity
 from batchq.core.conditions import Ended, Join, readiness, resolution, verdict
-from batchq.core.states import RunState, State, after_attempt
+from batchq.core.states import Outcome, RunState, State, after_attempt
 from batchq.store import moves, runs, servers
 from batchq.store.database import Database
 from batchq.store.moves import Ticket
+from batchq.store.prepared import Later
 
 if TYPE_CHECKING:
     from batchq.spec import JobSpec
@@ -47,10 +49,12 @@ def submit(database: Database, job: JobSpec) -> int:
     if len(rows.tasks) + len(rows.conditions) <= ROWS_PER_TRANSACTION:
         return database.run(_store_at_once, database, job, rows)
     run, number = database.run(lambda tx: _open(tx, database, job))
-    for add, all_rows in ((moves.add_tasks, rows.tasks), (moves.add_conditions, rows.conditions)):
+    tasks, conditions = map(number.task, rows.tasks), map(number.condition, rows.conditions)
+    for add, all_rows in ((moves.add_tasks, tasks), (moves.add_conditions, conditions)):
         for chunk in _chunks(all_rows, ROWS_PER_TRANSACTION):
-            if not database.run(_add, run, add, [number(row) for row in chunk]):
+            if not database.run(_add, run, add, chunk):
                 return run
+            crash.point("chunk-stored")
     database.run(lambda tx: moves.start_run(tx, run, database.now(tx)))
     return run
 
@@ -65,8 +69,8 @@ def _add(tx: Connection, run: int, add: Callable[[Connection, Sequence[Any]], No
 
 def _store_at_once(tx: Connection, database: Database, job: JobSpec, rows: runs.Rows) -> int:
     run, number = _open(tx, database, job)
-    moves.add_tasks(tx, [number(task) for task in rows.tasks])
-    moves.add_conditions(tx, [number(condition) for condition in rows.conditions])
+    moves.add_tasks(tx, list(map(number.task, rows.tasks)))
+    moves.add_conditions(tx, list(map(number.condition, rows.conditions)))
     moves.start_run(tx, run, database.now(tx))
     return run
 
@@ -87,56 +91,80 @@ def settle(tx: Connection, now: datetime, ends: Mapping[int, State] | None = Non
     `ends` are tasks that this transaction ended, their runs being locked; without them, those that earlier
     ones left. A transaction does a bounded piece of work: True means that there is more.
     """
-    flagged: Mapping[int, State] = {}
-    if ends is None:
+    if ends is not None:
+        more, counted = _settle(tx, now, ends)
+    else:
         runs = moves.unsettled_runs(tx, limit=CONDITIONS_PER_TRANSACTION)
         if not runs:
             return False
         moves.lock_runs(tx, sorted(runs))
-        ends = flagged = moves.unsettled(tx, runs, limit=CONDITIONS_PER_TRANSACTION)
-    settled, left = _to_fixed_point(tx, now, ends)
-    moves.flag(tx, [task for task in settled if task in flagged], False)
-    moves.flag(tx, left, True)
-    for run, number in sorted(Counter(map(moves.run_of, settled)).items()):
-        _count_off(tx, run, number, now)
-    return bool(left) or len(flagged) == CONDITIONS_PER_TRANSACTION
+        ends = moves.unsettled(tx, runs, limit=CONDITIONS_PER_TRANSACTION)
+        more, counted = _settle(tx, now, ends, flagged=True)
+        more = more or len(ends) == CONDITIONS_PER_TRANSACTION
+    _close(tx, counted, now)
+    return more
+
+
+def _settle(
+    tx: Connection, now: datetime, ends: Mapping[int, State], *, flagged: bool = False
+) -> tuple[bool, Later | None]:
+    """Settle these ends, which may be `flagged` as unsettled; returns whether more is left, and what `_close` reads."""
+    settled, left, reached = _to_fixed_point(tx, now, ends)
+    moves.settled(tx, [task for task in settled if flagged and task in ends])
+    moves.leave(tx, left, reached)
+    counted = moves.count_off(tx, Counter(map(moves.run_of, settled))) if settled else None
+    return bool(left), counted
 
 
 def _to_fixed_point(
     tx: Connection, now: datetime, ends: Mapping[int, State]
-) -> tuple[dict[int, State], dict[int, State]]:
-    """Settled tasks, and those whose turn comes in the next transaction."""
+) -> tuple[dict[int, State], dict[int, State], dict[int, int]]:
+    """Settled tasks, those whose turn comes in the next transaction, and up to which task one of these got already."""
     settled: dict[int, State] = {}
     budget, rounds = CONDITIONS_PER_TRANSACTION, ROUNDS_PER_TRANSACTION
     ending = dict(ends)
     while ending and rounds:
-        conditions = moves.open_conditions(tx, ending, limit=budget)
-        fell = _resolve(tx, ending, conditions, now) if conditions else {}
-        if len(conditions) == budget:
-            return settled, ending | fell
+        most = max(budget, 1)
+        asked, followers = moves.open_conditions(tx, ending, most + len(Outcome))
+        conditions, next_ = _whole(asked.rows, most)
+        fell = _resolve(tx, ending, conditions, followers, now) if conditions else {}
+        if next_ is not None:
+            predecessor, task = next_
+            done = {end: state for end, state in ending.items() if end < predecessor}
+            left = {end: state for end, state in ending.items() if end >= predecessor}
+            return settled | done, left | fell, {predecessor: task - 1}
         settled |= ending
         ending = fell
         budget -= len(conditions)
         rounds -= 1
-    return settled, ending
+    return settled, ending, {}
 
 
-def _resolve(tx: Connection, ends: Mapping[int, State], conditions: Sequence[Any], now: datetime) -> dict[int, State]:
-    """Resolve these conditions and move the tasks that wait for them; returns the tasks that didn't run."""
-    met, impossible = [], []
+def _whole(conditions: Sequence[Any], most: int) -> tuple[Sequence[Any], tuple[int, int] | None]:
+    """So many of the conditions, or the few more that are of the same two tasks; and the two tasks that come next."""
+    cut = most
+    while cut < len(conditions) and conditions[cut][:2] == conditions[cut - 1][:2]:
+        cut += 1
+    return conditions[:cut], conditions[cut][:2] if cut < len(conditions) else None
+
+
+def _resolve(
+    tx: Connection, ends: Mapping[int, State], conditions: Sequence[Any], followers: Later, now: datetime
+) -> dict[int, State]:
+    """Resolve these conditions and move the `followers` that wait for them; returns the tasks that didn't run."""
     came: Counter[int] = Counter()
     failed: Counter[int] = Counter()
-    for condition, task, predecessor, outcome in conditions:
-        if resolution(outcome, ends[predecessor]):
-            met.append(condition)
+    met = {(outcome.value, end): resolution(outcome, ends[end]) for end in ends for outcome in Outcome}
+    for predecessor, task, outcome in conditions:
+        if met[outcome, predecessor]:
             came[task] += 1
         else:
-            impossible.append(condition)
             failed[task] += 1
-    moves.resolve(tx, met, impossible)
     counted, moved = [], []
     fell: dict[int, State] = {}
-    for row in moves.counts(tx, came.keys() | failed.keys()):
+    for row in followers.rows:
+        if row.id not in came and row.id not in failed:
+            continue
         numbers = {
             "task": row.id,
             "pending": row.pending - came[row.id] - failed[row.id],
@@ -150,8 +178,8 @@ def _resolve(tx: Connection, ends: Mapping[int, State], conditions: Sequence[Any
             counted.append(numbers)
             continue
         ready = state is State.READY
-        times = {"ready_at": now if ready else None, "ended_at": None if ready else now}
-        moved.append(numbers | {"status_": state.value} | times)
+        times = {"ready": now if ready else None, "ended": None if ready else now}
+        moved.append(numbers | {"state": state.value} | times)
         if not ready:
             fell[row.id] = state
     moves.count(tx, counted)
@@ -159,13 +187,19 @@ def _resolve(tx: Connection, ends: Mapping[int, State], conditions: Sequence[Any
     return fell
 
 
-def _count_off(tx: Connection, run: int, ended: int, now: datetime) -> None:
-    was = moves.count_off(tx, run, ended)
-    if was is not None:
-        failures = (
-            Ended(State(row.status), row.ignore_failure, row.handled, row.aborted) for row in moves.failures(tx, run)
-        )
-        moves.close_run(tx, run, was, verdict(failures, canceled=was is RunState.CANCELING), now)
+def _close(tx: Connection, counted: Later | None, now: datetime) -> None:
+    """Give the runs their verdicts that were counted down to nothing (rule 7)."""
+    emptied = moves.emptied(counted) if counted is not None else {}
+    if not emptied:
+        return
+    failures: dict[int, list[Ended]] = {run: [] for run in emptied}
+    for row in moves.failures(tx, emptied):
+        failures[row.run_id].append(Ended(State(row.status), row.ignore_failure, row.handled, row.aborted))
+    closing = []
+    for run, was in emptied.items():
+        verdict_ = verdict(failures[run], canceled=was is RunState.CANCELING)
+        closing.append({"run": run, "was": was.value, "verdict": verdict_.value})
+    moves.close_runs(tx, closing, now)
 
 
 # --- dispatch -----------------------------------------------------------------------------------------------
@@ -173,28 +207,24 @@ def _count_off(tx: Connection, run: int, ended: int, now: datetime) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Handout:
-    """Tickets that a transaction made, and how many of each group each server's own threads answer."""
+    """Tickets that a transaction made at this instant, and how many of each group each server's own threads answer."""
 
+    now: datetime
     tickets: list[Ticket] = field(default_factory=list)
     shares: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
 
 
-def dispatch(tx: Connection, database: Database, now: datetime, ahead: int = 0) -> Handout:
+def dispatch(tx: Connection, database: Database, ahead: int = 0) -> Handout:
     """Hand tickets for the best ready tasks to threads that are free now: ready → queued (rules 10-13, 16, 19, 28)."""
-    topology = servers.topology(tx, database, servers.lock_dispatch(tx))
-    busy, out = moves.occupancy(tx)
-    free = affinity.free_threads(topology, busy, now, ahead)
-    open_threads = affinity.open_threads(out, topology, free)
-    if not open_threads:
-        return Handout()
-    limits = {
-        group: min(room, open_threads)
-        for group in servers.groups_ready(tx)
-        if (room := affinity.room(group, topology, free)) > 0
-    }
+    demand = servers.demand(tx, database)
+    now, topology = demand.now, servers.topology(tx, database, demand.version)
+    free = affinity.free_threads(topology, demand.busy, now, ahead)
+    limits = affinity.limits(demand.ready, demand.out, topology, free)
+    if not limits:
+        return Handout(now)
     candidates = moves.ready(tx, limits, now)
-    admitted = affinity.admit([(row, row.group_name) for row in candidates], out, topology, free)
-    return Handout(moves.queue(tx, admitted.chosen, now), admitted.shares)
+    admitted = affinity.admit([(row, row.group_name) for row in candidates], demand.out, topology, free)
+    return Handout(now, moves.queue(tx, admitted.chosen, now), admitted.shares)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,11 +238,14 @@ class Advance:
 def advance(tx: Connection, database: Database, now: datetime, *, ahead: int = 0) -> Advance:
     """Settle what has ended, then hand out what is ready."""
     more = settle(tx, now)
-    return Advance(dispatch(tx, database, now, ahead).tickets, more)
+    return Advance(dispatch(tx, database, ahead).tickets, more)
 
 
-def take_back(tx: Connection, database: Database, now: datetime, ahead: int = 0) -> int:
-    """Withdraw the tickets that no free thread answers any more: a window closed, a server went (rule 20)."""
+def take_back(tx: Connection, database: Database, now: datetime, ahead: int = 0, *, skip: bool = False) -> int:
+    """Withdraw the tickets that no free thread answers any more: a window closed, a server went (rule 20).
+
+    A tick may `skip` those that are being claimed; an action has called `moves.lock_out` first, and misses none.
+    """
     topology = servers.topology(tx, database, servers.lock_dispatch(tx))
     out = moves.tickets_out(tx)
     if not out:
@@ -220,13 +253,16 @@ def take_back(tx: Connection, database: Database, now: datetime, ahead: int = 0)
     busy, _ = moves.occupancy(tx)
     free = affinity.free_threads(topology, busy, now, ahead)
     surplus = affinity.surplus([((row.id, row.token), row.group_name) for row in out], topology, free)
-    return moves.take_back(tx, surplus)
+    held = moves.lock_now(tx, {task for task, _ in surplus}, skip=skip)
+    return moves.take_back(tx, [(task, token) for task, token in surplus if task in held])
 
 
 def offer_again(tx: Connection, database: Database, now: datetime, after: float) -> list[Ticket]:
     """New tickets for those out longer than `after` seconds (then twice that, up to a minute): the broker lost them."""
     servers.lock_dispatch(tx)
-    return moves.offer_again(tx, [row for row in moves.tickets_out(tx) if _overdue(row, now, after)], now)
+    overdue = [row for row in moves.tickets_out(tx) if _overdue(row, now, after)]
+    held = moves.lock_now(tx, {row.id for row in overdue}, skip=True)
+    return moves.offer_again(tx, [row for row in overdue if row.id in held], now)
 
 
 def _overdue(row: Any, now: datetime, after: float) -> bool:
@@ -283,17 +319,23 @@ class Report:
 class Served:
     """What one commit of a server brought about.
 
-    `granted` are the rows it may start, `own` the tickets among them that never travelled, `parked` the offers
-    that wait on for a thread, `stale` counts what was refused.
+    `granted` are the rows it may start, `own` the tickets among them that never travelled (what this transaction
+    handed to its own server, `started`, is read with the commit), `parked` the offers that wait on for a thread,
+    `stale` counts what was refused.
     """
 
-    granted: Sequence[Any] = ()
+    claimed: Sequence[Any] = ()
+    started: Later | None = None
     own: Sequence[Ticket] = ()
     parked: Sequence[Offer] = ()
     stale: int = 0
     threads: int = 0
     advance: Advance = field(default_factory=Advance)
     fenced: bool = False
+
+    @property
+    def granted(self) -> Sequence[Any]:
+        return self.claimed if self.started is None else [*self.claimed, *self.started.rows]
 
 
 def serve(
@@ -319,39 +361,44 @@ def serve(
     commit whose reply was lost, `known` are the tokens that are there: what it had claimed besides is granted anew.
     A life that no longer carries its server's name gets `fenced`, and nothing happens (rule 31).
     """
-    epoch, running, version = servers.standing(tx, life.server)
-    if epoch != life.epoch or not running:
-        return Served(fenced=True)
-    # Whoever waits for a lock must not judge by a clock read before: what follows comes after what it waited for.
+    standing = servers.standing(tx, life.server)
     moves.lock_runs(tx, sorted({moves.run_of(report.task) for report in reports}))
+    held = moves.held(tx, {report.task for report in reports}) if reports else None
+    # Whoever waits for a lock must not judge by a clock read before: what follows comes after what it waited for.
     now = database.now(tx)
-    stale, ends = finish(tx, life, reports, now, settling=forward) if reports else (0, {})
-    more = settle(tx, now, ends) if forward and ends else False
-    more = (settle(tx, now) or more) if forward and again else more
+    version = standing.topology(life.epoch)
+    if version is None:
+        return Served(fenced=True)
+    stale, ends = finish(tx, life, reports, held, now, settling=forward) if held is not None else (0, {})
+    more, counted = _settle(tx, now, ends) if forward and ends else (False, None)
+    if reports:
+        crash.point("finishing")
     topology = servers.topology(tx, database, version)
     moves.take_back(tx, [(offer.task, offer.token) for offer in overdue])
     before = _claimed_before(tx, life, known) if known is not None else []
     active += len(before)
     granted, parked, refused = _claim(tx, database, topology, life, offers, active, pool)
+    more = (settle(tx, now) or more) if forward and again else more
     own: list[Ticket] = []
     tickets: list[Ticket] = []
+    started = None
     if forward and (reports or overdue or again):
-        handout = dispatch(tx, database, now, ahead)
-        taken = active + len(granted)
-        own, tickets = _own_share(handout, life, _room(database.topology, life, pool, now) - taken)
+        handout = dispatch(tx, database, ahead)
+        topology = database.topology
+        free = _room(topology, life, pool, handout.now) - active - len(granted)
+        own, tickets = _own_share(handout, life, free)
         # What this server's own threads answer it claims at once: the message would only come back to it.
-        mine = [Offer(ticket.task, ticket.token, ticket.group) for ticket in own]
-        started, _, _ = _claim(tx, database, database.topology, life, mine, taken, pool)
-        granted = [*granted, *started]
+        started = _claim_own(tx, own, life, topology, handout.now)
+    _close(tx, counted, now)
     threads = database.topology.by_id[life.server].threads_now(now)
     own = [Ticket(row.id, row.token, row.attempt, row.group_name, row.job, row.name) for row in before] + own
-    return Served([*before, *granted], own, parked, stale + refused, threads, Advance(tickets, more))
+    return Served([*before, *granted], started, own, parked, stale + refused, threads, Advance(tickets, more))
 
 
 def _claimed_before(tx: Connection, life: Life, known: Collection[str]) -> Sequence[Any]:
     """What this life has claimed by the books, and does not know of."""
     rows = [row for row in moves.executing_on(tx, life.server) if row.epoch == life.epoch and row.token not in known]
-    return moves.claimed(tx, [(row.id, row.token) for row in rows], life.server, life.epoch) if rows else []
+    return moves.claimed(tx, [(row.id, row.token) for row in rows], life.server, life.epoch).rows if rows else []
 
 
 def _room(topology: affinity.Topology, life: Life, pool: int, now: datetime) -> int:
@@ -371,6 +418,14 @@ def _own_share(handout: Handout, life: Life, free: int) -> tuple[list[Ticket], l
         else:
             others.append(ticket)
     return own, others
+
+
+def _claim_own(
+    tx: Connection, tickets: Sequence[Ticket], life: Life, topology: affinity.Topology, now: datetime
+) -> Later | None:
+    """Claim what this transaction handed to its own server: since it did, it holds the rows and the topology."""
+    tokens = [(ticket.task, ticket.token) for ticket in tickets]
+    return moves.claim(tx, tokens, life.server, life.epoch, topology.version, now) if tokens else None
 
 
 def _claim(
@@ -403,26 +458,26 @@ def _claim(
     if not taken:
         return [], parked, 0
     tokens = [(offer.task, offer.token) for offer in taken]
-    granted = moves.claim(tx, tokens, life.server, life.epoch, topology.version, now)
+    granted = moves.claim(tx, tokens, life.server, life.epoch, topology.version, now).rows
+    crash.point("claiming")
     if len(granted) < len(taken) and servers.newest(tx) != topology.version:
         return _claim(tx, database, servers.topology(tx, database), life, mine, active, pool)
     return granted, parked, len(taken) - len(granted)
 
 
 def finish(
-    tx: Connection, life: Life, reports: Iterable[Report], now: datetime, *, settling: bool = False
+    tx: Connection, life: Life, reports: Iterable[Report], asked: Later, now: datetime, *, settling: bool = False
 ) -> tuple[int, dict[int, State]]:
-    """Store how attempts ended, each guarded by token and epoch (rules 30-32); their runs are locked by the caller.
+    """Store how attempts ended, each guarded by token and epoch (rules 30-32); the caller locked their runs, and
+    `asked` how the tasks stand (`moves.held`).
 
     Returns how many were refused as stale, and the tasks that have ended. They are marked as unsettled,
     unless the caller is `settling` them in this transaction. A report repeated after a commit whose reply
     was lost finds its own work done, and counts as stored.
     """
-    reports = list(reports)
-    tasks = {report.task for report in reports}
     rows, attempts, stale = [], [], 0
     ends: dict[int, State] = {}
-    held = moves.held(tx, tasks)
+    held = {row.id: row for row in asked.rows}
     for report in reports:
         row = held.get(report.task)
         if row is None or (row.token, row.server_id, row.epoch) != (report.token, life.server, life.epoch):
@@ -441,7 +496,7 @@ def finish(
             rows.append(_end(report, state, row, now, flag=report.task in ends and not settling))
             attempts.append(_attempt(report, life, row, now))
     if rows:
-        moves.finish(tx, rows, attempts)
+        moves.finish(tx, rows, attempts, now)
     return stale, ends
 
 
@@ -450,12 +505,11 @@ def _end(report: Report, state: State, row: Any, now: datetime, *, flag: bool) -
     return {
         "task": report.task,
         "held": report.token,
-        "status_": state.value,
+        "state": state.value,
         "flag": flag,
-        "again_at": now + timedelta(seconds=row.retry_delay) if again else None,
-        "now": now,
-        "error_": report.error,
-        "result_": report.result,
+        "again": now + timedelta(seconds=row.retry_delay) if again else None,
+        "reason": report.error,
+        "value": report.result,
     }
 
 
@@ -496,6 +550,7 @@ def lose(tx: Connection, server: int, name: str, beat: int, now: datetime) -> bo
 def retire(tx: Connection, database: Database, life: Life, now: datetime) -> None:
     """Let a stopping server start nothing more; what it executes goes on, its tickets go back."""
     servers.set_pool(tx, life.server, life.epoch, 0)
+    moves.lock_out(tx)
     servers.changed(tx)
     take_back(tx, database, now)
 
@@ -525,7 +580,9 @@ def _lose(tx: Connection, server: int, name: str, executing: Sequence[Any], reas
     moves.lock_runs(tx, sorted({moves.run_of(row.id) for row in executing}))
     for epoch in sorted({row.epoch for row in executing}):
         reports = [Report(row.id, row.token, ok=False, error=reason) for row in executing if row.epoch == epoch]
-        finish(tx, Life(server, name, epoch), reports, now)
+        held = moves.held(tx, [report.task for report in reports])
+        finish(tx, Life(server, name, epoch), reports, held, now)
+        crash.point("recovering")
     return len(executing)
 
 
@@ -537,8 +594,9 @@ def cancel(tx: Connection, run: int, now: datetime) -> int:
     moves.lock_runs(tx, [run])
     if moves.give_up(tx, run, now):
         return 0
+    moves.lock_out(tx)
     canceled = moves.begin_cancel(tx, run, now)
-    _count_off(tx, run, canceled, now)
+    _close(tx, moves.count_off(tx, {run: canceled}), now)
     return canceled
 
 

@@ -149,7 +149,8 @@ class Task(Row, table=True):  # type: ignore[no-redef]  # the plugin's **kwargs 
 
     `id` is the run's number and the task's position in it, so it is known before it is stored.
     `attempt` counts starts; `token` names the one ticket that is good now, and then the attempt it started.
-    `unsettled` marks an end whose conditions are not all resolved yet.
+    `unsettled` marks an end whose conditions are not all resolved yet; `settled_to` is the last of the tasks that
+    wait for it, in the order of their ids, for which they are.
     """
 
     __tablename__ = "batchq_task"
@@ -182,6 +183,7 @@ class Task(Row, table=True):  # type: ignore[no-redef]  # the plugin's **kwargs 
     impossible: int = 0
     status: str = State.WAITING.value
     unsettled: bool = False
+    settled_to: int | None = Field(default=None, sa_column=Column(BIG))
     attempt: int = 0
     token: str | None = Field(default=None, max_length=36)
     offers: int = 0
@@ -196,22 +198,29 @@ class Task(Row, table=True):  # type: ignore[no-redef]  # the plugin's **kwargs 
 
 
 class TaskCondition(Row, table=True):
-    """A condition: `task_id` asks `outcome` of `predecessor_id`; `met` is null until it is resolved (rules 3-5)."""
+    """A condition: `task_id` asks `outcome` of `predecessor_id` (rules 3-5).
+
+    What became of it is not stored: once its predecessor has ended and is settled, that one's status tells.
+    """
 
     __tablename__ = "batchq_condition"
     __table_args__ = (
         one_of("outcome", Outcome),
-        partial("batchq_condition_open", "predecessor_id", "id", where="met IS NULL"),
         partial("batchq_condition_handles", "predecessor_id", where="handles"),
+        {"sqlite_with_rowid": False},
     )
-    id: int | None = Field(default=None, sa_column=Column(BIG, primary_key=True))
+    predecessor_id: int = Field(sa_column=Column(BIG, primary_key=True, autoincrement=False))
     task_id: int = Field(
-        sa_column=Column(BIG, ForeignKey("batchq_task.id", ondelete="CASCADE"), nullable=False, index=True)
+        sa_column=Column(
+            BIG,
+            ForeignKey("batchq_task.id", ondelete="CASCADE"),
+            primary_key=True,
+            autoincrement=False,
+            index=True,
+        )
     )
-    predecessor_id: int = Field(sa_column=Column(BIG, nullable=False))
-    outcome: str
+    outcome: str = Field(primary_key=True)
     handles: bool = False
-    met: bool | None = None
 
 
 class Attempt(Row, table=True):

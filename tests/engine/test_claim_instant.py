@@ -10,12 +10,10 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import select
 
 from batchq import Job, actions
 from batchq.core.windows import Window
 from batchq.store import servers
-from batchq.store.moves import TASK
 from play import Clocked, Play
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -29,13 +27,13 @@ def batch(postgresql: Clocked) -> Play:
 
 
 @contextmanager
-def meanwhile(database: Clocked, act: Callable[[], Any]) -> Iterator[None]:
-    """Let `act` begin in a thread; the body runs once it waits for a lock, and at the end it has ended."""
+def meanwhile(database: Clocked, act: Callable[[], Any], waiting: int = 1) -> Iterator[None]:
+    """Let `act` begin in a thread; the body runs once so many wait for a lock, and at the end it has ended."""
     thread = threading.Thread(target=act)
     thread.start()
     address = database.url.render_as_string(hide_password=False).replace("+psycopg", "")
     with psycopg.connect(address, autocommit=True) as connection:
-        while thread.is_alive() and not connection.execute(WAITS).fetchone()[0]:
+        while thread.is_alive() and connection.execute(WAITS).fetchone()[0] < waiting:
             pass
     yield
     thread.join()
@@ -78,11 +76,18 @@ def test_a_group_bound_elsewhere_while_its_row_was_waited_for_is_not_claimed(bat
     (ticket,) = batch.mail
     granted: list[Any] = []
     holder = Clocked(postgresql.url.render_as_string(hide_password=False))
+
+    def bind() -> None:
+        """Hold all tickets that are out, and wait for dispatch."""
+        actions.set_groups(holder, "AOS2", ["BG1", "BG2"])
+
+    def claim() -> None:
+        granted.extend(batch.serve("AOS1", offers=[ticket]).granted)
+
     with holder.engine.connect() as other:
         transaction = other.begin()
-        other.execute(select(TASK.id).where(TASK.id == ticket.task).with_for_update(key_share=True))
-        with meanwhile(postgresql, lambda: granted.extend(batch.serve("AOS1", offers=[ticket]).granted)):
-            actions.set_groups(holder, "AOS2", ["BG1", "BG2"])
+        servers.lock_dispatch(other)
+        with meanwhile(postgresql, bind), meanwhile(postgresql, claim, waiting=2):
             transaction.rollback()
     holder.dispose()
     assert granted == []

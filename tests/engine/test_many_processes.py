@@ -18,6 +18,7 @@ from batchq import engine
 from batchq.engine import Offer, Report
 from batchq.spec import Job, JobSpec, TaskSpec
 from batchq.store import moves
+from batchq.store.prepared import send
 from play import Clocked, Play, busy, check_counters
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -211,6 +212,7 @@ def test_a_task_is_claimed_after_the_ends_it_waited_for_also_by_the_books(postgr
     batch.deliver()
     with postgresql.write() as tx:
         moves.lock_runs(tx, [run])
+        send(tx)
         waiting = threading.Thread(target=batch.finish, args=["A"])
         waiting.start()
         wait_for_lock(postgresql)

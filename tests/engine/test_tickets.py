@@ -413,13 +413,14 @@ def test_a_move_that_comes_too_late_changes_nothing(batch):
         assert moves.take_back(tx, [(ticket.task, ticket.token)]) == 0
         moves.offer_again(tx, [], NOON)
         assert not moves.start_run(tx, run, NOON)
-        assert not moves.close_run(tx, run, RunState.EXECUTING, RunState.SUCCESS, NOON)
+        closing = {"run": run, "was": RunState.EXECUTING.value, "verdict": RunState.SUCCESS.value}
+        assert moves.close_runs(tx, [closing], NOON).count == 0
         moves.count_and_move(
             tx,
             [
                 {
                     "task": ticket.task, "pending": 0, "met": 0, "impossible": 0,
-                    "status_": "didnt_run", "ready_at": None, "ended_at": NOON,
+                    "state": "didnt_run", "ready": None, "ended": NOON,
                 }
             ],
         )  # fmt: skip

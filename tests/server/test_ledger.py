@@ -14,6 +14,7 @@ import pytest
 from batchq.config import Settings
 from batchq.engine import Offer, Report
 from batchq.errors import BrokerUnreachable, DatabaseUnreachable
+from batchq.server import ledger
 from batchq.server.ledger import Arrival, Ledger
 from batchq.store import views
 from batchq.store.database import Database
@@ -29,16 +30,18 @@ class Loop:
 
     soon: list[Callable[[], object]] = field(default_factory=list)
     later: list[Callable[[], object]] = field(default_factory=list)
+    moment: list[Callable[[], object]] = field(default_factory=list)
 
     def call_soon(self, callback: Callable[[], object]) -> None:
         self.soon.append(callback)
 
     def call_later(self, delay: float, callback: Callable[[], object]) -> None:
-        self.later.append(callback)
+        (self.moment if delay <= ledger.LINGER_SECONDS else self.later).append(callback)
 
-    def turn(self) -> None:
-        while self.soon:
-            self.soon.pop(0)()
+    def turn(self, *, moment: bool = True) -> None:
+        """Do all that is due, also what is due in a `moment`."""
+        while self.soon or (moment and self.moment):
+            (self.soon or self.moment).pop(0)()
 
 
 @dataclass
@@ -126,6 +129,36 @@ def test_all_that_arrived_is_claimed_in_one_commit(bench: Bench):
 
     assert bench.commits == 1
     assert list(bench.started) == ["T0", "T1", "T2"]
+
+
+def test_what_was_started_together_is_waited_for_a_moment_and_stored_together(bench: Bench):
+    run = bench.stage.submit(WIDE)
+    bench.arrive_all()
+    bench.loop.turn()
+
+    bench.end("T0")
+    bench.end("T1")
+    bench.loop.turn(moment=False)
+    assert bench.commits == 1
+    bench.end("T2")
+    bench.loop.turn(moment=False)  # now nothing more can be expected
+    assert bench.commits == 2
+    bench.loop.turn()
+
+    assert bench.commits == 2
+    assert Counter(bench.states(run).values())["success"] == 3
+
+
+def test_what_was_started_alone_or_some_time_ago_is_not_waited_for(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(ledger, "FRESH_SECONDS", 0.0)
+    bench.stage.submit(WIDE)
+    bench.arrive_all()
+    bench.loop.turn()
+
+    bench.end("T0")
+    bench.loop.turn(moment=False)
+
+    assert bench.commits == 2
 
 
 def test_what_ended_is_stored_and_its_successors_begin_in_the_same_commit_without_a_message(bench: Bench):

@@ -417,8 +417,20 @@ def facts_of(history: History) -> Facts:
     tasks = {row.id: row for row in _rows(history, "batchq_task")}
     runs = {row.id: row for row in _rows(history, "batchq_run")}
     attempts = {(row.task_id, row.attempt): row for row in _rows(history, "batchq_attempt")}
-    conditions = Counter((row.task_id, row.met) for row in _rows(history, "batchq_condition"))
+    rows = _rows(history, "batchq_condition")
+    conditions = Counter((row.task_id, _came_true(row, tasks[row.predecessor_id])) for row in rows)
     return Facts(tasks, runs, attempts, conditions)
+
+
+def _came_true(condition: Row, end: Row) -> int | None:
+    """Whether a condition came true, 1 or 0, by the row of the task it waits for; None while it is open."""
+    if end.status not in ENDED or (end.unsettled and condition.task_id > (end.settled_to or 0)):
+        return None
+    if end.status == "canceled" and end.claimed_at is None:
+        return None
+    return int(
+        end.status == condition.outcome or (condition.outcome == "finished" and end.status in ("success", "error"))
+    )
 
 
 def _rows(history: History, table: str) -> Iterator[Row]:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, insert, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from batchq import engine
-from batchq.errors import DatabaseUnreachable, InvalidInput
+from batchq.errors import DatabaseRefuses, DatabaseUnreachable, InvalidInput
 from batchq.store import servers
 from batchq.store.database import Database
 from batchq.store.prepared import Prepared, among
@@ -163,7 +163,7 @@ def test_a_transaction_is_repeated_ten_times_at_most(postgresql):
 
     with postgresql.write() as tx:
         tx.execute(select(GROUP.name).with_for_update())
-        with pytest.raises(DBAPIError, match="lock timeout"):
+        with pytest.raises(DatabaseRefuses, match=r"lock timeout.*Another session holds a lock"):
             impatient.run(act)
     impatient.dispose()
     assert len(attempts) == 10
@@ -286,9 +286,13 @@ def test_a_prepared_statement_takes_lists_instants_and_truth_values_and_gives_th
 
 
 def test_a_prepared_statement_run_for_no_rows_does_nothing(database):
-    raised = Prepared(update(Group).values(priority=1))
+    raised = Prepared(
+        lambda given: update(Group).where(servers.GROUP.name == given.group).values(priority=2),
+        group=servers.GROUP.name,
+    )
     with database.write() as tx:
-        assert raised.many(tx, []) == 0
+        assert raised.count(tx, []) == 0
+        assert raised.count(tx, [{"group": "default"}, {"group": "BG1"}]) == 1
 
 
 # --- the topology kept in memory ----------------------------------------------------------------------------

@@ -118,7 +118,8 @@ FIRST_VERSION = {
         {"id": 1, "job_id": 1, "job": "JOB 1", "status": "executing", "open_tasks": 1, "submitted_at": NOON},
     ],
     "batchq_task": [
-        {"id": 10, "name": "A", "status": "success", "met": 0, "pending": 0, "attempt": 1, "ended_at": NOON},
+        {"id": 10, "name": "A", "status": "success", "met": 0, "pending": 0, "attempt": 1, "ended_at": NOON}
+        | {"unsettled": True},
         {"id": 11, "name": "B", "status": "waiting", "met": 0, "pending": 1, "attempt": 0},
     ],
     "batchq_condition": [{"id": 1, "task_id": 11, "predecessor_id": 10, "outcome": "success", "handles": False}],
@@ -147,13 +148,16 @@ def upgraded_to(database: Database, revision: str) -> MetaData:
 
 
 def contents(database: Database, found: MetaData) -> dict[str, list[dict[str, object]]]:
-    """What stands in the columns of these tables."""
+    """What stands in those columns of these tables that there are now as well."""
+    held: dict[str, list[dict[str, object]]] = {}
     with database.read() as tx:
-        return {
-            table.name: [dict(row) for row in tx.execute(select(table).order_by(*table.primary_key)).mappings()]
-            for table in found.sorted_tables
-            if table.name != "batchq_version"
-        }
+        for table in found.sorted_tables:
+            now = Row.metadata.tables.get(table.name)
+            if now is not None:
+                columns = [column for column in table.c if column.name in now.c]
+                rows = tx.execute(select(*columns).order_by(*(table.c[key.name] for key in now.primary_key)))
+                held[table.name] = [dict(row) for row in rows.mappings()]
+    return held
 
 
 def test_rows_of_the_first_version_are_all_there_after_an_upgrade(bare):

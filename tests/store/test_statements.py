@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection, event, text
-from sqlalchemy.dialects.postgresql.base import PGDialect
 
 from batchq import engine
 from batchq.spec import Job
@@ -137,10 +136,9 @@ def prepared() -> dict[str, Prepared]:
 
 
 def test_every_prepared_statement_has_an_index_for_every_large_table_on_postgresql(postgresql):
-    dialect = PGDialect(paramstyle="numeric_dollar")
     with postgresql.write() as tx:
         found = {
-            name: scans(tx, str(each.statement.compile(dialect=dialect)), None, "GENERIC_PLAN")
+            name: scans(tx, each.form(tx).sentence.sql.decode(), None, "GENERIC_PLAN")
             for name, each in prepared().items()
         }
     assert len(found) > 20

@@ -15,17 +15,21 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from batchq import engine
+from batchq import crash, engine
 from batchq.config import Settings
 from batchq.engine import Life, Offer, Report, Served
 from batchq.errors import BrokerUnreachable, DatabaseUnreachable
-from batchq.server.tickets import Publisher, Untravelled, headers_of
+from batchq.server.tickets import Publisher, Untravelled
 from batchq.store.database import Database
 from batchq.store.moves import Ticket
 
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 0.05
+# What was started together and ends together is stored together: so long the first report waits for the others,
+# if they were started no longer ago than that.
+LINGER_SECONDS = 0.001
+FRESH_SECONDS = 0.005
 # Another writer that holds SQLite's lock for a moment is nothing to write home about.
 QUIET_SECONDS = 2.0
 
@@ -62,6 +66,7 @@ class Batch:
     arrivals: list[Arrival] = field(default_factory=list)
     overdue: list[Arrival] = field(default_factory=list)
     again: bool = False
+    active: int = 0
     known: frozenset[str] | None = None
     began: float = 0.0
 
@@ -70,8 +75,8 @@ class Ledger:
     """One server's books, kept in the worker's event loop.
 
     `start` is called with each granted arrival and its row, and puts the attempt into the pool, which has room
-    for `pool()` at once. `counts` tells what came of the tickets that arrived: `stale` ones were refused, `parked`
-    ones had to wait for a thread, and `returned` ones found none in time.
+    for `pool()` at once. `counts` tells what came of the tickets that arrived: `stale` ones were good no longer,
+    `parked` ones had to wait for a thread, `returned` ones found none in time, and `refused` messages were no tickets.
     With `beside` the commits run in a thread of their own, so that a slow database never stalls the loop.
     """
 
@@ -89,10 +94,13 @@ class Ledger:
     ) -> None:
         self.life = life
         self.fenced = False
-        self.counts = {"arrived": 0, "stale": 0, "parked": 0, "returned": 0}
+        self.outdated = False  # by a newer schema: outcomes are stored, all else is left to those who know it
+        self.counts = {"arrived": 0, "stale": 0, "parked": 0, "returned": 0, "refused": 0}
         self.threads = 0
         self.has_room: Callable[[], object] | None = None
         self.active: dict[str, Arrival] = {}
+        # Since when there are commits whose claims are not known here yet: under way, or unsure (monotonic seconds).
+        self.began: float | None = None
         self._database = database
         self._settings = settings
         self._publisher = publisher
@@ -106,6 +114,9 @@ class Ledger:
         self._reports: deque[tuple[Arrival, Report]] = deque()
         self._unsent: deque[Ticket] = deque()
         self._known: set[str] = set()
+        self._fresh: set[str] = set()
+        self._fresh_until = 0.0
+        self._lingering = False
         self._again = False
         self._woken = False
         self._committing = False
@@ -133,6 +144,8 @@ class Ledger:
         """Take in how an attempt ended; only the first report of an attempt counts. Callable from any thread."""
         if self.active.pop(report.token, None) is not None:
             self._reports.append((arrival, report))
+            self._fresh.discard(report.token)
+            crash.point("outcome-received")
             self.wake()
 
     def has(self, token: str) -> bool:
@@ -169,17 +182,31 @@ class Ledger:
     def flush(self) -> None:
         """Begin a commit of all that is here, unless one is under way or the database is being waited for."""
         self._woken = False
-        if self._committing or self.fenced or time.monotonic() < self._retry_at:
+        if self._committing or self.fenced or time.monotonic() < self._retry_at or self._lingers():
             return
         batch = self._take()
         if batch is None:
             return
         self._committing = True
+        if not self._unsure:
+            self.began = batch.began
         if self._beside is None:
             self._ended(batch, *self._commit(batch))
         else:
             future = self._beside.submit(self._commit, batch)
             future.add_done_callback(lambda future: self._hub.call_soon(lambda: self._joined(batch, future)))
+
+    def _lingers(self) -> bool:
+        """Whether the next commit waits a moment for reports that may be expected now."""
+        if self._fresh and not self._lingering and time.monotonic() < self._fresh_until:
+            self._lingering = True
+            self._hub.call_later(LINGER_SECONDS, self._linger_no_more)
+        return self._lingering and bool(self._fresh)
+
+    def _linger_no_more(self) -> None:
+        self._lingering = False
+        self._fresh.clear()
+        self.flush()
 
     def _joined(self, batch: Batch, future: Future[tuple[Served | None, Exception | None]]) -> None:
         self._ended(batch, *future.result())
@@ -187,7 +214,8 @@ class Ledger:
     def _take(self) -> Batch | None:
         """What the next commit is about; parked tickets come along, or on their own once they waited too long."""
         late = time.monotonic() - self._settings.ticket_patience_seconds
-        batch = Batch(again=self._again)
+        # Before the reports: who reports from now on is in the books as executing until the next commit.
+        batch = Batch(again=self._again, active=len(self.active))
         batch.reports = list(_drained(self._reports))
         batch.overdue = [arrival for arrival in self._parked if arrival.since <= late]
         if not (batch.reports or batch.overdue or batch.again or self._arrivals):
@@ -209,10 +237,10 @@ class Ledger:
                 [report for _, report in batch.reports],
                 [arrival.offer for arrival in batch.arrivals],
                 overdue=[arrival.offer for arrival in batch.overdue],
-                active=len(self.active),
+                active=batch.active,
                 pool=self._pool(),
                 ahead=self._settings.tickets_ahead,
-                forward=self._settings.fast_path,
+                forward=self._settings.fast_path and not self.outdated,
                 again=batch.again,
                 known=batch.known,
             )
@@ -233,6 +261,8 @@ class Ledger:
         else:
             self._waits_since, self._announced, self._unsure = None, False, False
             self._carry_out(batch, served)
+        if not self._unsure:
+            self.began = None
         if self._reports or self._arrivals or self._again:
             self.wake()
         if self.has_room is not None and self.room > 0:
@@ -271,6 +301,9 @@ class Ledger:
         self._waited = {offer.token for offer in served.parked}
         self.threads = served.threads
         granted = {row.token: row for row in served.granted}
+        self._fresh, self._fresh_until = set(granted), time.monotonic() + FRESH_SECONDS
+        if batch.reports:
+            crash.point("finish-committed")
         self._begin_own(served.own, granted)
         self._begin(batch.arrivals, granted, {offer.token for offer in served.parked})
         self._send(served.advance.tickets)
@@ -285,9 +318,10 @@ class Ledger:
         for ticket in own:
             if ticket.token in granted:
                 offer = Offer(ticket.task, ticket.token, ticket.group)
-                arrival = Arrival(offer, Untravelled(headers_of(ticket)), time.monotonic())
+                arrival = Arrival(offer, Untravelled(), time.monotonic())
                 self._known.add(ticket.token)
                 self.active[ticket.token] = arrival
+                crash.point("claim-committed")
                 self._start(arrival, granted[ticket.token])
 
     def _begin(self, arrivals: Sequence[Arrival], granted: Mapping[str, Any], parked: Collection[str]) -> None:
@@ -295,7 +329,9 @@ class Ledger:
             token = arrival.offer.token
             if token in granted:
                 self.active[token] = arrival
+                crash.point("claim-committed")
                 self._start(arrival, granted[token])
+                crash.point("attempt-started")
                 # From the claim on the row has the truth; and a broker may not wait for hours (RabbitMQ: 30 min).
                 arrival.acknowledge()
             elif token in parked:
@@ -314,6 +350,7 @@ class Ledger:
         self._unsent.extend(tickets)
         try:
             while self._unsent:
+                crash.point("handed-out")
                 self._publisher.publish([self._unsent[0]])
                 self._unsent.popleft()
             self._broker_missed = False

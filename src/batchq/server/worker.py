@@ -7,6 +7,7 @@ import gc
 import logging
 import threading
 import time
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,18 +17,19 @@ from celery.worker import state
 from kombu.transport import pyamqp
 from sqlalchemy.exc import SQLAlchemyError
 
-from batchq import clock, engine
+from batchq import clock, crash, engine
 from batchq.config import Settings
 from batchq.core.affinity import Server
 from batchq.core.windows import next_change
 from batchq.engine import Life, Report
-from batchq.errors import BatchqError, DatabaseUnreachable, InvalidInput, NotFound, ServerRuns
+from batchq.errors import BatchqError, DatabaseTooNew, DatabaseUnreachable, InvalidInput, NotFound, ServerRuns
 from batchq.server import pool, tickets
 from batchq.server.ledger import Arrival, Ledger
 from batchq.server.life import enlist
-from batchq.server.request import Attempt
+from batchq.server.request import Attempt, count_refused, refuse
 from batchq.server.tickets import Publisher
-from batchq.store import moves, servers
+from batchq.spec.fields import name_fault
+from batchq.store import moves, schema, servers
 from batchq.store.database import Database
 
 if TYPE_CHECKING:
@@ -49,7 +51,8 @@ class Watch(threading.Thread):
     def __init__(self, database: Database, settings: Settings, ledger: Ledger) -> None:
         super().__init__(name="batchq-watch", daemon=True)
         self.wanted: tuple[frozenset[str], Server] | None = None
-        self._database = Database(str(database.url.render_as_string(hide_password=False)))
+        self.too_new: DatabaseTooNew | None = None
+        self._database = Database(str(database.url.render_as_string(hide_password=False)), name=database.name)
         self._settings = settings
         self._ledger = ledger
         self._missing: dict[str, float] = {}
@@ -65,6 +68,8 @@ class Watch(threading.Thread):
                     self._beat()
                     beat_at = time.monotonic() + self._settings.heartbeat_seconds - pause / 2
                 self._look()
+            except DatabaseTooNew as error:
+                self.too_new = error
             except (DatabaseUnreachable, SQLAlchemyError) as error:
                 logger.debug("the watch waits for the database: %s", error)
             if self._ended.wait(pause):
@@ -83,6 +88,7 @@ class Watch(threading.Thread):
     def _look(self) -> None:
         life = self._ledger.life
         with self._database.read() as tx:
+            schema.refuse_newer(self._database, tx)
             topology = servers.topology(tx, self._database)
             groups = frozenset(servers.group_priorities(tx))
             executing = moves.executing_on(tx, life.server)
@@ -98,9 +104,12 @@ class Watch(threading.Thread):
         if now - self._looked > 5:  # this process stood still: what it saw before says nothing
             self._missing.clear()
         self._looked = now
+        # What a commit claims is known here only when the loop, which may stand still, has taken in its end.
+        began = self._ledger.began
         gone = {token for token in executing if not self._ledger.has(token)}
         self._missing = {token: self._missing.get(token, now) for token in gone}
-        lost = [token for token, since in self._missing.items() if now - since > self._settings.lost_attempt_seconds]
+        due = [token for token, since in self._missing.items() if now - since > self._settings.lost_attempt_seconds]
+        lost = [token for token in due if began is None or began > self._missing[token]]
         if lost:
             logger.error("%d attempts are in the books but not here: they are lost", len(lost))
             self._database.run(lambda tx: engine.recover_missing(tx, life, lost, self._database.now(tx)))
@@ -132,6 +141,7 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def _prepare(self, worker: Any) -> None:
         batch = self.app.batchq
+        batch.process = f"batchq server {self.name}"
         self.settings, self.database = batch.settings, batch.database_within(patience=0.2)
         kind = pool.kind_of(worker.pool_cls)
         if kind is None:
@@ -139,6 +149,8 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
                 f"A batch server runs on the prefork or the threads pool, not on {worker.pool_cls.__module__}: "
                 "start it with --pool prefork or --pool threads."
             )
+        if fault := name_fault(self.name):
+            raise InvalidInput(f"--batch-server: {fault}.")
         if worker.autoscale:
             raise InvalidInput("The pool of a batch server follows its windows: start it without --autoscale.")
         self.kind = kind
@@ -155,8 +167,10 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
     def create(self, worker: Any) -> BatchServer:
         # Here and at the end nobody waits for the loop, so a database that is locked can be waited for.
         self.patient: Database = self.app.batchq.database
+        self.patient.name = self.database.name
         try:
             self.life = enlist(self.patient, self.settings, self.name, self.kind)
+            crash.point("enlisted")
         except BatchqError as error:
             logger.critical("%s", error)
             raise SystemExit(error.exit_code) from None
@@ -186,6 +200,8 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
         # A lost connection makes the consumer forget jobs that a child already has; ours are never redelivered.
         worker.pool.flush = None
         pool.hold(worker.hub, worker.pool)
+        # Celery does so once it has a broker; until then the pool would take nothing that this server hands itself.
+        worker.pool.register_with_event_loop(worker.hub)
         # Each new child begins with a collection: over what was there from the start it finds nothing, slowly.
         gc.collect()
         gc.freeze()
@@ -193,6 +209,10 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
         logger.info("%s is a batch server: epoch %d, %s pool", self.name, self.life.epoch, self.kind)
 
     def _start(self, arrival: Arrival, row: Any) -> None:
+        if not self.app.batchq.may_run(row.operation):
+            reason = f"not started: {self.name} may not run {row.operation!r} (BATCHQ_OPERATIONS)"
+            self.ledger.report(arrival, Report(row.id, row.token, ok=False, error=reason))
+            return
         try:
             Attempt(self, arrival, row, self.worker.consumer).start(self.worker.pool)
         except Exception as error:
@@ -203,6 +223,10 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
     def _look_again(self) -> None:
         if self.ledger.fenced and not self._ends:
             self._begin_anew()
+        if self.watch.too_new is not None and not self._ends:
+            logger.critical("%s %s lets its tasks end, and stops.", self.watch.too_new, self.name)
+            self.ledger.outdated = True
+            state.should_stop = self.watch.too_new.exit_code
         if self.ledger.active:
             # Celery hears of a dead child through its pipe, at times before the kernel has its exit status,
             # and then looks again only after 5 s.
@@ -322,11 +346,20 @@ class BatchConsumer(bootsteps.StartStopStep):  # type: ignore[misc]
         coordinates = consumer.app.batchq.settings.coordinator_queue in consumer.app.amqp.queues.consume_from
         if consumer.controller.batch_server is not None or coordinates:
             consumer.ensure_connected = partial(_connected, consumer)
+        # What a worker of ours alone takes; the host's own workers may run what else the host sends them.
+        self._takes = tickets.RUN if consumer.controller.batch_server is not None else None
+        if coordinates and len(consumer.app.amqp.queues.consume_from) == 1:
+            self._takes = tickets.COORDINATE
+        if self._takes:
+            consumer.create_task_handler = partial(_only, self._takes, consumer, consumer.create_task_handler)
 
     def start(self, consumer: Any) -> None:
         # Ours is JSON, whatever the host project sends itself.
         if consumer.task_consumer.accept is not None:
             consumer.task_consumer.accept = {*consumer.task_consumer.accept, "application/json"}
+        if self._takes:
+            consumer.task_consumer.on_decode_error = lambda message, _: refuse(message, consumer)
+            _bear_garbage(consumer)
         server = consumer.controller.batch_server
         if server is None:
             return
@@ -374,6 +407,36 @@ class BatchConsumer(bootsteps.StartStopStep):  # type: ignore[misc]
         if wanted:  # to the broker 0 would mean no limit: a closed server has no consumers instead
             consumer.qos.set(wanted)
         consumer.qos.value = wanted
+
+
+def _only(task: str, consumer: Any, create: Callable[[], Callable[[Any], None]]) -> Callable[[Any], None]:
+    """What takes messages in: those that ask for our one task; of any other nothing is read, and nothing starts."""
+    received = create()
+
+    def take_in(message: Any) -> None:
+        asked = message.headers.get("task") if isinstance(message.headers, Mapping) else None
+        if asked == task:
+            received(message)
+        else:
+            refuse(message, consumer)
+
+    return take_in
+
+
+def _bear_garbage(consumer: Any) -> None:
+    """On Redis, have what is no message at all dropped: it would end the worker, and the next one."""
+    read = getattr(consumer.task_consumer.channel, "handlers", {}).get("BRPOP")
+    if read is None:
+        return
+
+    def read_or_drop(**options: Any) -> Any:
+        try:
+            return read(**options)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            count_refused(consumer)
+            logger.warning("dropped something that is no message: %s: %s", type(error).__name__, error)
+
+    consumer.task_consumer.channel.handlers["BRPOP"] = read_or_drop
 
 
 def _connected(consumer: Any, connection: Any) -> Any:

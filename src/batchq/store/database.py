@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,31 +10,66 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, DateTime, Engine, create_engine, event, func, select
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    DisconnectionError,
+    InterfaceError,
+    NoSuchModuleError,
+    OperationalError,
+)
 
 from batchq import clock
-from batchq.config import masked
+from batchq.config import masked, private_file
 from batchq.core.affinity import Topology
-from batchq.errors import DatabaseUnreachable, InvalidInput
+from batchq.errors import DatabaseRefuses, DatabaseUnreachable, InvalidInput
+from batchq.store import wire
+from batchq.store.prepared import Prepared, forget, send
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 # PostgreSQL: serialization failure, deadlock detected, lock not available.
 REPEATABLE = {"40001", "40P01", "55P03"}
+# PostgreSQL ends a transaction whose process says nothing for so long: a stopped one holds its locks no longer.
+SILENT_SECONDS = 10
+SILENT = "25P03"
+CONTENDED = "Another session holds a lock for long: pg_stat_activity shows which. Try again later."
+# What a PostgreSQL that answers may refuse, by its SQLSTATE, or by its words where it has none; and what helps.
+REFUSALS = {
+    "42501": "Grant its user what that needs, or act as the owner of the tables.",
+    "42P01": "Run `batchq db upgrade`, or correct the search_path.",
+    "3F000": "Create the schema, or correct the search_path.",
+    "53100": "Free some room on its disk: what waits goes on by itself then.",
+    "disk is full": "Free some room on its disk: what waits goes on by itself then.",
+    "25006": "Set BATCHQ_DATABASE_URL to the primary, or wait until this one may write.",
+    "permission denied": "Grant its user what that needs.",
+    "password": "Correct the user or the password in BATCHQ_DATABASE_URL, or set PGPASSWORD.",
+    'database "': "Create it with createdb, or correct its name in BATCHQ_DATABASE_URL.",
+    'role "': "Create it with createuser, or correct the user in BATCHQ_DATABASE_URL.",
+    "pg_hba.conf": "Allow this host and user there.",
+    "too many": "Raise its max_connections, or start fewer processes.",
+    "connection slots": "Raise its max_connections, or start fewer processes.",
+}
+
+
+# Not a part of it is told: it may be one of the password.
+MANGLED = "The database URL cannot be read. In its password, write @ as %40, / as %2F and : as %3A."
 
 
 class Database:
     """One database; opened on first use, so that nothing connects at import or before a fork.
 
     `patience` is how long a writer waits for another one, in seconds (SQLite's lock, PostgreSQL's lock_timeout).
+    `name` is what PostgreSQL shows of this process in pg_stat_activity.
     """
 
-    def __init__(self, url: str, *, patience: float = 10.0) -> None:
+    def __init__(self, url: str, *, patience: float = 10.0, name: str = "batchq") -> None:
         self.url = _parse(url)
         self.patience = patience
+        self.name = name
         self.topology = Topology(())
         self._engine: Engine | None = None
 
@@ -50,7 +86,9 @@ class Database:
     @property
     def engine(self) -> Engine:
         if self._engine is None:
-            self._engine = _sqlite(self.url, self.patience) if self.embedded else _postgresql(self.url, self.patience)
+            self._engine = (
+                _sqlite(self.url, self.patience) if self.embedded else _postgresql(self.url, self.patience, self.name)
+            )
         return self._engine
 
     @contextmanager
@@ -63,6 +101,7 @@ class Database:
                 connection.execution_options(batchq_writes=True).begin(),
             ):
                 yield connection
+                send(connection, commit=True)
         except BaseException:
             # What this transaction saw of its own changes never came true.
             self.topology = Topology(())
@@ -78,33 +117,41 @@ class Database:
                 yield connection
 
     def run(self, act: Callable[Concatenate[Connection, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Do `act(tx, …)` in a writing transaction, again from the start when the database broke a deadlock."""
-        for _ in range(9):
+        """Do `act(tx, …)` in a writing transaction, again from the start when the database broke a deadlock.
+
+        Raises DatabaseRefuses after ten times.
+        """
+        for _ in range(10):
             try:
                 with self.write() as tx:
                     return act(tx, *args, **kwargs)
             except DBAPIError as error:
-                if getattr(error.orig, "sqlstate", None) not in REPEATABLE:
+                if _sqlstate(error) not in REPEATABLE:
                     raise
-        with self.write() as tx:
-            return act(tx, *args, **kwargs)
+                last = error
+        raise DatabaseRefuses(url=masked(str(self.url)), reason=_reason(last), advice=CONTENDED) from last
 
     def now(self, tx: Connection) -> datetime:
         """The instant that counts: PostgreSQL's clock, or for SQLite this machine's (rule 20)."""
         if self.embedded:
             return clock.now()
-        instant: datetime = tx.execute(_CLOCK).scalar_one()
+        ((instant,),) = _CLOCK(tx)
         return clock.clock().show(instant.astimezone(UTC))
 
     @contextmanager
     def reachable(self) -> Iterator[None]:
-        """Turn a database that cannot be had into the sentence that says so."""
+        """Turn a database that cannot be had, or refuses, into the sentence that says so."""
         try:
             yield
-        except (OperationalError, InterfaceError) as error:
-            if getattr(error.orig, "sqlstate", None) in REPEATABLE:
+        except DBAPIError as error:
+            if _sqlstate(error) in REPEATABLE:
                 raise
-            raise DatabaseUnreachable(url=masked(str(self.url)), reason=_reason(error)) from error
+            url, reason = masked(str(self.url)), _reason(error)
+            if advice := _advice(_sqlstate(error), reason):
+                raise DatabaseRefuses(url=url, reason=_refusal(reason), advice=advice) from error
+            if not isinstance(error, (OperationalError, InterfaceError)) and _sqlstate(error) != SILENT:
+                raise
+            raise DatabaseUnreachable(url=url, reason=reason) from error
 
     def dispose(self) -> None:
         """Close all connections; the database opens again on next use."""
@@ -113,7 +160,7 @@ class Database:
             self._engine = None
 
 
-_CLOCK = text("SELECT clock_timestamp()")
+_CLOCK = Prepared(select(func.clock_timestamp(type_=DateTime(timezone=True)).label("now")))
 
 
 def _parse(url: str) -> URL:
@@ -125,6 +172,10 @@ def _parse(url: str) -> URL:
             f"The database URL {masked(url)} cannot be used ({_reason(error)}). "
             "Use sqlite:///path/to/file.db or postgresql+psycopg://user@host/name."
         ) from None
+    except ValueError:  # a port that is no number
+        raise InvalidInput(MANGLED) from None
+    if "@" in (parsed.host or ""):
+        raise InvalidInput(MANGLED)
     if parsed.get_backend_name() not in ("sqlite", "postgresql"):
         raise InvalidInput(
             f"The database {masked(url)} is neither SQLite nor PostgreSQL, the two that batchq works on."
@@ -136,14 +187,30 @@ def _reason(error: Exception) -> str:
     return str(getattr(error, "orig", None) or error).strip().splitlines()[0].rstrip(".")
 
 
+def _sqlstate(error: DBAPIError) -> str | None:
+    return getattr(error.orig, "sqlstate", None)
+
+
+def _advice(state: str | None, reason: str) -> str | None:
+    """What helps against a refusal; None if it is none that we know."""
+    if state is not None:
+        return REFUSALS.get(state)
+    words = _refusal(reason)
+    return next((advice for key, advice in REFUSALS.items() if key in words), None)
+
+
+def _refusal(reason: str) -> str:
+    """The server's own words, without those of the driver that could not connect."""
+    return reason.rpartition(" failed: ")[2].removeprefix("FATAL:  ")
+
+
 def _sqlite(url: URL, patience: float) -> Engine:
     if url.database and url.database != ":memory:":
-        folder = Path(url.database).parent
         try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            private_file(Path(url.database))
         except OSError as error:
             raise DatabaseUnreachable(url=masked(str(url)), reason=error.strerror) from error
-    engine = create_engine(url, connect_args={"timeout": patience, "check_same_thread": False})
+    engine = create_engine(url, connect_args={"timeout": patience, "check_same_thread": False}, hide_parameters=True)
 
     @event.listens_for(engine, "connect")
     def prepare(connection: sqlite3.Connection, _: Any) -> None:
@@ -152,8 +219,6 @@ def _sqlite(url: URL, patience: float) -> Engine:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
-        if url.database and url.database != ":memory:":
-            Path(url.database).chmod(0o600)
 
     @event.listens_for(engine, "begin")
     def begin(tx: Connection) -> None:
@@ -164,14 +229,52 @@ def _sqlite(url: URL, patience: float) -> Engine:
     return engine
 
 
-def _postgresql(url: URL, patience: float) -> Engine:
-    options = f"-c lock_timeout={int(patience * 1000)} -c TimeZone=UTC"
-    return create_engine(
-        url,
-        pool_pre_ping=True,
-        connect_args={
-            "connect_timeout": max(2, int(patience)),
-            "options": options,
-            "application_name": "batchq",
-        },
-    )
+def _postgresql(url: URL, patience: float, name: str) -> Engine:
+    engine = create_engine(url, hide_parameters=True, connect_args=_session(url, patience, name))
+
+    @event.listens_for(engine, "checkout")
+    def replace(driver: Any, *_: Any) -> None:
+        if wire.has_ended(driver):
+            raise DisconnectionError
+
+    @event.listens_for(engine, "begin")
+    def begin(tx: Connection) -> None:
+        # What a transaction left that was broken off must not reach the next one.
+        forget(tx)
+
+    @event.listens_for(engine, "commit")
+    @event.listens_for(engine, "before_cursor_execute")
+    def first(tx: Connection, *_: Any) -> None:
+        # What SQLAlchemy does itself comes after the statements that wait.
+        send(tx)
+
+    return engine
+
+
+def _session(url: URL, patience: float, name: str) -> dict[str, Any]:
+    """How a session begins; what the URL, PGOPTIONS and PGAPPNAME say goes before."""
+    settings = {
+        "lock_timeout": int(patience * 1000),
+        "idle_in_transaction_session_timeout": SILENT_SECONDS * 1000,
+        "TimeZone": "UTC",
+        # Every statement that is run often has its index. So one plan does for good, also while a table that was
+        # empty grows: a scan that was chosen then would be kept until the next ANALYZE.
+        "enable_seqscan": "off",
+        "plan_cache_mode": "force_generic_plan",
+        "jit": "off",
+    }
+    ours = " ".join(f"-c {key}={value}" for key, value in settings.items())
+    theirs = url.query.get("options") or os.environ.get("PGOPTIONS", "")
+    values = {
+        "fallback_application_name": name,
+        # Its own prepared statements, and its DEALLOCATE ALL after a rollback, would get in the way of ours.
+        "prepare_threshold": None,
+        "connect_timeout": max(2, int(patience)),
+        # A host that is gone without a word is noticed within 25 s, not after a quarter of an hour.
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 25_000,
+    }
+    given = {key: value for key, value in values.items() if key not in url.query}
+    return given | {"options": " ".join([ours, *([theirs] if isinstance(theirs, str) else theirs)]).strip()}

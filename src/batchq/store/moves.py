@@ -13,13 +13,13 @@ from typing import Any
 
 from sqlalchemy import (
     Connection,
-    Select,
     and_,
     bindparam,
     delete,
     exists,
     func,
     insert,
+    literal,
     literal_column,
     or_,
     select,
@@ -27,8 +27,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.elements import ColumnElement
 
-from batchq.core.states import NOT_STARTED, RUN_OPEN, Outcome, RunState, State
-from batchq.store.prepared import Prepared, among
+from batchq.core.states import NOT_STARTED, RUN_OPEN, RunState, State
+from batchq.store.prepared import Later, Prepared, among
 from batchq.tables import Attempt, Dispatch, Job, Run, Task, TaskCondition
 
 JOB = Job.__table__.c  # type: ignore[attr-defined]
@@ -84,16 +84,47 @@ def open_run(tx: Connection, values: Mapping[str, Any]) -> int:
     return int(tx.execute(statement).scalar_one())
 
 
+# What a task is stored with; all else is at first what the column's default says.
+_stored = {
+    name: TASK[name]
+    for name in (
+        *("id", "run_id", "name", "operation", "args", "kwargs", "group_name", "priority", "own_priority"),
+        *("retries", "retry_delay", "time_limit", "ignore_failure", "joined", "pending"),
+    )
+}
+_at_first = {column.name: column.default.arg for column in TASK if column.default and column.name not in _stored}
+_ADD_TASKS = Prepared(
+    lambda given: insert(Task).from_select(
+        [*_stored, *_at_first],
+        select(
+            *(getattr(given, name) for name in _stored),
+            *(literal(value, TASK[name].type) for name, value in _at_first.items()),
+        ),
+        include_defaults=False,
+    ),
+    **_stored,
+)
+
+
 def add_tasks(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert tasks; all rows have the same keys."""
+    """Insert tasks."""
     if rows:
-        tx.execute(insert(Task), rows)
+        _ADD_TASKS.later(tx, rows)
+
+
+_condition = {column.name: column for column in TaskCondition.__table__.columns}  # type: ignore[attr-defined]
+_ADD_CONDITIONS = Prepared(
+    lambda given: insert(TaskCondition).from_select(
+        list(_condition), select(*(getattr(given, name) for name in _condition))
+    ),
+    **_condition,
+)
 
 
 def add_conditions(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert conditions; all rows have the same keys."""
+    """Insert conditions."""
     if rows:
-        tx.execute(insert(TaskCondition), rows)
+        _ADD_CONDITIONS.later(tx, rows)
 
 
 _START = Prepared(
@@ -126,49 +157,71 @@ _UNSETTLED = Prepared(
     .order_by(TASK.run_id, TASK.id)
     .limit(bindparam("limit"))
 )
-_OPEN_CONDITIONS = Prepared(
-    select(CONDITION.id, CONDITION.task_id, CONDITION.predecessor_id, CONDITION.outcome)
-    .where(CONDITION.met.is_(None), among(CONDITION.predecessor_id, "tasks"))
-    .order_by(CONDITION.predecessor_id, CONDITION.id)
+_before = Task.__table__.alias("before")  # type: ignore[attr-defined]
+_open_conditions = (
+    select(CONDITION.predecessor_id, CONDITION.task_id, CONDITION.outcome)
+    .join(_before, _before.c.id == CONDITION.predecessor_id)
+    .where(among(CONDITION.predecessor_id, "tasks"), CONDITION.task_id > func.coalesce(_before.c.settled_to, 0))
+    .order_by(CONDITION.predecessor_id, CONDITION.task_id)
     .limit(bindparam("limit"))
 )
-_RESOLVE = Prepared(
-    update(TaskCondition).where(among(CONDITION.id, "ids"), CONDITION.met.is_(None)).values(met=bindparam("resolved"))
-)
+_OPEN_CONDITIONS = Prepared(_open_conditions)
 _COUNTS = Prepared(
     select(TASK.id, TASK.run_id, TASK.status, TASK.joined, TASK.pending, TASK.met, TASK.impossible)
-    .where(among(TASK.id, "tasks"))
+    .where(TASK.id.in_(select(_open_conditions.subquery().c.task_id)))
     .order_by(TASK.id)
     .with_for_update(key_share=True)
 )
-_counting = (
-    update(Task)
-    .where(TASK.id == bindparam("task"))
-    .values(
-        pending=bindparam("pending"),
-        met=bindparam("met"),
-        impossible=bindparam("impossible"),
-    )
+_numbers = {"task": TASK.id, "pending": TASK.pending, "met": TASK.met, "impossible": TASK.impossible}
+_COUNT = Prepared(
+    lambda given: (
+        update(Task)
+        .where(TASK.id == given.task)
+        .values(pending=given.pending, met=given.met, impossible=given.impossible)
+    ),
+    **_numbers,
 )
-_COUNT = Prepared(_counting)
 _COUNT_AND_MOVE = Prepared(
-    _counting.where(is_(State.WAITING)).values(
-        status=bindparam("status_"),
-        ready_at=bindparam("ready_at"),
-        ended_at=bindparam("ended_at"),
-    )
+    lambda given: (
+        update(Task)
+        .where(TASK.id == given.task, is_(State.WAITING))
+        .values(pending=given.pending, met=given.met, impossible=given.impossible)
+        .values(status=given.state, ready_at=given.ready, ended_at=given.ended)
+    ),
+    **_numbers,
+    state=TASK.status,
+    ready=TASK.ready_at,
+    ended=TASK.ended_at,
 )
-_FLAG = Prepared(update(Task).where(among(TASK.id, "tasks")).values(unsettled=bindparam("flag")))
+_LEAVE = Prepared(
+    lambda given: (
+        update(Task)
+        .where(TASK.id == given.task)
+        .values(unsettled=True, settled_to=func.coalesce(given.reached, TASK.settled_to))
+    ),
+    task=TASK.id,
+    reached=TASK.settled_to,
+)
+_SETTLED = Prepared(update(Task).where(among(TASK.id, "tasks")).values(unsettled=False, settled_to=None))
 _COUNT_OFF = Prepared(
-    update(Run)
-    .where(RUN.id == bindparam("run"))
-    .values(open_tasks=RUN.open_tasks - bindparam("ended"))
-    .returning(RUN.open_tasks, RUN.status)
+    lambda given: (
+        update(Run)
+        .where(RUN.id == given.run)
+        .values(open_tasks=RUN.open_tasks - given.tasks)
+        .returning(RUN.id, RUN.open_tasks, RUN.status)
+    ),
+    run=RUN.id,
+    tasks=RUN.open_tasks,
 )
 _CLOSE = Prepared(
-    update(Run)
-    .where(RUN.id == bindparam("run"), RUN.open_tasks == 0, RUN.status == bindparam("was"))
-    .values(status=bindparam("verdict"), ended_at=bindparam("now"))
+    lambda given: (
+        update(Run)
+        .where(RUN.id == given.run, RUN.open_tasks == 0, RUN.status == given.was)
+        .values(status=given.verdict, ended_at=bindparam("now"))
+    ),
+    run=RUN.id,
+    was=RUN.status,
+    verdict=RUN.status,
 )
 
 
@@ -180,7 +233,7 @@ def unsettled_runs(tx: Connection, limit: int) -> list[int]:
 def lock_runs(tx: Connection, runs: Collection[int]) -> None:
     """Make settling of these runs serial until the commit; on SQLite every writing transaction already is."""
     if runs and tx.dialect.name != "sqlite":
-        _LOCK_RUNS(tx, runs=runs)
+        _LOCK_RUNS.later(tx, runs=runs)
 
 
 def unsettled(tx: Connection, runs: Collection[int], limit: int) -> dict[int, State]:
@@ -188,45 +241,46 @@ def unsettled(tx: Connection, runs: Collection[int], limit: int) -> dict[int, St
     return {row.id: State(row.status) for row in _UNSETTLED(tx, runs=runs, limit=limit)}
 
 
-def open_conditions(tx: Connection, tasks: Collection[int], limit: int) -> list[tuple[int, int, int, Outcome]]:
-    """Unresolved conditions (id, task, predecessor, outcome) on these predecessors."""
-    rows = _OPEN_CONDITIONS(tx, tasks=tasks, limit=limit)
-    return [(row.id, row.task_id, row.predecessor_id, Outcome(row.outcome)) for row in rows]
-
-
-def resolve(tx: Connection, met: Sequence[int], impossible: Sequence[int]) -> None:
-    """Write down which conditions came true and which no longer can."""
-    for ids, value in ((met, True), (impossible, False)):
-        if ids:
-            _RESOLVE.count(tx, ids=ids, resolved=value)
-
-
-def counts(tx: Connection, tasks: Collection[int]) -> Sequence[Any]:
-    """The tasks with their numbers of open, met and impossible conditions, locked in the order of their ids."""
-    return _COUNTS(tx, tasks=tasks) if tasks else []
+def open_conditions(tx: Connection, tasks: Collection[int], limit: int) -> tuple[Later, Later]:
+    """Unresolved conditions on these ended tasks, as (predecessor, task, outcome) in the order of both; and the tasks
+    that wait for them with their numbers of open, met and impossible conditions, locked in the order of their ids.
+    """
+    return _OPEN_CONDITIONS.later(tx, tasks=tasks, limit=limit), _COUNTS.later(tx, tasks=tasks, limit=limit)
 
 
 def count(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Store new numbers of conditions; nothing else changes."""
-    _COUNT.many(tx, rows)
+    if rows:
+        _COUNT.later(tx, rows)
 
 
 def count_and_move(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Store new numbers of conditions and move the waiting tasks to ready or didn't run."""
-    _COUNT_AND_MOVE.many(tx, rows)
+    if rows:
+        _COUNT_AND_MOVE.later(tx, rows)
 
 
-def flag(tx: Connection, tasks: Collection[int], unsettled: bool) -> None:
-    """Mark ended tasks whose conditions are not all resolved yet, or clear the mark."""
+def leave(tx: Connection, tasks: Collection[int], reached: Mapping[int, int]) -> None:
+    """Mark ended tasks whose conditions are not all resolved yet, with the last task up to which they are."""
     if tasks:
-        _FLAG.count(tx, tasks=tasks, flag=unsettled)
+        _LEAVE.later(tx, [{"task": task, "reached": reached.get(task)} for task in tasks])
 
 
-def count_off(tx: Connection, run: int, ended: int) -> RunState | None:
-    """Count settled tasks off their run; returns the run's state if nothing is open in it any more."""
-    (row,) = _COUNT_OFF(tx, run=run, ended=ended)
-    state = RunState(row.status)
-    return state if row.open_tasks == 0 and state in RUN_OPEN else None
+def settled(tx: Connection, tasks: Collection[int]) -> None:
+    """Clear that mark: all conditions on these tasks are resolved."""
+    if tasks:
+        _SETTLED.later(tx, tasks=tasks)
+
+
+def count_off(tx: Connection, ended: Mapping[int, int]) -> Later:
+    """Count settled tasks off their runs; `emptied` reads from the answer which runs have nothing open any more."""
+    return _COUNT_OFF.later(tx, [{"run": run, "tasks": tasks} for run, tasks in sorted(ended.items())])
+
+
+def emptied(counted: Later) -> dict[int, RunState]:
+    """The runs in which nothing is open any more, with their states, by what `count_off` returned."""
+    runs = {row.id: RunState(row.status) for row in counted.rows if row.open_tasks == 0}
+    return {run: state for run, state in runs.items() if state in RUN_OPEN}
 
 
 _handler = Task.__table__.alias("handler")  # type: ignore[attr-defined]
@@ -238,26 +292,27 @@ _handled = exists(
 )
 _FAILURES = Prepared(
     select(
+        TASK.run_id,
         TASK.status,
         TASK.ignore_failure,
         _handled.label("handled"),
         (TASK.status == State.CANCELED.value).label("aborted"),
     ).where(
-        TASK.run_id == bindparam("run"),
+        among(TASK.run_id, "runs"),
         is_(State.ERROR, State.CANCELED),
         or_(TASK.status == State.ERROR.value, TASK.claimed_at.is_not(None)),
     )
 )
 
 
-def failures(tx: Connection, run: int) -> Sequence[Any]:
-    """The run's tasks that ended in error or were aborted, each with whether a task handled it (rule 7)."""
-    return _FAILURES(tx, run=run)
+def failures(tx: Connection, runs: Collection[int]) -> Sequence[Any]:
+    """The runs' tasks that ended in error or were aborted, each with whether a task handled it (rule 7)."""
+    return _FAILURES(tx, runs=runs)
 
 
-def close_run(tx: Connection, run: int, was: RunState, verdict: RunState, now: datetime) -> bool:
-    """Give an empty run its verdict."""
-    return bool(_CLOSE.count(tx, run=run, was=was.value, verdict=verdict.value, now=now))
+def close_runs(tx: Connection, runs: Sequence[Mapping[str, Any]], now: datetime) -> Later:
+    """Give empty runs (`run`, in the state `was`) their `verdict`."""
+    return _CLOSE.later(tx, runs, now=now)
 
 
 # --- handing out what is ready ------------------------------------------------------------------------------
@@ -293,16 +348,14 @@ _READY = Prepared(
     .with_for_update(of=Task.__table__, skip_locked=True, key_share=True)  # type: ignore[attr-defined]
 )
 _QUEUE = Prepared(
-    update(Task)
-    .where(TASK.id == bindparam("task"), is_(State.READY))
-    .values(
-        status=State.QUEUED.value,
-        token=bindparam("token_"),
-        queued_at=bindparam("now"),
-        server_id=None,
-        epoch=None,
-        offers=0,
-    )
+    lambda given: (
+        update(Task)
+        .where(TASK.id == given.task, is_(State.READY))
+        .values(status=State.QUEUED.value, token=given.renewed, queued_at=bindparam("now"))
+        .values(server_id=None, epoch=None, offers=0)
+    ),
+    task=TASK.id,
+    renewed=TASK.token,
 )
 _OUT = Prepared(
     select(TASK.id, TASK.token, TASK.group_name, TASK.attempt, TASK.queued_at, TASK.offers, TASK.name, RUN.job)
@@ -311,33 +364,60 @@ _OUT = Prepared(
     .order_by(TASK.queued_at, TASK.id)
 )
 _TAKE_BACK = Prepared(
-    update(Task)
-    .where(TASK.id == bindparam("task"), TASK.token == bindparam("held"), is_(State.QUEUED))
-    .values(status=State.READY.value, token=None, queued_at=None)
+    lambda given: (
+        update(Task)
+        .where(TASK.id == given.task, TASK.token == given.held, is_(State.QUEUED))
+        .values(status=State.READY.value, token=None, queued_at=None)
+    ),
+    task=TASK.id,
+    held=TASK.token,
 )
 _OFFER_AGAIN = Prepared(
-    update(Task)
-    .where(TASK.id == bindparam("task"), TASK.token == bindparam("held"), is_(State.QUEUED))
-    .values(token=bindparam("token_"), queued_at=bindparam("now"), offers=TASK.offers + 1)
+    lambda given: (
+        update(Task)
+        .where(TASK.id == given.task, TASK.token == given.held, is_(State.QUEUED))
+        .values(token=given.renewed, queued_at=bindparam("now"), offers=TASK.offers + 1)
+    ),
+    task=TASK.id,
+    held=TASK.token,
+    renewed=TASK.token,
 )
-
+_LOCK_OUT = Prepared(select(TASK.id).where(OUT, is_(State.QUEUED)).order_by(TASK.id).with_for_update(key_share=True))
+_by_id = select(TASK.id).where(among(TASK.id, "tasks")).order_by(TASK.id)
+_LOCK_FREE = Prepared(_by_id.with_for_update(key_share=True, skip_locked=True))
+_LOCK_ALL = Prepared(_by_id.with_for_update(key_share=True, nowait=True))
 _NOT_BEFORE = Prepared(
     select(TASK.id, TASK.attempt, TASK.ready_at, TASK.retry_delay).where(
         is_(State.READY), TASK.ready_at > bindparam("now")
     )
 )
 _HASTEN = Prepared(
-    update(Task)
-    .where(TASK.id == bindparam("task"), TASK.ready_at == bindparam("held"), is_(State.READY))
-    .values(ready_at=bindparam("due"))
+    lambda given: (
+        update(Task)
+        .where(TASK.id == given.task, TASK.ready_at == given.held, is_(State.READY))
+        .values(ready_at=given.due)
+    ),
+    task=TASK.id,
+    held=TASK.ready_at,
+    due=TASK.ready_at,
 )
 
 
 def occupancy(tx: Connection) -> tuple[dict[int, int], dict[str, int]]:
     """How many tasks each server executes, and how many tickets of each group are out."""
+    return counted(occupancy_later(tx))
+
+
+def occupancy_later(tx: Connection) -> Later:
+    """The rows that `counted` reads, together with what is asked next."""
+    return _OCCUPANCY.later(tx)
+
+
+def counted(occupancy: Later) -> tuple[dict[int, int], dict[str, int]]:
+    """How many tasks each server executes, and how many tickets of each group are out."""
     busy: dict[int, int] = {}
     out: dict[str, int] = {}
-    for status, group, server, number in _OCCUPANCY(tx):
+    for status, group, server, number in occupancy.rows:
         if status == State.EXECUTING.value:
             busy[server] = busy.get(server, 0) + number
         else:
@@ -356,7 +436,8 @@ def ready(tx: Connection, limits: Mapping[str, int], now: datetime) -> list[Any]
 def queue(tx: Connection, rows: Iterable[Any], now: datetime) -> list[Ticket]:
     """ready → queued, each under a new token; returns the tickets to publish after the commit."""
     tickets = [Ticket(row.id, str(uuid.uuid4()), row.attempt + 1, row.group_name, row.job, row.name) for row in rows]
-    _QUEUE.many(tx, [{"task": ticket.task, "token_": ticket.token, "now": now} for ticket in tickets])
+    if tickets:
+        _QUEUE.later(tx, [{"task": ticket.task, "renewed": ticket.token} for ticket in tickets], now=now)
     return tickets
 
 
@@ -365,9 +446,26 @@ def tickets_out(tx: Connection) -> Sequence[Any]:
     return _OUT(tx)
 
 
+def lock_out(tx: Connection) -> None:
+    """Hold all tickets that are out, before the dispatch lock: under that one nobody waits for a task."""
+    if tx.dialect.name != "sqlite":
+        _LOCK_OUT(tx)
+
+
+def lock_now(tx: Connection, tasks: Collection[int], *, skip: bool) -> Collection[int]:
+    """Hold these tasks without waiting; returns them, but `skip` those that somebody else holds.
+
+    Without `skip` such a one breaks the transaction off, to begin again (`Database.run`).
+    """
+    if not tasks or tx.dialect.name == "sqlite":
+        return tasks
+    return {row.id for row in (_LOCK_FREE if skip else _LOCK_ALL)(tx, tasks=tasks)}
+
+
 def take_back(tx: Connection, tickets: Iterable[tuple[int, str]]) -> int:
     """queued → ready for these (task, token); returns how many still were queued."""
-    return _TAKE_BACK.many(tx, [{"task": task, "held": token} for task, token in sorted(tickets)])
+    held = [{"task": task, "held": token} for task, token in sorted(tickets)]
+    return _TAKE_BACK.count(tx, held) if held else 0
 
 
 def offer_again(tx: Connection, rows: Iterable[Any], now: datetime) -> list[Ticket]:
@@ -376,8 +474,9 @@ def offer_again(tx: Connection, rows: Iterable[Any], now: datetime) -> list[Tick
     for row in rows:
         ticket = Ticket(row.id, str(uuid.uuid4()), row.attempt + 1, row.group_name, row.job, row.name)
         tickets.append(ticket)
-        values.append({"task": row.id, "held": row.token, "token_": ticket.token, "now": now})
-    _OFFER_AGAIN.many(tx, values)
+        values.append({"task": row.id, "held": row.token, "renewed": ticket.token})
+    if values:
+        _OFFER_AGAIN.later(tx, values, now=now)
     return tickets
 
 
@@ -388,19 +487,12 @@ def not_before(tx: Connection, now: datetime) -> Sequence[Any]:
 
 def hasten(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> int:
     """Give ready tasks another instant from which they may start; returns how many still had the one `held`."""
-    return _HASTEN.many(tx, rows)
+    return _HASTEN.count(tx, rows) if rows else 0
 
 
 # --- claiming and finishing ---------------------------------------------------------------------------------
 
 _mine = and_(TASK.server_id == bindparam("server"), TASK.epoch == bindparam("epoch_"))
-_claimable: Select[Any] = (
-    select(TASK.id)
-    .where(is_(State.QUEUED), among(TASK.id, "tasks"))
-    .where(among(TASK.token, "tokens"))
-    .order_by(TASK.id)
-    .with_for_update(key_share=True)
-)
 _DISPATCH = Dispatch.__table__.c  # type: ignore[attr-defined]
 _unchanged = select(_DISPATCH.topology).scalar_subquery() == bindparam("version")
 _LOCK_TICKETS = Prepared(
@@ -408,7 +500,7 @@ _LOCK_TICKETS = Prepared(
 )
 _CLAIM = Prepared(
     update(Task)
-    .where(TASK.id.in_(_claimable.scalar_subquery()), is_(State.QUEUED), _unchanged)
+    .where(among(TASK.id, "tasks"), among(TASK.token, "tokens"), is_(State.QUEUED), _unchanged)
     .values(
         status=State.EXECUTING.value,
         attempt=TASK.attempt + 1,
@@ -443,26 +535,26 @@ _CLAIMED = Prepared(
 def lock_tickets(tx: Connection, tasks: Collection[int]) -> None:
     """Wait until nobody else holds these queued tasks, and hold them; on SQLite a writer is alone anyway."""
     if tx.dialect.name != "sqlite":
-        _LOCK_TICKETS(tx, tasks=tasks)
+        _LOCK_TICKETS.later(tx, tasks=tasks)
 
 
 def claim(
     tx: Connection, tickets: Sequence[tuple[int, str]], server: int, epoch: int, version: int, now: datetime
-) -> Sequence[Any]:
+) -> Later:
     """queued → executing on this server for these (task, token); returns the rows that are ours now.
 
     None is claimed when servers or groups are no longer those of this `version` of the topology. A claim repeated
     after a commit whose reply was lost finds its rows executing under its own tokens: they count.
     """
     tasks, tokens = zip(*tickets, strict=True)
-    _CLAIM.count(tx, tasks=tasks, tokens=tokens, server=server, epoch_=epoch, version=version, now=now)
+    _CLAIM.later(tx, tasks=tasks, tokens=tokens, server=server, epoch_=epoch, version=version, now=now)
     return claimed(tx, tickets, server, epoch)
 
 
-def claimed(tx: Connection, tickets: Sequence[tuple[int, str]], server: int, epoch: int) -> Sequence[Any]:
+def claimed(tx: Connection, tickets: Sequence[tuple[int, str]], server: int, epoch: int) -> Later:
     """Those of these (task, token) that execute on this server, with all that is needed to start them."""
     tasks, tokens = zip(*tickets, strict=True)
-    return _CLAIMED(tx, tasks=tasks, tokens=tokens, server=server, epoch_=epoch)
+    return _CLAIMED.later(tx, tasks=tasks, tokens=tokens, server=server, epoch_=epoch)
 
 
 _HELD = Prepared(
@@ -485,19 +577,24 @@ _HELD = Prepared(
     .with_for_update(of=Task.__table__, key_share=True)  # type: ignore[attr-defined]
 )
 _FINISH = Prepared(
-    update(Task)
-    .where(TASK.id == bindparam("task"), TASK.token == bindparam("held"), is_(State.EXECUTING))
-    .values(
-        status=bindparam("status_"),
-        unsettled=bindparam("flag"),
-        ready_at=func.coalesce(bindparam("again_at", type_=TASK.ready_at.type), TASK.ready_at),
-        ended_at=bindparam("now"),
-        error=bindparam("error_"),
-        result=bindparam("result_"),
-    )
+    lambda given: (
+        update(Task)
+        .where(TASK.id == given.task, TASK.token == given.held, is_(State.EXECUTING))
+        .values(status=given.state, unsettled=given.flag, ready_at=func.coalesce(given.again, TASK.ready_at))
+        .values(ended_at=bindparam("now"), error=given.reason, result=given.value)
+    ),
+    task=TASK.id,
+    held=TASK.token,
+    state=TASK.status,
+    flag=TASK.unsettled,
+    again=TASK.ready_at,
+    reason=TASK.error,
+    value=TASK.result,
 )
+_attempt = {column.name: column for column in Attempt.__table__.columns}  # type: ignore[attr-defined]
 _ATTEMPT = Prepared(
-    insert(Attempt).values({column.name: bindparam(column.name) for column in Attempt.__table__.columns})  # type: ignore[attr-defined]
+    lambda given: insert(Attempt).from_select(list(_attempt), select(*(getattr(given, name) for name in _attempt))),
+    **_attempt,
 )
 _EXECUTING_ON = Prepared(
     select(TASK.id, TASK.token, TASK.attempt, TASK.epoch, TASK.claimed_at)
@@ -506,15 +603,17 @@ _EXECUTING_ON = Prepared(
 )
 
 
-def held(tx: Connection, tasks: Collection[int]) -> dict[int, Any]:
+def held(tx: Connection, tasks: Collection[int]) -> Later:
     """These tasks as they stand, locked in the order of their ids."""
-    return {row.id: row for row in _HELD(tx, tasks=tasks)}
+    return _HELD.later(tx, tasks=tasks)
 
 
-def finish(tx: Connection, rows: Sequence[Mapping[str, Any]], attempts: Sequence[Mapping[str, Any]]) -> None:
+def finish(
+    tx: Connection, rows: Sequence[Mapping[str, Any]], attempts: Sequence[Mapping[str, Any]], now: datetime
+) -> None:
     """executing → success, error or ready again, and a row for each attempt."""
-    _FINISH.many(tx, rows)
-    _ATTEMPT.many(tx, attempts)
+    _FINISH.later(tx, rows, now=now)
+    _ATTEMPT.later(tx, attempts)
 
 
 def executing_on(tx: Connection, server: int) -> Sequence[Any]:

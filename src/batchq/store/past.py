@@ -32,7 +32,8 @@ def _newest(chosen: ColumnElement[bool], *alike: ColumnElement[str]) -> Prepared
         .where(ATTEMPT.status == State.SUCCESS.value, chosen)
         .subquery()
     )
-    return Prepared(select(ranked).where(ranked.c.place <= bindparam("newest")))
+    columns = [column for column in ranked.c if column.name != "place"]
+    return Prepared(select(*columns).where(ranked.c.place <= bindparam("newest")))
 
 
 _OF_TASKS = _newest(among(RUN.job, "jobs"), RUN.job, TASK.name)

@@ -1,17 +1,25 @@
-"""Statements compiled once and then given straight to the driver: the hot path has no time to build them again."""
+"""Statements compiled once and then given straight to the driver: the hot path has no time to build them again.
+
+Where the database is a round trip away, they wait for the first one whose answer is asked for, and travel with it.
+"""
 
 from __future__ import annotations
 
 import json
 from collections import namedtuple
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from types import SimpleNamespace
 from typing import Any
 
-from sqlalchemy import ARRAY, Boolean, Connection, Dialect, Float, Text, bindparam
+from sqlalchemy import ARRAY, Boolean, Connection, Dialect, Float, Text, bindparam, column, table
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.elements import BindParameter, ColumnElement
 from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from batchq.store import wire
 
 
 class Values(TypeDecorator[Collection[Any]]):
@@ -65,82 +73,216 @@ def among(column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
 
 
 class Prepared:
-    """A statement with named parameters, compiled once for each kind of database."""
+    """A statement with named parameters, compiled once for each kind of database.
 
-    def __init__(self, statement: Any) -> None:
+    With `over`, columns by name, it takes rows besides, and `statement` makes it of these columns, to be joined
+    with, by the first one, or inserted: on PostgreSQL one statement for all rows, on SQLite one run of it for each.
+    """
+
+    def __init__(self, statement: Any, **over: ColumnElement[Any]) -> None:
         self.statement = statement
-        self._forms: dict[str, _Form] = {}
+        self.over = over
+        self._forms: dict[str, _OnSqlite | _OnPostgresql] = {}
 
-    def __call__(self, tx: Connection, **values: Any) -> list[Any]:
+    def __call__(self, tx: Connection, over: Sequence[Mapping[str, Any]] | None = None, **values: Any) -> list[Any]:
         """Run it; returns the rows, with their columns by name and as a tuple."""
-        form = self._form(tx)
-        return form.rows(self._run(tx, form, form.bind(values)))
+        return self.later(tx, over, **values).rows
 
-    def count(self, tx: Connection, **values: Any) -> int:
+    def count(self, tx: Connection, over: Sequence[Mapping[str, Any]] | None = None, **values: Any) -> int:
         """Run it; returns how many rows it changed."""
-        form = self._form(tx)
-        return int(self._run(tx, form, form.bind(values)).rowcount)
+        return self.later(tx, over, **values).count
 
-    def many(self, tx: Connection, rows: Sequence[Mapping[str, Any]]) -> int:
-        """Run it for each of the rows, in one call of the driver; returns how many rows it changed."""
-        if not rows:
-            return 0
-        form = self._form(tx)
-        return int(self._run(tx, form, [form.bind(row) for row in rows], many=True).rowcount)
+    def later(self, tx: Connection, over: Sequence[Mapping[str, Any]] | None = None, **values: Any) -> Later:
+        """Run it before whatever runs next, together with that where the database is a round trip away."""
+        form = self.form(tx)
+        return Later(tx, form, form.bind(values, over or ()))
 
-    def _form(self, tx: Connection) -> _Form:
+    def form(self, tx: Connection) -> _OnSqlite | _OnPostgresql:
+        """The statement in the words of this database."""
         name = tx.dialect.name
         form = self._forms.get(name)
         if form is None:
-            form = self._forms[name] = _Form(self.statement.compile(dialect=tx.dialect))
+            kind: Any = _OnPostgresql if name == "postgresql" else _OnSqlite
+            form = self._forms[name] = kind(self.statement, self.over, tx.dialect)
         return form
 
-    def _run(self, tx: Connection, form: _Form, values: Any, *, many: bool = False) -> Any:
-        cursor = tx.connection.cursor()
-        try:
-            (cursor.executemany if many else cursor.execute)(form.sql, values)
-        except tx.dialect.loaded_dbapi.Error as error:
-            base = tx.dialect.loaded_dbapi.Error
-            raise DBAPIError.instance(form.sql, None, error, base, dialect=tx.dialect) from error
-        return cursor
+
+class Later:
+    """A statement on its way to the database; to ask for what came of it sends all that wait, in their order."""
+
+    __slots__ = ("_answer", "_form", "_tx", "_values")
+
+    def __init__(self, tx: Connection, form: Any, values: Any) -> None:
+        self._tx, self._form, self._values = tx, form, values
+        self._answer: _Answer | None = None
+        tx.info.setdefault(WAITING, []).append(self)
+        if isinstance(form, _OnSqlite):
+            send(tx)
+
+    @property
+    def rows(self) -> list[Any]:
+        """What it returned, with the columns by name and as a tuple."""
+        return self._answered.rows
+
+    @property
+    def count(self) -> int:
+        """How many rows it changed."""
+        return self._answered.count
+
+    @property
+    def _answered(self) -> _Answer:
+        if self._answer is None:
+            send(self._tx)
+        assert self._answer is not None
+        return self._answer
+
+
+WAITING = "batchq_waiting"
+PREPARED = "batchq_prepared"
+
+
+def send(tx: Connection, *, commit: bool = False) -> None:
+    """Send all statements that wait, in one round trip where it is one, and `commit` with them."""
+    waiting: list[Later] = tx.info.pop(WAITING, [])
+    if not waiting:
+        return
+    base = tx.dialect.loaded_dbapi.Error
+    driver: Any = tx.connection.driver_connection
+    try:
+        if isinstance(waiting[0]._form, _OnSqlite):
+            waiting[0]._answer = waiting[0]._form.ask(driver, waiting[0]._values)
+            return
+        asked = [(later._form.sentence, later._values) for later in waiting]
+        results = wire.exchange(driver, tx.info.setdefault(PREPARED, set()), asked, commit=commit)
+    except base as error:
+        if tx.dialect.name == "postgresql" and driver.pgconn.pipeline_status:
+            tx.invalidate(error)
+        raise DBAPIError.instance(waiting[0]._form.sql, None, error, base, dialect=tx.dialect) from error
+    except BaseException as error:
+        tx.invalidate(error)
+        raise
+    for later, result in zip(waiting, results, strict=True):
+        later._answer = later._form.answer(result)
+
+
+def forget(tx: Connection) -> None:
+    """Drop the statements that wait: their transaction is over."""
+    tx.info.pop(WAITING, None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What came of a statement: its rows, and how many it changed."""
+
+    rows: list[Any]
+    count: int
 
 
 class _Form:
     """A statement in one database's own words, with what turns values into its types and back."""
 
-    def __init__(self, compiled: Any) -> None:
+    def __init__(self, compiled: Any, head: str = "") -> None:
         dialect = compiled.dialect
-        self.sql: str = compiled.string
-        self._positions: list[str] | None = compiled.positiontup
+        self.sql: str = head + compiled.string
         self._fixed = {name: bind.value for name, bind in compiled.binds.items() if not bind.required}
         self._in: dict[str, Callable[[Any], Any]] = {}
         for name in compiled.params:
             processor = compiled.binds[name].type._cached_bind_processor(dialect)
             if processor is not None:
                 self._in[name] = processor
-        columns = compiled._result_columns or []
-        self._row: Any = namedtuple("Row", [column.keyname for column in columns]) if columns else None
+        self._columns = compiled._result_columns or []
+        self._row: Any = namedtuple("Row", [column.keyname for column in self._columns]) if self._columns else None
         # Numbers need none, and PostgreSQL's processor for them asks for what is only known with a result.
         self._out = [
             None if isinstance(column.type, Float) else column.type._cached_result_processor(dialect, None)
-            for column in columns
+            for column in self._columns
         ]
 
-    def bind(self, values: Mapping[str, Any]) -> Any:
-        """The values as the driver takes them."""
-        given = {**self._fixed, **values}
+    def _bound(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        bound = {**self._fixed, **values}
         for name, process in self._in.items():
-            given[name] = process(given[name])
-        return [given[name] for name in self._positions] if self._positions is not None else given
+            bound[name] = process(bound[name])
+        return bound
 
-    def rows(self, cursor: Any) -> list[Any]:
-        """What the statement returned."""
+
+class _OnSqlite(_Form):
+    def __init__(self, statement: Any, over: Mapping[str, ColumnElement[Any]], dialect: Any) -> None:
+        self._many = bool(over)
+        if over:
+            row = {name: bindparam(name, type_=like.type) for name, like in over.items()}
+            statement = statement(SimpleNamespace(**row))
+        compiled = statement.compile(dialect=dialect)
+        super().__init__(compiled)
+        self._positions: list[str] = compiled.positiontup
+
+    def bind(self, values: Mapping[str, Any], over: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+        """The values as the driver takes them, for each run of the statement."""
+        every = (self._bound({**values, **row}) for row in over) if self._many else (self._bound(values),)
+        return [[bound[name] for name in self._positions] for bound in every]
+
+    def ask(self, driver: Any, values: list[list[Any]]) -> _Answer:
+        """Run it for each of these."""
         if self._row is None:
-            return []
-        make, out = self._row._make, self._out
-        if not any(out):
-            return [make(row) for row in cursor.fetchall()]
-        return [
-            make(value if process is None else process(value) for value, process in zip(row, out, strict=True))
-            for row in cursor.fetchall()
+            return _Answer([], driver.executemany(self.sql, values).rowcount if values else 0)
+        rows = [self._made(row) for one in values for row in driver.execute(self.sql, one).fetchall()]
+        return _Answer(rows, len(rows))
+
+    def _made(self, row: Sequence[Any]) -> Any:
+        values = (value if make is None else make(value) for make, value in zip(self._out, row, strict=True))
+        return self._row._make(values)
+
+
+class _OnPostgresql(_Form):
+    def __init__(self, statement: Any, over: Mapping[str, ColumnElement[Any]], dialect: Any) -> None:
+        head = ""
+        if over:
+            statement = _by_key(statement, over)
+            head = _given(over, dialect)
+        super().__init__(statement.compile(dialect=dialect), head)
+        self._over = [(name, like.type._cached_bind_processor(dialect)) for name, like in over.items()]
+        self.sentence = wire.sentence(next(_NUMBERS), self.sql)
+        self._read = [
+            _after(wire.reader(column.type), make) for column, make in zip(self._columns, self._out, strict=True)
         ]
+
+    def bind(self, values: Mapping[str, Any], over: Sequence[Mapping[str, Any]]) -> list[Any]:
+        """The values in the order of the parameters."""
+        columns = {
+            name: [row[name] if process is None else process(row[name]) for row in over] for name, process in self._over
+        }
+        bound = self._bound({**values, **columns})
+        return [bound[name] for name in self.sentence.parameters]
+
+    def answer(self, result: Any) -> _Answer:
+        """What the server's result says."""
+        rows = []
+        for number in range(result.ntuples):
+            texts = (result.get_value(number, place) for place in range(len(self._read)))
+            values = (None if text is None else read(text) for read, text in zip(self._read, texts, strict=True))
+            rows.append(self._row._make(values))
+        return _Answer(rows, result.command_tuples or 0)
+
+
+_NUMBERS = count(1)
+
+
+def _after(read: Callable[[bytes], Any], make: Callable[[Any], Any] | None) -> Callable[[bytes], Any]:
+    return read if make is None else lambda text: make(read(text))
+
+
+def _by_key(make: Any, over: Mapping[str, ColumnElement[Any]]) -> Any:
+    """The statement over a table of its rows; an update finds those it changes by the first column, in every plan.
+
+    A plan that was made for an empty table could else read the whole of it for good.
+    """
+    statement = make(table("given", *(column(name, like.type) for name, like in over.items())).c)
+    (name, like), *_ = over.items()
+    return statement.where(among(like, name)) if statement.is_update else statement
+
+
+def _given(over: Mapping[str, ColumnElement[Any]], dialect: Any) -> str:
+    """The head of a statement that makes a table of its rows, of one array a column."""
+    types = dialect.type_compiler_instance
+    arrays = ", ".join(f"%({name})s::{types.process(like.type)}[]" for name, like in over.items())
+    names = ", ".join(f'"{name}"' for name in over)
+    return f"WITH given ({names}) AS (SELECT * FROM unnest({arrays})) "  # noqa: S608  # names of our own

@@ -34,7 +34,9 @@ def open_runs(tx: Connection) -> list[OpenRun]:
         tasks[row.run_id][row.id] = row
     conditions: defaultdict[int, list[Any]] = defaultdict(list)
     of_tasks = select(*_CONDITION_COLUMNS).join(Task, TASK.id == CONDITION.task_id)
-    for row in tx.execute(of_tasks.where(TASK.run_id.in_(STARTED_RUNS)).order_by(CONDITION.id)):
+    for row in tx.execute(
+        of_tasks.where(TASK.run_id.in_(STARTED_RUNS)).order_by(CONDITION.task_id, CONDITION.predecessor_id)
+    ):
         conditions[row.task_id].append(row)
     return [OpenRun(run, tasks[run.id], conditions) for run in runs]
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection
 
+from batchq.core import secrets
 from batchq.core.affinity import DEFAULT_GROUP
 from batchq.store import moves
 from batchq.store.servers import PRIORITIES
@@ -20,10 +21,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Tasks and conditions by their positions in the job, before the run has a number."""
+    """Tasks and conditions by their positions in the job, before the run has a number.
+
+    A condition is the position of its task and of that one's predecessor, the outcome, and whether it handles it.
+    """
 
     tasks: list[dict[str, Any]]
-    conditions: list[dict[str, Any]]
+    conditions: list[tuple[int, int, str, bool]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +37,21 @@ class Number:
     run: int
     priorities: Mapping[str, int]
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        ids = {
-            key: moves.task_id(self.run, value)
-            for key, value in row.items()
-            if key in ("id", "task_id", "predecessor_id")
-        }
-        if "name" not in row:
-            return row | ids
+    def task(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """The task's row."""
         priority = row["priority"] if row["own_priority"] else self.priorities[row["group_name"]]
-        return row | ids | {"run_id": self.run, "priority": priority}
+        return {**row, "id": moves.task_id(self.run, row["id"]), "run_id": self.run, "priority": priority}
+
+    def condition(self, condition: tuple[int, int, str, bool]) -> dict[str, Any]:
+        """The condition's row."""
+        task, predecessor, outcome, handles = condition
+        first = moves.task_id(self.run, 0)
+        return {
+            "predecessor_id": first + predecessor,
+            "task_id": first + task,
+            "outcome": outcome,
+            "handles": handles,
+        }
 
 
 def rows_of(job: JobSpec) -> Rows:
@@ -51,13 +60,8 @@ def rows_of(job: JobSpec) -> Rows:
     return Rows(
         [_task(job, task, position) for position, task in enumerate(job.tasks)],
         [
-            {
-                "task_id": positions[task.name],
-                "predecessor_id": positions[condition.task],
-                "outcome": condition.outcome.value,
-                "handles": condition.handles,
-            }
-            for task in job.tasks
+            (position, positions[condition.task], str(condition.outcome), condition.handles)
+            for position, task in enumerate(job.tasks)
             for condition in task.after
         ],
     )
@@ -70,7 +74,7 @@ def _task(job: JobSpec, task: TaskSpec, position: int) -> dict[str, Any]:
         "name": task.name,
         "operation": task.run,
         "args": json.dumps(task.args),
-        "kwargs": json.dumps(task.kwargs),
+        "kwargs": secrets.packed(task.kwargs, task.secret),
         "group_name": task.group or job.group or DEFAULT_GROUP,
         "priority": PRIORITIES[priority] if priority else None,
         "own_priority": priority is not None,

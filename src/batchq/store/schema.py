@@ -4,33 +4,59 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, String, column, func, inspect, select, table
 
 from batchq.config import masked
-from batchq.errors import DatabaseOutdated
+from batchq.errors import DatabaseOutdated, DatabaseTooNew
 from batchq.store.database import Database
+from batchq.store.prepared import Prepared
 
 FOLDER = Path(__file__).parent.parent / "migrations"
 # The newest revision that this version knows; written down, as Alembic takes long to import.
-NEWEST = "0002"
+NEWEST = "0003"
+# The number, for all deployments and databases, under which upgrades wait for each other: "batchq" as bytes.
+TURN = 0x626174636871
 
 
 def upgrade(database: Database) -> tuple[str | None, str]:
-    """Bring the database to the newest schema; returns the revisions before and after."""
-    with database.write() as tx:
+    """Bring the database to the newest schema; returns the revisions before and after.
+
+    Of several upgrades at once the first one does it. Raises DatabaseTooNew.
+    """
+
+    def act(tx: Connection) -> tuple[str | None, str]:
+        if not database.embedded:
+            tx.execute(select(func.pg_advisory_xact_lock(TURN)))
         before = _revision(tx)
         if before != NEWEST:
+            _refuse_newer(database, before)
             _upgrade(tx)
         return before, NEWEST
 
+    return database.run(act)
+
 
 def check(database: Database) -> None:
-    """Raise DatabaseOutdated unless the schema is the newest one."""
+    """Raise DatabaseOutdated or DatabaseTooNew unless the schema is the newest one."""
     with database.read() as tx:
         revision = _revision(tx)
     if revision != NEWEST:
+        _refuse_newer(database, revision)
         fact = "holds no batchq tables yet" if revision is None else f"is at schema {revision}, not {NEWEST}"
         raise DatabaseOutdated(url=masked(str(database.url)), fact=fact)
+
+
+def refuse_newer(database: Database, tx: Connection) -> None:
+    """Raise DatabaseTooNew if somebody has upgraded the schema past this version, which was let in by `check`."""
+    _refuse_newer(database, _stored(tx))
+
+
+_REVISION = Prepared(select(column("version_num", String)).select_from(table("batchq_version")))
+
+
+def _refuse_newer(database: Database, revision: str | None) -> None:
+    if revision is not None and revision > NEWEST:
+        raise DatabaseTooNew(url=masked(str(database.url)), revision=revision, newest=NEWEST)
 
 
 def _upgrade(tx: Connection) -> None:
@@ -46,5 +72,8 @@ def _upgrade(tx: Connection) -> None:
 def _revision(tx: Connection) -> str | None:
     if not inspect(tx).has_table("batchq_version"):
         return None
-    revision: str | None = tx.execute(text("SELECT version_num FROM batchq_version")).scalar()
-    return revision
+    return _stored(tx)
+
+
+def _stored(tx: Connection) -> str | None:
+    return next((row.version_num for row in _REVISION(tx)), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -13,9 +14,10 @@ from batchq.core.affinity import Server as Seen
 from batchq.core.affinity import Topology
 from batchq.core.states import NOT_STARTED, TERMINAL, State
 from batchq.core.windows import Window, format_days, format_time, is_zone, parse_days, parse_time
+from batchq.store import moves
 from batchq.store.database import Database
 from batchq.store.moves import RUN, STORING, TASK, is_
-from batchq.store.prepared import Prepared
+from batchq.store.prepared import Later, Prepared
 from batchq.tables import Dispatch, Group, Liveness, Run, Server, ServerGroup, ServerWindow, Task
 
 GROUP = Group.__table__.c  # type: ignore[attr-defined]
@@ -54,14 +56,23 @@ def lock_dispatch(tx: Connection) -> int:
     return int(version)
 
 
-def standing(tx: Connection, server: int) -> tuple[int, bool, int]:
-    """The server's epoch, whether it counts as running, and the topology's version; it stays so until the commit.
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a server counts as, and by which version of the topology; it stays so until the commit."""
 
-    One that was deleted has no epoch that a life could carry.
-    """
-    for row in _STANDING(tx, server=server):
-        return row.epoch, row.liveness == Liveness.RUNNING.value, row.topology
-    return -1, False, newest(tx)
+    _asked: Later
+
+    def topology(self, epoch: int) -> int | None:
+        """The topology's version, or None if the life that carries this `epoch` is no longer the server's."""
+        for row in self._asked.rows:
+            if row.epoch == epoch and row.liveness == Liveness.RUNNING.value:
+                return int(row.topology)
+        return None
+
+
+def standing(tx: Connection, server: int) -> Standing:
+    """How a server stands; asked for together with what follows."""
+    return Standing(_STANDING.later(tx, server=server))
 
 
 def topology(tx: Connection, database: Database, version: int | None = None) -> Topology:
@@ -120,9 +131,27 @@ def changed(tx: Connection) -> None:
     tx.execute(update(Dispatch).values(topology=DISPATCH.topology + 1))
 
 
-def groups_ready(tx: Connection) -> list[str]:
-    """The groups in which a task is ready."""
-    return [row.name for row in _GROUPS_READY(tx)]
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What dispatch goes by, all of it read under its lock.
+
+    That is the topology's version, what each server executes, how many tickets of each group are out, the groups
+    in which a task is ready, and the instant.
+    """
+
+    version: int
+    busy: dict[int, int]
+    out: dict[str, int]
+    ready: list[str]
+    now: datetime
+
+
+def demand(tx: Connection, database: Database) -> Demand:
+    """Take the dispatch lock until the commit, and read what dispatch goes by, in one round trip."""
+    lock, occupancy, groups = _LOCK.later(tx), moves.occupancy_later(tx), _GROUPS_READY.later(tx)
+    now = database.now(tx)
+    ((version,),) = lock.rows
+    return Demand(int(version), *moves.counted(occupancy), [row.name for row in groups.rows], now)
 
 
 # --- groups -------------------------------------------------------------------------------------------------

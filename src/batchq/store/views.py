@@ -16,9 +16,9 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Select, and_, case, func, literal, literal_column, select, text
 
 from batchq import clock as world
-from batchq.core import affinity, windows
+from batchq.core import affinity, secrets, windows
 from batchq.core.affinity import Topology
-from batchq.core.conditions import Condition, Join, Node, waits_for, why_not
+from batchq.core.conditions import Condition, Join, Node, resolution, waits_for, why_not
 from batchq.core.lint import lint
 from batchq.core.states import NOT_STARTED, RUN_ENDED, RUN_OPEN, TERMINAL, Outcome, State
 from batchq.core.windows import format_days, format_time
@@ -234,13 +234,12 @@ def _conditions(run: int) -> Select[Any]:
         CONDITION.predecessor_id,
         CONDITION.outcome,
         CONDITION.handles,
-        CONDITION.met,
     )
     return (
         select(*columns)
         .join(Task, TASK.id == CONDITION.task_id)
         .where(TASK.run_id == run)
-        .order_by(CONDITION.task_id, CONDITION.id)
+        .order_by(CONDITION.task_id, CONDITION.predecessor_id, CONDITION.outcome)
     )
 
 
@@ -272,7 +271,7 @@ def task_view(tx: Connection, run: int, name: str, now: datetime | None = None, 
         "job": found.job,
         **_task(row, _why_task(row, after, Reasons(tx, now, timezone)), handled.get(row.id)),
         "args": json.loads(row.args),
-        "kwargs": json.loads(row.kwargs),
+        "kwargs": secrets.masked(row.kwargs),
         "priority": PRIORITY_NAMES[row.priority],
         "retries": row.retries,
         "retry_delay": row.retry_delay,
@@ -295,18 +294,32 @@ def _task_row(tx: Connection, run: int, name: str) -> Any:
 
 def _after(tx: Connection, run: int, row: Any) -> list[View]:
     before = Task.__table__.alias("before")  # type: ignore[attr-defined]
-    conditions = _conditions(run).add_columns(before.c.name, before.c.status)
+    end = (before.c.status, before.c.claimed_at, before.c.unsettled, before.c.settled_to)
+    conditions = _conditions(run).add_columns(before.c.name, *end)
     joined = conditions.join(before, before.c.id == CONDITION.predecessor_id).where(TASK.id == row.id)
     return [
         {
             "task": condition.name,
             "outcome": condition.outcome,
             "handles": condition.handles,
-            "met": condition.met,
+            "met": _met(condition),
             "status": condition.status,
         }
         for condition in tx.execute(joined)
     ]
+
+
+def _met(condition: Any) -> bool | None:
+    """Whether the condition came true, by how its predecessor stands; None while it is not resolved."""
+    state = State(condition.status)
+    if condition.unsettled and condition.task_id > (condition.settled_to or 0):
+        return None
+    # Nothing that waits for a task canceled before it started is looked at any more: it is canceled as well.
+    return (
+        None
+        if state is State.CANCELED and condition.claimed_at is None
+        else resolution(Outcome(condition.outcome), state)
+    )
 
 
 def _why_task(row: Any, after: Iterable[View], reasons: Reasons) -> str | None:
@@ -372,7 +385,7 @@ def job_view(tx: Connection, name: str, newest: int = 10) -> View:
     if name not in lines:
         raise unknown("job", name, lines, advice="`batchq job list` shows all jobs.")
     return lines[name] | {
-        "definition": json.loads(definition(tx, name)),
+        "definition": secrets.masked_definition(json.loads(definition(tx, name))),
         "runs": runs(tx, job=name, limit=newest),
     }
 

@@ -1,0 +1,207 @@
+"""Locks are taken in one order, the dispatch lock last: who holds it waits for no run and no task (PostgreSQL)."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import Connection, text
+
+from batchq import Job, actions, engine
+from batchq.config import Settings
+from batchq.coordinator import Coordinator
+from batchq.server.tickets import Publisher
+from batchq.store import moves, servers
+from batchq.store.database import Database
+from play import Clocked, Play
+
+NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
+SECONDS = 30.0
+WAITS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
+
+class Nowhere(Publisher):
+    """What a coordinator hands out here is of no interest."""
+
+    def __init__(self) -> None:
+        pass
+
+    def publish(self, tickets: Any) -> None:
+        """Nobody is there to receive them."""
+
+
+@pytest.fixture
+def batch(postgresql: Clocked) -> Play:
+    """A server of two threads, on a database that is waited for two seconds in all."""
+    postgresql.instant = NOON
+    postgresql.patience = 0.2
+    batch = Play(postgresql)
+    batch.server("AOS1", 2)
+    return batch
+
+
+@pytest.fixture
+def coordinator(postgresql: Clocked) -> Coordinator:
+    return Coordinator(postgresql, Settings(), Nowhere())
+
+
+@contextmanager
+def elsewhere(database: Database) -> Iterator[Connection]:
+    """A transaction of another process, the first to fail in a deadlock; rolled back at the end if it is still open."""
+    other = Database(database.url.render_as_string(hide_password=False))
+    try:
+        with other.engine.connect() as connection:
+            connection.execute(text("SET LOCAL deadlock_timeout = '1ms'"))
+            yield connection
+    finally:
+        other.dispose()
+
+
+@contextmanager
+def meanwhile(database: Database, act: Callable[[], Any], waiting: int = 1) -> Iterator[list[Any]]:
+    """Let `act` begin in a thread; the body runs once so many wait for a lock, and at the end it has ended.
+
+    What it returned, or raised, is in the list then.
+    """
+    ended: list[Any] = []
+
+    def run() -> None:
+        try:
+            ended.append(act())
+        except Exception as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    wait_for_locks(database, waiting)
+    yield ended
+    thread.join(SECONDS)
+    assert ended, "it still waits"
+
+
+def wait_for_locks(database: Database, number: int) -> None:
+    """Return once so many connections to the database wait for a lock."""
+    address = database.url.render_as_string(hide_password=False).replace("+psycopg", "")
+    deadline = time.monotonic() + SECONDS
+    with psycopg.connect(address, autocommit=True) as connection:
+        while connection.execute(WAITS).fetchone()[0] < number:
+            assert time.monotonic() < deadline, "nobody waits for a lock"
+
+
+def one_task(batch: Play, name: str = "ONE") -> tuple[int, Any]:
+    """A run of one task, whose ticket is out."""
+    job = Job(name)
+    job.task("A", "demo.work")
+    run = batch.submit(job)
+    return run, batch.mail.pop()
+
+
+def held(tx: Connection, *tickets: Any) -> None:
+    """Be a server that is about to claim these."""
+    moves.lock_tickets(tx, [ticket.task for ticket in tickets])
+    tx.execute(text("SELECT 1"))
+
+
+# --- the tick -----------------------------------------------------------------------------------------------
+
+
+def test_a_tick_leaves_a_ticket_alone_that_is_being_claimed_and_takes_it_back_later(batch, coordinator, postgresql):
+    run, ticket = one_task(batch)
+    with postgresql.write() as tx:
+        servers.set_server(tx, batch.workers["AOS1"].life.server, enabled=False)
+        servers.changed(tx)
+    with elsewhere(postgresql) as claim:
+        held(claim, ticket)
+        coordinator.tick(1.0)
+        servers.lock_dispatch(claim)
+        assert batch.states(run) == {"A": "queued"}
+    coordinator.tick(2.0)
+    assert batch.states(run) == {"A": "ready"}
+
+
+def test_a_tick_sends_no_ticket_again_that_is_being_claimed(batch, coordinator, postgresql):
+    run, ticket = one_task(batch)
+    postgresql.later(seconds=60)
+    with elsewhere(postgresql) as claim:
+        held(claim, ticket)
+        coordinator.tick(1.0)
+        servers.lock_dispatch(claim)
+        assert batch.task(run, "A").token == ticket.token
+    coordinator.tick(2.0)
+    assert batch.task(run, "A").token != ticket.token
+
+
+def test_a_tick_that_waits_for_a_run_does_not_hold_dispatch_up(batch, coordinator, postgresql):
+    run, ticket = one_task(batch)
+    batch.serve("AOS1", offers=[ticket])
+    batch.fast_path = False
+    batch.finish("A")
+    with elsewhere(postgresql) as server:
+        moves.lock_runs(server, [run])
+        server.execute(text("SELECT 1"))
+        with meanwhile(postgresql, lambda: coordinator.tick(1.0)) as ended:
+            servers.lock_dispatch(server)
+            server.rollback()
+    assert ended == [None]
+    assert batch.verdict(run) == "success"
+
+
+# --- an operator's action -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("retires", [False, True], ids=["an operator", "a server that stops"])
+def test_who_takes_tickets_back_waits_for_a_claim_before_dispatch_not_under_it(batch, postgresql, retires):
+    run, ticket = one_task(batch)
+    life = batch.workers["AOS1"].life
+
+    def act() -> Any:
+        if retires:
+            return postgresql.run(lambda tx: engine.retire(tx, postgresql, life, NOON))
+        return actions.disable(postgresql, "AOS1")
+
+    with elsewhere(postgresql) as claim:
+        held(claim, ticket)
+        with meanwhile(postgresql, act) as ended:
+            servers.lock_dispatch(claim)
+            assert not ended
+            claim.rollback()
+    assert not isinstance(ended[0], Exception)
+    assert batch.states(run) == {"A": "ready"}
+
+
+def test_a_ticket_that_left_while_dispatch_was_waited_for_is_waited_for_too_but_not_under_it(batch, postgresql):
+    """It is being claimed when the operator gets the dispatch lock: the action begins again, and misses no start."""
+    job = Job("LATE")
+    job.task("A", "demo.work")
+    run = engine.submit(postgresql, job.spec())
+    life = batch.workers["AOS1"].life
+    with elsewhere(postgresql) as server, elsewhere(postgresql) as next_one, elsewhere(postgresql) as claim:
+        (ticket,) = engine.advance(server, postgresql, NOON).tickets
+        with meanwhile(postgresql, lambda: servers.lock_dispatch(next_one)) as locked:
+            operator = meanwhile(postgresql, lambda: actions.disable(other_of(postgresql), "AOS1"), waiting=2)
+            ended = operator.__enter__()
+            server.commit()
+        ((version),) = locked
+        held(claim, ticket)
+        next_one.rollback()
+        wait_for_locks(postgresql, 1)
+        assert servers.lock_dispatch(claim) == version
+        granted = moves.claim(claim, [(ticket.task, ticket.token)], life.server, life.epoch, version, NOON).rows
+        assert (len(granted), ended) == (1, [])
+        claim.commit()
+        operator.__exit__(None, None, None)
+    assert ended == [["server AOS1: enabled yes → no"]]
+    assert batch.states(run) == {"A": "executing"}
+
+
+def other_of(database: Clocked) -> Clocked:
+    """The same database, for a thread of its own, with the same clock."""
+    other = Clocked(database.url.render_as_string(hide_password=False))
+    other.instant = database.instant
+    return other
