@@ -15,7 +15,7 @@ from typing import Any
 
 from celery import Celery, current_task
 
-from batchq import current
+from batchq import crash, current
 
 LEDGER = "TEST_LEDGER"
 GATES = "TEST_GATES"
@@ -31,7 +31,9 @@ def work(seconds: float = 0, fail: bool = False, gate: str | None = None, result
     `log` is how many characters it logs.
     """
     began = time.monotonic()
+    ok = False
     _write("start", began)
+    crash.point("operation")
     try:
         time.sleep(seconds)
         while gate and not _open(gate):
@@ -42,20 +44,21 @@ def work(seconds: float = 0, fail: bool = False, gate: str | None = None, result
             logger.warning("%s", "-" * log)
         if fail:
             raise RuntimeError(f"{current().task} was told to fail")
+        ok = True
         return result
     finally:
-        _write("end", time.monotonic())
+        _write("end", time.monotonic(), ok=ok)
 
 
 def _open(gate: str) -> bool:
     return any((Path(os.environ[GATES]) / name).exists() for name in (gate, EVERY_GATE))
 
 
-def _write(event: str, at: float) -> None:
+def _write(event: str, at: float, **more: bool) -> None:
     now = current()
     server = current_task.request.hostname.partition("@")[0]
     facts = {"run": now.run, "task": now.task, "attempt": now.attempt, "server": server, "pid": os.getpid()}
-    line = json.dumps({"event": event, "at": at, **facts}) + "\n"
+    line = json.dumps({"event": event, "at": at, **facts, **more}) + "\n"
     file = os.open(os.environ[LEDGER], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
         os.write(file, line.encode())

@@ -37,6 +37,7 @@ from typing import Any, Self, TypeVar
 import psutil
 from celery import Celery
 
+import checker
 from batchq import BatchQ, Job, actions
 from batchq.spec import JobSpec, loads
 from batchq.store import schema, servers, views
@@ -281,6 +282,7 @@ class Site(Folder):
         own = ledger_app.register(Celery("site", broker=self.broker_url, set_as_current=False))
         self.batch = BatchQ(own, **given)
         schema.upgrade(self.database)
+        self.note("clock", offset=time.time() - time.monotonic())
 
     @property
     def database(self) -> Database:
@@ -369,7 +371,9 @@ class Site(Folder):
         """Submit the job, or the only one in the YAML; returns the run's number."""
         if isinstance(job, str):
             (job,) = loads(job).jobs.values()
-        return self.batch.submit(job)
+        run = self.batch.submit(job)
+        self.note("submitted", run=run, tasks=_plan(job if isinstance(job, JobSpec) else job.spec()))
+        return run
 
     def run(self, run: int) -> dict[str, Any]:
         """The run as `runs show -o json` has it."""
@@ -402,6 +406,15 @@ class Site(Folder):
         """Let the operations go on that wait at this gate, now and later."""
         (self.gates / name).touch()
 
+    def note(self, event: str, **facts: Any) -> None:
+        """Write into the ledger what the checker cannot know otherwise: see there."""
+        with self._ledger.open("a") as file:
+            file.write(json.dumps({"event": event, "at": time.monotonic(), **facts}) + "\n")
+
+    def written(self) -> checker.Ledger:
+        """All that stands in the ledger, as the checker reads it."""
+        return checker.Ledger.read(self._ledger)
+
     def ledger(self, run: int | None = None) -> list[Entry]:
         """What the operations wrote down, of one run or of all, in the order of their starts.
 
@@ -410,7 +423,9 @@ class Site(Folder):
         started: dict[tuple[int, str, int], dict[str, Any]] = {}
         text = self._ledger.read_text() if self._ledger.exists() else ""
         for line in map(json.loads, text.splitlines()):
-            event, at = line.pop("event"), line.pop("at")
+            event, at = line.pop("event"), line.pop("at", None)
+            if event not in ("start", "end"):
+                continue
             attempt = line["run"], line["task"], line["attempt"]
             if event == "start":
                 assert attempt not in started, f"an attempt started twice: {started[attempt]}, {line}"
@@ -434,6 +449,19 @@ class Site(Folder):
 
 def _ours(name: str) -> bool:
     return name.startswith(("BATCHQ_", "CELERY_"))
+
+
+def _plan(job: JobSpec) -> dict[str, Any]:
+    """What the checker must know of a job: see there."""
+    return {
+        task.name: {
+            "retries": task.retries,
+            "join": task.join.value,
+            "ignore_failure": task.ignore_failure,
+            "after": [(each.task, each.outcome.value, each.handles) for each in task.after],
+        }
+        for task in job.tasks
+    }
 
 
 def _text(value: Any) -> str:
