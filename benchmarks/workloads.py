@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 from batchq import Job, spec
 from batchq.core.states import Outcome
 from batchq.spec import JobSpec
+from benchmarks.site import ROOT
 
-ROOT = Path(__file__).parents[1]
 LAYERS = 20
 
 
@@ -23,30 +23,48 @@ class Stamp(NamedTuple):
     ended: int
 
 
-@dataclass(frozen=True)
+@dataclass
 class Stamps:
     """The file to which every operation appends one line."""
 
     path: Path
+    _seen: int = 0
+    _lines: int = 0
 
     def clear(self) -> None:
         self.path.write_bytes(b"")
+        self._seen = self._lines = 0
 
     def count(self) -> int:
-        return self.path.read_bytes().count(b"\n")
+        """The number of lines; only what is new is read."""
+        with self.path.open("rb") as file:
+            file.seek(self._seen)
+            new = file.read()
+        self._seen += len(new)
+        self._lines += new.count(b"\n")
+        return self._lines
 
-    def read(self) -> dict[str, Stamp]:
-        """The stamps by the marks of their tasks."""
+    def read(self) -> list[tuple[str, Stamp]]:
+        """The stamps with the marks of their tasks, in the order in which they were written."""
         lines = (line.split(" ", 2) for line in self.path.read_text().splitlines())
-        return {mark: Stamp(int(begun), int(ended)) for begun, ended, mark in lines}
+        return [(mark, Stamp(int(begun), int(ended))) for begun, ended, mark in lines]
 
 
 @dataclass(frozen=True)
 class Workload:
-    """Jobs whose tasks are all no-ops; every operation's arguments are the stamps' file and its own mark."""
+    """Jobs whose tasks are all no-ops; every operation's arguments are the stamps' file and its own mark.
+
+    `write` makes the jobs out of plain values, as a user's code does. `gated` work is handed over before it may start.
+    """
 
     name: str
-    jobs: Sequence[JobSpec]
+    stamps: Path
+    write: Callable[[], Sequence[Job]]
+    gated: bool = False
+
+    @cached_property
+    def jobs(self) -> Sequence[JobSpec]:
+        return [job.spec() for job in self.write()]
 
     @cached_property
     def marks(self) -> list[str]:
@@ -72,50 +90,76 @@ class Workload:
         return [hop / 1e6 for hop in hops]
 
 
-def wide(tasks: int, stamps: str) -> Workload:
+def wide(tasks: int, stamps: Path, *, name: str = "wide") -> Workload:
     """Independent tasks, and one that waits for all of them."""
-    job = Job("wide")
-    names = [job.task(f"t{n}", "noop", args=[stamps, f"t{n}"]).name for n in range(tasks)]
-    job.task("last", "noop", args=[stamps, "last"], after=names)
-    return Workload("wide", [job.spec()])
+
+    def write() -> list[Job]:
+        job = Job("wide")
+        names = [job.task(f"t{n}", "noop", args=[str(stamps), f"t{n}"]).name for n in range(tasks)]
+        job.task("last", "noop", args=[str(stamps), "last"], after=names)
+        return [job]
+
+    return Workload(name, stamps, write, gated=name == "drain")
 
 
-def chain(tasks: int, stamps: str) -> Workload:
+def drain(tasks: int, stamps: Path) -> Workload:
+    """The same, handed over before the clock starts: what the worker can do while no client takes part in the cores."""
+    return wide(tasks, stamps, name="drain")
+
+
+def chain(tasks: int, stamps: Path) -> Workload:
     """A tenth as many tasks, one after the other."""
-    job = Job("chain")
-    for n in range(max(2, tasks // 10)):
-        job.task(f"t{n}", "noop", args=[stamps, f"t{n}"], after=[f"t{n - 1}"] if n else None)
-    return Workload("chain", [job.spec()])
+
+    def write() -> list[Job]:
+        job = Job("chain")
+        for n in range(max(2, tasks // 10)):
+            job.task(f"t{n}", "noop", args=[str(stamps), f"t{n}"], after=[f"t{n - 1}"] if n else None)
+        return [job]
+
+    return Workload("chain", stamps, write)
 
 
-def job1(tasks: int, stamps: str) -> Workload:
+def job1(tasks: int, stamps: Path) -> Workload:
     """A twentieth as many runs of the example's JOB 1, all at once."""
-    example = spec.load(ROOT / "examples" / "job1.yaml").jobs["JOB 1"]
-    return Workload("job1", [_as_noops(example, stamps, run) for run in range(max(1, tasks // 20))])
+    return Workload("job1", stamps, lambda: [_as_noops(stamps, run) for run in range(max(1, tasks // 20))])
 
 
-def _as_noops(job: JobSpec, stamps: str, run: int) -> JobSpec:
-    tasks = (
-        task.model_copy(update={"run": "noop", "args": [stamps, f"{run}/{task.name}"], "kwargs": {}})
-        for task in job.tasks
-    )
-    return job.model_copy(update={"tasks": tuple(tasks)})
+@cache
+def _example() -> JobSpec:
+    return spec.load(ROOT / "examples" / "job1.yaml").jobs["JOB 1"]
 
 
-def layers(tasks: int, stamps: str) -> Workload:
+def _as_noops(stamps: Path, run: int) -> Job:
+    job = Job("JOB 1")
+    for task in _example().tasks:
+        after = {condition.task: condition.outcome.value for condition in task.after}
+        job.task(task.name, "noop", args=[str(stamps), f"{run}/{task.name}"], after=after)
+    return job
+
+
+def layers(tasks: int, stamps: Path) -> Workload:
     """As many tasks in twenty layers, each task after all of the layer before."""
-    job = Job("layers")
-    before: list[str] | None = None
-    for layer in range(LAYERS):
-        names = [f"{layer}.{n}" for n in range(max(1, tasks // LAYERS))]
-        for name in names:
-            job.task(name, "noop", args=[stamps, name], after=before)
-        before = names
-    return Workload("layers", [job.spec()])
+
+    def write() -> list[Job]:
+        job = Job("layers")
+        before: list[str] | None = None
+        for names in layers_of(tasks):
+            for name in names:
+                job.task(name, "noop", args=[str(stamps), name], after=before)
+            before = names
+        return [job]
+
+    return Workload("layers", stamps, write)
 
 
-WORKLOADS: dict[str, Callable[[int, str], Workload]] = {
+def layers_of(tasks: int) -> list[list[str]]:
+    """The names of the tasks, layer by layer."""
+    return [[f"{layer}.{n}" for n in range(max(1, tasks // LAYERS))] for layer in range(LAYERS)]
+
+
+WORKLOADS: dict[str, Callable[[int, Path], Workload]] = {
     "wide": wide,
+    "drain": drain,
     "chain": chain,
     "job1": job1,
     "layers": layers,

@@ -1,0 +1,112 @@
+"""The comparison: all sides take turns at the same work in the same run, and what counts are ratios within a turn."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+import psutil
+
+from benchmarks.meter import PARTS
+from benchmarks.sides import Figures, Side, measure
+from benchmarks.site import broker, process
+from benchmarks.workloads import WORKLOADS, wide
+
+WARM_UP_TASKS = 20
+WARM_UP_SECONDS = 120.0
+
+Turn = dict[str, Figures]  # by the side's name
+Make = Callable[[Path, int], Sequence[Side]]
+
+
+@contextmanager
+def running(
+    folder: Path, url: str, database: psutil.Process | None, make: Make, threads: int
+) -> Iterator[Sequence[Side]]:
+    """Sides on a broker and a database of their own, up and warm; they stay up for all workloads."""
+    os.environ |= {"BATCHQ_DATABASE_URL": url, "BATCHQ_HOME": str(folder)}
+    with ExitStack() as stack:
+        valkey = stack.enter_context(broker(folder))
+        sides = make(folder, threads)
+        for side in sides:
+            for part, argv in side.commands(threads):
+                side.processes[part] = stack.enter_context(process(f"{side.name}-{part}", argv, folder))
+            side.processes["broker"] = valkey
+            if side.stores and database:
+                side.processes["database"] = database
+        for side in sides:
+            measure(side, wide(WARM_UP_TASKS, side.stamps.path), WARM_UP_SECONDS)
+        yield sides
+
+
+def compare(name: str, sides: Sequence[Side], tasks: int, pairs: int, timeout: float) -> dict[str, Any]:
+    """The workload's figures, after one turn that does not count.
+
+    Each turn begins with another side, so that what one leaves behind does not always hit the same next one.
+    """
+    work = {side.name: WORKLOADS[name](tasks, side.stamps.path) for side in sides}
+    turns: list[Turn] = []
+    for number in range(pairs + 1):
+        order = [*sides[number % len(sides) :], *sides[: number % len(sides)]]
+        turn = {}
+        for side in order:
+            others = [other for other in sides if other is not side]
+            turn[side.name] = measure(side, work[side.name], timeout, others)
+        if number:
+            turns.append(turn)
+        click.echo(_said(name, number, pairs, turn), err=True)
+    return {
+        "tasks": len(work["batchq"].marks),
+        "sides": {side.name: _summary(side.name, turns) for side in sides},
+        "runs": [{side: _run(figures) for side, figures in turn.items()} for turn in turns],
+    }
+
+
+def _said(name: str, number: int, pairs: int, turn: Turn) -> str:
+    ratios = ", ".join(f"{side} {_ratio(turn, side):.2f}" for side in turn if side != "bare")
+    return f"{name}: {f'pair {number} of {pairs}' if number else 'warm-up'}, {ratios}"
+
+
+def _run(figures: Figures) -> dict[str, Any]:
+    return {name: value for name, value in asdict(figures).items() if name != "hops_ms"}
+
+
+def _ratio(turn: Turn, side: str) -> float:
+    return turn[side].tasks_per_second / turn["bare"].tasks_per_second
+
+
+def _summary(side: str, turns: Sequence[Turn]) -> dict[str, Any]:
+    runs = [turn[side] for turn in turns]
+    hops = sorted(hop for run in runs for hop in run.hops_ms)
+    return {
+        "tasks_per_second": spread([run.tasks_per_second for run in runs]),
+        "ratio": spread([_ratio(turn, side) for turn in turns]),
+        "submit_seconds": statistics.median(run.submit_seconds for run in runs),
+        "hop_ms": {"p50": percentile(hops, 50), "p95": percentile(hops, 95)} if hops else None,
+        "cpu_ratio": spread([turn[side].cpu_ms_per_task / turn["bare"].cpu_ms_per_task for turn in turns]),
+        "cpu_ms_per_task": spread([run.cpu_ms_per_task for run in runs]),
+        "cpu_ms": {part: spread([run.cpu_ms[part] for run in runs]) for part in PARTS if part in runs[0].cpu_ms},
+        "others_cpu": statistics.median(run.others_cpu for run in runs),
+        "stored_ms": _median([run.stored_ms for run in runs if run.stored_ms is not None]),
+        "peak_mib": max(run.peak_mib for run in runs),
+    }
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return statistics.median(values) if values else None
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median and range."""
+    return {"min": min(values), "median": statistics.median(values), "max": max(values)}
+
+
+def percentile(ordered: Sequence[float], percent: int) -> float:
+    """Of values in rising order, the one that so many per cent of them do not exceed."""
+    return ordered[min(len(ordered) * percent // 100, len(ordered) - 1)]

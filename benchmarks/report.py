@@ -1,0 +1,119 @@
+"""Saved runs as a page and a plot, for the README."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import count, takewhile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.grids import NAMES, Grid, Saved, conditions, grids
+from benchmarks.plot import Bar, Panel, svg
+from benchmarks.workloads import LAYERS
+
+HEADINGS = {
+    "compare": "Beside bare Celery and its canvas",
+    "canvas": "Layers as Celery's manual writes them",
+    "growth": "When there are many",
+    "idle": "Without work",
+    "submit": "A large job is submitted",
+}
+PLOTTED: dict[str, Callable[[int], str]] = {  # in words, by the number of tasks
+    "wide": lambda tasks: f"wide: {tasks - 1:,} tasks, and one that waits for all",
+    "job1": lambda tasks: f"job1: {tasks // 5:,} runs of a job with branches, at once",
+    "layers": lambda tasks: f"layers: {LAYERS} × {tasks // LAYERS:,}, each task after all of the layer before",
+}
+CANVASES = {"wide": "Celery's chord", "job1": "Celery's canvas", "layers": "Celery's chords, by hand"}
+OPENING = """# What was measured
+
+Written by `python -m benchmarks report`; what each figure means, and how it is taken, is in [README.md](README.md).
+Medians, with the range where there is one. No absolute figure holds on another machine: look at the ratios.
+"""
+
+
+def write(reports: Sequence[Saved], folder: Path) -> list[Path]:
+    """Write `report.md` and, if sides were compared, `report.svg`; returns what was written."""
+    page, plot = folder / "report.md", folder / "report.svg"
+    compared = [report for report in reports if report["kind"] == "compare"]
+    if compared:
+        plot.write_text(svg(_panels(compared)), encoding="utf-8")
+    page.write_text(_page(reports, plotted=bool(compared)), encoding="utf-8")
+    return [page, plot] if compared else [page]
+
+
+def _page(reports: Sequence[Saved], *, plotted: bool) -> str:
+    lines = [OPENING]
+    if plotted:
+        lines.append("![Ratios to bare Celery, and the time from a task to the next](report.svg)\n")
+    for kind, heading in HEADINGS.items():
+        of_kind = [report for report in reports if report["kind"] == kind]
+        lines += [f"## {heading}\n"] if of_kind else []
+        for report in of_kind:
+            lines += [f"{conditions(report)}.\n", *map(_markdown, grids(report))]
+    facts = reports[0]["machine"]
+    lines.append(f"{facts['system']}, Python {facts['python']}, Celery {facts['celery']}, batchq {facts['batchq']}.\n")
+    return "\n".join(lines)
+
+
+def _markdown(grid: Grid) -> str:
+    rule = ["---" if number < grid.names else "---:" for number in range(len(grid.headings))]
+    rows = ["| " + " | ".join(row) + " |" for row in (grid.headings, rule, *grid.rows)]
+    return "\n".join([f"**{grid.title}**", "", *rows, "", *([f"*{grid.note}*", ""] if grid.note else [])])
+
+
+# --- the plot -----------------------------------------------------------------------------------------------
+
+
+def _panels(compared: Sequence[Saved]) -> list[Panel]:
+    panels = [_ratios(compared)] if any(set(PLOTTED) & set(report["workloads"]) for report in compared) else []
+    return [*panels, _hops(compared)] if any("chain" in report["workloads"] for report in compared) else panels
+
+
+def _ratios(compared: Sequence[Saved]) -> Panel:
+    groups = []
+    for name, said in PLOTTED.items():
+        there = [report for report in compared if name in report["workloads"]]
+        if there:
+            groups.append((said(there[0]["workloads"][name]["tasks"]), _ratio_bars(name, there)))
+    most = max(bar.high for _, bars in groups for bar in bars)
+    note = "Tasks per second, as a multiple of bare Celery in the same run: median and range of the turns"
+    return Panel("Throughput, bare Celery = 1", note, groups, _ticks(most, 0.25), 2, one=1.0)
+
+
+def _ratio_bars(name: str, compared: Sequence[Saved]) -> list[Bar]:
+    bars = []
+    for report in compared:
+        ratio = report["workloads"][name]["sides"]["batchq"]["ratio"]
+        bars.append(_bar(f"batchq on {NAMES[report['database']]}", "batchq", ratio))
+    canvas = compared[0]["workloads"][name]["sides"].get("canvas")
+    return [*bars, _bar(CANVASES[name], "canvas", canvas["ratio"])] if canvas else bars
+
+
+def _bar(name: str, side: str, values: dict[str, Any]) -> Bar:
+    return Bar(name, side, values["median"], values["min"], values["max"])
+
+
+def _hops(compared: Sequence[Saved]) -> Panel:
+    there = [report for report in compared if "chain" in report["workloads"]]
+    bars = [_hop(f"batchq on {NAMES[report['database']]}", "batchq", report) for report in there]
+    if "canvas" in there[0]["workloads"]["chain"]["sides"]:
+        bars.append(_hop("Celery's chain", "canvas", there[0]))
+    bars.append(_hop("bare Celery, by hand", "bare", there[0]))
+    most = max(bar.high for bar in bars)
+    tasks = there[0]["workloads"]["chain"]["tasks"]
+    note = f"chain, {tasks:,} tasks in a row: milliseconds, median and 95th percentile"
+    return Panel("From the end of a task to the start of the next", note, [("", bars)], _ticks(most, _step(most)), 1)
+
+
+def _hop(name: str, side: str, report: Saved) -> Bar:
+    hop = report["workloads"]["chain"]["sides"][side]["hop_ms"]
+    return Bar(name, side, hop["p50"], hop["p50"], hop["p95"])
+
+
+def _step(most: float) -> float:
+    return next(step for step in (1, 2, 5, 10, 20, 50, 100, 500, 10_000) if most / step <= 6)
+
+
+def _ticks(most: float, step: float) -> list[float]:
+    below = list(takewhile(lambda tick: tick < most, (step * number for number in count())))
+    return [*below, step * len(below)]
