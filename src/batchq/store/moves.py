@@ -59,10 +59,8 @@ def is_(*states: State) -> ColumnElement[bool]:
 
 # SQLite uses a partial index only where the query holds the index's own words.
 OUT = is_(State.QUEUED, State.EXECUTING)
-STORING = and_(
-    literal_column("batchq_run.status IN ('storing', 'executing', 'canceling')"),
-    RUN.status == literal_column("'storing'"),
-)
+RUN_IS_OPEN: ColumnElement[bool] = literal_column("batchq_run.status IN ('storing', 'executing', 'canceling')")
+STORING = and_(RUN_IS_OPEN, RUN.status == literal_column("'storing'"))
 
 
 # --- storing a run ------------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, exists, func, insert, literal_column, select, update
-from sqlalchemy.sql.elements import ColumnElement
 
 from batchq.core.affinity import Server as Seen
 from batchq.core.affinity import Topology
@@ -16,7 +15,7 @@ from batchq.core.states import NOT_STARTED, TERMINAL, State
 from batchq.core.windows import Window, format_days, format_time, is_zone, parse_days, parse_time
 from batchq.store import moves
 from batchq.store.database import Database
-from batchq.store.moves import RUN, STORING, TASK, is_
+from batchq.store.moves import RUN, RUN_IS_OPEN, STORING, TASK, is_
 from batchq.store.prepared import Later, Prepared
 from batchq.tables import Dispatch, Group, Liveness, Run, Server, ServerGroup, ServerWindow, Task
 
@@ -198,16 +197,12 @@ def open_tasks(tx: Connection, group: str) -> int:
     """How many tasks of the group are not terminal."""
     ended = [state.value for state in TERMINAL]
     tasks = select(func.count()).select_from(Task).join(Run, RUN.id == TASK.run_id)
-    return int(tx.execute(tasks.where(_IS_OPEN, TASK.group_name == group, TASK.status.not_in(ended))).scalar_one())
+    return int(tx.execute(tasks.where(RUN_IS_OPEN, TASK.group_name == group, TASK.status.not_in(ended))).scalar_one())
 
 
 def being_stored(tx: Connection) -> list[int]:
     """The runs that are still being stored, whose tasks may be of any group."""
     return list(tx.execute(select(RUN.id).where(STORING).order_by(RUN.id)).scalars())
-
-
-# Written as words, as in the partial index that holds just these rows.
-_IS_OPEN: ColumnElement[bool] = literal_column("batchq_run.status IN ('storing', 'executing', 'canceling')")
 
 
 def forget_group(tx: Connection, group: str) -> bool:

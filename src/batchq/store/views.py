@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Select, and_, case, func, literal, literal_column, select, text
+from sqlalchemy import Connection, Select, and_, case, func, literal, select, text
 
 from batchq import clock as world
 from batchq.core import affinity, secrets, windows
@@ -24,7 +24,7 @@ from batchq.core.states import NOT_STARTED, RUN_ENDED, RUN_OPEN, TERMINAL, Outco
 from batchq.core.windows import format_days, format_time
 from batchq.errors import NotFound, unknown
 from batchq.store import moves
-from batchq.store.moves import CONDITION, JOB, RUN, TASK, is_
+from batchq.store.moves import CONDITION, JOB, RUN, RUN_IS_OPEN, TASK, is_
 from batchq.store.servers import GROUP, PRIORITIES, SERVER, seen
 from batchq.tables import Attempt, Job, Liveness, Run, Server, Task
 
@@ -556,15 +556,11 @@ _OUT = (
 )
 
 
-# Written as words, as in the partial index that holds just these rows.
-_IS_OPEN = RUN.status.in_([literal_column(f"'{state}'") for state in ("storing", "executing", "canceling")])
-
-
 def status_view(tx: Connection, now: datetime | None = None, *, timezone: str | None = None) -> View:
     """How everything stands: open runs and handed-out tasks counted, servers by state, groups that wait."""
     now = now or clock(tx)
     all_servers, all_groups = servers(tx, now), groups(tx, now, timezone=timezone)
-    open_runs = select(RUN.status, func.count().label("number")).where(_IS_OPEN).group_by(RUN.status)
+    open_runs = select(RUN.status, func.count().label("number")).where(RUN_IS_OPEN).group_by(RUN.status)
     running = [server for server in all_servers if server["state"] in ("open", "draining")]
     return {
         "now": iso(now),
