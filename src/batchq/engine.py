@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-ROWS_PER_TRANSACTION = 2000
+ROWS_PER_TRANSACTION = 5000
 CONDITIONS_PER_TRANSACTION = 1000
 ROUNDS_PER_TRANSACTION = 50
 LOST = "lost: server {name} went away during this attempt; what it did is not known"
@@ -49,8 +49,11 @@ def submit(database: Database, job: JobSpec) -> int:
     if len(rows.tasks) + len(rows.conditions) <= ROWS_PER_TRANSACTION:
         return database.run(_store_at_once, database, job, rows)
     run, number = database.run(lambda tx: _open(tx, database, job))
-    tasks, conditions = map(number.task, rows.tasks), map(number.condition, rows.conditions)
-    for add, all_rows in ((moves.add_tasks, tasks), (moves.add_conditions, conditions)):
+    stored = (
+        (moves.add_tasks, map(number.task, rows.tasks)),
+        (moves.add_conditions, number.conditions(rows.conditions)),
+    )
+    for add, all_rows in stored:
         for chunk in _chunks(all_rows, ROWS_PER_TRANSACTION):
             if not database.run(_add, run, add, chunk):
                 return run
@@ -70,7 +73,7 @@ def _add(tx: Connection, run: int, add: Callable[[Connection, Sequence[Any]], No
 def _store_at_once(tx: Connection, database: Database, job: JobSpec, rows: runs.Rows) -> int:
     run, number = _open(tx, database, job)
     moves.add_tasks(tx, list(map(number.task, rows.tasks)))
-    moves.add_conditions(tx, list(map(number.condition, rows.conditions)))
+    moves.add_conditions(tx, list(number.conditions(rows.conditions)))
     moves.start_run(tx, run, database.now(tx))
     return run
 

@@ -157,6 +157,8 @@ class Job:
     def _conditions(self, after: Any) -> tuple[Any, Join | None]:
         """What a model takes as `after`, and how `&` and `|` joined it."""
         if isinstance(after, list | tuple):
+            if set(map(type, after)) <= {str}:
+                return after, None  # names, as long lists are made of
             return [condition for each in after for condition in _listed(self._conditions(each))], None
         if not isinstance(after, After | Task):
             return after, None

@@ -141,6 +141,8 @@ def conditions(value: object) -> tuple[Condition, ...]:
     if isinstance(value, str):
         return (Condition(value),)
     items = value if isinstance(value, list | tuple) else (value,)
+    if set(map(type, items)) == {str}:
+        return tuple(map(Condition, items))  # the usual long list
     return tuple(condition for item in items for condition in _stated(item))
 
 

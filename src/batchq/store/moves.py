@@ -57,6 +57,12 @@ def is_(*states: State) -> ColumnElement[bool]:
     return literal_column(f"batchq_task.status {test}")
 
 
+def was(state: State) -> ColumnElement[bool]:
+    """`status` is `state`, said so that no partial index can serve the query: rows are found by the ids it has."""
+    same: ColumnElement[bool] = TASK.status == state.value
+    return same
+
+
 # SQLite uses a partial index only where the query holds the index's own words.
 OUT = is_(State.QUEUED, State.EXECUTING)
 RUN_IS_OPEN: ColumnElement[bool] = literal_column("batchq_run.status IN ('storing', 'executing', 'canceling')")
@@ -110,7 +116,7 @@ def add_tasks(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
         _ADD_TASKS.later(tx, rows)
 
 
-_condition = {column.name: column for column in TaskCondition.__table__.columns}  # type: ignore[attr-defined]
+_condition = {name: CONDITION[name] for name in ("predecessor_id", "task_id", "outcome", "handles")}
 _ADD_CONDITIONS = Prepared(
     lambda given: insert(TaskCondition).from_select(
         list(_condition), select(*(getattr(given, name) for name in _condition))
@@ -119,8 +125,8 @@ _ADD_CONDITIONS = Prepared(
 )
 
 
-def add_conditions(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert conditions."""
+def add_conditions(tx: Connection, rows: Sequence[tuple[int, int, str, bool]]) -> None:
+    """Insert conditions: predecessor, task, outcome, and whether that is handled."""
     if rows:
         _ADD_CONDITIONS.later(tx, rows)
 
@@ -182,7 +188,7 @@ _COUNT = Prepared(
 _COUNT_AND_MOVE = Prepared(
     lambda given: (
         update(Task)
-        .where(TASK.id == given.task, is_(State.WAITING))
+        .where(TASK.id == given.task, was(State.WAITING))
         .values(pending=given.pending, met=given.met, impossible=given.impossible)
         .values(status=given.state, ready_at=given.ready, ended_at=given.ended)
     ),
@@ -348,7 +354,7 @@ _READY = Prepared(
 _QUEUE = Prepared(
     lambda given: (
         update(Task)
-        .where(TASK.id == given.task, is_(State.READY))
+        .where(TASK.id == given.task, was(State.READY))
         .values(status=State.QUEUED.value, token=given.renewed, queued_at=bindparam("now"))
         .values(server_id=None, epoch=None, offers=0)
     ),
@@ -364,7 +370,7 @@ _OUT = Prepared(
 _TAKE_BACK = Prepared(
     lambda given: (
         update(Task)
-        .where(TASK.id == given.task, TASK.token == given.held, is_(State.QUEUED))
+        .where(TASK.id == given.task, TASK.token == given.held, was(State.QUEUED))
         .values(status=State.READY.value, token=None, queued_at=None)
     ),
     task=TASK.id,
@@ -373,7 +379,7 @@ _TAKE_BACK = Prepared(
 _OFFER_AGAIN = Prepared(
     lambda given: (
         update(Task)
-        .where(TASK.id == given.task, TASK.token == given.held, is_(State.QUEUED))
+        .where(TASK.id == given.task, TASK.token == given.held, was(State.QUEUED))
         .values(token=given.renewed, queued_at=bindparam("now"), offers=TASK.offers + 1)
     ),
     task=TASK.id,
@@ -392,7 +398,7 @@ _NOT_BEFORE = Prepared(
 _HASTEN = Prepared(
     lambda given: (
         update(Task)
-        .where(TASK.id == given.task, TASK.ready_at == given.held, is_(State.READY))
+        .where(TASK.id == given.task, TASK.ready_at == given.held, was(State.READY))
         .values(ready_at=given.due)
     ),
     task=TASK.id,
@@ -494,11 +500,11 @@ _mine = and_(TASK.server_id == bindparam("server"), TASK.epoch == bindparam("epo
 _DISPATCH = Dispatch.__table__.c  # type: ignore[attr-defined]
 _unchanged = select(_DISPATCH.topology).scalar_subquery() == bindparam("version")
 _LOCK_TICKETS = Prepared(
-    select(TASK.id).where(is_(State.QUEUED), among(TASK.id, "tasks")).order_by(TASK.id).with_for_update(key_share=True)
+    select(TASK.id).where(was(State.QUEUED), among(TASK.id, "tasks")).order_by(TASK.id).with_for_update(key_share=True)
 )
 _CLAIM = Prepared(
     update(Task)
-    .where(among(TASK.id, "tasks"), among(TASK.token, "tokens"), is_(State.QUEUED), _unchanged)
+    .where(among(TASK.id, "tasks"), among(TASK.token, "tokens"), was(State.QUEUED), _unchanged)
     .values(
         status=State.EXECUTING.value,
         attempt=TASK.attempt + 1,
@@ -526,7 +532,7 @@ _CLAIMED = Prepared(
     )
     .join(Run, RUN.id == TASK.run_id)
     .where(among(TASK.token, "tokens"), among(TASK.id, "tasks"))
-    .where(is_(State.EXECUTING), _mine)
+    .where(was(State.EXECUTING), _mine)
 )
 
 
@@ -577,7 +583,7 @@ _HELD = Prepared(
 _FINISH = Prepared(
     lambda given: (
         update(Task)
-        .where(TASK.id == given.task, TASK.token == given.held, is_(State.EXECUTING))
+        .where(TASK.id == given.task, TASK.token == given.held, was(State.EXECUTING))
         .values(status=given.state, unsettled=given.flag, ready_at=func.coalesce(given.again, TASK.ready_at))
         .values(ended_at=bindparam("now"), error=given.reason, result=given.value)
     ),

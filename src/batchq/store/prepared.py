@@ -72,6 +72,10 @@ def among(column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
     return Among(column, bindparam(name, type_=Values(column.type)))
 
 
+# Rows that a statement takes: values by the names of its columns, or in the order of these, if all of them are plain.
+Rows = Sequence[Mapping[str, Any]] | Sequence[tuple[Any, ...]]
+
+
 class Prepared:
     """A statement with named parameters, compiled once for each kind of database.
 
@@ -84,15 +88,15 @@ class Prepared:
         self.over = over
         self._forms: dict[str, _OnSqlite | _OnPostgresql] = {}
 
-    def __call__(self, tx: Connection, over: Sequence[Mapping[str, Any]] | None = None, **values: Any) -> list[Any]:
+    def __call__(self, tx: Connection, over: Rows | None = None, **values: Any) -> list[Any]:
         """Run it; returns the rows, with their columns by name and as a tuple."""
         return self.later(tx, over, **values).rows
 
-    def count(self, tx: Connection, over: Sequence[Mapping[str, Any]] | None = None, **values: Any) -> int:
+    def count(self, tx: Connection, over: Rows | None = None, **values: Any) -> int:
         """Run it; returns how many rows it changed."""
         return self.later(tx, over, **values).count
 
-    def later(self, tx: Connection, over: Sequence[Mapping[str, Any]] | None = None, **values: Any) -> Later:
+    def later(self, tx: Connection, over: Rows | None = None, **values: Any) -> Later:
         """Run it before whatever runs next, together with that where the database is a round trip away."""
         form = self.form(tx)
         return Later(tx, form, form.bind(values, over or ()))
@@ -208,6 +212,7 @@ class _Form:
 class _OnSqlite(_Form):
     def __init__(self, statement: Any, over: Mapping[str, ColumnElement[Any]], dialect: Any) -> None:
         self._many = bool(over)
+        self._order = list(over)
         if over:
             row = {name: bindparam(name, type_=like.type) for name, like in over.items()}
             statement = statement(SimpleNamespace(**row))
@@ -215,12 +220,16 @@ class _OnSqlite(_Form):
         super().__init__(compiled)
         self._positions: list[str] = compiled.positiontup
 
-    def bind(self, values: Mapping[str, Any], over: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+    def bind(self, values: Mapping[str, Any], over: Rows) -> Sequence[Sequence[Any]]:
         """The values as the driver takes them, for each run of the statement."""
-        every = (self._bound({**values, **row}) for row in over) if self._many else (self._bound(values),)
+        rows: Any = over
+        if rows and isinstance(rows[0], tuple):
+            assert self._positions == self._order, "the statement takes its columns in another order"
+            return list(rows)
+        every = (self._bound({**values, **row}) for row in rows) if self._many else (self._bound(values),)
         return [[bound[name] for name in self._positions] for bound in every]
 
-    def ask(self, driver: Any, values: list[list[Any]]) -> _Answer:
+    def ask(self, driver: Any, values: Sequence[Sequence[Any]]) -> _Answer:
         """Run it for each of these."""
         if self._row is None:
             return _Answer([], driver.executemany(self.sql, values).rowcount if values else 0)
@@ -245,11 +254,9 @@ class _OnPostgresql(_Form):
             _after(wire.reader(column.type), make) for column, make in zip(self._columns, self._out, strict=True)
         ]
 
-    def bind(self, values: Mapping[str, Any], over: Sequence[Mapping[str, Any]]) -> list[Any]:
+    def bind(self, values: Mapping[str, Any], over: Rows) -> list[Any]:
         """The values in the order of the parameters."""
-        columns = {
-            name: [row[name] if process is None else process(row[name]) for row in over] for name, process in self._over
-        }
+        columns = {name: _column(over, place, name, process) for place, (name, process) in enumerate(self._over)}
         bound = self._bound({**values, **columns})
         return [bound[name] for name in self.sentence.parameters]
 
@@ -264,6 +271,13 @@ class _OnPostgresql(_Form):
 
 
 _NUMBERS = count(1)
+
+
+def _column(rows: Sequence[Any], place: int, name: str, process: Callable[[Any], Any] | None) -> list[Any]:
+    """One column of the rows, as the driver takes it."""
+    if rows and isinstance(rows[0], tuple):
+        return [row[place] for row in rows]
+    return [row[name] if process is None else process(row[name]) for row in rows]
 
 
 def _after(read: Callable[[bytes], Any], make: Callable[[Any], Any] | None) -> Callable[[bytes], Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 class Rows:
     """Tasks and conditions by their positions in the job, before the run has a number.
 
-    A condition is the position of its task and of that one's predecessor, the outcome, and whether it handles it.
+    A condition is the position of its predecessor and of its task, the outcome, and whether it handles it: there are
+    far more of them than of anything else, so they are stored as they are.
     """
 
     tasks: list[dict[str, Any]]
@@ -42,16 +43,12 @@ class Number:
         priority = row["priority"] if row["own_priority"] else self.priorities[row["group_name"]]
         return {**row, "id": moves.task_id(self.run, row["id"]), "run_id": self.run, "priority": priority}
 
-    def condition(self, condition: tuple[int, int, str, bool]) -> dict[str, Any]:
-        """The condition's row."""
-        task, predecessor, outcome, handles = condition
+    def conditions(self, conditions: Iterable[tuple[int, int, str, bool]]) -> Iterator[tuple[int, int, str, bool]]:
+        """The conditions' rows."""
         first = moves.task_id(self.run, 0)
-        return {
-            "predecessor_id": first + predecessor,
-            "task_id": first + task,
-            "outcome": outcome,
-            "handles": handles,
-        }
+        return (
+            (first + predecessor, first + task, outcome, handles) for predecessor, task, outcome, handles in conditions
+        )
 
 
 def rows_of(job: JobSpec) -> Rows:
@@ -60,7 +57,7 @@ def rows_of(job: JobSpec) -> Rows:
     return Rows(
         [_task(job, task, position) for position, task in enumerate(job.tasks)],
         [
-            (position, positions[condition.task], str(condition.outcome), condition.handles)
+            (positions[condition.task], position, str(condition.outcome), condition.handles)
             for position, task in enumerate(job.tasks)
             for condition in task.after
         ],

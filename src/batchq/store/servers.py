@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, exists, func, insert, literal_column, select, update
+from sqlalchemy import Connection, Select, bindparam, delete, func, insert, literal_column, select, update
 
 from batchq.core.affinity import Server as Seen
 from batchq.core.affinity import Topology
@@ -41,9 +41,9 @@ _BEAT = Prepared(
     .where(SERVER.liveness == Liveness.RUNNING.value)
     .values(beat=SERVER.beat + 1, beat_at=bindparam("now"))
 )
-_GROUPS_READY = Prepared(
-    select(GROUP.name).where(exists(select(literal_column("1")).where(is_(State.READY), TASK.group_name == GROUP.name)))
-)
+# One look into the index for each group: as EXISTS, PostgreSQL would read all that is ready, and then count the groups.
+_one_ready: Select[Any] = select(literal_column("1")).where(is_(State.READY), TASK.group_name == GROUP.name).limit(1)
+_GROUPS_READY = Prepared(select(GROUP.name).where(_one_ready.scalar_subquery().is_not(None)))
 
 
 # --- the topology -------------------------------------------------------------------------------------------
