@@ -21,6 +21,7 @@ from batchq.core.affinity import (
     Topology,
     admit,
     free_threads,
+    limits,
     local,
     names,
     open_threads,
@@ -214,6 +215,22 @@ def test_the_threads_left_over_are_those_that_no_ticket_out_can_have(servers, rn
     out = Counter(random_tickets(rng, 6))
     answered = sum(rules.fitting(list(out.elements()), by_name(seen, free), served(seen)))
     assert open_threads(out, seen, free) == sum(free.values()) - answered
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(1, 5), RANDOM)
+def test_looking_at_no_more_than_the_limits_admits_the_same(servers, rng):
+    seen = random_topology(rng, servers)
+    free = {server.id: rng.randint(0, 2) for server in seen.servers}
+    out = Counter(random_tickets(rng, 3))
+    ready = list(enumerate(random_tickets(rng, 12)))
+    most = limits({group for _, group in ready}, out, seen, free)
+    looked_at, taken = [], Counter()
+    for key, group in ready:
+        taken[group] += 1
+        if taken[group] <= most.get(group, 0):
+            looked_at.append((key, group))
+    assert admit(looked_at, out, seen, free).chosen == admit(ready, out, seen, free).chosen
 
 
 def test_a_ticket_moves_aside_for_one_that_only_its_thread_can_answer():

@@ -131,6 +131,21 @@ def test_all_that_arrived_is_claimed_in_one_commit(bench: Bench):
     assert list(bench.started) == ["T0", "T1", "T2"]
 
 
+def test_who_reports_after_a_commit_was_put_together_still_takes_a_thread_in_it(bench: Bench):
+    """On PostgreSQL commits run beside the loop: what the books call executing until the next one has its thread."""
+    bench.stage.submit(WIDE)
+    bench.arrive_all()
+    bench.loop.turn()
+
+    bench.end("T0")
+    batch = bench.ledger._take()
+    assert batch is not None
+    bench.end("T1")
+    served, error = bench.ledger._commit(batch)
+
+    assert (error, [row.name for row in served.granted]) == (None, ["T3"])  # type: ignore[union-attr]
+
+
 def test_what_was_started_together_is_waited_for_a_moment_and_stored_together(bench: Bench):
     run = bench.stage.submit(WIDE)
     bench.arrive_all()

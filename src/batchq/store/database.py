@@ -25,7 +25,6 @@ from batchq import clock
 from batchq.config import masked, private_file
 from batchq.core.affinity import Topology
 from batchq.errors import DatabaseRefuses, DatabaseUnreachable, InvalidInput
-from batchq.store import wire
 from batchq.store.prepared import Prepared, forget, send
 
 P = ParamSpec("P")
@@ -230,6 +229,8 @@ def _sqlite(url: URL, patience: float) -> Engine:
 
 
 def _postgresql(url: URL, patience: float, name: str) -> Engine:
+    from batchq.store import wire  # its driver is there only where it is wanted
+
     engine = create_engine(url, hide_parameters=True, connect_args=_session(url, patience, name))
 
     @event.listens_for(engine, "checkout")

@@ -19,8 +19,6 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.elements import BindParameter, ColumnElement
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-from batchq.store import wire
-
 
 class Values(TypeDecorator[Collection[Any]]):
     """A list as one parameter: an array on PostgreSQL, JSON on SQLite; so the statement's text never changes."""
@@ -157,7 +155,7 @@ def send(tx: Connection, *, commit: bool = False) -> None:
             waiting[0]._answer = waiting[0]._form.ask(driver, waiting[0]._values)
             return
         asked = [(later._form.sentence, later._values) for later in waiting]
-        results = wire.exchange(driver, tx.info.setdefault(PREPARED, set()), asked, commit=commit)
+        results = waiting[0]._form.exchange(driver, tx.info.setdefault(PREPARED, set()), asked, commit=commit)
     except base as error:
         if tx.dialect.name == "postgresql" and driver.pgconn.pipeline_status:
             tx.invalidate(error)
@@ -243,6 +241,9 @@ class _OnSqlite(_Form):
 
 class _OnPostgresql(_Form):
     def __init__(self, statement: Any, over: Mapping[str, ColumnElement[Any]], dialect: Any) -> None:
+        from batchq.store import wire  # its driver is there only where it is wanted
+
+        self.exchange = wire.exchange
         head = ""
         if over:
             statement = _by_key(statement, over)

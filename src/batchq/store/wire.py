@@ -6,10 +6,10 @@ The driver's cursors are a pleasure and take ten times as long; here is only wha
 from __future__ import annotations
 
 import re
-import select
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from select import POLLIN, POLLOUT, poll
 from typing import Any
 
 from psycopg import Connection, DataError
@@ -87,8 +87,7 @@ def has_ended(driver: Connection[Any]) -> bool:
     """Whether an idle connection is of no more use: the server ended it, and has said so. Asks nothing."""
     if driver.closed:
         return True
-    readable, _, _ = select.select([driver.pgconn.socket], [], [], 0)
-    return bool(readable)
+    return _wait(driver.pgconn, POLLIN, 0)
 
 
 def exchange(
@@ -134,8 +133,7 @@ def _begin(driver: Connection[Any]) -> bytes:
 def _results(conn: PGconn, number: int) -> list[PGresult]:
     while conn.flush():
         # What it answers meanwhile must be taken in, or both sides wait for each other.
-        readable, _, _ = select.select([conn.socket], [conn.socket], [])
-        if readable:
+        if _wait(conn, POLLIN | POLLOUT):
             conn.consume_input()
     results = [_next(conn) for _ in range(number)]
     # The end of the pipeline.
@@ -146,10 +144,17 @@ def _results(conn: PGconn, number: int) -> list[PGresult]:
 def _next(conn: PGconn, *, last: bool = False) -> PGresult:
     """The next statement's result; the wait for it can be interrupted."""
     while conn.is_busy():
-        select.select([conn.socket], [], [])
+        _wait(conn, POLLIN)
         conn.consume_input()
     result = conn.get_result()
     assert result is not None
     if not last:
         conn.get_result()
     return result
+
+
+def _wait(conn: PGconn, what: int, milliseconds: int | None = None) -> bool:
+    """Wait for the socket; returns whether there is something to read, if only the end."""
+    waiting = poll()
+    waiting.register(conn.socket, what)
+    return any(event & ~POLLOUT for _, event in waiting.poll(milliseconds))
