@@ -116,7 +116,7 @@ class Ledger:
         self._known: set[str] = set()
         self._fresh: set[str] = set()
         self._fresh_until = 0.0
-        self._lingering = False
+        self._linger_until = 0.0
         self._again = False
         self._woken = False
         self._committing = False
@@ -198,13 +198,16 @@ class Ledger:
 
     def _lingers(self) -> bool:
         """Whether the next commit waits a moment for reports that may be expected now."""
-        if self._fresh and not self._lingering and time.monotonic() < self._fresh_until:
-            self._lingering = True
+        now = time.monotonic()
+        if not self._fresh or now >= self._fresh_until:
+            return False
+        if not self._linger_until:
+            self._linger_until = now + LINGER_SECONDS
             self._hub.call_later(LINGER_SECONDS, self._linger_no_more)
-        return self._lingering and bool(self._fresh)
+        # By the clock as well: a loop that ends, or waits for the broker, may not come to it.
+        return now < self._linger_until
 
     def _linger_no_more(self) -> None:
-        self._lingering = False
         self._fresh.clear()
         self.flush()
 
@@ -302,6 +305,7 @@ class Ledger:
         self.threads = served.threads
         granted = {row.token: row for row in served.granted}
         self._fresh, self._fresh_until = set(granted), time.monotonic() + FRESH_SECONDS
+        self._linger_until = 0.0
         if batch.reports:
             crash.point("finish-committed")
         self._begin_own(served.own, granted)
