@@ -95,9 +95,9 @@ class Coordinator:
         # From here on under the dispatch lock: who holds it waits for no run and no task.
         engine.take_back(tx, database, now, settings.tickets_ahead, skip=True)
         tickets = engine.offer_again(tx, database, now, settings.lost_ticket_seconds)
-        handout = engine.dispatch(tx, database, settings.tickets_ahead)
+        tickets += engine.dispatch(tx, database, settings.tickets_ahead)
         crash.point("ticking")
-        return Advance([*tickets, *handout.tickets], more)
+        return Advance(tickets, more)
 
 
 def strategy(task: Task, app: Celery, consumer: Any) -> Callable[..., None]:

@@ -128,9 +128,8 @@ def _to_fixed_point(
     ending = dict(ends)
     while ending and rounds:
         most = max(budget, 1)
-        asked, followers = moves.open_conditions(tx, ending, most + len(Outcome))
-        conditions, next_ = _whole(asked.rows, most)
-        fell = _resolve(tx, ending, conditions, followers, now) if conditions else {}
+        conditions, next_ = _whole(moves.followers(tx, ending, most + len(Outcome)).rows, most)
+        fell = _resolve(tx, ending, conditions, now) if conditions else {}
         if next_ is not None:
             predecessor, task = next_
             done = {end: state for end, state in ending.items() if end < predecessor}
@@ -151,40 +150,34 @@ def _whole(conditions: Sequence[Any], most: int) -> tuple[Sequence[Any], tuple[i
     return conditions[:cut], conditions[cut][:2] if cut < len(conditions) else None
 
 
-def _resolve(
-    tx: Connection, ends: Mapping[int, State], conditions: Sequence[Any], followers: Later, now: datetime
-) -> dict[int, State]:
-    """Resolve these conditions and move the `followers` that wait for them; returns the tasks that didn't run."""
+def _resolve(tx: Connection, ends: Mapping[int, State], conditions: Sequence[Any], now: datetime) -> dict[int, State]:
+    """Resolve these conditions and move the tasks that waited for them; returns those that didn't run."""
     came: Counter[int] = Counter()
     failed: Counter[int] = Counter()
+    waiting: dict[int, Any] = {}
     met = {(outcome.value, end): resolution(outcome, ends[end]) for end in ends for outcome in Outcome}
-    for predecessor, task, outcome in conditions:
-        if met[outcome, predecessor]:
-            came[task] += 1
-        else:
-            failed[task] += 1
+    for predecessor, task, outcome, *stands in conditions:
+        (came if met[outcome, predecessor] else failed)[task] += 1
+        waiting[task] = stands
     counted, moved = [], []
     fell: dict[int, State] = {}
-    for row in followers.rows:
-        if row.id not in came and row.id not in failed:
-            continue
-        numbers = {
-            "task": row.id,
-            "pending": row.pending - came[row.id] - failed[row.id],
-            "met": row.met + came[row.id],
-            "impossible": row.impossible + failed[row.id],
-        }
+    for task, (status, joined, *numbers) in sorted(waiting.items()):
+        pending, came_true, impossible = (
+            numbers[0] - came[task] - failed[task],
+            numbers[1] + came[task],
+            numbers[2] + failed[task],
+        )
+        row = {"task": task, "pending": pending, "met": came_true, "impossible": impossible}
         state = State.WAITING
-        if row.status == State.WAITING:
-            state = readiness(Join(row.joined), numbers["pending"], numbers["met"], numbers["impossible"])
+        if status == State.WAITING:
+            state = readiness(Join(joined), pending, came_true, impossible)
         if state is State.WAITING:
-            counted.append(numbers)
+            counted.append(row)
             continue
         ready = state is State.READY
-        times = {"ready": now if ready else None, "ended": None if ready else now}
-        moved.append(numbers | {"state": state.value} | times)
+        moved.append(row | {"state": state.value, "ready": now if ready else None, "ended": None if ready else now})
         if not ready:
-            fell[row.id] = state
+            fell[task] = state
     moves.count(tx, counted)
     moves.count_and_move(tx, moved)
     return fell
@@ -209,25 +202,35 @@ def _close(tx: Connection, counted: Later | None, now: datetime) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Handout:
-    """Tickets that a transaction made at this instant, and how many of each group each server's own threads answer."""
+class Chosen:
+    """Ready tasks that may be handed out at this instant, best first, and how many of each group each server's own
+    threads answer."""
 
     now: datetime
-    tickets: list[Ticket] = field(default_factory=list)
+    rows: Sequence[Any] = ()
     shares: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
 
 
-def dispatch(tx: Connection, database: Database, ahead: int = 0) -> Handout:
+def dispatch(tx: Connection, database: Database, ahead: int = 0) -> list[Ticket]:
     """Hand tickets for the best ready tasks to threads that are free now: ready → queued (rules 10-13, 16, 19, 28)."""
-    demand = servers.demand(tx, database)
-    now, topology = demand.now, servers.topology(tx, database, demand.version)
-    free = affinity.free_threads(topology, demand.busy, now, ahead)
-    limits = affinity.limits(demand.ready, demand.out, topology, free)
+    chosen = _choose(tx, database, servers.demand(tx), {}, ahead)
+    return moves.queue(tx, chosen.rows, chosen.now)
+
+
+def _choose(
+    tx: Connection, database: Database, demand: servers.Demand, looked: Mapping[str, moves.Looked], ahead: int
+) -> Chosen:
+    """Choose what is handed out, under the dispatch lock; what is `looked` at already need not be asked for."""
+    now = database.now(tx)
+    topology = servers.topology(tx, database, demand.version)
+    busy, out = demand.occupancy
+    free = affinity.free_threads(topology, busy, now, ahead)
+    limits = affinity.limits(demand.ready, out, topology, free)
     if not limits:
-        return Handout(now)
-    candidates = moves.ready(tx, limits, now)
-    admitted = affinity.admit([(row, row.group_name) for row in candidates], demand.out, topology, free)
-    return Handout(now, moves.queue(tx, admitted.chosen, now), admitted.shares)
+        return Chosen(now)
+    candidates = moves.ready(tx, limits, looked, now)
+    admitted = affinity.admit([(row, row.group_name) for row in candidates], out, topology, free)
+    return Chosen(now, admitted.chosen, admitted.shares)
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +244,7 @@ class Advance:
 def advance(tx: Connection, database: Database, now: datetime, *, ahead: int = 0) -> Advance:
     """Settle what has ended, then hand out what is ready."""
     more = settle(tx, now)
-    return Advance(dispatch(tx, database, ahead).tickets, more)
+    return Advance(dispatch(tx, database, ahead), more)
 
 
 def take_back(tx: Connection, database: Database, now: datetime, ahead: int = 0, *, skip: bool = False) -> int:
@@ -322,14 +325,15 @@ class Report:
 class Served:
     """What one commit of a server brought about.
 
-    `granted` are the rows it may start, `own` the tickets among them that never travelled (what this transaction
-    handed to its own server, `started`, is read with the commit), `parked` the offers that wait on for a thread,
-    `stale` counts what was refused.
+    `claimed` are the rows of offers that it may start. `own` are those it may start without one: what an earlier
+    transaction of it had `regained`, and what this one `handed` to its own server, if it is among the `started`, which
+    are read with the commit. `parked` are offers that wait on for a thread, `stale` counts what was refused.
     """
 
     claimed: Sequence[Any] = ()
+    regained: Sequence[Any] = ()
+    handed: Sequence[Any] = ()
     started: Later | None = None
-    own: Sequence[Ticket] = ()
     parked: Sequence[Offer] = ()
     stale: int = 0
     threads: int = 0
@@ -337,8 +341,13 @@ class Served:
     fenced: bool = False
 
     @property
+    def own(self) -> Sequence[Any]:
+        ours = {row.id for row in self.started.rows} if self.started is not None else ()
+        return [*self.regained, *(row for row in self.handed if row.id in ours)]
+
+    @property
     def granted(self) -> Sequence[Any]:
-        return self.claimed if self.started is None else [*self.claimed, *self.started.rows]
+        return [*self.claimed, *self.own]
 
 
 def serve(
@@ -378,24 +387,47 @@ def serve(
         crash.point("finishing")
     topology = servers.topology(tx, database, version)
     moves.take_back(tx, [(offer.task, offer.token) for offer in overdue])
-    before = _claimed_before(tx, life, known) if known is not None else []
-    active += len(before)
-    granted, parked, refused = _claim(tx, database, topology, life, offers, active, pool)
+    regained = _claimed_before(tx, life, known) if known is not None else []
+    active += len(regained)
+    claimed, parked, refused = _claim(tx, database, topology, life, offers, active, pool)
+    active += len(claimed)
     more = (settle(tx, now) or more) if forward and again else more
-    own: list[Ticket] = []
+    handed: Sequence[Any] = ()
+    started: Later | None = None
     tickets: list[Ticket] = []
-    started = None
     if forward and (reports or overdue or again):
-        handout = dispatch(tx, database, ahead)
-        topology = database.topology
-        free = _room(topology, life, pool, handout.now) - active - len(granted)
-        own, tickets = _own_share(handout, life, free)
-        # What this server's own threads answer it claims at once: the message would only come back to it.
-        started = _claim_own(tx, own, life, topology, handout.now)
+        handed, started, tickets = _hand_out(tx, database, life, held, now, active=active, pool=pool, ahead=ahead)
     _close(tx, counted, now)
     threads = database.topology.by_id[life.server].threads_now(now)
-    own = [Ticket(row.id, row.token, row.attempt, row.group_name, row.job, row.name) for row in before] + own
-    return Served([*before, *granted], started, own, parked, stale + refused, threads, Advance(tickets, more))
+    step = Advance(tickets, more)
+    return Served(claimed, regained, handed, started, parked, stale + refused, threads, step)
+
+
+def _hand_out(
+    tx: Connection,
+    database: Database,
+    life: Life,
+    ended: Later | None,
+    now: datetime,
+    *,
+    active: int,
+    pool: int,
+    ahead: int,
+) -> tuple[Sequence[Any], Later | None, list[Ticket]]:
+    """Hand out what is ready; returns what the server starts itself, and the tickets for the others.
+
+    Where a task has `ended` and a thread is free, one more of its group is likely to start there.
+    """
+    free = _room(database.topology, life, pool, now) - active
+    demand = servers.demand(tx)
+    likely = {row.group_name: free for row in ended.rows} if ended is not None and free > 0 else {}
+    chosen = _choose(tx, database, demand, moves.look(tx, likely, now), ahead)
+    free = _room(database.topology, life, pool, chosen.now) - active
+    own, others = _own_share(chosen, life, free)
+    tickets = moves.queue(tx, others, chosen.now)
+    # What its own threads answer it starts at once: the message would only come back to it. Since this transaction
+    # holds the rows and the topology, that is a claim like any other.
+    return *(moves.start(tx, own, life.server, life.epoch, chosen.now) if own else ((), None)), tickets
 
 
 def _claimed_before(tx: Connection, life: Life, known: Collection[str]) -> Sequence[Any]:
@@ -409,26 +441,18 @@ def _room(topology: affinity.Topology, life: Life, pool: int, now: datetime) -> 
     return min(topology.by_id[life.server].threads_now(now), pool)
 
 
-def _own_share(handout: Handout, life: Life, free: int) -> tuple[list[Ticket], list[Ticket]]:
-    """The tickets that the server starts itself, and those to publish."""
-    own: list[Ticket] = []
-    others: list[Ticket] = []
-    left = Counter(handout.shares.get(life.server, {}))
-    for ticket in handout.tickets:
-        if len(own) < free and left[ticket.group] > 0:
-            left[ticket.group] -= 1
-            own.append(ticket)
+def _own_share(chosen: Chosen, life: Life, free: int) -> tuple[list[Any], list[Any]]:
+    """The rows that the server starts itself, and those to be offered."""
+    own: list[Any] = []
+    others: list[Any] = []
+    left = Counter(chosen.shares.get(life.server, {}))
+    for row in chosen.rows:
+        if len(own) < free and left[row.group_name] > 0:
+            left[row.group_name] -= 1
+            own.append(row)
         else:
-            others.append(ticket)
+            others.append(row)
     return own, others
-
-
-def _claim_own(
-    tx: Connection, tickets: Sequence[Ticket], life: Life, topology: affinity.Topology, now: datetime
-) -> Later | None:
-    """Claim what this transaction handed to its own server: since it did, it holds the rows and the topology."""
-    tokens = [(ticket.task, ticket.token) for ticket in tickets]
-    return moves.claim(tx, tokens, life.server, life.epoch, topology.version, now) if tokens else None
 
 
 def _claim(

@@ -303,13 +303,13 @@ class Ledger:
         self.counts["returned"] += len(batch.overdue)
         self._waited = {offer.token for offer in served.parked}
         self.threads = served.threads
-        granted = {row.token: row for row in served.granted}
-        self._fresh, self._fresh_until = set(granted), time.monotonic() + FRESH_SECONDS
+        own, claimed = served.own, {row.token: row for row in served.claimed}
+        self._fresh, self._fresh_until = {row.token for row in own} | set(claimed), time.monotonic() + FRESH_SECONDS
         self._linger_until = 0.0
         if batch.reports:
             crash.point("finish-committed")
-        self._begin_own(served.own, granted)
-        self._begin(batch.arrivals, granted, {offer.token for offer in served.parked})
+        self._begin_own(own)
+        self._begin(batch.arrivals, claimed, {offer.token for offer in served.parked})
         self._send(served.advance.tickets)
         for _, report in batch.reports:
             self._known.discard(report.token)
@@ -317,24 +317,22 @@ class Ledger:
             self._drop(arrival)
         self._again = self._again or served.advance.more
 
-    def _begin_own(self, own: Sequence[Ticket], granted: Mapping[str, Any]) -> None:
+    def _begin_own(self, rows: Sequence[Any]) -> None:
         """Start what this server handed to itself, as if its message had come."""
-        for ticket in own:
-            if ticket.token in granted:
-                offer = Offer(ticket.task, ticket.token, ticket.group)
-                arrival = Arrival(offer, Untravelled(), time.monotonic())
-                self._known.add(ticket.token)
-                self.active[ticket.token] = arrival
-                crash.point("claim-committed")
-                self._start(arrival, granted[ticket.token])
+        for row in rows:
+            arrival = Arrival(Offer(row.id, row.token, row.group_name), Untravelled(), time.monotonic())
+            self._known.add(row.token)
+            self.active[row.token] = arrival
+            crash.point("claim-committed")
+            self._start(arrival, row)
 
-    def _begin(self, arrivals: Sequence[Arrival], granted: Mapping[str, Any], parked: Collection[str]) -> None:
+    def _begin(self, arrivals: Sequence[Arrival], claimed: Mapping[str, Any], parked: Collection[str]) -> None:
         for arrival in arrivals:
             token = arrival.offer.token
-            if token in granted:
+            if token in claimed:
                 self.active[token] = arrival
                 crash.point("claim-committed")
-                self._start(arrival, granted[token])
+                self._start(arrival, claimed[token])
                 crash.point("attempt-started")
                 # From the claim on the row has the truth; and a broker may not wait for hours (RabbitMQ: 30 min).
                 arrival.acknowledge()

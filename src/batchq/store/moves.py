@@ -162,19 +162,14 @@ _UNSETTLED = Prepared(
     .limit(bindparam("limit"))
 )
 _before = Task.__table__.alias("before")  # type: ignore[attr-defined]
-_open_conditions = (
+_FOLLOWERS = Prepared(
     select(CONDITION.predecessor_id, CONDITION.task_id, CONDITION.outcome)
+    .add_columns(TASK.status, TASK.joined, TASK.pending, TASK.met, TASK.impossible)
     .join(_before, _before.c.id == CONDITION.predecessor_id)
+    .join(Task, TASK.id == CONDITION.task_id)
     .where(among(CONDITION.predecessor_id, "tasks"), CONDITION.task_id > func.coalesce(_before.c.settled_to, 0))
     .order_by(CONDITION.predecessor_id, CONDITION.task_id)
     .limit(bindparam("limit"))
-)
-_OPEN_CONDITIONS = Prepared(_open_conditions)
-_COUNTS = Prepared(
-    select(TASK.id, TASK.run_id, TASK.status, TASK.joined, TASK.pending, TASK.met, TASK.impossible)
-    .where(TASK.id.in_(select(_open_conditions.subquery().c.task_id)))
-    .order_by(TASK.id)
-    .with_for_update(key_share=True)
 )
 _numbers = {"task": TASK.id, "pending": TASK.pending, "met": TASK.met, "impossible": TASK.impossible}
 _COUNT = Prepared(
@@ -245,11 +240,13 @@ def unsettled(tx: Connection, runs: Collection[int], limit: int) -> dict[int, St
     return {row.id: State(row.status) for row in _UNSETTLED(tx, runs=runs, limit=limit)}
 
 
-def open_conditions(tx: Connection, tasks: Collection[int], limit: int) -> tuple[Later, Later]:
-    """Unresolved conditions on these ended tasks, as (predecessor, task, outcome) in the order of both; and the tasks
-    that wait for them with their numbers of open, met and impossible conditions, locked in the order of their ids.
+def followers(tx: Connection, tasks: Collection[int], limit: int) -> Later:
+    """Unresolved conditions on these ended tasks, as (predecessor, task, outcome) in the order of both, each with what
+    the task that waits stands at: its status, how its conditions are joined, how many are open, met and impossible.
+
+    Nobody else changes these numbers: their run is locked (`lock_runs`).
     """
-    return _OPEN_CONDITIONS.later(tx, tasks=tasks, limit=limit), _COUNTS.later(tx, tasks=tasks, limit=limit)
+    return _FOLLOWERS.later(tx, tasks=tasks, limit=limit)
 
 
 def count(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -338,13 +335,18 @@ class Ticket:
         return run_of(self.task)
 
 
+# What a server needs to know of an attempt to start it.
+_TO_START = (
+    *(TASK.id, TASK.name, TASK.group_name, TASK.attempt, TASK.operation, TASK.args, TASK.kwargs, TASK.time_limit),
+    *(RUN.job, RUN.run_by, RUN.company),
+)
 _OCCUPANCY = Prepared(
     select(TASK.status, TASK.group_name, TASK.server_id, func.count())
     .where(is_(State.QUEUED, State.EXECUTING))
     .group_by(TASK.status, TASK.group_name, TASK.server_id)
 )
 _READY = Prepared(
-    select(TASK.id, TASK.name, TASK.attempt, TASK.priority, TASK.ready_at, TASK.group_name, RUN.job)
+    select(*_TO_START, TASK.token, TASK.priority, TASK.ready_at)
     .join(Run, RUN.id == TASK.run_id)
     .where(is_(State.READY), TASK.group_name == bindparam("group"), TASK.ready_at <= bindparam("now"))
     .order_by(TASK.priority.desc(), TASK.ready_at, TASK.id)
@@ -357,6 +359,18 @@ _QUEUE = Prepared(
         .where(TASK.id == given.task, was(State.READY))
         .values(status=State.QUEUED.value, token=given.renewed, queued_at=bindparam("now"))
         .values(server_id=None, epoch=None, offers=0)
+    ),
+    task=TASK.id,
+    renewed=TASK.token,
+)
+_START_READY = Prepared(
+    lambda given: (
+        update(Task)
+        .where(TASK.id == given.task, was(State.READY))
+        .values(status=State.EXECUTING.value, token=given.renewed, attempt=TASK.attempt + 1, offers=0)
+        .values(server_id=bindparam("server"), epoch=bindparam("epoch_"))
+        .values(queued_at=bindparam("now"), claimed_at=bindparam("now"), ended_at=None, error=None)
+        .returning(TASK.id)
     ),
     task=TASK.id,
     renewed=TASK.token,
@@ -429,20 +443,59 @@ def counted(occupancy: Later) -> tuple[dict[int, int], dict[str, int]]:
     return busy, out
 
 
-def ready(tx: Connection, limits: Mapping[str, int], now: datetime) -> list[Any]:
-    """The best ready tasks of each group, at most so many of each, best first: priority, then waiting time."""
-    rows = [row for group, limit in limits.items() for row in _READY(tx, group=group, limit=limit, now=now)]
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """A look at the best `limit` ready tasks of a group, which travels with what is asked besides."""
+
+    limit: int
+    rows: Later
+
+
+def look(tx: Connection, limits: Mapping[str, int], now: datetime) -> dict[str, Looked]:
+    """Look at the best ready tasks of each group, at most so many of each, and hold them."""
+    return {
+        group: Looked(limit, _READY.later(tx, group=group, limit=limit, now=now)) for group, limit in limits.items()
+    }
+
+
+def ready(tx: Connection, limits: Mapping[str, int], looked: Mapping[str, Looked], now: datetime) -> list[Any]:
+    """The best ready tasks of each group, at most so many of each, best first: priority, then waiting time.
+
+    Where somebody `looked` far enough already, nothing is asked again.
+    """
+    short = {group: limit for group, limit in limits.items() if not _saw(looked.get(group), limit)}
+    looked = {**looked, **look(tx, short, now)}
+    rows = [row for group, limit in limits.items() for row in looked[group].rows.rows[:limit]]
     if len(limits) > 1:
         rows.sort(key=lambda row: (-row.priority, row.ready_at, row.id))
     return rows
 
 
+def _saw(looked: Looked | None, limit: int) -> bool:
+    return looked is not None and (limit <= looked.limit or len(looked.rows.rows) < looked.limit)
+
+
 def queue(tx: Connection, rows: Iterable[Any], now: datetime) -> list[Ticket]:
     """ready → queued, each under a new token; returns the tickets to publish after the commit."""
-    tickets = [Ticket(row.id, str(uuid.uuid4()), row.attempt + 1, row.group_name, row.job, row.name) for row in rows]
+    tickets = [Ticket(row.id, new_token(), row.attempt + 1, row.group_name, row.job, row.name) for row in rows]
     if tickets:
         _QUEUE.later(tx, [{"task": ticket.task, "renewed": ticket.token} for ticket in tickets], now=now)
     return tickets
+
+
+def start(tx: Connection, rows: Iterable[Any], server: int, epoch: int, now: datetime) -> tuple[list[Any], Later]:
+    """ready → queued → executing on this server, in one move, under new tokens, for rows that `look` holds.
+
+    Returns them as they stand then, and the ids of those that are ours, once that is known.
+    """
+    started = [row._replace(token=new_token(), attempt=row.attempt + 1) for row in rows]
+    given = [{"task": row.id, "renewed": row.token} for row in started]
+    return started, _START_READY.later(tx, given, server=server, epoch_=epoch, now=now)
+
+
+def new_token() -> str:
+    """What tells one ticket from all others."""
+    return str(uuid.uuid4())
 
 
 def tickets_out(tx: Connection) -> Sequence[Any]:
@@ -476,7 +529,7 @@ def offer_again(tx: Connection, rows: Iterable[Any], now: datetime) -> list[Tick
     """Give tickets that seem lost a new token; returns what to publish after the commit."""
     tickets, values = [], []
     for row in rows:
-        ticket = Ticket(row.id, str(uuid.uuid4()), row.attempt + 1, row.group_name, row.job, row.name)
+        ticket = Ticket(row.id, new_token(), row.attempt + 1, row.group_name, row.job, row.name)
         tickets.append(ticket)
         values.append({"task": row.id, "held": row.token, "renewed": ticket.token})
     if values:
@@ -516,20 +569,7 @@ _CLAIM = Prepared(
     )
 )
 _CLAIMED = Prepared(
-    select(
-        TASK.id,
-        TASK.token,
-        TASK.attempt,
-        TASK.operation,
-        TASK.args,
-        TASK.kwargs,
-        TASK.time_limit,
-        TASK.name,
-        TASK.group_name,
-        RUN.job,
-        RUN.run_by,
-        RUN.company,
-    )
+    select(*_TO_START, TASK.token)
     .join(Run, RUN.id == TASK.run_id)
     .where(among(TASK.token, "tokens"), among(TASK.id, "tasks"))
     .where(was(State.EXECUTING), _mine)
@@ -566,6 +606,7 @@ _HELD = Prepared(
         TASK.id,
         TASK.run_id,
         TASK.status,
+        TASK.group_name,
         TASK.token,
         TASK.attempt,
         TASK.retries,

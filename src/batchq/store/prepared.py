@@ -187,11 +187,6 @@ class _Form:
         dialect = compiled.dialect
         self.sql: str = head + compiled.string
         self._fixed = {name: bind.value for name, bind in compiled.binds.items() if not bind.required}
-        self._in: dict[str, Callable[[Any], Any]] = {}
-        for name in compiled.params:
-            processor = compiled.binds[name].type._cached_bind_processor(dialect)
-            if processor is not None:
-                self._in[name] = processor
         self._columns = compiled._result_columns or []
         self._row: Any = namedtuple("Row", [column.keyname for column in self._columns]) if self._columns else None
         # Numbers need none, and PostgreSQL's processor for them asks for what is only known with a result.
@@ -199,12 +194,6 @@ class _Form:
             None if isinstance(column.type, Float) else column.type._cached_result_processor(dialect, None)
             for column in self._columns
         ]
-
-    def _bound(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        bound = {**self._fixed, **values}
-        for name, process in self._in.items():
-            bound[name] = process(bound[name])
-        return bound
 
 
 class _OnSqlite(_Form):
@@ -217,6 +206,10 @@ class _OnSqlite(_Form):
         compiled = statement.compile(dialect=dialect)
         super().__init__(compiled)
         self._positions: list[str] = compiled.positiontup
+        processors = ((name, compiled.binds[name].type._cached_bind_processor(dialect)) for name in compiled.params)
+        self._in = [(name, process) for name, process in processors if process is not None]
+        named = zip(self._row._fields if self._row else (), self._out, strict=True)
+        self._made = [(name, make) for name, make in named if make is not None]
 
     def bind(self, values: Mapping[str, Any], over: Rows) -> Sequence[Sequence[Any]]:
         """The values as the driver takes them, for each run of the statement."""
@@ -227,16 +220,20 @@ class _OnSqlite(_Form):
         every = (self._bound({**values, **row}) for row in rows) if self._many else (self._bound(values),)
         return [[bound[name] for name in self._positions] for bound in every]
 
+    def _bound(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        bound = {**self._fixed, **values}
+        for name, process in self._in:
+            bound[name] = process(bound[name])
+        return bound
+
     def ask(self, driver: Any, values: Sequence[Sequence[Any]]) -> _Answer:
         """Run it for each of these."""
         if self._row is None:
             return _Answer([], driver.executemany(self.sql, values).rowcount if values else 0)
-        rows = [self._made(row) for one in values for row in driver.execute(self.sql, one).fetchall()]
+        rows = [self._row._make(row) for one in values for row in driver.execute(self.sql, one).fetchall()]
+        if self._made:
+            rows = [row._replace(**{name: make(getattr(row, name)) for name, make in self._made}) for row in rows]
         return _Answer(rows, len(rows))
-
-    def _made(self, row: Sequence[Any]) -> Any:
-        values = (value if make is None else make(value) for make, value in zip(self._out, row, strict=True))
-        return self._row._make(values)
 
 
 class _OnPostgresql(_Form):
@@ -248,37 +245,41 @@ class _OnPostgresql(_Form):
         if over:
             statement = _by_key(statement, over)
             head = _given(over, dialect)
-        super().__init__(statement.compile(dialect=dialect), head)
-        self._over = [(name, like.type._cached_bind_processor(dialect)) for name, like in over.items()]
+        compiled = statement.compile(dialect=dialect)
+        super().__init__(compiled, head)
+        self._over = list(over)
         self.sentence = wire.sentence(next(_NUMBERS), self.sql)
+        writers = {name: wire.writer(like.type, many=True) for name, like in over.items()}
+        for name in self.sentence.parameters:
+            if name not in writers:
+                type_ = compiled.binds[name].type
+                many = isinstance(type_, Values)
+                writers[name] = wire.writer(type_.item if many else type_, many=many)
+        self._write = [(name, writers[name]) for name in self.sentence.parameters]
         self._read = [
             _after(wire.reader(column.type), make) for column, make in zip(self._columns, self._out, strict=True)
         ]
 
-    def bind(self, values: Mapping[str, Any], over: Rows) -> list[Any]:
-        """The values in the order of the parameters."""
-        columns = {name: _column(over, place, name, process) for place, (name, process) in enumerate(self._over)}
-        bound = self._bound({**values, **columns})
-        return [bound[name] for name in self.sentence.parameters]
+    def bind(self, values: Mapping[str, Any], over: Rows) -> list[bytes | None]:
+        """The values in the order of the parameters, as the server reads them."""
+        bound = {**self._fixed, **values}
+        rows: Any = over
+        plain = bool(rows) and isinstance(rows[0], tuple)
+        for place, name in enumerate(self._over):
+            bound[name] = [row[place if plain else name] for row in rows]
+        return [write(bound[name]) for name, write in self._write]
 
     def answer(self, result: Any) -> _Answer:
         """What the server's result says."""
         rows = []
+        text, make, ways = result.get_value, self._row and self._row._make, list(enumerate(self._read))
         for number in range(result.ntuples):
-            texts = (result.get_value(number, place) for place in range(len(self._read)))
-            values = (None if text is None else read(text) for read, text in zip(self._read, texts, strict=True))
-            rows.append(self._row._make(values))
+            texts = [(text(number, place), read) for place, read in ways]
+            rows.append(make([None if found is None else read(found) for found, read in texts]))
         return _Answer(rows, result.command_tuples or 0)
 
 
 _NUMBERS = count(1)
-
-
-def _column(rows: Sequence[Any], place: int, name: str, process: Callable[[Any], Any] | None) -> list[Any]:
-    """One column of the rows, as the driver takes it."""
-    if rows and isinstance(rows[0], tuple):
-        return [row[place] for row in rows]
-    return [row[name] if process is None else process(row[name]) for row in rows]
 
 
 def _after(read: Callable[[bytes], Any], make: Callable[[Any], Any] | None) -> Callable[[bytes], Any]:

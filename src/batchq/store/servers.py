@@ -132,25 +132,32 @@ def changed(tx: Connection) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What dispatch goes by, all of it read under its lock.
+    """What dispatch goes by, all of it read under its lock, which is held until the commit."""
 
-    That is the topology's version, what each server executes, how many tickets of each group are out, the groups
-    in which a task is ready, and the instant.
-    """
+    _lock: Later
+    _occupancy: Later
+    _groups: Later
 
-    version: int
-    busy: dict[int, int]
-    out: dict[str, int]
-    ready: list[str]
-    now: datetime
+    @property
+    def version(self) -> int:
+        """The topology's version."""
+        ((version,),) = self._lock.rows
+        return int(version)
+
+    @property
+    def occupancy(self) -> tuple[dict[int, int], dict[str, int]]:
+        """How many tasks each server executes, and how many tickets of each group are out."""
+        return moves.counted(self._occupancy)
+
+    @property
+    def ready(self) -> list[str]:
+        """The groups in which a task is ready."""
+        return [row.name for row in self._groups.rows]
 
 
-def demand(tx: Connection, database: Database) -> Demand:
-    """Take the dispatch lock until the commit, and read what dispatch goes by, in one round trip."""
-    lock, occupancy, groups = _LOCK.later(tx), moves.occupancy_later(tx), _GROUPS_READY.later(tx)
-    now = database.now(tx)
-    ((version,),) = lock.rows
-    return Demand(int(version), *moves.counted(occupancy), [row.name for row in groups.rows], now)
+def demand(tx: Connection) -> Demand:
+    """Take the dispatch lock, and read what dispatch goes by; asked for together with what follows."""
+    return Demand(_LOCK.later(tx), moves.occupancy_later(tx), _GROUPS_READY.later(tx))
 
 
 # --- groups -------------------------------------------------------------------------------------------------

@@ -20,7 +20,9 @@ from sqlalchemy.types import Boolean, DateTime, Float, Integer, String, TypeDeco
 
 _PARAMETER = re.compile(r"%\((\w+)\)s|%%")
 _FAILED = (ExecStatus.FATAL_ERROR, ExecStatus.PIPELINE_ABORTED)
-_READERS: tuple[tuple[type[TypeEngine[Any]], Callable[[bytes], Any]], ...] = (
+# What is done with values of a type: the first that it is one of.
+_Ways = tuple[tuple[type[TypeEngine[Any]], Callable[[Any], Any]], ...]
+_READERS: _Ways = (
     (Boolean, lambda text: text == b"t"),
     (Integer, int),
     (Float, float),
@@ -50,37 +52,55 @@ def sentence(number: int, sql: str) -> Sentence:
     return Sentence(b"batchq_%d" % number, text.encode(), tuple(names))
 
 
-def written(value: Any) -> bytes | None:
-    """A value as PostgreSQL reads it; raises DataError for a text with a NUL, which it cannot hold."""
-    if value is None:
-        return None
-    if isinstance(value, str):
-        if "\0" in value:
-            raise DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
-        return value.encode()
-    if isinstance(value, bool):
-        return b"t" if value else b"f"
-    if isinstance(value, (list, tuple)):
-        return b"{%b}" % b",".join(map(_element, value))
-    return value.isoformat().encode() if isinstance(value, datetime) else b"%a" % value
+def writer(type_: TypeEngine[Any], *, many: bool = False) -> Callable[[Any], bytes | None]:
+    """What makes the text that PostgreSQL reads of a value of this type, or of `many` of them as an array.
+
+    It raises DataError for a text with a NUL, which PostgreSQL cannot hold.
+    """
+    write = _of(type_, _WRITERS)
+    if not many:
+        return lambda value: None if value is None else write(value)
+    element = _quoted if write is _text else write
+    return lambda values: b"{%b}" % b",".join([b"NULL" if value is None else element(value) for value in values])
 
 
-def _element(value: Any) -> bytes:
-    text = written(value)
-    if text is None:
-        return b"NULL"
-    if not isinstance(value, str):
-        return text
-    return b'"%b"' % text.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
+def _text(value: str) -> bytes:
+    if "\0" in value:
+        raise DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
+    return value.encode()
+
+
+def _quoted(value: str) -> bytes:
+    return b'"%b"' % _text(value).replace(b"\\", b"\\\\").replace(b'"', b'\\"')
+
+
+def _untyped(value: Any) -> bytes:
+    write: Callable[[Any], bytes] = next(write for kind, write in _BY_VALUE if isinstance(value, kind))
+    return write(value)
+
+
+_WRITERS: _Ways = (
+    (Boolean, lambda value: b"t" if value else b"f"),
+    (Integer, lambda value: b"%d" % value),
+    (Float, lambda value: b"%a" % value),
+    (DateTime, lambda value: value.isoformat().encode()),
+    (String, _text),
+    (TypeEngine, _untyped),
+)
+_BY_VALUE = tuple(zip((bool, int, float, datetime, str), (write for _, write in _WRITERS), strict=False))
 
 
 def reader(type_: TypeEngine[Any]) -> Callable[[bytes], Any]:
     """What makes a Python value of a column's text."""
+    return _of(type_, _READERS)
+
+
+def _of(type_: TypeEngine[Any], ways: _Ways) -> Callable[[Any], Any]:
     base = type_.impl_instance if isinstance(type_, TypeDecorator) else type_
-    for kind, read in _READERS:
+    for kind, way in ways:
         if isinstance(base, kind):
-            return read
-    raise TypeError(f"no reader for a column of the type {base!r}")
+            return way
+    raise TypeError(f"no way to exchange values of the type {base!r} with PostgreSQL")
 
 
 def has_ended(driver: Connection[Any]) -> bool:
@@ -91,14 +111,18 @@ def has_ended(driver: Connection[Any]) -> bool:
 
 
 def exchange(
-    driver: Connection[Any], known: set[bytes], asked: Iterable[tuple[Sentence, Sequence[Any]]], *, commit: bool
+    driver: Connection[Any],
+    known: set[bytes],
+    asked: Iterable[tuple[Sentence, Sequence[bytes | None]]],
+    *,
+    commit: bool,
 ) -> list[PGresult]:
-    """Send these sentences with their values in one round trip, within the transaction that is under way, or a new one.
+    """Send these sentences with their values, as they are written, in one round trip.
 
-    `known` are the names that this connection has prepared. Raises the driver's errors.
+    It goes on with the transaction that is under way, or begins one. `known` are the names that this connection has
+    prepared. Raises the driver's errors.
     """
     conn = driver.pgconn
-    spoken = [(sentence, [written(value) for value in values]) for sentence, values in asked]
     # What each of the results will be about: a name that is prepared, a sentence that is asked, or neither.
     about: list[bytes | Sentence | None] = []
     begins = conn.transaction_status == TransactionStatus.IDLE
@@ -106,7 +130,7 @@ def exchange(
     if begins:
         conn.send_query_params(_begin(driver), None)
         about.append(None)
-    for sentence, texts in spoken:
+    for sentence, texts in asked:
         if sentence.name not in known and sentence.name not in about:
             conn.send_prepare(sentence.name, sentence.sql)
             about.append(sentence.name)
