@@ -30,6 +30,8 @@ RETRY_SECONDS = 0.05
 # if they were started no longer ago than that.
 LINGER_SECONDS = 0.001
 FRESH_SECONDS = 0.005
+# Time enough for the loop to reckon with it, and to come round once more.
+AT_ONCE_SECONDS = 0.0005
 # Another writer that holds SQLite's lock for a moment is nothing to write home about.
 QUIET_SECONDS = 2.0
 
@@ -213,6 +215,8 @@ class Ledger:
 
     def _joined(self, batch: Batch, future: Future[tuple[Served | None, Exception | None]]) -> None:
         self._ended(batch, *future.result())
+        if self._woken:
+            self.flush()
 
     def _take(self) -> Batch | None:
         """What the next commit is about; parked tickets come along, or on their own once they waited too long."""
@@ -268,6 +272,8 @@ class Ledger:
             self.began = None
         if self._reports or self._arrivals or self._again:
             self.wake()
+            # The loop is at what was called soon, and would wait for an event before it comes to what that calls soon.
+            self._hub.call_later(AT_ONCE_SECONDS, _nothing)
         if self.has_room is not None and self.room > 0:
             self.has_room()
 
@@ -393,3 +399,7 @@ def _drained(queue: deque[Any]) -> Iterator[Any]:
     """Everything in the queue, oldest first; pool threads may add to it meanwhile."""
     while queue:
         yield queue.popleft()
+
+
+def _nothing() -> None:
+    """What a timer does that is there only to end a wait."""
