@@ -31,6 +31,7 @@ T = TypeVar("T")
 
 ROWS_PER_TRANSACTION = 5000
 CONDITIONS_PER_TRANSACTION = 1000
+MOST_FOLLOWERS = CONDITIONS_PER_TRANSACTION + len(Outcome)
 ROUNDS_PER_TRANSACTION = 50
 LOST = "lost: server {name} went away during this attempt; what it did is not known"
 MISSING = "lost: server {name} no longer has this attempt; what it did is not known"
@@ -109,10 +110,13 @@ def settle(tx: Connection, now: datetime, ends: Mapping[int, State] | None = Non
 
 
 def _settle(
-    tx: Connection, now: datetime, ends: Mapping[int, State], *, flagged: bool = False
+    tx: Connection, now: datetime, ends: Mapping[int, State], asked: Later | None = None, *, flagged: bool = False
 ) -> tuple[bool, Later | None]:
-    """Settle these ends, which may be `flagged` as unsettled; returns whether more is left, and what `_close` reads."""
-    settled, left, reached = _to_fixed_point(tx, now, ends)
+    """Settle these ends, which may be `flagged` as unsettled; returns whether more is left, and what `_close` reads.
+
+    Their followers may have been `asked` for already, together with those of other tasks.
+    """
+    settled, left, reached = _to_fixed_point(tx, now, ends, asked)
     moves.settled(tx, [task for task in settled if flagged and task in ends])
     moves.leave(tx, left, reached)
     counted = moves.count_off(tx, Counter(map(moves.run_of, settled))) if settled else None
@@ -120,15 +124,20 @@ def _settle(
 
 
 def _to_fixed_point(
-    tx: Connection, now: datetime, ends: Mapping[int, State]
+    tx: Connection, now: datetime, ends: Mapping[int, State], asked: Later | None
 ) -> tuple[dict[int, State], dict[int, State], dict[int, int]]:
     """Settled tasks, those whose turn comes in the next transaction, and up to which task one of these got already."""
     settled: dict[int, State] = {}
     budget, rounds = CONDITIONS_PER_TRANSACTION, ROUNDS_PER_TRANSACTION
     ending = dict(ends)
+    known = None if asked is None or len(asked.rows) == MOST_FOLLOWERS else asked.rows
     while ending and rounds:
         most = max(budget, 1)
-        conditions, next_ = _whole(moves.followers(tx, ending, most + len(Outcome)).rows, most)
+        if known is not None:
+            found, known = [row for row in known if row.predecessor_id in ending], None
+        else:
+            found = moves.followers(tx, ending, most + len(Outcome)).rows
+        conditions, next_ = _whole(found, most)
         fell = _resolve(tx, ending, conditions, now) if conditions else {}
         if next_ is not None:
             predecessor, task = next_
@@ -375,14 +384,16 @@ def serve(
     """
     standing = servers.standing(tx, life.server)
     moves.lock_runs(tx, sorted({moves.run_of(report.task) for report in reports}))
-    held = moves.held(tx, {report.task for report in reports}) if reports else None
+    reported = {report.task for report in reports}
+    held = moves.held(tx, reported) if reports else None
+    followers = moves.followers(tx, reported, MOST_FOLLOWERS) if reports and forward else None
     # Whoever waits for a lock must not judge by a clock read before: what follows comes after what it waited for.
     now = database.now(tx)
     version = standing.topology(life.epoch)
     if version is None:
         return Served(fenced=True)
     stale, ends = finish(tx, life, reports, held, now, settling=forward) if held is not None else (0, {})
-    more, counted = _settle(tx, now, ends) if forward and ends else (False, None)
+    more, counted = _settle(tx, now, ends, followers) if forward and ends else (False, None)
     if reports:
         crash.point("finishing")
     topology = servers.topology(tx, database, version)

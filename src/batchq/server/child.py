@@ -29,7 +29,8 @@ ERROR_CHARS = 2000
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+# What crosses to a child and back has no slots: pickle would ask each time which fields there are.
+@dataclass(frozen=True)
 class Current:
     """Who and what a running operation works for (rule 38)."""
 
@@ -41,7 +42,7 @@ class Current:
     company: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Order:
     """Everything a child needs to run one attempt; `args` is JSON, `kwargs` what `core.secrets` packs."""
 
@@ -56,7 +57,7 @@ class Order:
     result_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Done:
     """How an attempt ended, in values that survive the way back; `result` is JSON."""
 

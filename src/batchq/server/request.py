@@ -22,6 +22,8 @@ from batchq.store.moves import run_of
 if TYPE_CHECKING:
     from batchq.server.worker import BatchServer
 
+LIMITS = ("soft_time_limit", "time_limit")
+
 logger = logging.getLogger(__name__)
 
 
@@ -79,13 +81,13 @@ class Attempt(Request):  # type: ignore[misc]
 
     def _limits(self) -> tuple[float | None, float | None]:
         """The limits that the operation itself has, and over them the one of the job file."""
-        soft, hard = (self._own(name) for name in ("soft_time_limit", "time_limit"))
+        soft, hard = (self._own(name) for name in LIMITS)
         return soft, self.row.time_limit or hard
 
     def _own(self, name: str) -> float | None:
         # Celery gives the app's default to every task without a limit; that one is for the host's own messages.
         limit: float | None = getattr(self.app.tasks.get(self.row.operation), name, None)
-        return None if limit == self.app.conf[f"task_{name}"] else limit
+        return None if limit == self.server.limits[name] else limit
 
     def start(self, pool: Any) -> None:
         """Hand the attempt to the pool."""

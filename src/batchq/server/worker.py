@@ -26,7 +26,7 @@ from batchq.errors import BatchqError, DatabaseTooNew, DatabaseUnreachable, Inva
 from batchq.server import pool, tickets
 from batchq.server.ledger import Arrival, Ledger
 from batchq.server.life import enlist
-from batchq.server.request import Attempt, count_refused, refuse
+from batchq.server.request import LIMITS, Attempt, count_refused, refuse
 from batchq.server.tickets import Publisher
 from batchq.spec.fields import name_fault
 from batchq.store import moves, schema, servers
@@ -181,6 +181,8 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
     def start(self, worker: Any) -> None:
         self.publisher = Publisher(self.app, self.settings, patience=0.2)
         self.pool = pool.following(self.kind, worker.pool)
+        # Celery's configuration is no place to look something up for each attempt.
+        self.limits = {name: self.app.conf[f"task_{name}"] for name in LIMITS}
         self.threads = 0
         self._change: tuple[Server, datetime, datetime | None] | None = None
         self._follow_at = 0.0
