@@ -223,7 +223,7 @@ class Chosen:
 def dispatch(tx: Connection, database: Database, ahead: int = 0) -> list[Ticket]:
     """Hand tickets for the best ready tasks to threads that are free now: ready → queued (rules 10-13, 16, 19, 28)."""
     chosen = _choose(tx, database, servers.demand(tx), {}, ahead)
-    return moves.queue(tx, chosen.rows, chosen.now)
+    return [moves.ticket(row) for row in moves.queue(tx, chosen.rows, chosen.now)]
 
 
 def _choose(
@@ -434,11 +434,13 @@ def _hand_out(
     likely = {row.group_name: free for row in ended.rows} if ended is not None and free > 0 else {}
     chosen = _choose(tx, database, demand, moves.look(tx, likely, now), ahead)
     free = _room(database.topology, life, pool, chosen.now) - active
-    own, others = _own_share(chosen, life, free)
-    tickets = moves.queue(tx, others, chosen.now)
-    # What its own threads answer it starts at once: the message would only come back to it. Since this transaction
-    # holds the rows and the topology, that is a claim like any other.
-    return *(moves.start(tx, own, life.server, life.epoch, chosen.now) if own else ((), None)), tickets
+    share = chosen.shares.get(life.server, {})
+    own, others = _own_share(moves.queue(tx, chosen.rows, chosen.now), share, free)
+    # What its own threads answer it claims at once: the message would only come back to it.
+    tokens = [(row.id, row.token) for row in own]
+    version = database.topology.version
+    claimed = moves.claim_held(tx, tokens, life.server, life.epoch, version, chosen.now) if own else None
+    return [row._replace(attempt=row.attempt + 1) for row in own], claimed, [moves.ticket(row) for row in others]
 
 
 def _claimed_before(tx: Connection, life: Life, known: Collection[str]) -> Sequence[Any]:
@@ -452,12 +454,12 @@ def _room(topology: affinity.Topology, life: Life, pool: int, now: datetime) -> 
     return min(topology.by_id[life.server].threads_now(now), pool)
 
 
-def _own_share(chosen: Chosen, life: Life, free: int) -> tuple[list[Any], list[Any]]:
-    """The rows that the server starts itself, and those to be offered."""
+def _own_share(rows: Iterable[Any], share: Mapping[str, int], free: int) -> tuple[list[Any], list[Any]]:
+    """The rows that the server starts itself: so many of each group, and no more than are free; and the others."""
     own: list[Any] = []
     others: list[Any] = []
-    left = Counter(chosen.shares.get(life.server, {}))
-    for row in chosen.rows:
+    left = Counter(share)
+    for row in rows:
         if len(own) < free and left[row.group_name] > 0:
             left[row.group_name] -= 1
             own.append(row)

@@ -86,15 +86,15 @@ def _granted() -> Any:
 
 def settles_without_the_guard() -> AbstractContextManager[None]:
     """Conditions that are resolved already are counted again when the rest of their task's are."""
-    conditions = (
+    followers = (
         select(CONDITION.predecessor_id, CONDITION.task_id, CONDITION.outcome)
+        .add_columns(TASK.status, TASK.joined, TASK.pending, TASK.met, TASK.impossible)
+        .join(Task, TASK.id == CONDITION.task_id)
         .where(among(CONDITION.predecessor_id, "tasks"))
         .order_by(CONDITION.predecessor_id, CONDITION.task_id)
         .limit(bindparam("limit"))
     )
-    numbers = (TASK.id, TASK.run_id, TASK.status, TASK.joined, TASK.pending, TASK.met, TASK.impossible)
-    followers = select(*numbers).where(TASK.id.in_(select(conditions.subquery().c.task_id))).order_by(TASK.id)
-    return replaced((moves, "_OPEN_CONDITIONS", Prepared(conditions)), (moves, "_COUNTS", Prepared(followers)))
+    return replaced((moves, "_FOLLOWERS", Prepared(followers)))
 
 
 def stores_outcomes_without_the_guard() -> AbstractContextManager[None]:

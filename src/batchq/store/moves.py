@@ -363,18 +363,6 @@ _QUEUE = Prepared(
     task=TASK.id,
     renewed=TASK.token,
 )
-_START_READY = Prepared(
-    lambda given: (
-        update(Task)
-        .where(TASK.id == given.task, was(State.READY))
-        .values(status=State.EXECUTING.value, token=given.renewed, attempt=TASK.attempt + 1, offers=0)
-        .values(server_id=bindparam("server"), epoch=bindparam("epoch_"))
-        .values(queued_at=bindparam("now"), claimed_at=bindparam("now"), ended_at=None, error=None)
-        .returning(TASK.id)
-    ),
-    task=TASK.id,
-    renewed=TASK.token,
-)
 _OUT = Prepared(
     select(TASK.id, TASK.token, TASK.group_name, TASK.attempt, TASK.queued_at, TASK.offers, TASK.name, RUN.job)
     .join(Run, RUN.id == TASK.run_id)
@@ -475,22 +463,17 @@ def _saw(looked: Looked | None, limit: int) -> bool:
     return looked is not None and (limit <= looked.limit or len(looked.rows.rows) < looked.limit)
 
 
-def queue(tx: Connection, rows: Iterable[Any], now: datetime) -> list[Ticket]:
-    """ready → queued, each under a new token; returns the tickets to publish after the commit."""
-    tickets = [Ticket(row.id, new_token(), row.attempt + 1, row.group_name, row.job, row.name) for row in rows]
-    if tickets:
-        _QUEUE.later(tx, [{"task": ticket.task, "renewed": ticket.token} for ticket in tickets], now=now)
-    return tickets
+def queue(tx: Connection, rows: Iterable[Any], now: datetime) -> list[Any]:
+    """ready → queued; returns the rows as they stand then, each under a new token."""
+    queued = [row._replace(token=new_token()) for row in rows]
+    if queued:
+        _QUEUE.later(tx, [{"task": row.id, "renewed": row.token} for row in queued], now=now)
+    return queued
 
 
-def start(tx: Connection, rows: Iterable[Any], server: int, epoch: int, now: datetime) -> tuple[list[Any], Later]:
-    """ready → queued → executing on this server, in one move, under new tokens, for rows that `look` holds.
-
-    Returns them as they stand then, and the ids of those that are ours, once that is known.
-    """
-    started = [row._replace(token=new_token(), attempt=row.attempt + 1) for row in rows]
-    given = [{"task": row.id, "renewed": row.token} for row in started]
-    return started, _START_READY.later(tx, given, server=server, epoch_=epoch, now=now)
+def ticket(row: Any) -> Ticket:
+    """The ticket of a queued row, to be published after the commit."""
+    return Ticket(row.id, row.token, row.attempt + 1, row.group_name, row.job, row.name)
 
 
 def new_token() -> str:
@@ -567,6 +550,7 @@ _CLAIM = Prepared(
         ended_at=None,
         error=None,
     )
+    .returning(TASK.id)
 )
 _CLAIMED = Prepared(
     select(*_TO_START, TASK.token)
@@ -590,9 +574,16 @@ def claim(
     None is claimed when servers or groups are no longer those of this `version` of the topology. A claim repeated
     after a commit whose reply was lost finds its rows executing under its own tokens: they count.
     """
-    tasks, tokens = zip(*tickets, strict=True)
-    _CLAIM.later(tx, tasks=tasks, tokens=tokens, server=server, epoch_=epoch, version=version, now=now)
+    claim_held(tx, tickets, server, epoch, version, now)
     return claimed(tx, tickets, server, epoch)
+
+
+def claim_held(
+    tx: Connection, tickets: Sequence[tuple[int, str]], server: int, epoch: int, version: int, now: datetime
+) -> Later:
+    """The same for what this transaction queued itself, whose rows it knows; returns the ids of those that are ours."""
+    tasks, tokens = zip(*tickets, strict=True)
+    return _CLAIM.later(tx, tasks=tasks, tokens=tokens, server=server, epoch_=epoch, version=version, now=now)
 
 
 def claimed(tx: Connection, tickets: Sequence[tuple[int, str]], server: int, epoch: int) -> Later:
