@@ -30,7 +30,6 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -57,17 +56,8 @@ RUN_ENDED = ("success", "error", "canceled")
 PR_SET_PDEATHSIG = 1
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One start of an operation, by its own word; `end` is None if it never came to its end."""
-
-    run: int
-    task: str
-    attempt: int
-    server: str
-    pid: int
-    start: float
-    end: float | None
+class Entry(checker.Entry):
+    """An entry of the ledger, in the eyes of a test that looks at the overlap of two."""
 
     def overlaps(self, other: Entry) -> bool:
         """Whether both ran at some instant."""

@@ -10,29 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rules
-from batchq.spec import JobSpec, TaskSpec
+from batchq.spec import JobSpec
 from play import Play, busy, check_counters
+from sim.world import job_of
 
 EXAMPLES = {"sqlite": 40, "postgresql": 12}
 SERVERS = {"AOS1": (2, []), "AOS2": (1, ["BG1"]), "AOS3": (2, ["BG1", "default"])}
-GROUPS = ["default", "default", "BG1", "BG2"]
 RANDOM = st.randoms(use_true_random=True)
 
 
-def job_of(plan: rules.Plan, rng: random.Random) -> JobSpec:
-    tasks = [
-        TaskSpec(
-            name=name,
-            run="demo.work",
-            after=[{task: {"outcome": o, "handles": h}} for task, o, h in conditions],
-            join=plan.joins[name],
-            ignore_failure=name in plan.ignored,
-            group=rng.choice(GROUPS),
-            priority=rng.choice([None, "low", "high"]),
-        )
-        for name, conditions in plan.after.items()
-    ]
-    return JobSpec(name="RANDOM", tasks=tuple(tasks))
+def tried_once(plan: rules.Plan, rng: random.Random) -> JobSpec:
+    """The plan as a job of which no task is tried again."""
+    job, _ = job_of("RANDOM", plan, rng, retried=(0,))
+    return job
 
 
 def never_more_than_the_threads(tx):
@@ -67,7 +57,7 @@ def test_a_random_job_with_random_failures_ends_as_the_rules_say(database, fast_
     def ends_as_the_rules_say(tasks, rng):
         plan = rules.random_plan(tasks, rng)
         failing = {name for name in plan.after if rng.random() < 0.3}
-        run = batch.play(job_of(plan, rng), failing, choose=Choice(plan, failing, rng))
+        run = batch.play(tried_once(plan, rng), failing, choose=Choice(plan, failing, rng))
         assert run.states == rules.played(plan, failing)
         assert run.verdict == rules.verdict(plan, run.states)
         ran = [name for name, state in run.states.items() if state in ("success", "error")]
@@ -84,7 +74,7 @@ def test_random_jobs_played_side_by_side_and_canceled_at_random_end_and_leave_no
     @settings(max_examples=EXAMPLES[database.kind] // 2, deadline=None)
     @given(st.lists(st.integers(1, 12), min_size=1, max_size=4), RANDOM)
     def all_end(sizes, rng):
-        jobs = [job_of(rules.random_plan(size, rng), rng) for size in sizes]
+        jobs = [tried_once(rules.random_plan(size, rng), rng) for size in sizes]
         runs = {batch.submit(job): False for job in jobs}
         batch.deliver()
         while running := [row for worker in batch.workers.values() for row in worker.active.values()]:

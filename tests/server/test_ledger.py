@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from kombu.asynchronous import Hub
 
 from batchq.config import Settings
 from batchq.engine import Offer, Report
@@ -70,7 +73,9 @@ class Message:
 class Bench:
     """A server's ledger on a real database, with its loop, its broker and what it started."""
 
-    def __init__(self, stage: Stage, threads: int, **settings: Any) -> None:
+    def __init__(
+        self, stage: Stage, threads: int, *, hub: Hub | None = None, beside: bool = False, **settings: Any
+    ) -> None:
         self.stage = stage
         life = stage.server("Batch1", threads)
         assert life is not None
@@ -90,10 +95,10 @@ class Bench:
             life,
             Settings(**settings),
             self.broker,  # type: ignore[arg-type]
-            self.loop,
+            hub or self.loop,
             self.start,
             pool=lambda: 1000,
-            beside=False,
+            beside=beside,
         )
 
     def start(self, arrival: Arrival, row: Any) -> None:
@@ -342,3 +347,68 @@ def test_what_was_claimed_in_a_commit_whose_answer_never_came_is_started_once_it
     bench.end("T5")
     bench.loop.turn()
     assert set(bench.states(run).values()) == {"success"}
+
+
+# --- in the loop that it lives in ---------------------------------------------------------------------------
+
+
+class Poller:
+    """Celery's poller, which tells how long the loop would wait although there is something to store."""
+
+    def __init__(self, hub: Hub) -> None:
+        self.poller = hub.poller
+        self.unstored: Callable[[], object] = lambda: False
+        self.idled: list[float] = []
+
+    def poll(self, timeout: float) -> Any:
+        if self.unstored():
+            self.idled.append(timeout)
+        return self.poller.poll(timeout)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.poller, name)
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    """An event loop of Celery's, with one reader, as without any it does not wait at all."""
+    hub = Hub()
+    hub.poller = Poller(hub)
+    reader, writer = os.pipe()
+    hub.add_reader(reader, lambda *_: None, reader)
+    yield hub
+    hub.close()
+    os.close(reader)
+    os.close(writer)
+
+
+def turned(hub: Hub, done: Callable[[], object]) -> None:
+    """Turn the loop until it is `done`."""
+    loop, deadline = hub.create_loop(), time.monotonic() + 30
+    while not done():
+        assert time.monotonic() < deadline
+        next(loop)
+
+
+@pytest.mark.parametrize("beside", [True, False], ids=["commits beside the loop", "commits in the loop"])
+def test_what_comes_in_during_a_commit_is_stored_as_soon_as_it_has_ended(stage: Stage, hub: Hub, beside: bool):
+    bench = Bench(stage, threads=6, hub=hub, beside=beside)
+    stage.submit(WIDE)
+    bench.arrive_all()
+    turned(hub, lambda: len(bench.started) == 6)
+    run = bench.database.run
+
+    def meanwhile(*args: Any, **named: Any) -> Any:
+        served = run(*args, **named)
+        if bench.started:
+            bench.end(next(iter(bench.started)))
+        return served
+
+    bench.database.run = meanwhile  # type: ignore[method-assign]
+    hub.poller.unstored = lambda: bench.ledger.unstored() and not bench.ledger.commits
+    bench.end("T0")
+    turned(hub, lambda: bench.ledger.idle)
+
+    bench.ledger.close()
+    assert set(bench.states(1).values()) == {"success"}
+    assert all(timeout <= ledger.AT_ONCE_SECONDS for timeout in hub.poller.idled)

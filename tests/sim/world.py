@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -842,9 +842,11 @@ def settings(ahead: int, fast_path: bool) -> Settings:
     )
 
 
-def job_of(name: str, plan: rules.Plan, rng: random.Random) -> tuple[JobSpec, dict[str, int]]:
-    """The plan as a job, and how often each of its tasks may be tried again."""
-    retries = {task: rng.choice([0, 0, 0, 1, 2]) for task in plan.after}
+def job_of(
+    name: str, plan: rules.Plan, rng: random.Random, retried: Sequence[int] = (0, 0, 0, 1, 2)
+) -> tuple[JobSpec, dict[str, int]]:
+    """The plan as a job, and how often each of its tasks may be tried again: one of `retried`."""
+    retries = {task: rng.choice(retried) for task in plan.after}
     tasks = [
         TaskSpec(
             name=task,

@@ -295,6 +295,30 @@ def test_a_prepared_statement_run_for_no_rows_does_nothing(database):
         assert raised.count(tx, [{"group": "default"}, {"group": "BG1"}]) == 1
 
 
+def test_plain_rows_are_one_statement_and_come_as_they_are(database):
+    group = servers.GROUP
+    changed = Prepared(
+        lambda given: (
+            update(Group).where(group.name == given.name).values(priority=given.priority, paused=given.paused)
+        ),
+        plain=True,
+        name=group.name,
+        priority=group.priority,
+        paused=group.paused,
+    )
+    names = ["it's", 'a "quote"', "ÆØÅ\\"]
+    with database.write() as tx:
+        servers.name_groups(tx, names)
+        changed.later(
+            tx, [{"name": names[0], "priority": 3, "paused": True}, {"name": "none", "priority": 3, "paused": 1}]
+        )
+        changed.later(tx, [(names[1], 2, False), (names[2], 0, True)])
+        changed.later(tx, [])
+    with database.read() as tx:
+        rows = {row.name: (row.priority, row.paused) for row in tx.execute(select(Group.__table__))}
+    assert rows == {"default": (1, False), names[0]: (3, True), names[1]: (2, False), names[2]: (0, True)}
+
+
 # --- the topology kept in memory ----------------------------------------------------------------------------
 
 

@@ -264,3 +264,9 @@ def test_a_wrong_password_is_told_from_a_database_that_is_away_and_never_shown(a
     assert refusal(wrong, schema.check) == f'(password authentication failed for user "asked"). {helps}'
     none = make_url(asking_url)._replace(password=None).render_as_string(hide_password=False)
     assert refusal(none, schema.check).endswith(f"no password supplied). {helps}")
+
+
+def test_tasks_are_swept_by_how_many_moved_whatever_there_is_to_remember(postgresql):
+    with postgresql.read() as tx:
+        (options,) = tx.execute(text("SELECT reloptions FROM pg_class WHERE relname = 'batchq_task'")).one()
+    assert "autovacuum_vacuum_scale_factor=0" in options

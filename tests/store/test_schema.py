@@ -7,9 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from alembic import command
 from alembic.autogenerate import compare_metadata
-from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import MetaData, delete, func, insert, inspect, select, text, update
@@ -21,6 +19,7 @@ from batchq.spec import Job
 from batchq.store import schema, servers
 from batchq.store.database import Database
 from batchq.tables import Attempt, Dispatch, Group, Row, Run, Server, ServerWindow, Task, TaskCondition
+from older import upgrade_to
 from play import Play
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -135,18 +134,6 @@ EVERY_TASK = {
 }  # fmt: skip
 
 
-def upgraded_to(database: Database, revision: str) -> MetaData:
-    """Bring a bare database to an older revision; returns its tables."""
-    found = MetaData()
-    with database.write() as tx:
-        config = Config()
-        config.set_main_option("script_location", str(schema.FOLDER))
-        config.attributes["connection"] = tx
-        command.upgrade(config, revision)
-        found.reflect(tx)
-    return found
-
-
 def contents(database: Database, found: MetaData) -> dict[str, list[dict[str, object]]]:
     """What stands in those columns of these tables that there are now as well."""
     held: dict[str, list[dict[str, object]]] = {}
@@ -161,7 +148,7 @@ def contents(database: Database, found: MetaData) -> dict[str, list[dict[str, ob
 
 
 def test_rows_of_the_first_version_are_all_there_after_an_upgrade(bare):
-    first = upgraded_to(bare, "0001")
+    first = upgrade_to(bare, "0001")
     with bare.write() as tx:
         for name, rows in FIRST_VERSION.items():
             for row in rows:
@@ -186,7 +173,7 @@ def test_rows_of_the_first_version_are_all_there_after_an_upgrade(bare):
 
 
 def test_a_database_that_was_upgraded_has_the_definitions_of_one_made_anew(bare):
-    upgraded_to(bare, "0001")
+    upgrade_to(bare, "0001")
     schema.upgrade(bare)
     upgraded = definitions(bare)
     with bare.write() as tx:

@@ -121,6 +121,7 @@ _ADD_CONDITIONS = Prepared(
     lambda given: insert(TaskCondition).from_select(
         list(_condition), select(*(getattr(given, name) for name in _condition))
     ),
+    plain=True,
     **_condition,
 )
 
@@ -178,6 +179,7 @@ _COUNT = Prepared(
         .where(TASK.id == given.task)
         .values(pending=given.pending, met=given.met, impossible=given.impossible)
     ),
+    plain=True,
     **_numbers,
 )
 _COUNT_AND_MOVE = Prepared(

@@ -78,11 +78,13 @@ class Prepared:
     """A statement with named parameters, compiled once for each kind of database.
 
     With `over`, columns by name, it takes rows besides, and `statement` makes it of these columns, to be joined
-    with, by the first one, or inserted: on PostgreSQL one statement for all rows, on SQLite one run of it for each.
+    with, by the first one, or inserted: on PostgreSQL one statement for all rows, on SQLite one run of it for each,
+    unless they are `plain`: of numbers, truth values and words, which are one statement there as well.
     """
 
-    def __init__(self, statement: Any, **over: ColumnElement[Any]) -> None:
+    def __init__(self, statement: Any, *, plain: bool = False, **over: ColumnElement[Any]) -> None:
         self.statement = statement
+        self.plain = plain
         self.over = over
         self._forms: dict[str, _OnSqlite | _OnPostgresql] = {}
 
@@ -104,8 +106,8 @@ class Prepared:
         name = tx.dialect.name
         form = self._forms.get(name)
         if form is None:
-            kind: Any = _OnPostgresql if name == "postgresql" else _OnSqlite
-            form = self._forms[name] = kind(self.statement, self.over, tx.dialect)
+            ways: dict[str, Any] = {"postgresql": _OnPostgresql, "sqlite": _AsJson if self.plain else _OnSqlite}
+            form = self._forms[name] = ways[name](self.statement, self.over, tx.dialect)
         return form
 
 
@@ -197,14 +199,14 @@ class _Form:
 
 
 class _OnSqlite(_Form):
-    def __init__(self, statement: Any, over: Mapping[str, ColumnElement[Any]], dialect: Any) -> None:
+    def __init__(self, statement: Any, over: Mapping[str, ColumnElement[Any]], dialect: Any, head: str = "") -> None:
         self._many = bool(over)
         self._order = list(over)
         if over:
             row = {name: bindparam(name, type_=like.type) for name, like in over.items()}
             statement = statement(SimpleNamespace(**row))
         compiled = statement.compile(dialect=dialect)
-        super().__init__(compiled)
+        super().__init__(compiled, head)
         self._positions: list[str] = compiled.positiontup
         processors = ((name, compiled.binds[name].type._cached_bind_processor(dialect)) for name in compiled.params)
         self._in = [(name, process) for name, process in processors if process is not None]
@@ -234,6 +236,23 @@ class _OnSqlite(_Form):
         if self._made:
             rows = [row._replace(**{name: make(getattr(row, name)) for name, make in self._made}) for row in rows]
         return _Answer(rows, len(rows))
+
+
+class _AsJson(_OnSqlite):
+    """Takes all its rows as one text: to bind them one by one takes longer than to store them."""
+
+    def __init__(self, statement: Any, over: Mapping[str, ColumnElement[Any]], dialect: Any) -> None:
+        values = ", ".join(f"json_extract(value, '$[{place}]')" for place in range(len(over)))
+        head = f"WITH given ({', '.join(over)}) AS (SELECT {values} FROM json_each(?)) "  # noqa: S608  # names of our own
+        super().__init__(statement(_given_table(over)), {}, dialect, head)
+        self._order = list(over)
+
+    def bind(self, values: Mapping[str, Any], over: Rows) -> Sequence[Sequence[Any]]:
+        rows: Any = over
+        plain = bool(rows) and isinstance(rows[0], tuple)
+        given = rows if plain else [[row[name] for name in self._order] for row in rows]
+        ((*others,),) = super().bind(values, ())
+        return [[json.dumps(given, separators=(",", ":")), *others]]
 
 
 class _OnPostgresql(_Form):
@@ -291,9 +310,14 @@ def _by_key(make: Any, over: Mapping[str, ColumnElement[Any]]) -> Any:
 
     A plan that was made for an empty table could else read the whole of it for good.
     """
-    statement = make(table("given", *(column(name, like.type) for name, like in over.items())).c)
+    statement = make(_given_table(over))
     (name, like), *_ = over.items()
     return statement.where(among(like, name)) if statement.is_update else statement
+
+
+def _given_table(over: Mapping[str, ColumnElement[Any]]) -> Any:
+    """The columns of the table that a statement's rows are."""
+    return table("given", *(column(name, like.type) for name, like in over.items())).c
 
 
 def _given(over: Mapping[str, ColumnElement[Any]], dialect: Any) -> str:
