@@ -53,6 +53,9 @@ REFUSALS = {
     "connection slots": "Raise its max_connections, or start fewer processes.",
 }
 
+# Ways to read and to join that writers do without.
+WAYS = ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin")
+_ALL_WAYS = select(*(func.set_config(way, "on", True) for way in WAYS))
 
 # Not a part of it is told: it may be one of the password.
 MANGLED = "The database URL cannot be read. In its password, write @ as %40, / as %2F and : as %3A."
@@ -113,6 +116,8 @@ class Database:
             if not self.embedded:
                 connection.execution_options(isolation_level="REPEATABLE READ")
             with connection.begin():
+                if not self.embedded:
+                    connection.execute(_ALL_WAYS)
                 yield connection
 
     def run(self, act: Callable[Concatenate[Connection, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -259,8 +264,9 @@ def _session(url: URL, patience: float, name: str) -> dict[str, Any]:
         "idle_in_transaction_session_timeout": SILENT_SECONDS * 1000,
         "TimeZone": "UTC",
         # Every statement that is run often has its index. So one plan does for good, also while a table that was
-        # empty grows: a scan that was chosen then would be kept until the next ANALYZE.
-        "enable_seqscan": "off",
+        # empty grows: another way that was chosen for few rows would be kept until the next ANALYZE. And only who
+        # walks an index marks its dead entries, so that the next one need not look at them again.
+        **dict.fromkeys(WAYS, "off"),
         "plan_cache_mode": "force_generic_plan",
         "jit": "off",
     }
