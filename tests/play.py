@@ -174,7 +174,7 @@ class Play:
         raise AssertionError("it never ends")
 
     def _step(self, tx: Connection) -> engine.Advance:
-        step = engine.advance(tx, self.database, self.database.now(tx))
+        step = engine.advance(tx, self.database)
         self.watch(tx)
         return step
 

@@ -69,7 +69,7 @@ class Stage:
         """Settle and hand out until there is no more; the tickets stay here."""
         again = True
         while again:
-            step = self.database.run(lambda tx: engine.advance(tx, self.database, self.database.now(tx)))
+            step = self.database.run(lambda tx: engine.advance(tx, self.database))
             self.tickets |= {ticket.task: ticket for ticket in step.tickets}
             again = step.more
 

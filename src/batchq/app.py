@@ -131,9 +131,7 @@ class BatchQ:
 
         again = True
         while again:
-            step = self.database.run(
-                lambda tx: engine.advance(tx, self.database, self.database.now(tx), ahead=self.settings.tickets_ahead)
-            )
+            step = self.database.run(engine.advance, self.database, ahead=self.settings.tickets_ahead)
             crash.point("forward-committed")
             self.publish(step.tickets)
             again = step.more

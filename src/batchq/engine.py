@@ -49,18 +49,18 @@ def submit(database: Database, job: JobSpec) -> int:
     rows = runs.rows_of(job)
     if len(rows.tasks) + len(rows.conditions) <= ROWS_PER_TRANSACTION:
         return database.run(_store_at_once, database, job, rows)
-    run, number = database.run(lambda tx: _open(tx, database, job))
+    number, _ = database.run(runs.open_run, database, job)
     stored = (
         (moves.add_tasks, map(number.task, rows.tasks)),
         (moves.add_conditions, number.conditions(rows.conditions)),
     )
     for add, all_rows in stored:
         for chunk in _chunks(all_rows, ROWS_PER_TRANSACTION):
-            if not database.run(_add, run, add, chunk):
-                return run
+            if not database.run(_add, number.run, add, chunk):
+                return number.run
             crash.point("chunk-stored")
-    database.run(lambda tx: moves.start_run(tx, run, database.now(tx)))
-    return run
+    database.run(lambda tx: moves.start_run(tx, number.run, database.now(tx)))
+    return number.run
 
 
 def _add(tx: Connection, run: int, add: Callable[[Connection, Sequence[Any]], None], rows: Sequence[Any]) -> bool:
@@ -72,33 +72,27 @@ def _add(tx: Connection, run: int, add: Callable[[Connection, Sequence[Any]], No
 
 
 def _store_at_once(tx: Connection, database: Database, job: JobSpec, rows: runs.Rows) -> int:
-    run, number = _open(tx, database, job)
+    number, now = runs.open_run(tx, database, job)
     moves.add_tasks(tx, list(map(number.task, rows.tasks)))
     moves.add_conditions(tx, list(number.conditions(rows.conditions)))
-    moves.start_run(tx, run, database.now(tx))
-    return run
-
-
-def _open(tx: Connection, database: Database, job: JobSpec) -> tuple[int, runs.Number]:
-    now = database.now(tx)
-    servers.name_groups(tx, runs.groups_of(job))
-    run = runs.open_run(tx, job, now)
-    return run, runs.Number(run, servers.group_priorities(tx))
+    moves.start_run(tx, number.run, now)
+    return number.run
 
 
 # --- settle -------------------------------------------------------------------------------------------------
 
 
-def settle(tx: Connection, now: datetime, ends: Mapping[int, State] | None = None) -> bool:
+def settle(tx: Connection, now: datetime, ends: Mapping[int, State] | None = None, asked: Later | None = None) -> bool:
     """Resolve the conditions on tasks that have ended, to a fixed point, and close runs that are through (rules 3-7).
 
     `ends` are tasks that this transaction ended, their runs being locked; without them, those that earlier
-    ones left. A transaction does a bounded piece of work: True means that there is more.
+    ones left, in the runs that somebody may have `asked` for (`unsettled`). A transaction does a bounded piece of
+    work: True means that there is more.
     """
     if ends is not None:
         more, counted = _settle(tx, now, ends)
     else:
-        runs = moves.unsettled_runs(tx, limit=CONDITIONS_PER_TRANSACTION)
+        runs = [row.run_id for row in (asked or unsettled(tx)).rows]
         if not runs:
             return False
         moves.lock_runs(tx, sorted(runs))
@@ -107,6 +101,11 @@ def settle(tx: Connection, now: datetime, ends: Mapping[int, State] | None = Non
         more = more or len(ends) == CONDITIONS_PER_TRANSACTION
     _close(tx, counted, now)
     return more
+
+
+def unsettled(tx: Connection) -> Later:
+    """The runs in which earlier transactions left something to settle; asked for together with what follows."""
+    return moves.unsettled_runs(tx, limit=CONDITIONS_PER_TRANSACTION)
 
 
 def _settle(
@@ -250,9 +249,10 @@ class Advance:
     more: bool = False
 
 
-def advance(tx: Connection, database: Database, now: datetime, *, ahead: int = 0) -> Advance:
+def advance(tx: Connection, database: Database, *, ahead: int = 0) -> Advance:
     """Settle what has ended, then hand out what is ready."""
-    more = settle(tx, now)
+    asked = unsettled(tx)
+    more = settle(tx, database.now(tx), asked=asked)
     return Advance(dispatch(tx, database, ahead), more)
 
 

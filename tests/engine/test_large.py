@@ -63,7 +63,7 @@ def test_a_large_job_is_stored_in_chunks_of_which_nothing_starts_before_all_of_i
             conditions = tx.execute(select(func.count()).select_from(CONDITION.task_id.table)).scalar()
         seen.append((status, tasks, conditions, ready))
         if status == "storing":
-            assert not watched.run(lambda tx: engine.advance(tx, watched, watched.now(tx))).tickets
+            assert not watched.run(lambda tx: engine.advance(tx, watched)).tickets
 
     watched.look = look
     run = engine.submit(watched, fan_out(2 * engine.ROWS_PER_TRANSACTION))
@@ -128,7 +128,7 @@ def test_a_run_whose_submit_died_half_way_is_discarded_an_hour_later_and_never_s
     assert batch.database.run(lambda tx: discard(tx, NOON + hour, NOON + hour)) == [1]
     assert batch.verdict(1) == "canceled"
     assert batch.states(1) == {}
-    assert not batch.database.run(lambda tx: moves.start_run(tx, 1, NOON))
+    assert not batch.database.run(lambda tx: moves.start_run(tx, 1, NOON).count)
     check_counters(batch.database)
 
 

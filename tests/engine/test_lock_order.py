@@ -182,7 +182,7 @@ def test_a_ticket_that_left_while_dispatch_was_waited_for_is_waited_for_too_but_
     run = engine.submit(postgresql, job.spec())
     life = batch.workers["AOS1"].life
     with elsewhere(postgresql) as server, elsewhere(postgresql) as next_one, elsewhere(postgresql) as claim:
-        (ticket,) = engine.advance(server, postgresql, NOON).tickets
+        (ticket,) = engine.advance(server, postgresql).tickets
         with meanwhile(postgresql, lambda: servers.lock_dispatch(next_one)) as locked:
             operator = meanwhile(postgresql, lambda: actions.disable(other_of(postgresql), "AOS1"), waiting=2)
             ended = operator.__enter__()

@@ -65,7 +65,7 @@ def test_some_tickets_ahead_may_be_out_for_each_open_server(batch):
     batch.server("AOS1", 1)
     batch.server("AOS2", 0)
     engine.submit(batch.database, tasks(5).spec())
-    step = batch.database.run(lambda tx: engine.advance(tx, batch.database, NOON, ahead=2))
+    step = batch.database.run(lambda tx: engine.advance(tx, batch.database, ahead=2))
     assert len(step.tickets) == 3
 
 
@@ -412,7 +412,7 @@ def test_a_move_that_comes_too_late_changes_nothing(batch):
     def too_late(tx):
         assert moves.take_back(tx, [(ticket.task, ticket.token)]) == 0
         moves.offer_again(tx, [], NOON)
-        assert not moves.start_run(tx, run, NOON)
+        assert not moves.start_run(tx, run, NOON).count
         closing = {"run": run, "was": RunState.EXECUTING.value, "verdict": RunState.SUCCESS.value}
         assert moves.close_runs(tx, [closing], NOON).count == 0
         moves.count_and_move(

@@ -412,7 +412,7 @@ class Client(Process):
         world, database, link = self.world, self.database, Link(self.world, self.main)
         more = world.settings.fast_path
         while more:
-            step = database.run(lambda tx: engine.advance(tx, database, database.now(tx), ahead=world.ahead))
+            step = database.run(lambda tx: engine.advance(tx, database, ahead=world.ahead))
             with suppress(BrokerUnreachable):
                 link.publish(step.tickets)
             more = step.more

@@ -13,7 +13,7 @@ from batchq import actions, engine
 from batchq.core.windows import Window
 from batchq.errors import Conflict, InvalidInput, NotFound
 from batchq.spec import loads
-from batchq.store import servers, views
+from batchq.store import runs, servers, views
 from batchq.store.database import Database
 from batchq.tables import ServerGroup, ServerWindow
 from stage import Stage
@@ -222,7 +222,8 @@ def test_a_group_in_use_is_not_deleted(stage):
 
 def test_a_group_is_not_deleted_while_a_run_is_being_stored(stage):
     (job,) = loads("{job: J, group: BG1, tasks: {A: {run: demo.work}}}").jobs.values()
-    run, _ = stage.database.run(engine._open, stage.database, job)
+    number, _ = stage.database.run(runs.open_run, stage.database, job)
+    run = number.run
     with pytest.raises(Conflict, match=f"still being stored: run {run}"):
         actions.delete_group(stage.database, "BG1")
 

@@ -73,6 +73,7 @@ class Database:
         self.patience = patience
         self.name = name
         self.topology = Topology(())
+        self.has_tables = False  # whether our tables have been seen there
         self._engine: Engine | None = None
 
     @property

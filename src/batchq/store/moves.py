@@ -72,20 +72,38 @@ STORING = and_(RUN_IS_OPEN, RUN.status == literal_column("'storing'"))
 # --- storing a run ------------------------------------------------------------------------------------------
 
 
-def keep_job(tx: Connection, name: str, definition: str, now: datetime) -> int:
-    """Store the job's newest definition; returns the job's id."""
-    found = tx.execute(select(JOB.id).where(JOB.name == name).with_for_update()).scalar()
-    if found is None:
-        values = {"name": name, "definition": definition, "updated_at": now}
-        return int(tx.execute(insert(Job).values(**values).returning(JOB.id)).scalar_one())
-    tx.execute(update(Job).where(JOB.id == found).values(definition=definition, updated_at=now))
-    return int(found)
+_KEPT = Prepared(select(JOB.id).where(JOB.name == bindparam("named")).with_for_update())
+_KEEP = Prepared(
+    update(Job)
+    .where(JOB.id == bindparam("job"))
+    .values(definition=bindparam("definition"), updated_at=bindparam("now"))
+)
+_OPEN_RUN = Prepared(
+    insert(Run)
+    .values({name: bindparam(name) for name in ("job_id", "job", "open_tasks", "run_by", "company", "submitted_at")})
+    .values(status=RunState.STORING.value)
+    .returning(RUN.id)
+)
+
+
+def kept_job(tx: Connection, name: str) -> Later:
+    """The id of the job of that name, if there is one, held until the commit; asked for together with what follows."""
+    return _KEPT.later(tx, named=name)
+
+
+def keep_job(tx: Connection, kept: Later, name: str, definition: str, now: datetime) -> int:
+    """Store the newest definition of a job, which is `kept` already or new; returns the job's id."""
+    for row in kept.rows:
+        _KEEP.later(tx, job=row.id, definition=definition, now=now)
+        return int(row.id)
+    values = {"name": name, "definition": definition, "updated_at": now}
+    return int(tx.execute(insert(Job).values(**values).returning(JOB.id)).scalar_one())
 
 
 def open_run(tx: Connection, values: Mapping[str, Any]) -> int:
     """Insert a run that is still `storing`; returns its id."""
-    statement = insert(Run).values(status=RunState.STORING.value, **values).returning(RUN.id)
-    return int(tx.execute(statement).scalar_one())
+    ((run,),) = _OPEN_RUN(tx, **values)
+    return int(run)
 
 
 # What a task is stored with; all else is at first what the column's default says.
@@ -140,16 +158,16 @@ _START = Prepared(
 _START_TASKS = Prepared(
     update(Task)
     .where(TASK.run_id == bindparam("run"), TASK.pending == 0, is_(State.WAITING))
+    .where(exists().where(RUN.id == bindparam("run"), RUN.started_at == bindparam("now")))
     .values(status=State.READY.value, ready_at=bindparam("now"))
 )
 
 
-def start_run(tx: Connection, run: int, now: datetime) -> bool:
-    """storing → executing; its tasks without conditions become ready (rule 2). False if it was no longer storing."""
-    if not _START.count(tx, run=run, now=now):
-        return False
-    _START_TASKS.count(tx, run=run, now=now)
-    return True
+def start_run(tx: Connection, run: int, now: datetime) -> Later:
+    """storing → executing; its tasks without conditions become ready (rule 2). Counts 0 if it no longer was."""
+    started = _START.later(tx, run=run, now=now)
+    _START_TASKS.later(tx, run=run, now=now)
+    return started
 
 
 # --- settling what has ended --------------------------------------------------------------------------------
@@ -226,9 +244,9 @@ _CLOSE = Prepared(
 )
 
 
-def unsettled_runs(tx: Connection, limit: int) -> list[int]:
+def unsettled_runs(tx: Connection, limit: int) -> Later:
     """Runs in which a task has ended whose conditions are not all resolved."""
-    return [row.run_id for row in _UNSETTLED_RUNS(tx, limit=limit)]
+    return _UNSETTLED_RUNS.later(tx, limit=limit)
 
 
 def lock_runs(tx: Connection, runs: Collection[int]) -> None:

@@ -12,7 +12,8 @@ from sqlalchemy import Connection
 
 from batchq.core import secrets
 from batchq.core.affinity import DEFAULT_GROUP
-from batchq.store import moves
+from batchq.store import moves, servers
+from batchq.store.database import Database
 from batchq.store.servers import PRIORITIES
 
 if TYPE_CHECKING:
@@ -91,17 +92,26 @@ def groups_of(job: JobSpec) -> set[str]:
 
 def keep_job(tx: Connection, job: JobSpec, now: datetime) -> int:
     """Store the job's newest definition; returns its id."""
-    return moves.keep_job(tx, job.name, job.model_dump_json(exclude_defaults=True), now)
+    return moves.keep_job(tx, moves.kept_job(tx, job.name), job.name, definition_of(job), now)
 
 
-def open_run(tx: Connection, job: JobSpec, now: datetime) -> int:
-    """Insert the run, still `storing`; returns its id."""
+def definition_of(job: JobSpec) -> str:
+    """The job as it is kept."""
+    return job.model_dump_json(exclude_defaults=True)
+
+
+def open_run(tx: Connection, database: Database, job: JobSpec) -> tuple[Number, datetime]:
+    """Insert the run, still `storing`, its groups and the job's newest definition; returns what numbers its rows, and
+    the instant.
+    """
+    kept, groups = moves.kept_job(tx, job.name), servers.named_groups(tx, groups_of(job))
+    now = database.now(tx)
     values = {
-        "job_id": keep_job(tx, job, now),
+        "job_id": moves.keep_job(tx, kept, job.name, definition_of(job), now),
         "job": job.name,
         "open_tasks": len(job.tasks),
         "run_by": job.run_by,
         "company": job.company,
         "submitted_at": now,
     }
-    return moves.open_run(tx, values)
+    return Number(moves.open_run(tx, values), groups.priorities), now

@@ -39,7 +39,9 @@ def upgrade(database: Database) -> tuple[str | None, str]:
 def check(database: Database) -> None:
     """Raise DatabaseOutdated or DatabaseTooNew unless the schema is the newest one."""
     with database.read() as tx:
-        revision = _revision(tx)
+        # To ask for the table itself takes longer than all else; once it is there it stays.
+        revision = _stored(tx) if database.has_tables else _revision(tx)
+    database.has_tables = revision is not None
     if revision != NEWEST:
         _refuse_newer(database, revision)
         fact = "holds no batchq tables yet" if revision is None else f"is at schema {revision}, not {NEWEST}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -16,7 +16,7 @@ from batchq.core.windows import Window, format_days, format_time, is_zone, parse
 from batchq.store import moves
 from batchq.store.database import Database
 from batchq.store.moves import RUN, RUN_IS_OPEN, STORING, TASK, is_
-from batchq.store.prepared import Later, Prepared
+from batchq.store.prepared import Later, Prepared, among
 from batchq.tables import Dispatch, Group, Liveness, Run, Server, ServerGroup, ServerWindow, Task
 
 GROUP = Group.__table__.c  # type: ignore[attr-defined]
@@ -44,6 +44,13 @@ _BEAT = Prepared(
 # One look into the index for each group: as EXISTS, PostgreSQL would read all that is ready, and then count the groups.
 _one_ready: Select[Any] = select(literal_column("1")).where(is_(State.READY), TASK.group_name == GROUP.name).limit(1)
 _GROUPS_READY = Prepared(select(GROUP.name).where(_one_ready.scalar_subquery().is_not(None)))
+
+_NAMED = Prepared(
+    select(GROUP.name, GROUP.priority)
+    .where(among(GROUP.name, "names"))
+    .order_by(GROUP.name)
+    .with_for_update(read=True, key_share=True)
+)
 
 
 # --- the topology -------------------------------------------------------------------------------------------
@@ -163,15 +170,33 @@ def demand(tx: Connection) -> Demand:
 # --- groups -------------------------------------------------------------------------------------------------
 
 
-def name_groups(tx: Connection, names: Iterable[str]) -> None:
-    """Make the groups exist (rule 13); they cannot be deleted before the commit."""
-    wanted = set(names)
-    kept = (
-        select(GROUP.name).where(GROUP.name.in_(wanted)).order_by(GROUP.name).with_for_update(read=True, key_share=True)
-    )
-    known = set(tx.execute(kept).scalars())
-    for name in sorted(wanted - known):
-        _insert_if_new(tx, Group, {"name": name})
+@dataclass(frozen=True, slots=True)
+class Named:
+    """Groups that a job or a server names (rule 13); they cannot be deleted before the commit."""
+
+    _tx: Connection
+    _names: Collection[str]
+    _known: Later
+
+    @property
+    def priorities(self) -> dict[str, int]:
+        """Each of them with its priority; those that were not there exist now."""
+        known = {row.name: row.priority for row in self._known.rows}
+        if missing := sorted(set(self._names) - known.keys()):
+            for name in missing:
+                _insert_if_new(self._tx, Group, {"name": name})
+            known |= named_groups(self._tx, missing).priorities
+        return known
+
+
+def named_groups(tx: Connection, names: Collection[str]) -> Named:
+    """Groups that exist from now on; asked for together with what follows."""
+    return Named(tx, names, _NAMED.later(tx, names=names))
+
+
+def name_groups(tx: Connection, names: Collection[str]) -> dict[str, int]:
+    """Make the groups exist (rule 13), so that they cannot be deleted before the commit; returns their priorities."""
+    return named_groups(tx, names).priorities if names else {}
 
 
 def set_priority(tx: Connection, group: str, priority: int) -> bool:
