@@ -51,8 +51,8 @@ def submit(database: Database, job: JobSpec) -> int:
         return database.run(_store_at_once, database, job, rows)
     number, _ = database.run(runs.open_run, database, job)
     stored = (
-        (moves.add_tasks, map(number.task, rows.tasks)),
-        (moves.add_conditions, number.conditions(rows.conditions)),
+        (runs.add_tasks, map(number.task, rows.tasks)),
+        (runs.add_conditions, number.conditions(rows.conditions)),
     )
     for add, all_rows in stored:
         for chunk in _chunks(all_rows, ROWS_PER_TRANSACTION):
@@ -73,8 +73,8 @@ def _add(tx: Connection, run: int, add: Callable[[Connection, Sequence[Any]], No
 
 def _store_at_once(tx: Connection, database: Database, job: JobSpec, rows: runs.Rows) -> int:
     number, now = runs.open_run(tx, database, job)
-    moves.add_tasks(tx, list(map(number.task, rows.tasks)))
-    moves.add_conditions(tx, list(number.conditions(rows.conditions)))
+    runs.add_tasks(tx, list(map(number.task, rows.tasks)))
+    runs.add_conditions(tx, list(number.conditions(rows.conditions)))
     moves.start_run(tx, number.run, now)
     return number.run
 
@@ -169,16 +169,16 @@ def _resolve(tx: Connection, ends: Mapping[int, State], conditions: Sequence[Any
         waiting[task] = stands
     counted, moved = [], []
     fell: dict[int, State] = {}
-    for task, (status, joined, *numbers) in sorted(waiting.items()):
-        pending, came_true, impossible = (
-            numbers[0] - came[task] - failed[task],
-            numbers[1] + came[task],
-            numbers[2] + failed[task],
-        )
-        row = {"task": task, "pending": pending, "met": came_true, "impossible": impossible}
+    for task, (status, joined, pending, already, impossible) in sorted(waiting.items()):
+        row = {
+            "task": task,
+            "pending": pending - came[task] - failed[task],
+            "met": already + came[task],
+            "impossible": impossible + failed[task],
+        }
         state = State.WAITING
         if status == State.WAITING:
-            state = readiness(Join(joined), pending, came_true, impossible)
+            state = readiness(Join(joined), row["pending"], row["met"], row["impossible"])
         if state is State.WAITING:
             counted.append(row)
             continue
@@ -484,14 +484,17 @@ def _claim(
     """
     if not offers:
         return [], [], 0
-    moves.lock_tickets(tx, [offer.task for offer in offers])
+    held = moves.lock_tickets(tx, [offer.task for offer in offers])
     now = database.now(tx)
+    # By the books: a ticket that says otherwise has not come from us.
+    groups = {row.id: row.group_name for row in held.rows}
     server = topology.by_id[life.server]
     opened = server.threads_now(now) > 0
     mine: list[Offer] = []
     foreign: list[Offer] = []
     for offer in offers:
-        (mine if opened and topology.takes(server, offer.group) else foreign).append(offer)
+        fits = opened and topology.takes(server, groups.get(offer.task, offer.group))
+        (mine if fits else foreign).append(offer)
     moves.take_back(tx, [(offer.task, offer.token) for offer in foreign])
     free = max(_room(topology, life, pool, now) - active, 0)
     taken, parked = mine[:free], mine[free:]

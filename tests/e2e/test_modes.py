@@ -136,12 +136,14 @@ def test_a_server_that_is_told_to_end_finishes_what_runs_and_starts_nothing_more
 def test_a_window_that_opens_lets_waiting_work_start_within_two_seconds(site: Site) -> None:
     site.apply("servers: {Night: {threads: 1, groups: [N]}}")
     site.start_server("Night")
-    later = (datetime.now(UTC) + timedelta(hours=2)).replace(second=0)
+    now = datetime.now(UTC)
+    later = (now + timedelta(hours=2)).replace(second=0)
+    day = "" if later.date() == now.date() else f"{later:%a %d %b} "
     set_window(site, "Night", later)
     run = site.submit(held("night", 1, group="N"))
     closed = site.server("Night")["state"]
     why = site.json("task", "why", str(run), "TASK 1")["why"]
-    until = f"N: no server has an open window until {later:%H:%M} UTC"
+    until = f"N: no server has an open window until {day}{later:%H:%M} UTC"
     assert closed == "closed"
     assert why == f"{until} (Night, {later:%H:%M}-{later + timedelta(hours=1):%H:%M} with 1 thread)"
 

@@ -225,6 +225,15 @@ def test_a_forged_ticket_starts_nothing(batch):
     assert batch.states(run) == {"TASK 1": "queued"}
 
 
+def test_a_ticket_that_names_another_group_than_its_task_is_of_is_judged_by_the_books(batch):
+    batch.server("AOS1", groups=["default"])
+    batch.server("AOS2", groups=["BG1"])
+    run = batch.submit(tasks(1, group="BG1"))
+    (ticket,) = batch.mail
+    assert not batch.serve("AOS1", offers=[Offer(ticket.task, ticket.token, "default")]).granted
+    assert batch.states(run) == {"TASK 1": "ready"}
+
+
 def test_a_claim_finds_no_free_thread_and_waits_its_row_stays_queued_as_rule_16_says(batch):
     batch.server("AOS1")
     run = batch.submit(tasks(1))

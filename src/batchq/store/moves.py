@@ -19,7 +19,6 @@ from sqlalchemy import (
     exists,
     func,
     insert,
-    literal,
     literal_column,
     or_,
     select,
@@ -69,86 +68,7 @@ RUN_IS_OPEN: ColumnElement[bool] = literal_column("batchq_run.status IN ('storin
 STORING = and_(RUN_IS_OPEN, RUN.status == literal_column("'storing'"))
 
 
-# --- storing a run ------------------------------------------------------------------------------------------
-
-
-_KEPT = Prepared(select(JOB.id).where(JOB.name == bindparam("named")).with_for_update())
-_KEEP = Prepared(
-    update(Job)
-    .where(JOB.id == bindparam("job"))
-    .values(definition=bindparam("definition"), updated_at=bindparam("now"))
-)
-_OPEN_RUN = Prepared(
-    insert(Run)
-    .values({name: bindparam(name) for name in ("job_id", "job", "open_tasks", "run_by", "company", "submitted_at")})
-    .values(status=RunState.STORING.value)
-    .returning(RUN.id)
-)
-
-
-def kept_job(tx: Connection, name: str) -> Later:
-    """The id of the job of that name, if there is one, held until the commit; asked for together with what follows."""
-    return _KEPT.later(tx, named=name)
-
-
-def keep_job(tx: Connection, kept: Later, name: str, definition: str, now: datetime) -> int:
-    """Store the newest definition of a job, which is `kept` already or new; returns the job's id."""
-    for row in kept.rows:
-        _KEEP.later(tx, job=row.id, definition=definition, now=now)
-        return int(row.id)
-    values = {"name": name, "definition": definition, "updated_at": now}
-    return int(tx.execute(insert(Job).values(**values).returning(JOB.id)).scalar_one())
-
-
-def open_run(tx: Connection, values: Mapping[str, Any]) -> int:
-    """Insert a run that is still `storing`; returns its id."""
-    ((run,),) = _OPEN_RUN(tx, **values)
-    return int(run)
-
-
-# What a task is stored with; all else is at first what the column's default says.
-_stored = {
-    name: TASK[name]
-    for name in (
-        *("id", "run_id", "name", "operation", "args", "kwargs", "group_name", "priority", "own_priority"),
-        *("retries", "retry_delay", "time_limit", "ignore_failure", "joined", "pending"),
-    )
-}
-_at_first = {column.name: column.default.arg for column in TASK if column.default and column.name not in _stored}
-_ADD_TASKS = Prepared(
-    lambda given: insert(Task).from_select(
-        [*_stored, *_at_first],
-        select(
-            *(getattr(given, name) for name in _stored),
-            *(literal(value, TASK[name].type) for name, value in _at_first.items()),
-        ),
-        include_defaults=False,
-    ),
-    **_stored,
-)
-
-
-def add_tasks(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert tasks."""
-    if rows:
-        _ADD_TASKS.later(tx, rows)
-
-
-_condition = {name: CONDITION[name] for name in ("predecessor_id", "task_id", "outcome", "handles")}
-_ADD_CONDITIONS = Prepared(
-    lambda given: insert(TaskCondition).from_select(
-        list(_condition), select(*(getattr(given, name) for name in _condition))
-    ),
-    plain=True,
-    **_condition,
-)
-
-
-def add_conditions(tx: Connection, rows: Sequence[tuple[int, int, str, bool]]) -> None:
-    """Insert conditions: predecessor, task, outcome, and whether that is handled."""
-    if rows:
-        _ADD_CONDITIONS.later(tx, rows)
-
+# --- starting a run -----------------------------------------------------------------------------------------
 
 _START = Prepared(
     update(Run)
@@ -556,7 +476,10 @@ _mine = and_(TASK.server_id == bindparam("server"), TASK.epoch == bindparam("epo
 _DISPATCH = Dispatch.__table__.c  # type: ignore[attr-defined]
 _unchanged = select(_DISPATCH.topology).scalar_subquery() == bindparam("version")
 _LOCK_TICKETS = Prepared(
-    select(TASK.id).where(was(State.QUEUED), among(TASK.id, "tasks")).order_by(TASK.id).with_for_update(key_share=True)
+    select(TASK.id, TASK.group_name)
+    .where(was(State.QUEUED), among(TASK.id, "tasks"))
+    .order_by(TASK.id)
+    .with_for_update(key_share=True)
 )
 _CLAIM = Prepared(
     update(Task)
@@ -580,10 +503,9 @@ _CLAIMED = Prepared(
 )
 
 
-def lock_tickets(tx: Connection, tasks: Collection[int]) -> None:
-    """Wait until nobody else holds these queued tasks, and hold them; on SQLite a writer is alone anyway."""
-    if tx.dialect.name != "sqlite":
-        _LOCK_TICKETS.later(tx, tasks=tasks)
+def lock_tickets(tx: Connection, tasks: Collection[int]) -> Later:
+    """Wait until nobody else holds these queued tasks, and hold them; returns their groups."""
+    return _LOCK_TICKETS.later(tx, tasks=tasks)
 
 
 def claim(

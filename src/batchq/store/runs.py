@@ -1,20 +1,24 @@
-"""A job becomes rows: the run, its tasks and its conditions (rules 1-3, 10, 24, 28)."""
+"""A job becomes rows, and is stored: the run, its tasks and its conditions (rules 1-3, 10, 24, 28)."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, bindparam, insert, literal, select, update
 
 from batchq.core import secrets
 from batchq.core.affinity import DEFAULT_GROUP
+from batchq.core.states import RunState
 from batchq.store import moves, servers
 from batchq.store.database import Database
+from batchq.store.moves import CONDITION, JOB, RUN, TASK
+from batchq.store.prepared import Later, Prepared
 from batchq.store.servers import PRIORITIES
+from batchq.tables import Job, Run, Task, TaskCondition
 
 if TYPE_CHECKING:
     from batchq.spec import JobSpec, TaskSpec
@@ -90,28 +94,93 @@ def groups_of(job: JobSpec) -> set[str]:
     return {task.group or job.group or DEFAULT_GROUP for task in job.tasks}
 
 
+# --- storing ------------------------------------------------------------------------------------------------
+
+_KEPT = Prepared(select(JOB.id).where(JOB.name == bindparam("named")).with_for_update())
+_KEEP = Prepared(
+    update(Job)
+    .where(JOB.id == bindparam("job"))
+    .values(definition=bindparam("definition"), updated_at=bindparam("now"))
+)
+_OPEN_RUN = Prepared(
+    insert(Run)
+    .values({name: bindparam(name) for name in ("job_id", "job", "open_tasks", "run_by", "company", "submitted_at")})
+    .values(status=RunState.STORING.value)
+    .returning(RUN.id)
+)
+
+
 def keep_job(tx: Connection, job: JobSpec, now: datetime) -> int:
     """Store the job's newest definition; returns its id."""
-    return moves.keep_job(tx, moves.kept_job(tx, job.name), job.name, definition_of(job), now)
+    return _keep(tx, _KEPT.later(tx, named=job.name), job, now)
 
 
-def definition_of(job: JobSpec) -> str:
-    """The job as it is kept."""
-    return job.model_dump_json(exclude_defaults=True)
+def _keep(tx: Connection, kept: Later, job: JobSpec, now: datetime) -> int:
+    definition = job.model_dump_json(exclude_defaults=True)
+    for row in kept.rows:
+        _KEEP.later(tx, job=row.id, definition=definition, now=now)
+        return int(row.id)
+    values = {"name": job.name, "definition": definition, "updated_at": now}
+    return int(tx.execute(insert(Job).values(**values).returning(JOB.id)).scalar_one())
 
 
 def open_run(tx: Connection, database: Database, job: JobSpec) -> tuple[Number, datetime]:
     """Insert the run, still `storing`, its groups and the job's newest definition; returns what numbers its rows, and
     the instant.
     """
-    kept, groups = moves.kept_job(tx, job.name), servers.named_groups(tx, groups_of(job))
+    kept, groups = _KEPT.later(tx, named=job.name), servers.named_groups(tx, groups_of(job))
     now = database.now(tx)
-    values = {
-        "job_id": moves.keep_job(tx, kept, job.name, definition_of(job), now),
-        "job": job.name,
-        "open_tasks": len(job.tasks),
-        "run_by": job.run_by,
-        "company": job.company,
-        "submitted_at": now,
-    }
-    return Number(moves.open_run(tx, values), groups.priorities), now
+    ((run,),) = _OPEN_RUN(
+        tx,
+        job_id=_keep(tx, kept, job, now),
+        job=job.name,
+        open_tasks=len(job.tasks),
+        run_by=job.run_by,
+        company=job.company,
+        submitted_at=now,
+    )
+    return Number(int(run), groups.priorities), now
+
+
+# What a task is stored with; all else is at first what the column's default says.
+_stored = {
+    name: TASK[name]
+    for name in (
+        *("id", "run_id", "name", "operation", "args", "kwargs", "group_name", "priority", "own_priority"),
+        *("retries", "retry_delay", "time_limit", "ignore_failure", "joined", "pending"),
+    )
+}
+_at_first = {column.name: column.default.arg for column in TASK if column.default and column.name not in _stored}
+_ADD_TASKS = Prepared(
+    lambda given: insert(Task).from_select(
+        [*_stored, *_at_first],
+        select(
+            *(getattr(given, name) for name in _stored),
+            *(literal(value, TASK[name].type) for name, value in _at_first.items()),
+        ),
+        include_defaults=False,
+    ),
+    **_stored,
+)
+
+
+def add_tasks(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert tasks."""
+    if rows:
+        _ADD_TASKS.later(tx, rows)
+
+
+_condition = {name: CONDITION[name] for name in ("predecessor_id", "task_id", "outcome", "handles")}
+_ADD_CONDITIONS = Prepared(
+    lambda given: insert(TaskCondition).from_select(
+        list(_condition), select(*(getattr(given, name) for name in _condition))
+    ),
+    plain=True,
+    **_condition,
+)
+
+
+def add_conditions(tx: Connection, rows: Sequence[tuple[int, int, str, bool]]) -> None:
+    """Insert conditions: predecessor, task, outcome, and whether that is handled."""
+    if rows:
+        _ADD_CONDITIONS.later(tx, rows)
