@@ -15,7 +15,7 @@ from batchq.clock import Clock
 from batchq.core.windows import Window
 from e2e.site import Site
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.timeout(400)
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "follow-the-sun.yaml"
 PLACES = ("Auckland", "Los Angeles", "Oslo")
@@ -106,6 +106,7 @@ class Comparison:
                 self.hold(f"{key} number {number}", *times)
 
 
+@pytest.mark.long
 def test_follow_the_sun_goes_as_planned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """All are closed from 05:00 to 06:00 UTC: what is set up in that hour starts at 06:00 sharp, as in the plan."""
     scale = 600.0
@@ -134,6 +135,7 @@ def test_follow_the_sun_goes_as_planned(tmp_path: Path, capsys: pytest.CaptureFi
         print(f"\nfollow the sun: ended {late:+.2%} from the plan, no start or end more than {found.worst:.2%}")
 
 
+@pytest.mark.slow
 def test_job_1_goes_as_planned_while_windows_close_and_open(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scale = 360.0
     job = tmp_path / "job1.yaml"
