@@ -34,6 +34,7 @@ Medians, with the range where there is one. No absolute figure holds on another 
 def write(reports: Sequence[Saved], folder: Path) -> list[Path]:
     """Write `report.md` and, if sides were compared, `report.svg`; returns what was written."""
     page, plot = folder / "report.md", folder / "report.svg"
+    reports = sorted(reports, key=lambda report: str(report.get("database")), reverse=True)  # SQLite first
     compared = [report for report in reports if report["kind"] == "compare"]
     if compared:
         plot.write_text(svg(_panels(compared)), encoding="utf-8")
@@ -76,17 +77,18 @@ def _ratios(compared: Sequence[Saved]) -> Panel:
         if there:
             groups.append((said(there[0]["workloads"][name]["tasks"]), _ratio_bars(name, there)))
     most = max(bar.high for _, bars in groups for bar in bars)
-    note = "Tasks per second, as a multiple of bare Celery in the same run: median and range of the turns"
+    note = "Tasks per second, as a multiple of bare Celery; a database and what stands below it took turns in one run"
     return Panel("Throughput, bare Celery = 1", note, groups, _ticks(most, 0.25), 2, one=1.0)
 
 
 def _ratio_bars(name: str, compared: Sequence[Saved]) -> list[Bar]:
     bars = []
     for report in compared:
-        ratio = report["workloads"][name]["sides"]["batchq"]["ratio"]
-        bars.append(_bar(f"batchq on {NAMES[report['database']]}", "batchq", ratio))
-    canvas = compared[0]["workloads"][name]["sides"].get("canvas")
-    return [*bars, _bar(CANVASES[name], "canvas", canvas["ratio"])] if canvas else bars
+        sides = report["workloads"][name]["sides"]
+        bars.append(_bar(f"batchq on {NAMES[report['database']]}", "batchq", sides["batchq"]["ratio"]))
+        if "canvas" in sides:
+            bars.append(_bar(CANVASES[name], "canvas", sides["canvas"]["ratio"]))
+    return bars
 
 
 def _bar(name: str, side: str, values: dict[str, Any]) -> Bar:
@@ -95,10 +97,12 @@ def _bar(name: str, side: str, values: dict[str, Any]) -> Bar:
 
 def _hops(compared: Sequence[Saved]) -> Panel:
     there = [report for report in compared if "chain" in report["workloads"]]
-    bars = [_hop(f"batchq on {NAMES[report['database']]}", "batchq", report) for report in there]
-    if "canvas" in there[0]["workloads"]["chain"]["sides"]:
-        bars.append(_hop("Celery's chain", "canvas", there[0]))
-    bars.append(_hop("bare Celery, by hand", "bare", there[0]))
+    bars = []
+    for report in there:
+        bars.append(_hop(f"batchq on {NAMES[report['database']]}", "batchq", report))
+        if "canvas" in report["workloads"]["chain"]["sides"]:
+            bars.append(_hop("Celery's chain", "canvas", report))
+        bars.append(_hop("bare Celery, by hand", "bare", report))
     most = max(bar.high for bar in bars)
     tasks = there[0]["workloads"]["chain"]["tasks"]
     note = f"chain, {tasks:,} tasks in a row: milliseconds, median and 95th percentile"
