@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from benchmarks import growth, idle, report, site, submit
+from benchmarks import ahead, growth, idle, report, site, submit
 from benchmarks.canvases import try_canvases
 from benchmarks.compare import compare, running
 from benchmarks.show import show
@@ -156,6 +156,23 @@ def submit_command(tasks: int, repeat: int, postgres: bool, output: str) -> None
     """Measure how long it takes to validate and store a large job, from YAML, JSON and Python."""
     found = head("submit", postgres, tasks=tasks, repeat=repeat)
     found["sources"] = submit.submit(tasks, repeat, postgres)
+    tell(found, output)
+
+
+@main.command("ahead")
+@click.argument("workloads", nargs=-1, type=click.Choice(list(WORKLOADS)), metavar=f"[{'|'.join(WORKLOADS)}]...")
+@click.option("--turns", type=click.IntRange(min=1), default=5, show_default=True, help="Of new processes.")
+@click.option("--tasks", type=click.IntRange(min=20), default=1000, show_default=True, help="As for compare.")
+@click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True, help="Of each of three servers.")
+@POSTGRES
+@timeout(300.0)
+@OUTPUT
+def ahead_command(
+    workloads: tuple[str, ...], turns: int, tasks: int, threads: int, postgres: bool, timeout: float, output: str
+) -> None:
+    """Compare numbers of tickets ahead of free threads, on three servers that share the work."""
+    found = head("ahead", postgres, threads=threads, turns=turns)
+    found["workloads"] = ahead.ahead(workloads or ahead.USUAL, tasks, turns, threads, postgres, timeout)
     tell(found, output)
 
 

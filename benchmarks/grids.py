@@ -29,7 +29,7 @@ def grids(report: Saved, *, ranges: bool = False) -> list[Grid]:
     """The grids of a report; with `ranges` also those of the CPU times."""
     if report["kind"] == "compare":
         return [_speeds(report), _costs(report, ranges)]
-    return [{"canvas": _canvas, "growth": _growth, "idle": _idle, "submit": _submit}[report["kind"]](report)]
+    return [_GRIDS[report["kind"]](report)]
 
 
 def conditions(report: Saved) -> str:
@@ -121,6 +121,17 @@ def _grown(figures: Saved, small: Saved) -> list[str]:
     return cells
 
 
+def _ahead(report: Saved) -> Grid:
+    rows = []
+    for name, by in report["workloads"].items():
+        for number, (tickets, figures) in enumerate(by.items()):
+            hop = figures["hop_ms"]
+            hops = [f"{hop['p50']:.1f}", f"{hop['p95']:.1f}"] if hop else ["–", "–"]
+            rows.append(("" if number else name, tickets, spread(figures["tasks_per_second"], 0), *hops))
+    title = f"{NAMES[report['database']]}, three servers of {report['threads']} threads, {report['turns']} turns"
+    return Grid(title, ("workload", "tickets ahead", "tasks/s", "hop p50", "p95 ms"), rows)
+
+
 def _idle(report: Saved) -> Grid:
     rows = []
     for name, share in report["cores"].items():
@@ -140,6 +151,9 @@ def _submit(report: Saved) -> Grid:
         rows.append((source, *seconds, *memory))
     title = f"{NAMES[report['database']]}, {report['tasks']:,} tasks"
     return Grid(title, ("from", "s", "validate s", "store s", "CPU s", "database CPU s", "peak MiB", "before"), rows)
+
+
+_GRIDS = {"ahead": _ahead, "canvas": _canvas, "growth": _growth, "idle": _idle, "submit": _submit}
 
 
 def spread(values: dict[str, float], digits: int) -> str:

@@ -15,6 +15,7 @@ HEADINGS = {
     "compare": "Beside bare Celery and its canvas",
     "canvas": "Layers as Celery's manual writes them",
     "growth": "When there are many",
+    "ahead": "Tickets ahead of free threads",
     "idle": "Without work",
     "submit": "A large job is submitted",
 }

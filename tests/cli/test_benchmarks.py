@@ -84,6 +84,7 @@ def test_a_saved_run_becomes_a_page_and_a_plot(report, tmp_path):
     ("words", "part", "keys"),
     [
         ("growth waiting --tasks 20 --jobs 2 --repeat 1", "cases", {"waiting"}),
+        ("ahead wide chain --tasks 20 --turns 1", "workloads", {"wide", "chain"}),
         ("idle --seconds 1", "cores", {"server", "coordinator", "coordinator's beat", "worker", "solo worker"}),
         ("submit --tasks 20 --repeat 1", "sources", {"yaml", "json", "python"}),
     ],
