@@ -100,7 +100,8 @@ def _installation(given: argparse.Namespace) -> Iterator[Installation]:
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     try:
         with ExitStack() as stack:
-            disk = stack.enter_context(SmallDisk())
+            # An hour's work is more than it holds.
+            disk = stack.enter_context(SmallDisk(wanted=given.how != "soak"))
             room = disk.room_for("postgresql") if disk.mounted else None
             postgres = stack.enter_context(Postgres(room)) if given.database == "postgresql" else None
             site = Installation(

@@ -14,13 +14,13 @@ STEP = 2**20
 
 
 class SmallDisk:
-    """A folder on a file system of its own; `mounted` is False where none could be made."""
+    """A folder on a file system of its own; `mounted` is False where none is wanted, or could be made."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, wanted: bool = True) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="chaos-disk-"))
         self.folder.chmod(0o777)  # PostgreSQL runs as another user
         mount = ["mount", "-t", "tmpfs", "-o", f"size={MEGABYTES}m,mode=777", "chaos", str(self.folder)]
-        self.mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
+        self.mounted = wanted and subprocess.run(mount, capture_output=True, check=False).returncode == 0
         self._filler = self.folder / "filler"
 
     def room_for(self, name: str) -> Path:
