@@ -35,6 +35,7 @@ class Benchmarks(click.Group):
         return super().parse_args(ctx, args)
 
 
+NAMED = click.argument("workloads", nargs=-1, type=click.Choice(list(WORKLOADS)), metavar=f"[{'|'.join(WORKLOADS)}]...")
 THREADS = click.option("--threads", type=click.IntRange(min=1), default=4, show_default=True, help="Pool size.")
 POSTGRES = click.option("--postgres", is_flag=True, help="An embedded PostgreSQL instead of a SQLite file.")
 OUTPUT = click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
@@ -53,7 +54,7 @@ def main() -> None:
 
 
 @main.command("compare")
-@click.argument("workloads", nargs=-1, type=click.Choice(list(WORKLOADS)), metavar=f"[{'|'.join(WORKLOADS)}]...")
+@NAMED
 @click.option("--pairs", type=click.IntRange(min=1), default=5, show_default=True, help="Turns that count.")
 @click.option(
     "--tasks",
@@ -160,7 +161,7 @@ def submit_command(tasks: int, repeat: int, postgres: bool, output: str) -> None
 
 
 @main.command("ahead")
-@click.argument("workloads", nargs=-1, type=click.Choice(list(WORKLOADS)), metavar=f"[{'|'.join(WORKLOADS)}]...")
+@NAMED
 @click.option("--turns", type=click.IntRange(min=1), default=5, show_default=True, help="Of new processes.")
 @click.option("--tasks", type=click.IntRange(min=20), default=1000, show_default=True, help="As for compare.")
 @click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True, help="Of each of three servers.")

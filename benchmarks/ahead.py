@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import statistics
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,7 +12,7 @@ import click
 
 from batchq import actions
 from benchmarks import site
-from benchmarks.compare import percentile, running, spread
+from benchmarks.compare import hop_ms, running, spread
 from benchmarks.sides import SERVER, Batchq, Figures, measure
 from benchmarks.workloads import WORKLOADS
 
@@ -49,7 +48,6 @@ def ahead(names: tuple[str, ...], tasks: int, turns: int, threads: int, postgres
             for name, figures in _turn(names, tasks, threads, postgresql, timeout):
                 found[name][tickets].append(figures)
         click.echo(f"turn {turn + 1} of {turns}", err=True)
-    del os.environ[SETTING]
     return {name: {str(tickets): _told(runs) for tickets, runs in by.items()} for name, by in found.items()}
 
 
@@ -65,8 +63,4 @@ def _turn(
 
 
 def _told(runs: list[Figures]) -> dict[str, Any]:
-    hops = sorted(hop for run in runs for hop in run.hops_ms)
-    return {
-        "tasks_per_second": spread([run.tasks_per_second for run in runs]),
-        "hop_ms": {"p50": statistics.median(hops), "p95": percentile(hops, 95)} if hops else None,
-    }
+    return {"tasks_per_second": spread([run.tasks_per_second for run in runs]), "hop_ms": hop_ms(runs)}

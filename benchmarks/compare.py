@@ -83,12 +83,11 @@ def _ratio(turn: Turn, side: str) -> float:
 
 def _summary(side: str, turns: Sequence[Turn]) -> dict[str, Any]:
     runs = [turn[side] for turn in turns]
-    hops = sorted(hop for run in runs for hop in run.hops_ms)
     return {
         "tasks_per_second": spread([run.tasks_per_second for run in runs]),
         "ratio": spread([_ratio(turn, side) for turn in turns]),
         "submit_seconds": statistics.median(run.submit_seconds for run in runs),
-        "hop_ms": {"p50": percentile(hops, 50), "p95": percentile(hops, 95)} if hops else None,
+        "hop_ms": hop_ms(runs),
         "cpu_ratio": spread([turn[side].cpu_ms_per_task / turn["bare"].cpu_ms_per_task for turn in turns]),
         "cpu_ms_per_task": spread([run.cpu_ms_per_task for run in runs]),
         "cpu_ms": {part: spread([run.cpu_ms[part] for run in runs]) for part in PARTS if part in runs[0].cpu_ms},
@@ -96,6 +95,12 @@ def _summary(side: str, turns: Sequence[Turn]) -> dict[str, Any]:
         "stored_ms": _median([run.stored_ms for run in runs if run.stored_ms is not None]),
         "peak_mib": max(run.peak_mib for run in runs),
     }
+
+
+def hop_ms(runs: Sequence[Figures]) -> dict[str, float] | None:
+    """Median and 95th percentile of the hops of all runs, where they were measured."""
+    hops = sorted(hop for run in runs for hop in run.hops_ms)
+    return {"p50": percentile(hops, 50), "p95": percentile(hops, 95)} if hops else None
 
 
 def _median(values: Sequence[float]) -> float | None:

@@ -60,16 +60,21 @@ def _each_side(report: Saved) -> Iterator[tuple[str, str, Saved]]:
 
 
 def _speed(side: str, figures: Saved) -> list[str]:
-    hop, stored = figures["hop_ms"], figures["stored_ms"]
+    stored = figures["stored_ms"]
     return [
         spread(figures["tasks_per_second"], 0),
         "1" if side == "bare" else spread(figures["ratio"], 2),
         f"{figures['submit_seconds']:.2f}",
-        *([f"{hop['p50']:.1f}", f"{hop['p95']:.1f}"] if hop else ["–", "–"]),
+        *_hop(figures),
         f"{figures['cpu_ms_per_task']['median']:.2f}",
         f"{figures['peak_mib']:.0f}",
         f"{stored:.0f}" if stored is not None else "–",
     ]
+
+
+def _hop(figures: Saved) -> list[str]:
+    hop = figures["hop_ms"]
+    return [f"{hop['p50']:.1f}", f"{hop['p95']:.1f}"] if hop else ["–", "–"]
 
 
 def _costs(report: Saved, ranges: bool) -> Grid:
@@ -125,9 +130,7 @@ def _ahead(report: Saved) -> Grid:
     rows = []
     for name, by in report["workloads"].items():
         for number, (tickets, figures) in enumerate(by.items()):
-            hop = figures["hop_ms"]
-            hops = [f"{hop['p50']:.1f}", f"{hop['p95']:.1f}"] if hop else ["–", "–"]
-            rows.append(("" if number else name, tickets, spread(figures["tasks_per_second"], 0), *hops))
+            rows.append(("" if number else name, tickets, spread(figures["tasks_per_second"], 0), *_hop(figures)))
     title = f"{NAMES[report['database']]}, three servers of {report['threads']} threads, {report['turns']} turns"
     return Grid(title, ("workload", "tickets ahead", "tasks/s", "hop p50", "p95 ms"), rows)
 

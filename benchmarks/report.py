@@ -35,7 +35,7 @@ Medians, with the range where there is one. No absolute figure holds on another 
 def write(reports: Sequence[Saved], folder: Path) -> list[Path]:
     """Write `report.md` and, if sides were compared, `report.svg`; returns what was written."""
     page, plot = folder / "report.md", folder / "report.svg"
-    reports = sorted(reports, key=lambda report: str(report.get("database")), reverse=True)  # SQLite first
+    reports = sorted(reports, key=lambda report: report["database"] != "sqlite")
     compared = [report for report in reports if report["kind"] == "compare"]
     if compared:
         plot.write_text(svg(_panels(compared)), encoding="utf-8")
