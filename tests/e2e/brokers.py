@@ -58,7 +58,8 @@ class Valkey:
 class RabbitMQ:
     """A node of its own in the folder, as whoever runs the tests, with guest/guest and without plugins.
 
-    Its queues and persistent messages survive a kill, until it is told to be `empty()`.
+    Its queues and persistent messages survive a stop, until it is told to be `empty()`; what it was told shortly before
+    a kill it may have forgotten.
     """
 
     def __init__(self, folder: Path) -> None:
