@@ -290,10 +290,14 @@ class Books:
         """The tasks of a run by name."""
         return {task.name: task for task in self.tasks.values() if task.run_id == run}
 
+    def after(self, task: Any) -> Sequence[Any]:
+        """Its conditions, which it may share with an earlier task."""
+        return self.conditions.get(task.waits_with or task.id, ())
+
 
 RUN = "id, job, status, open_tasks, started_at, ended_at"
-TASK = """id, run_id, name, group_name, retries, ignore_failure, joined, pending, met, impossible, status, unsettled,
-          settled_to, attempt, server_id, ready_at, claimed_at, ended_at"""
+TASK = """id, run_id, name, group_name, retries, ignore_failure, joined, pending, met, impossible, waits_with,
+          sharing, status, unsettled, settled_to, attempt, server_id, ready_at, claimed_at, ended_at"""
 ATTEMPT = "task_id, attempt, server, status, claimed_at, ended_at, error"
 CONDITION = "task_id, predecessor_id, outcome, handles"
 SERVER = "id, name, liveness, started_at"
@@ -404,7 +408,7 @@ class Case:
                 "ignore_failure": bool(task.ignore_failure),
                 "after": [
                     (books.tasks[each.predecessor_id].name, each.outcome, bool(each.handles))
-                    for each in books.conditions.get(task.id, ())
+                    for each in books.after(task)
                 ],
             }
             for name, task in books.of(run).items()
@@ -495,8 +499,14 @@ def _counters(case: Case, row: Any, tasks: Mapping[str, Any]) -> Iterator[Violat
     still_open = sum(bool(task.unsettled) or task.status not in ENDS for task in tasks.values())
     if row.open_tasks != still_open:
         yield Violation(14, f"run {row.id} counts {row.open_tasks} open tasks and has {still_open}")
+    sharing = Counter(task.waits_with for task in tasks.values())
     for task in tasks.values():
-        states = [_came_true(case, each) for each in case.books.conditions.get(task.id, ())]
+        if task.sharing != sharing[task.id]:
+            shown = f"{task.sharing} tasks that share its conditions, not {sharing[task.id]}"
+            yield Violation(14, f"{_name(task)} counts {shown}")
+        if task.waits_with:
+            continue
+        states = [_came_true(case, each) for each in case.books.after(task)]
         counted = states.count(None), states.count(True), states.count(False)
         if (task.pending, task.met, task.impossible) != counted and task.status != "canceled":
             numbers = f"{task.pending}, {task.met}, {task.impossible}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -104,10 +105,26 @@ def _rows(of: Database, tables: MetaData) -> Iterator[tuple[str, list[dict[str, 
             if table.name in tables.tables:
                 columns = [column for column in table.columns if column.name in tables.tables[table.name].columns]
                 rows = [dict(row) for row in tx.execute(select(*columns)).mappings()]
+                if "waits_with" not in tables.tables["batchq_task"].columns:
+                    rows = _each_its_own(tx, table.name, rows)
                 if table.name == "batchq_condition" and "met" in tables.tables[table.name].columns:
                     rows = _with_what_became_of_them(tx, rows)
                 if rows:
                     yield table.name, rows
+
+
+def _each_its_own(tx: Connection, table: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Tasks and conditions as they were kept before tasks shared conditions."""
+    tasks = {row.id: row for row in tx.execute(select(*TASK))}
+    if table == "batchq_condition":
+        at: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
+        for row in rows:
+            at[row["task_id"]].append(row)
+        return [row | {"task_id": task} for task, one in tasks.items() for row in at[one.waits_with or task]]
+    if table == "batchq_task":
+        counted = ((row, tasks[tasks[row["id"]].waits_with or row["id"]]) for row in rows)
+        return [row | {name: getattr(at, name) for name in ("pending", "met", "impossible")} for row, at in counted]
+    return rows
 
 
 def _with_what_became_of_them(tx: Connection, conditions: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -358,11 +358,15 @@ def check_counters(database: Database) -> None:
         conditions = tx.execute(select(CONDITION.task_id, CONDITION.predecessor_id, CONDITION.outcome))
         counted = Counter((row.task_id, came_true(row, tasks[row.predecessor_id])) for row in conditions)
         still_open: Counter[int] = Counter()
+        sharing = Counter(row.waits_with for row in tasks.values())
         for row in tasks.values():
+            still_open[row.run_id] += row.unsettled or row.status not in TERMINAL
+            assert row.sharing == sharing[row.id], row.name
+            if row.waits_with:
+                continue
             numbers = {None: row.pending, True: row.met, False: row.impossible}
             for met, number in numbers.items():
                 assert number == counted[row.id, met], f"{row.name}: {numbers} against {counted}"
-            still_open[row.run_id] += row.unsettled or row.status not in TERMINAL
         for row in tx.execute(select(*RUN)):
             assert row.open_tasks == still_open[row.id], f"run {row.id}: {row.status}"
             assert (row.ended_at is not None) == (row.open_tasks == 0)

@@ -13,6 +13,8 @@ from datetime import date, datetime, time, timedelta
 from itertools import combinations
 from typing import NamedTuple, Protocol
 
+# How many of the tasks have the conditions of another one.
+TWINS = 0.25
 OUTCOMES = ("success", "error", "finished")
 ENDS = ("success", "error", "didnt_run", "canceled")
 DAY = timedelta(days=1)
@@ -92,10 +94,16 @@ def verdict(plan: Plan, states: Mapping[str, str]) -> str:
 
 
 def random_plan(tasks: int, rng: random.Random, most: int = 4) -> Plan:
-    """A job of so many tasks, each with up to `most` conditions on earlier ones; the tasks are not in order."""
+    """A job of so many tasks, each with up to `most` conditions on earlier ones, some with the same as another one;
+    the tasks are not in order.
+    """
     names = [f"TASK {number}" for number in range(1, tasks + 1)]
     plan = Plan({}, {})
     for position, name in enumerate(names):
+        if position and rng.random() < TWINS:
+            twin = rng.choice(names[:position])
+            plan.joins[name], plan.after[name] = plan.joins[twin], list(plan.after[twin])
+            continue
         plan.joins[name] = join = rng.choice(["all", "all", "any"])
         before = rng.sample(names[:position], min(position, rng.randint(0, most)))
         plan.after[name] = [_condition(rng, each) for each in before]

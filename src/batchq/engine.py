@@ -136,7 +136,7 @@ def _to_fixed_point(
             found, known = [row for row in known if row.predecessor_id in ending], None
         else:
             found = moves.followers(tx, ending, most + len(Outcome)).rows
-        conditions, next_ = _whole(found, most)
+        conditions, next_, weight = _whole(found, most)
         fell = _resolve(tx, ending, conditions, now) if conditions else {}
         if next_ is not None:
             predecessor, task = next_
@@ -145,21 +145,26 @@ def _to_fixed_point(
             return settled | done, left | fell, {predecessor: task - 1}
         settled |= ending
         ending = fell
-        budget -= len(conditions)
+        budget -= weight
         rounds -= 1
     return settled, ending, {}
 
 
-def _whole(conditions: Sequence[Any], most: int) -> tuple[Sequence[Any], tuple[int, int] | None]:
-    """So many of the conditions, or the few more that are of the same two tasks; and the two tasks that come next."""
-    cut = most
-    while cut < len(conditions) and conditions[cut][:2] == conditions[cut - 1][:2]:
+def _whole(conditions: Sequence[Any], most: int) -> tuple[Sequence[Any], tuple[int, int] | None, int]:
+    """So many of the conditions, each counted once for every task that shares it, or the few more that are of the same
+    two tasks; the two tasks that come next; and how many those are.
+    """
+    cut = weight = 0
+    while cut < len(conditions) and (weight < most or conditions[cut][:2] == conditions[cut - 1][:2]):
+        weight += 1 + conditions[cut].sharing
         cut += 1
-    return conditions[:cut], conditions[cut][:2] if cut < len(conditions) else None
+    return conditions[:cut], conditions[cut][:2] if cut < len(conditions) else None, weight
 
 
 def _resolve(tx: Connection, ends: Mapping[int, State], conditions: Sequence[Any], now: datetime) -> dict[int, State]:
-    """Resolve these conditions and move the tasks that waited for them; returns those that didn't run."""
+    """Resolve these conditions and move the tasks that waited for them, with all that share them; returns those that
+    didn't run.
+    """
     came: Counter[int] = Counter()
     failed: Counter[int] = Counter()
     waiting: dict[int, Any] = {}
@@ -169,7 +174,8 @@ def _resolve(tx: Connection, ends: Mapping[int, State], conditions: Sequence[Any
         waiting[task] = stands
     counted, moved = [], []
     fell: dict[int, State] = {}
-    for task, (status, joined, pending, already, impossible) in sorted(waiting.items()):
+    shared: dict[State, list[int]] = {}
+    for task, (status, joined, pending, already, impossible, sharing) in sorted(waiting.items()):
         row = {
             "task": task,
             "pending": pending - came[task] - failed[task],
@@ -186,8 +192,13 @@ def _resolve(tx: Connection, ends: Mapping[int, State], conditions: Sequence[Any
         moved.append(row | {"state": state.value, "ready": now if ready else None, "ended": None if ready else now})
         if not ready:
             fell[task] = state
+        if sharing:
+            shared.setdefault(state, []).append(task)
     moves.count(tx, counted)
     moves.count_and_move(tx, moved)
+    with_them = {state: moves.move_sharing(tx, tasks, state, now) for state, tasks in shared.items()}
+    if State.DIDNT_RUN in with_them:
+        fell |= dict.fromkeys((row.id for row in with_them[State.DIDNT_RUN].rows), State.DIDNT_RUN)
     return fell
 
 

@@ -188,8 +188,7 @@ def _subject(tx: Connection, run: OpenRun) -> Subject:
 def _stored(row: Any, run: OpenRun, duration: float | None) -> TaskSpec:
     """A task as it was stored; only its expected duration comes from the job's newest definition."""
     after = (
-        Condition(run.tasks[each.predecessor_id].name, Outcome(each.outcome), each.handles)
-        for each in run.conditions.get(row.id, ())
+        Condition(run.tasks[each.predecessor_id].name, Outcome(each.outcome), each.handles) for each in run.after(row)
     )
     return TaskSpec.model_construct(
         name=row.name,

@@ -151,6 +151,8 @@ class Task(Row, table=True):  # type: ignore[no-redef]  # the plugin's **kwargs 
     `attempt` counts starts; `token` names the one ticket that is good now, and then the attempt it started.
     `unsettled` marks an end whose conditions are not all resolved yet; `settled_to` is the last of the tasks that
     wait for it, in the order of their ids, for which they are.
+    `waits_with` is an earlier task of the run with the very same conditions: they are stored and counted there, once
+    for all of them, and it knows how many are `sharing` them.
     """
 
     __tablename__ = "batchq_task"
@@ -163,6 +165,7 @@ class Task(Row, table=True):  # type: ignore[no-redef]  # the plugin's **kwargs 
         partial("batchq_task_out", "status", "group_name", "server_id", where="status IN ('queued', 'executing')"),
         partial("batchq_task_failed", "run_id", where="status IN ('error', 'canceled')"),
         partial("batchq_task_unsettled", "run_id", "id", where="unsettled"),
+        partial("batchq_task_waits_with", "waits_with", where="waits_with IS NOT NULL"),
     )
     id: int = Field(sa_column=Column(BIG, primary_key=True, autoincrement=False))
     run_id: int = Field(sa_column=Column(BIG, ForeignKey("batchq_run.id", ondelete="CASCADE"), nullable=False))
@@ -181,6 +184,8 @@ class Task(Row, table=True):  # type: ignore[no-redef]  # the plugin's **kwargs 
     pending: int = 0
     met: int = 0
     impossible: int = 0
+    waits_with: int | None = Field(default=None, sa_column=Column(BIG))
+    sharing: int = 0
     status: str = State.WAITING.value
     unsettled: bool = False
     settled_to: int | None = Field(default=None, sa_column=Column(BIG))
@@ -198,7 +203,7 @@ class Task(Row, table=True):  # type: ignore[no-redef]  # the plugin's **kwargs 
 
 
 class TaskCondition(Row, table=True):
-    """A condition: `task_id` asks `outcome` of `predecessor_id` (rules 3-5).
+    """A condition: `task_id`, and what waits with it, asks `outcome` of `predecessor_id` (rules 3-5).
 
     What became of it is not stored: once its predecessor has ended and is settled, that one's status tells.
     """

@@ -385,7 +385,12 @@ class Judge:
         still_open = sum(task.unsettled or task.status not in ENDED for task in tasks)
         if run.open_tasks != still_open or (run.ended_at is None) != bool(still_open):
             self.say(14, f"run {run.id} counts {run.open_tasks} open tasks, it has {still_open}")
+        sharing = Counter(task.waits_with for task in tasks)
         for task in tasks:
+            if task.sharing != sharing[task.id]:
+                self.say(14, f"{self._name(task.id)} counts {task.sharing} that share its conditions")
+            if task.waits_with:
+                continue
             counted = {None: task.pending, 1: task.met, 0: task.impossible}
             for met, number in counted.items():
                 if number != self.facts.conditions[task.id, met]:

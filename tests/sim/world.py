@@ -32,7 +32,7 @@ from batchq.server import ledger, life, worker
 from batchq.server.ledger import Arrival, Ledger
 from batchq.server.worker import Watch
 from batchq.spec import JobSpec, TaskSpec
-from batchq.store import moves
+from batchq.store import moves, runs
 from batchq.store.database import Database
 from sim.books import Books, driver, emptied
 from sim.broker import Broker, Link
@@ -815,6 +815,8 @@ class World:
             if self.small:
                 for name in ("ROWS_PER_TRANSACTION", "CONDITIONS_PER_TRANSACTION", "ROUNDS_PER_TRANSACTION"):
                     stack.enter_context(patch.object(engine, name, self.small))
+                for name, value in (("MOST_ALIKE", self.small), ("WORTH_SHARING", 1)):
+                    stack.enter_context(patch.object(runs, name, value))
             stack.enter_context(patch.object(logging.getLogger("batchq"), "disabled", True))
             stack.enter_context(_quiet())
             yield

@@ -68,6 +68,10 @@ RUN_IS_OPEN: ColumnElement[bool] = literal_column("batchq_run.status IN ('storin
 STORING = and_(RUN_IS_OPEN, RUN.status == literal_column("'storing'"))
 
 
+# Where a task's conditions are: with the one that it shares them with, or with itself.
+CONDITIONS_AT = func.coalesce(TASK.waits_with, TASK.id)
+
+
 # --- starting a run -----------------------------------------------------------------------------------------
 
 _START = Prepared(
@@ -103,7 +107,7 @@ _UNSETTLED = Prepared(
 _before = Task.__table__.alias("before")  # type: ignore[attr-defined]
 _FOLLOWERS = Prepared(
     select(CONDITION.predecessor_id, CONDITION.task_id, CONDITION.outcome)
-    .add_columns(TASK.status, TASK.joined, TASK.pending, TASK.met, TASK.impossible)
+    .add_columns(TASK.status, TASK.joined, TASK.pending, TASK.met, TASK.impossible, TASK.sharing)
     .join(_before, _before.c.id == CONDITION.predecessor_id)
     .join(Task, TASK.id == CONDITION.task_id)
     .where(among(CONDITION.predecessor_id, "tasks"), CONDITION.task_id > func.coalesce(_before.c.settled_to, 0))
@@ -131,6 +135,12 @@ _COUNT_AND_MOVE = Prepared(
     state=TASK.status,
     ready=TASK.ready_at,
     ended=TASK.ended_at,
+)
+_MOVE_SHARING = Prepared(
+    update(Task)
+    .where(among(TASK.waits_with, "tasks"), was(State.WAITING))
+    .values(status=bindparam("state"), ready_at=bindparam("ready"), ended_at=bindparam("ended"))
+    .returning(TASK.id)
 )
 _LEAVE = Prepared(
     lambda given: (
@@ -182,7 +192,8 @@ def unsettled(tx: Connection, runs: Collection[int], limit: int) -> dict[int, St
 
 def followers(tx: Connection, tasks: Collection[int], limit: int) -> Later:
     """Unresolved conditions on these ended tasks, as (predecessor, task, outcome) in the order of both, each with what
-    the task that waits stands at: its status, how its conditions are joined, how many are open, met and impossible.
+    the task that waits stands at: its status, how its conditions are joined, how many are open, met and impossible,
+    and how many tasks share them.
 
     Nobody else changes these numbers: their run is locked (`lock_runs`).
     """
@@ -199,6 +210,14 @@ def count_and_move(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Store new numbers of conditions and move the waiting tasks to ready or didn't run."""
     if rows:
         _COUNT_AND_MOVE.later(tx, rows)
+
+
+def move_sharing(tx: Connection, tasks: Collection[int], state: State, now: datetime) -> Later:
+    """Move what waits with these tasks to ready or didn't run, as these were; returns the ids."""
+    ready = state is State.READY
+    return _MOVE_SHARING.later(
+        tx, tasks=tasks, state=state.value, ready=now if ready else None, ended=None if ready else now
+    )
 
 
 def leave(tx: Connection, tasks: Collection[int], reached: Mapping[int, int]) -> None:

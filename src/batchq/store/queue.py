@@ -19,11 +19,17 @@ STARTED_RUNS = select(RUN.id).where(RUN.status.in_(OPEN)).scalar_subquery()
 
 @dataclass(frozen=True, slots=True)
 class OpenRun:
-    """A run that has started and not ended: its row, those of its tasks by id, and of conditions by their task."""
+    """A run that has started and not ended: its row, those of its tasks by id, and of conditions by their task, of
+    which others may share them.
+    """
 
     row: Any
     tasks: Mapping[int, Any]
     conditions: Mapping[int, Sequence[Any]]
+
+    def after(self, task: Any) -> Sequence[Any]:
+        """The conditions of one of its tasks."""
+        return self.conditions.get(task.waits_with or task.id, ())
 
 
 def open_runs(tx: Connection) -> list[OpenRun]:

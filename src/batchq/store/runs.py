@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,6 +13,7 @@ from sqlalchemy import Connection, bindparam, insert, literal, select, update
 
 from batchq.core import secrets
 from batchq.core.affinity import DEFAULT_GROUP
+from batchq.core.conditions import Join
 from batchq.core.states import RunState
 from batchq.store import moves, servers
 from batchq.store.database import Database
@@ -23,13 +25,20 @@ from batchq.tables import Job, Run, Task, TaskCondition
 if TYPE_CHECKING:
     from batchq.spec import JobSpec, TaskSpec
 
+# So many tasks have their conditions in common at most: they all move in one transaction.
+MOST_ALIKE = 250
+# That is one more statement, which so many conditions that need not be stored and counted are worth.
+WORTH_SHARING = 4
+# How a task's conditions are joined, and what they are: position, outcome, and whether it handles it.
+Asked = tuple[Join, tuple[tuple[int, str, bool], ...]]
+
 
 @dataclass(frozen=True, slots=True)
 class Rows:
     """Tasks and conditions by their positions in the job, before the run has a number.
 
-    A condition is the position of its predecessor and of its task, the outcome, and whether it handles it: there are
-    far more of them than of anything else, so they are stored as they are.
+    A condition is the position of its predecessor and of its task, the outcome, and whether it handles it: there may be
+    far more of them than of anything else, so they are stored as they are. Those that tasks share are there once.
     """
 
     tasks: list[dict[str, Any]]
@@ -46,7 +55,14 @@ class Number:
     def task(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """The task's row."""
         priority = row["priority"] if row["own_priority"] else self.priorities[row["group_name"]]
-        return {**row, "id": moves.task_id(self.run, row["id"]), "run_id": self.run, "priority": priority}
+        first, leader = moves.task_id(self.run, 0), row["waits_with"]
+        return {
+            **row,
+            "id": first + row["id"],
+            "run_id": self.run,
+            "priority": priority,
+            "waits_with": None if leader is None else first + leader,
+        }
 
     def conditions(self, conditions: Iterable[tuple[int, int, str, bool]]) -> Iterator[tuple[int, int, str, bool]]:
         """The conditions' rows."""
@@ -59,14 +75,29 @@ class Number:
 def rows_of(job: JobSpec) -> Rows:
     """The rows of a job."""
     positions = {task.name: position for position, task in enumerate(job.tasks)}
-    return Rows(
-        [_task(job, task, position) for position, task in enumerate(job.tasks)],
-        [
-            (positions[condition.task], position, str(condition.outcome), condition.handles)
-            for position, task in enumerate(job.tasks)
-            for condition in task.after
-        ],
-    )
+    tasks = [_task(job, task, position) for position, task in enumerate(job.tasks)]
+    asked: list[Asked] = [
+        (task.join, tuple((positions[each.task], str(each.outcome), each.handles) for each in task.after))
+        for task in job.tasks
+    ]
+    return Rows(tasks, list(_share(tasks, asked)))
+
+
+def _share(tasks: list[dict[str, Any]], asked: list[Asked]) -> Iterator[tuple[int, int, str, bool]]:
+    """Let tasks share the conditions that they have in common; yields those that are to be stored."""
+    alike = Counter(asked)
+    leaders: dict[Asked, dict[str, Any]] = {}
+    for task, each in zip(tasks, asked, strict=True):
+        leader = leaders.get(each)
+        if leader and leader["sharing"] + 1 < MOST_ALIKE:
+            leader["sharing"] += 1
+            task["waits_with"] = leader["id"]
+            continue
+        _, conditions = each
+        # Whose success handles a failure is asked of the task itself (rule 7): such a one has its conditions alone.
+        if (alike[each] - 1) * len(conditions) >= WORTH_SHARING and not any(handles for _, _, handles in conditions):
+            leaders[each] = task
+        yield from ((before, task["id"], outcome, handles) for before, outcome, handles in conditions)
 
 
 def _task(job: JobSpec, task: TaskSpec, position: int) -> dict[str, Any]:
@@ -86,6 +117,8 @@ def _task(job: JobSpec, task: TaskSpec, position: int) -> dict[str, Any]:
         "ignore_failure": task.ignore_failure,
         "joined": task.join,
         "pending": len(task.after),
+        "waits_with": None,
+        "sharing": 0,
     }
 
 
@@ -147,7 +180,7 @@ _stored = {
     name: TASK[name]
     for name in (
         *("id", "run_id", "name", "operation", "args", "kwargs", "group_name", "priority", "own_priority"),
-        *("retries", "retry_delay", "time_limit", "ignore_failure", "joined", "pending"),
+        *("retries", "retry_delay", "time_limit", "ignore_failure", "joined", "pending", "waits_with", "sharing"),
     )
 }
 _at_first = {column.name: column.default.arg for column in TASK if column.default and column.name not in _stored}

@@ -24,9 +24,9 @@ from batchq.core.states import NOT_STARTED, RUN_ENDED, RUN_OPEN, TERMINAL, Outco
 from batchq.core.windows import format_days, format_time
 from batchq.errors import NotFound, unknown
 from batchq.store import moves
-from batchq.store.moves import CONDITION, JOB, RUN, RUN_IS_OPEN, TASK, is_
+from batchq.store.moves import CONDITION, CONDITIONS_AT, JOB, RUN, RUN_IS_OPEN, TASK, is_
 from batchq.store.servers import GROUP, PRIORITIES, SERVER, seen
-from batchq.tables import Attempt, Job, Liveness, Run, Server, Task
+from batchq.tables import Attempt, Job, Liveness, Run, Server, Task, TaskCondition
 
 T = TypeVar("T")
 View = dict[str, Any]
@@ -214,7 +214,7 @@ def _why(tx: Connection, run: int, tasks: Sequence[Any], reasons: Reasons) -> di
     after: dict[int, list[Condition]] = {}
     for row in tx.execute(_conditions(run).where(TASK.status.in_(_BLOCKED))):
         condition = Condition(names[row.predecessor_id], Outcome(row.outcome), row.handles)
-        after.setdefault(row.task_id, []).append(condition)
+        after.setdefault(row.id, []).append(condition)
     found = {}
     for task in explained:
         node = Node(tuple(after.get(task.id, ())), Join(task.joined))
@@ -229,17 +229,13 @@ def _why(tx: Connection, run: int, tasks: Sequence[Any], reasons: Reasons) -> di
 
 
 def _conditions(run: int) -> Select[Any]:
-    columns = (
-        CONDITION.task_id,
-        CONDITION.predecessor_id,
-        CONDITION.outcome,
-        CONDITION.handles,
-    )
+    columns = (TASK.id, CONDITION.task_id, CONDITION.predecessor_id, CONDITION.outcome, CONDITION.handles)
     return (
         select(*columns)
-        .join(Task, TASK.id == CONDITION.task_id)
+        .select_from(Task)
+        .join(TaskCondition, CONDITION.task_id == CONDITIONS_AT)
         .where(TASK.run_id == run)
-        .order_by(CONDITION.task_id, CONDITION.predecessor_id, CONDITION.outcome)
+        .order_by(TASK.id, CONDITION.predecessor_id, CONDITION.outcome)
     )
 
 

@@ -1,0 +1,21 @@
+"""Tasks with the very same conditions share them: they are stored and counted once."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0005"
+down_revision = "0004"
+branch_labels = None
+depends_on = None
+
+BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+
+def upgrade() -> None:
+    # The tasks that are there keep their own.
+    op.add_column("batchq_task", sa.Column("waits_with", BIG, nullable=True))
+    op.add_column("batchq_task", sa.Column("sharing", sa.Integer(), nullable=False, server_default="0"))
+    shared = sa.text("waits_with IS NOT NULL")
+    op.create_index(
+        "batchq_task_waits_with", "batchq_task", ["waits_with"], sqlite_where=shared, postgresql_where=shared
+    )
