@@ -132,7 +132,8 @@ def test_a_transaction_that_lost_a_deadlock_is_repeated_from_its_start(postgresq
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(attempts) == 3
+    # One of them at least; on a busy machine the other one may lose its patience as well.
+    assert len(attempts) > 2
     with postgresql.read() as tx:
         assert dict(tuple(row) for row in tx.execute(select(GROUP.name, GROUP.priority))) == {
             "default": 1,
