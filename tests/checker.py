@@ -297,7 +297,7 @@ class Books:
 
 RUN = "id, job, status, open_tasks, started_at, ended_at"
 TASK = """id, run_id, name, group_name, retries, ignore_failure, joined, pending, met, impossible, waits_with,
-          sharing, status, unsettled, settled_to, attempt, server_id, ready_at, claimed_at, ended_at"""
+          sharing, status, unsettled, settled_up_to, attempt, server_id, ready_at, claimed_at, ended_at"""
 ATTEMPT = "task_id, attempt, server, status, claimed_at, ended_at, error"
 CONDITION = "task_id, predecessor_id, outcome, handles"
 SERVER = "id, name, liveness, started_at"
@@ -517,7 +517,7 @@ def _came_true(case: Case, condition: Any) -> bool | None:
     """Whether a condition came true, by the task it waits for; None while that one has not ended and is not settled."""
     end = case.books.tasks[condition.predecessor_id]
     canceled_unstarted = end.status == "canceled" and end.claimed_at is None
-    left = end.unsettled and condition.task_id > (end.settled_to or 0)
+    left = end.unsettled and condition.task_id > (end.settled_up_to or 0)
     return None if end.status not in ENDS or canceled_unstarted or left else is_met(condition.outcome, end.status)
 
 

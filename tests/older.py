@@ -33,6 +33,8 @@ HALF_DONE = {
     "JOINED": "waiting",
     "LAST": "waiting",
 }
+# What older tables call their columns.
+NAMES = {"settled_up_to": "settled_to"}
 # How it ends when no task fails, and nothing is lost.
 ENDED = dict.fromkeys(HALF_DONE, "success") | {"FAILED": "error", "DIDN'T RUN": "didnt_run"}
 
@@ -103,7 +105,8 @@ def _rows(of: Database, tables: MetaData) -> Iterator[tuple[str, list[dict[str, 
     with of.read() as tx:
         for table in Row.metadata.sorted_tables:
             if table.name in tables.tables:
-                columns = [column for column in table.columns if column.name in tables.tables[table.name].columns]
+                named = [column.label(NAMES.get(column.name, column.name)) for column in table.columns]
+                columns = [column for column in named if column.name in tables.tables[table.name].columns]
                 rows = [dict(row) for row in tx.execute(select(*columns)).mappings()]
                 if "waits_with" not in tables.tables["batchq_task"].columns:
                     rows = _each_its_own(tx, table.name, rows)

@@ -375,7 +375,7 @@ def check_counters(database: Database) -> None:
 def came_true(condition: Any, end: Any) -> bool | None:
     """Whether a condition came true, by the row of the task it waits for; None while it is open."""
     started = end.status not in ("canceled",) or end.claimed_at is not None
-    if end.status not in TERMINAL or not started or (end.unsettled and condition.task_id > (end.settled_to or 0)):
+    if end.status not in TERMINAL or not started or (end.unsettled and condition.task_id > (end.settled_up_to or 0)):
         return None
     return end.status == condition.outcome or (condition.outcome == "finished" and end.status in ("success", "error"))
 

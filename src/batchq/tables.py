@@ -149,7 +149,7 @@ class Task(Row, table=True):  # type: ignore[no-redef]  # the plugin's **kwargs 
 
     `id` is the run's number and the task's position in it, so it is known before it is stored.
     `attempt` counts starts; `token` names the one ticket that is good now, and then the attempt it started.
-    `unsettled` marks an end whose conditions are not all resolved yet; `settled_to` is the last of the tasks that
+    `unsettled` marks an end whose conditions are not all resolved yet; `settled_up_to` is the last of the tasks that
     wait for it, in the order of their ids, for which they are.
     `waits_with` is an earlier task of the run with the very same conditions: they are stored and counted there, once
     for all of them, and it knows how many are `sharing` them.
@@ -188,7 +188,7 @@ class Task(Row, table=True):  # type: ignore[no-redef]  # the plugin's **kwargs 
     sharing: int = 0
     status: str = State.WAITING.value
     unsettled: bool = False
-    settled_to: int | None = Field(default=None, sa_column=Column(BIG))
+    settled_up_to: int | None = Field(default=None, sa_column=Column(BIG))
     attempt: int = 0
     token: str | None = Field(default=None, max_length=36)
     offers: int = 0

@@ -429,7 +429,7 @@ def facts_of(history: History) -> Facts:
 
 def _came_true(condition: Row, end: Row) -> int | None:
     """Whether a condition came true, 1 or 0, by the row of the task it waits for; None while it is open."""
-    if end.status not in ENDED or (end.unsettled and condition.task_id > (end.settled_to or 0)):
+    if end.status not in ENDED or (end.unsettled and condition.task_id > (end.settled_up_to or 0)):
         return None
     if end.status == "canceled" and end.claimed_at is None:
         return None

@@ -110,7 +110,7 @@ _FOLLOWERS = Prepared(
     .add_columns(TASK.status, TASK.joined, TASK.pending, TASK.met, TASK.impossible, TASK.sharing)
     .join(_before, _before.c.id == CONDITION.predecessor_id)
     .join(Task, TASK.id == CONDITION.task_id)
-    .where(among(CONDITION.predecessor_id, "tasks"), CONDITION.task_id > func.coalesce(_before.c.settled_to, 0))
+    .where(among(CONDITION.predecessor_id, "tasks"), CONDITION.task_id > func.coalesce(_before.c.settled_up_to, 0))
     .order_by(CONDITION.predecessor_id, CONDITION.task_id)
     .limit(bindparam("limit"))
 )
@@ -146,12 +146,12 @@ _LEAVE = Prepared(
     lambda given: (
         update(Task)
         .where(TASK.id == given.task)
-        .values(unsettled=True, settled_to=func.coalesce(given.reached, TASK.settled_to))
+        .values(unsettled=True, settled_up_to=func.coalesce(given.reached, TASK.settled_up_to))
     ),
     task=TASK.id,
-    reached=TASK.settled_to,
+    reached=TASK.settled_up_to,
 )
-_SETTLED = Prepared(update(Task).where(among(TASK.id, "tasks")).values(unsettled=False, settled_to=None))
+_SETTLED = Prepared(update(Task).where(among(TASK.id, "tasks")).values(unsettled=False, settled_up_to=None))
 _COUNT_OFF = Prepared(
     lambda given: (
         update(Run)

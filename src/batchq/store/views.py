@@ -290,7 +290,7 @@ def _task_row(tx: Connection, run: int, name: str) -> Any:
 
 def _after(tx: Connection, run: int, row: Any) -> list[View]:
     before = Task.__table__.alias("before")  # type: ignore[attr-defined]
-    end = (before.c.status, before.c.claimed_at, before.c.unsettled, before.c.settled_to)
+    end = (before.c.status, before.c.claimed_at, before.c.unsettled, before.c.settled_up_to)
     conditions = _conditions(run).add_columns(before.c.name, *end)
     joined = conditions.join(before, before.c.id == CONDITION.predecessor_id).where(TASK.id == row.id)
     return [
@@ -308,7 +308,7 @@ def _after(tx: Connection, run: int, row: Any) -> list[View]:
 def _met(condition: Any) -> bool | None:
     """Whether the condition came true, by how its predecessor stands; None while it is not resolved."""
     state = State(condition.status)
-    if condition.unsettled and condition.task_id > (condition.settled_to or 0):
+    if condition.unsettled and condition.task_id > (condition.settled_up_to or 0):
         return None
     # Nothing that waits for a task canceled before it started is looked at any more: it is canceled as well.
     return (

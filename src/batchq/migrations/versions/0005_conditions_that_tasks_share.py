@@ -12,6 +12,9 @@ BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
+    # An older process would move only one of the tasks that share. Under this name it cannot settle what has ended, and
+    # within a second it knows why, and leaves it to others.
+    op.execute("ALTER TABLE batchq_task RENAME COLUMN settled_to TO settled_up_to")
     # The tasks that are there keep their own.
     op.add_column("batchq_task", sa.Column("waits_with", BIG, nullable=True))
     op.add_column("batchq_task", sa.Column("sharing", sa.Integer(), nullable=False, server_default="0"))
