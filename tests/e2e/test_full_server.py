@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from kombu import Consumer
 
 from batchq import Job
+from batchq.server import tickets, worker
 from e2e.site import Site
 
 pytestmark = pytest.mark.slow
@@ -85,3 +88,26 @@ def test_a_backlog_in_front_of_full_servers_is_not_offered_at_all(tmp_path: Path
         assert set(site.states(run).values()) == {"ready"}
         site.open_gate("end")
         assert site.wait_end(run)["status"] == "success"
+
+
+def test_what_a_server_asked_redis_for_before_it_was_full_is_taken_in_and_nothing_after_it(tmp_path: Path) -> None:
+    full = SimpleNamespace(ledger=SimpleNamespace(room=1))
+    taken: list[str] = []
+    with Site(tmp_path) as site:
+        site.start_broker()
+        with site.batch.app.connection_for_read() as connection:
+            channel = connection.channel()
+            worker._own_prefetch(channel, full)
+            queue = tickets.queue(site.batch.settings.queue("default"))(channel)
+            with Consumer(channel, [queue], callbacks=[lambda body, message: taken.append(body)], no_ack=True):
+                with pytest.raises(TimeoutError):
+                    connection.drain_events(timeout=0.1)  # it asks, and there is nothing
+                full.ledger.room = 0
+                with site.batch.app.producer_pool.acquire() as producer:
+                    for name in ("FIRST", "SECOND"):
+                        producer.publish(name, routing_key=queue.name, serializer="json")
+                connection.drain_events(timeout=5)
+                with pytest.raises(TimeoutError):
+                    connection.drain_events(timeout=0.1)
+
+    assert taken == ["FIRST"]

@@ -490,6 +490,8 @@ def _own_prefetch(channel: Any, server: BatchServer) -> bool:
         # Messages that a lost connection left unacknowledged are replaced from SQL, never put back by this process.
         channel.do_restore = False
         if channel.qos.can_consume is not None:
-            channel.qos.can_consume = lambda: server.ledger.room > 0
+            # What was asked for while there was room may be here by now: unread, nobody could have it while this one
+            # is full.
+            channel.qos.can_consume = lambda: server.ledger.room > 0 or bool(getattr(channel, "_in_poll", None))
             return True
     return False
