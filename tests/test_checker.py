@@ -338,6 +338,7 @@ DOCTORED: list[tuple[int, str, list[str | Edit]]] = [
     (13, "a ready task beside a free thread", [sets("G", f"ready_at = {stored(15.5)}"), no_faults]),
     (14, "open tasks", [OPEN]),
     (14, "conditions met", [sets("B", "met = 2")]),
+    (14, "tasks that share conditions", [sets("B", "sharing = 1")]),
     (14, "an end that was never settled", [sets("A", "unsettled = 1")]),
 ]
 

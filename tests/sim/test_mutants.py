@@ -97,6 +97,11 @@ def settles_without_the_guard() -> AbstractContextManager[None]:
     return replaced((moves, "_FOLLOWERS", Prepared(followers)))
 
 
+def moves_only_who_keeps_the_conditions() -> AbstractContextManager[None]:
+    """Tasks that share the conditions of another one stay behind when that one moves."""
+    return replaced((moves, "move_sharing", lambda *_: SimpleNamespace(rows=[])))
+
+
 def stores_outcomes_without_the_guard() -> AbstractContextManager[None]:
     """An outcome told twice ends its task twice, and its conditions count twice."""
     finish, held = moves.finish, moves.held
@@ -160,6 +165,7 @@ MUTANTS: list[Callable[[], AbstractContextManager[None]]] = [
     claims_whatever_is_queued,
     takes_tickets_by_their_task_alone,
     settles_without_the_guard,
+    moves_only_who_keeps_the_conditions,
     stores_outcomes_without_the_guard,
     gives_up_servers_that_live,
     cancels_all_but_tickets,

@@ -30,6 +30,9 @@ def story(batch: Play) -> None:
     second = job.task("B", "demo.work", after=first.finished, group="BG1")
     job.task("C", "demo.work", after=second.error.handles)
     job.task("D", "demo.work", after=first.success | second.success)
+    for number in range(6):  # so many share their condition, and so many didn't run
+        job.task(f"E{number}", "demo.work", after=second.finished)
+        job.task(f"F{number}", "demo.work", after=second.error)
     batch.play(job, failing={"A"})
     run = batch.submit(job)
     batch.database.later(seconds=10)
