@@ -1,4 +1,4 @@
-"""Changes of threads, windows, bindings and pauses on three busy servers: each is exact, and shows its effect.
+"""200 changes of threads, windows, bindings and pauses on three busy servers: each is exact, and shows its effect.
 
 A change that allows something is proved by a start that the set-up before it forbade; one that only forbids, by
 two seconds in which ready work waited that would have started before. While a change waits for its proof nothing
@@ -31,7 +31,7 @@ from e2e.timeline import Timeline, executing, threads_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
 
-CHANGES = {"valkey": 200, "rabbitmq": 100}
+CHANGES = 200
 MOST_THREADS = 4
 SERVERS = ("AOS1", "AOS2", "AOS3")
 GROUPS = ("default", "BG1", "BG2", "BG3")
@@ -258,7 +258,7 @@ def jobs() -> Iterator[Job]:
         yield job
 
 
-def test_all_changes_are_in_force_within_two_seconds_and_never_broken(
+def test_200_changes_are_in_force_within_two_seconds_and_never_broken(
     tmp_path: Path, broker: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seed = int(os.environ.get("TEST_SEED", "20261122"))
@@ -274,11 +274,11 @@ def test_all_changes_are_in_force_within_two_seconds_and_never_broken(
 
         def all_made() -> bool:
             operator.look()
-            if len(operator.made) < CHANGES[broker]:
+            if len(operator.made) < CHANGES:
                 operator.change()
-            return len(operator.made) >= CHANGES[broker] and not operator.open
+            return len(operator.made) >= CHANGES and not operator.open
 
-        site.wait_for("all changes", all_made, MOST_SECONDS)
+        site.wait_for("200 changes", all_made, MOST_SECONDS)
         ready = ready_by_group(site)
         for run in runs:
             with suppress(Conflict):  # it may be through
@@ -292,7 +292,7 @@ def test_all_changes_are_in_force_within_two_seconds_and_never_broken(
         with capsys.disabled():
             print(f"\n{broker}, {(ended - began).total_seconds():.0f} s: {report(operator.made, seconds, len(claims))}")
         assert all(ready.values()), f"the backlog ran dry: {ready}"
-        assert len(claims) >= 5 * CHANGES[broker]
+        assert len(claims) >= 1000
         assert percentile(seconds, 99) < WITHIN
 
 
