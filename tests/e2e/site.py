@@ -19,6 +19,7 @@ fails shows the logs (see conftest). Deadlines are generous, since they only mat
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -42,6 +43,7 @@ from batchq.spec import JobSpec, loads
 from batchq.store import schema, servers, views
 from batchq.store.database import Database
 from e2e import brokers, ledger_app
+from e2e.proxy import Proxy
 
 T = TypeVar("T")
 
@@ -241,7 +243,7 @@ class Site(Folder):
 
     `settings` are batchq's own, for the processes and for `batch`, the BatchQ of this process:
     `Site(tmp_path, fast_path=False, lost_seconds=3)`. `broker` is valkey or rabbitmq; `database_url` may name
-    a PostgreSQL.
+    a PostgreSQL. With `proxied` all of them reach the broker through `proxy`, which can hang or fall silent.
     """
 
     def __init__(
@@ -251,12 +253,17 @@ class Site(Folder):
         app: str = "e2e.ledger_app",
         broker: str = "valkey",
         database_url: str | None = None,
+        proxied: bool = False,
         **settings: Any,
     ) -> None:
         super().__init__(folder)
         self._private = Path(tempfile.mkdtemp(prefix="bq-"))  # a socket's path may measure 107 bytes
         self._broker = brokers.KINDS[broker](self._private)
+        self._ends = contextlib.ExitStack()
         self.broker_url = self._broker.url
+        if proxied:
+            self.proxy = self._ends.enter_context(Proxy(self._broker.target))
+            self.broker_url = self._broker.url_at(self.proxy.address)
         self.database_url = database_url or f"sqlite:///{folder / 'batchq.db'}"
         self.gates = folder / "gates"
         self.gates.mkdir()
@@ -433,6 +440,7 @@ class Site(Folder):
         try:
             super().close()
         finally:
+            self._ends.close()
             self._broker.close()
             shutil.rmtree(self._private, ignore_errors=True)
 
