@@ -11,7 +11,7 @@ import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from heapq import heappop, heappush
@@ -28,14 +28,14 @@ from batchq.coordinator import Coordinator
 from batchq.core.windows import Window, parse_time
 from batchq.engine import Report
 from batchq.errors import BatchqError, BrokerUnreachable, Conflict, NotFound, Unreachable
-from batchq.server import ledger, life, worker
+from batchq.server import ledger, life, tickets, worker
 from batchq.server.ledger import Arrival, Ledger
 from batchq.server.worker import Watch
 from batchq.spec import JobSpec, TaskSpec
 from batchq.store import moves, runs
 from batchq.store.database import Database
-from sim.books import Books, driver, emptied
-from sim.broker import Broker, Link
+from sim.books import POISON, Books, driver, emptied
+from sim.broker import SERVER_PATIENCE, Broker, Link
 
 # On some days clocks change an hour after these; on the others they do not.
 DAYS = [
@@ -67,6 +67,7 @@ CHANCES = {
     "pool refuses": 0.03,
     "report doubled": 0.1,
     "tick lost": 0.2,
+    "poisoned": 0.1,
 }
 # What happens to a commit, of which only one thing can.
 FATES = ("refused", "fails", "deadlock", "reply lost", "dies before", "dies after")
@@ -92,6 +93,8 @@ EVENTS = {
     "clock": 3,
     "broker emptied": 1,
     "broker away": 1,
+    "broker hangs": 1,
+    "queue refused": 2,
     "replay": 3,
 }
 
@@ -123,16 +126,23 @@ class Actor:
 class Process:
     """Something that runs until it dies, and may stand still."""
 
-    def __init__(self, world: World, name: str, host: str = "here") -> None:
+    def __init__(self, world: World, name: str, place: str = "here") -> None:
         self.world = world
         self.name = name
-        self.host = host
+        self.host, _, self.namespace = place.partition("/")
         self.pid = next(world.pids)
+        # What it is called where it runs: another process may have been called so before, and one elsewhere may be.
+        self.number = world.number(self.place)
         self.dead = False
         self.stopped_until = 0.0
         self.children_stopped_until = 0.0
         self.main = Actor(self, "main")
         world.processes[self.pid] = self
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Within what its number means something."""
+        return self.host, self.namespace
 
     def kill(self) -> None:
         """End it, with nothing said to anybody."""
@@ -149,7 +159,10 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What a simulated operation wrote down: `word` is start, end or died; `commits` how many there were before."""
+    """What a simulated operation wrote down: `word` is start, end or died; `commits` how many there were before.
+
+    The database takes nothing of what a `poisoned` one said.
+    """
 
     word: str
     task: int
@@ -160,6 +173,7 @@ class Line:
     at: float
     commits: int
     ok: bool | None = None
+    poisoned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,20 +202,22 @@ class Child:
         act = self._die if world.happens("child dies") else self._end
         world.after(self.actor, seconds, act)
 
-    def write(self, word: str, ok: bool | None = None) -> None:
+    def write(self, word: str, ok: bool | None = None, *, poisoned: bool = False) -> None:
         """Write a line, as the operations of the long runs do."""
         world, row, server = self.server.world, self.row, self.server
         self.over = word != "start"
-        line = Line(word, row.id, row.attempt, row.token, server.name, server.pid, world.mono, world.commits, ok)
-        world.lines.append(line)
+        who = row.id, row.attempt, row.token, server.name, server.pid
+        world.lines.append(Line(word, *who, world.mono, world.commits, ok, poisoned))
 
     def _end(self) -> None:
         world, row = self.server.world, self.row
         ok = world.rng.random() < world.luck
-        self.write("end", ok)
+        poisoned = world.happens("poisoned")
+        self.write("end", ok, poisoned=poisoned)
         final = not ok and world.rng.random() < 0.1
         error = None if ok else "final: told to fail" if final else "told to fail"
-        self._tell(Report(row.id, row.token, ok, error, json.dumps(row.attempt) if ok else None, final=final))
+        report = Report(row.id, row.token, ok, error, json.dumps(row.attempt) if ok else None, final=final)
+        self._tell(_poisoned(report, world.rng) if poisoned else report)
 
     def _die(self) -> None:
         self.write("died")
@@ -219,6 +235,12 @@ class Child:
                 world.after(server.main, 0.002, lambda: server.ledger.report(self.arrival, report))
 
 
+def _poisoned(report: Report, rng: random.Random) -> Report:
+    """The same with a word in it that the database refuses."""
+    place = rng.choice(["log", "result" if report.ok else "error"])
+    return replace(report, **{place: f"{getattr(report, place) or ''} {POISON}"})
+
+
 class Beside:
     """Stands for the thread in which a ledger commits where the database is far away."""
 
@@ -226,18 +248,21 @@ class Beside:
         self._server = server
         self._actor = Actor(server, "commits")
 
-    def submit(self, act: Callable[[Any], Any], batch: Any) -> Beside:
+    def submit(self, act: Callable[..., Any], *args: Any) -> Beside:
         done = Beside(self._server)
         done._actor = self._actor
         delay = self._server.world.rng.random() * 0.05
-        self._server.world.after(self._actor, delay, lambda: done._do(act, batch))
+        self._server.world.after(self._actor, delay, lambda: done._do(act, args))
         return done
 
-    def add_done_callback(self, callback: Callable[[Beside], object]) -> None:
-        self._callback = callback
+    def _callback(self, _: Beside) -> None:
+        """Nobody may wait for what was done."""
 
-    def _do(self, act: Callable[[Any], Any], batch: Any) -> None:
-        self._outcome = act(batch)
+    def add_done_callback(self, callback: Callable[[Beside], object]) -> None:
+        self._callback = callback  # type: ignore[method-assign]
+
+    def _do(self, act: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        self._outcome = act(*args)
         self._callback(self)
 
     def result(self) -> Any:
@@ -279,7 +304,7 @@ class ServerProcess(Process):
             self.database,
             self.life,
             world.settings,
-            Link(world, self.main),  # type: ignore[arg-type]
+            Link(world, self.main, SERVER_PATIENCE),  # type: ignore[arg-type]
             self,
             self._start,
             pool=lambda: max(self.threads, 1),
@@ -383,7 +408,7 @@ class CoordinatorProcess(Process):
     def _tick(self) -> None:
         world = self.world
         world.after(self.main, world.settings.tick_seconds, self._tick)
-        if world.broker.away or world.happens("tick lost"):
+        if world.broker.away or world.broker.hangs or world.happens("tick lost"):
             return
         with suppress(Unreachable):
             self._coordinator.tick(world.mono)
@@ -412,10 +437,13 @@ class Client(Process):
         world, database, link = self.world, self.database, Link(self.world, self.main)
         more = world.settings.fast_path
         while more:
-            step = database.run(lambda tx: engine.advance(tx, database, ahead=world.ahead))
+            step = database.run(lambda tx: engine.advance(tx, database, ahead=world.ahead, aside=link.aside))
+            refused: list[moves.Ticket] = []
             with suppress(BrokerUnreachable):
-                link.publish(step.tickets)
-            more = step.more
+                refused = link.publish(step.tickets)
+            if refused:
+                database.run(moves.take_back, [(ticket.task, ticket.token) for ticket in refused])
+            more = step.more or bool(refused)
 
 
 # --- the world ----------------------------------------------------------------------------------------------
@@ -433,6 +461,7 @@ class History:
     plans: dict[str, rules.Plan]
     retries: dict[str, dict[str, int]]
     calm_at: float
+    refused_until: dict[str, float]
     lost_seconds: float
     database: Database = field(repr=False)
 
@@ -532,6 +561,13 @@ class World:
         if process.dead:
             raise Killed
 
+    def wait(self, actor: Actor, seconds: float) -> None:
+        """Let the actor wait for somebody who does not answer; the others go on."""
+        if self._depth < DEEPEST:
+            current, self._current = self._current, actor.process
+            self.sleep(seconds)
+            self._current = current
+
     # --- what happens around a transaction ------------------------------------------------------------------
 
     def happens(self, name: str) -> bool:
@@ -549,9 +585,7 @@ class World:
             seconds = self.rng.choice([0.02, 0.3, 1.0, 15.0]) * self.rng.random()
             if seconds > 1:
                 actor.process.freeze(seconds)
-            current, self._current = self._current, actor.process
-            self.sleep(seconds)
-            self._current = current
+            self.wait(actor, seconds)
         if actor.process.dead:
             raise Killed
 
@@ -575,16 +609,35 @@ class World:
         """The servers that run."""
         return [each for each in self.processes.values() if isinstance(each, ServerProcess) and each.serves]
 
-    def this_life(self) -> dict[str, str | int]:
-        """As `life.this_life`, for the process whose turn it is."""
-        process = self._current
-        assert process is not None
-        return {"host": process.host, "pid": process.pid, "life": "{}"}
+    def number(self, place: tuple[str, str]) -> int:
+        """What a new process is called there; a number that is free again may be taken again."""
+        taken = {each.number for each in self.processes.values() if each.place == place and not each.dead}
+        return self.rng.choice([number for number in range(1, len(taken) + 4) if number not in taken])
 
-    def seen_alive(self, row: Any) -> bool | None:
-        """As `life.seen_alive`, for the process whose turn it is."""
+    @property
+    def _here(self) -> Process:
         assert self._current is not None
-        return None if row.host != self._current.host else not self.processes[row.pid].dead
+        return self._current
+
+    def _found(self, number: int) -> Process | None:
+        """The process of that number which the one whose turn it is can see."""
+        place = self._here.place
+        found = (each for each in self.processes.values() if (each.place, each.number) == (place, number))
+        return next((each for each in found if not each.dead), None)
+
+    def stat(self, number: int | str) -> list[str]:
+        """As the kernel has it in /proc: its state first, and its start time."""
+        process = self._here if number == "self" else self._found(int(number))
+        return ["S", *[""] * 18, str(process.pid)] if process else []
+
+    def _kernel(self) -> Iterator[tuple[Any, str, Any]]:
+        """What `life` asks of the machine, answered for the process whose turn it is."""
+        yield life, "platform", SimpleNamespace(node=lambda: self._here.host)
+        yield life, "os", SimpleNamespace(getpid=lambda: self._here.number)
+        yield life, "_boot", lambda: f"boot of {self._here.host}"
+        yield life, "_namespace", lambda kind: f"{kind} {self._here.place}"
+        yield life, "_stat", self.stat
+        yield life, "_exists", lambda number: self._found(number) is not None
 
     def _supervise(self) -> None:
         """Once a second: whatever died is started again, after a while, here or elsewhere."""
@@ -703,7 +756,9 @@ class World:
             server.freeze(self.rng.choice([1.0, 6.0, 25.0]) * self.rng.random())
 
     def _on_second_life(self) -> None:
-        ServerProcess(self, self.rng.choice(self.names), self.rng.choice(["here", "there", "elsewhere"]))
+        ServerProcess(
+            self, self.rng.choice(self.names), self.rng.choice(["here", "there", "elsewhere", "here/in a container"])
+        )
 
     def _on_kill_coordinator(self) -> None:
         if coordinator := self._any(CoordinatorProcess):
@@ -726,6 +781,12 @@ class World:
 
     def _broker_back(self) -> None:
         self.broker.away = False
+
+    def _on_broker_hangs(self) -> None:
+        self.broker.hung_until = self.mono + self.rng.choice([1.0, 6.0, 15.0]) * self.rng.random()
+
+    def _on_queue_refused(self) -> None:
+        self.broker.refused_until[self.rng.choice(GROUPS)] = self.mono + self.rng.choice([3.0, 10.0, 150.0])
 
     def _on_replay(self) -> None:
         self.broker.replay()
@@ -750,6 +811,7 @@ class World:
             self.plans,
             self.retries,
             calm_at,
+            self.broker.refused_until,
             self.settings.lost_seconds,
             self.shared,
         )
@@ -772,7 +834,7 @@ class World:
 
     def _calm_down(self) -> float:
         """End all faults, and let operators and machines mend what they did; returns when."""
-        self.calm, self.broker.away = True, False
+        self.calm, self.broker.away, self.broker.hung_until = True, False, 0.0
         for process in self.processes.values():
             process.stopped_until = process.children_stopped_until = 0.0
             if isinstance(process, Client):
@@ -807,8 +869,8 @@ class World:
                 (ledger, "random", self.rng),
                 (worker, "time", clock),
                 (life, "time", clock),
-                (life, "this_life", self.this_life),
-                (life, "seen_alive", self.seen_alive),
+                (tickets, "time", clock),
+                *self._kernel(),
                 (moves, "uuid", tokens),
             ):
                 stack.enter_context(patch.object(module, name, value))
