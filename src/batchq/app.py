@@ -60,7 +60,7 @@ class BatchQ:
 
     def _join(self) -> None:
         app = self.app
-        own = {"ignore_result": True, "store_errors_even_if_ignored": False, "shared": False}
+        own = {"ignore_result": True, "store_errors_even_if_ignored": False, "acks_late": False, "shared": False}
         app.task(_done_by_its_strategy, name=RUN, Strategy="batchq.server.request:strategy", **own)
         app.task(_done_by_its_strategy, name=COORDINATE, Strategy="batchq.coordinator:strategy", **own)
         app.steps["worker"].add("batchq.server.worker:BatchServer")
@@ -207,11 +207,13 @@ class BatchQ:
 
     def coordinate(self, *, loglevel: str = "WARNING") -> int:
         """Be a coordinator until told to stop; returns the exit code."""
+        from batchq.server.broker import hold_out
         from batchq.server.tickets import queue
         from batchq.store import schema
 
         schema.check(self.database)
         self.database.dispose()
+        hold_out(self.app, "a coordinator")
         # Else Celery puts the host's default exchange in the place of the broker's own, and binds our queue to it.
         self.app.amqp.queues.default_exchange = None
         self.app.amqp.queues.add(queue(self.settings.coordinator_queue))

@@ -104,7 +104,7 @@ def strategy(task: Task, app: Celery, consumer: Any) -> Callable[..., None]:
     """Celery's entry for a message of `batchq.coordinate`: the tick is done here and now, unless it is stale."""
 
     def take_in(message: Any, *_: Any, **__: Any) -> None:
-        message.ack_log_error(logger, consumer.connection_errors)
+        consumer.line.acknowledge(message)
         try:
             if _in_time(message.headers):
                 app.batchq.coordinator.tick(time.monotonic())

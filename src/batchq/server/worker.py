@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
 from celery.worker import state
-from kombu.transport import pyamqp
 from sqlalchemy.exc import SQLAlchemyError
 
 from batchq import clock, crash, engine
@@ -24,6 +23,7 @@ from batchq.core.windows import next_change
 from batchq.engine import Life, Report
 from batchq.errors import BatchqError, DatabaseTooNew, DatabaseUnreachable, InvalidInput, NotFound, ServerRuns
 from batchq.server import pool, tickets
+from batchq.server.broker import Line, bear, hold_out
 from batchq.server.ledger import Arrival, Ledger
 from batchq.server.life import enlist
 from batchq.server.request import LIMITS, Attempt, count_refused, refuse
@@ -154,6 +154,7 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
         if worker.autoscale:
             raise InvalidInput("The pool of a batch server follows its windows: start it without --autoscale.")
         self.kind = kind
+        hold_out(self.app, self.name)
         # The host project's own limits are for its own tasks: they must not reach ours.
         worker.max_tasks_per_child = worker.max_memory_per_child = None
         worker.time_limit = worker.soft_time_limit = None
@@ -345,9 +346,10 @@ class BatchConsumer(bootsteps.StartStopStep):  # type: ignore[misc]
     def __init__(self, consumer: Any, **options: Any) -> None:
         super().__init__(consumer, **options)
         self.timer: Any = None
+        self._line: Line | None = None
         coordinates = consumer.app.batchq.settings.coordinator_queue in consumer.app.amqp.queues.consume_from
         if consumer.controller.batch_server is not None or coordinates:
-            consumer.ensure_connected = partial(_connected, consumer)
+            self._line = bear(consumer)
         # What a worker of ours alone takes; the host's own workers may run what else the host sends them.
         self._takes = tickets.RUN if consumer.controller.batch_server is not None else None
         if coordinates and len(consumer.app.amqp.queues.consume_from) == 1:
@@ -362,15 +364,21 @@ class BatchConsumer(bootsteps.StartStopStep):  # type: ignore[misc]
         if self._takes:
             consumer.task_consumer.on_decode_error = lambda message, _: refuse(message, consumer)
             _bear_garbage(consumer)
+        if self._line is not None:
+            self._line.watch()
         server = consumer.controller.batch_server
         if server is None:
             return
+        assert self._line is not None
+        server.ledger.acknowledge = self._line.acknowledge
         self._counts = not _own_prefetch(consumer.task_consumer.channel, server)
         self._listens = True
         self.timer = consumer.hub.call_repeatedly(LOOK_SECONDS, self._reconcile, consumer, server)
         server.ledger.has_room = partial(self._has_room, consumer)
 
     def stop(self, consumer: Any) -> None:
+        if self._line is not None:
+            self._line.hurry()
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
@@ -439,46 +447,6 @@ def _bear_garbage(consumer: Any) -> None:
             logger.warning("dropped something that is no message: %s: %s", type(error).__name__, error)
 
     consumer.task_consumer.channel.handlers["BRPOP"] = read_or_drop
-
-
-def _connected(consumer: Any, connection: Any) -> Any:
-    """The connection, once the broker answers, however long that takes; meanwhile what runs here goes on.
-
-    Celery alone would wait longer and longer, up to 30 s, see to nothing, and give up after the hundredth time.
-    """
-    said: list[Exception] = []
-
-    def away(error: Exception, _: float) -> None:
-        if not said:
-            logger.warning("waiting for the broker %s: %s", connection.as_uri(), error)
-        said.append(error)
-
-    def wait() -> None:
-        state.maybe_shutdown()
-        if consumer.controller.batch_server is not None:
-            consumer.controller.batch_server.attend(WATCH_SECONDS)
-
-    if consumer.hub is not None:
-        _drop_lost(consumer.hub)
-    if consumer.event_dispatcher is not None:
-        consumer.event_dispatcher.enabled = False  # each event would try the broker once more
-    step = 0.1 if consumer.controller.batch_server is not None else WATCH_SECONDS
-    connected = connection.ensure_connection(away, interval_start=step, interval_step=0, callback=wait)
-    # Else Celery takes the time limits of what started meanwhile for the connection's, and ends them with it.
-    if consumer.hub is not None:
-        consumer.timer_entries_before_start = pool.timers(consumer.hub)
-    consumer.first_connection_attempt = False
-    return connected
-
-
-def _drop_lost(hub: Any) -> None:
-    """Take a connection to RabbitMQ that is gone out of the loop.
-
-    Celery leaves one there that was lost before the loop began; it would fail at every turn, and nothing else be heard.
-    """
-    for number, entry in list(hub.readers.items()):
-        if entry and isinstance(getattr(entry[0], "__self__", None), pyamqp.Transport) and not entry[1][0].connected:
-            hub.remove(number)
 
 
 def _own_prefetch(channel: Any, server: BatchServer) -> bool:
