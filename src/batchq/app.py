@@ -131,19 +131,27 @@ class BatchQ:
 
         again = True
         while again:
-            step = self.database.run(engine.advance, self.database, ahead=self.settings.tickets_ahead)
+            aside = self.publisher.aside
+            step = self.database.run(engine.advance, self.database, ahead=self.settings.tickets_ahead, aside=aside)
             crash.point("forward-committed")
-            self.publish(step.tickets)
-            again = step.more
+            again = not self.publish(step.tickets) or step.more
 
-    def publish(self, tickets: Iterable[Ticket]) -> None:
-        """Send tickets; a coordinator sends again what a broker that is away did not take."""
+    def publish(self, tickets: Iterable[Ticket]) -> bool:
+        """Send tickets, and take back those whose queue the broker refuses; whether there were none of these.
+
+        A coordinator sends again what a broker that is away did not take.
+        """
+        from batchq.store import moves
+
         with self._lock:
             try:
-                self.publisher.publish(tickets)
+                refused = self.publisher.publish(tickets)
             except BrokerUnreachable:
                 # The rows are queued: their tickets are replaced once the broker is back.
-                return
+                return True
+        if refused:
+            self.database.run(moves.take_back, [(ticket.task, ticket.token) for ticket in refused])
+        return not refused
 
     @property
     def names_broker(self) -> bool:

@@ -103,12 +103,15 @@ class Broker:
 class Link:
     """One process's way to the broker: its publisher."""
 
+    aside: frozenset[str] = frozenset()
+
     def __init__(self, world: World, actor: Actor) -> None:
         self._world = world
         self._actor = actor
 
-    def publish(self, tickets: Iterable[Ticket]) -> None:
+    def publish(self, tickets: Iterable[Ticket]) -> list[Ticket]:
         """Send tickets; the process may die, or stand still, before each of them."""
         for ticket in tickets:
             self._world.boundary(self._actor)
             self._world.broker.take(ticket)
+        return []

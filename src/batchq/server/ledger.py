@@ -20,6 +20,7 @@ from batchq.config import Settings
 from batchq.engine import Life, Offer, Report, Served
 from batchq.errors import BrokerUnreachable, DatabaseUnreachable
 from batchq.server.tickets import Publisher, Untravelled
+from batchq.store import moves
 from batchq.store.database import Database
 from batchq.store.moves import Ticket
 
@@ -255,6 +256,7 @@ class Ledger:
                 forward=self._settings.fast_path and not self.outdated,
                 again=batch.again,
                 known=batch.known,
+                aside=self._publisher.aside,
             )
         except Exception as error:
             # Whatever went wrong, running tasks must not be hurt by it: what is here is kept and tried again.
@@ -361,10 +363,11 @@ class Ledger:
 
     def _send(self, tickets: Sequence[Ticket]) -> None:
         self._unsent.extend(tickets)
+        refused: list[Ticket] = []
         try:
             while self._unsent and not self.broker_away:
                 crash.point("handed-out")
-                self._publisher.publish([self._unsent[0]])
+                refused += self._publisher.publish([self._unsent[0]])
                 self._unsent.popleft()
             self._broker_missed = False
         except BrokerUnreachable as error:
@@ -374,6 +377,23 @@ class Ledger:
             self._broker_missed = True
         while len(self._unsent) > 1000:
             self._unsent.popleft()
+        if refused:
+            self._give_back(refused)
+
+    def _give_back(self, refused: Sequence[Ticket]) -> None:
+        """Let tickets go back that cannot be sent, so that others may have their threads."""
+
+        def act() -> None:
+            try:
+                self._database.run(moves.take_back, [(ticket.task, ticket.token) for ticket in refused])
+            except Exception:  # a coordinator finds them still out, and takes them back itself
+                logger.warning("%d tickets that cannot be sent stay out for now", len(refused), exc_info=True)
+
+        if self._beside is None:
+            act()
+        else:
+            self._beside.submit(act)  # before the commit that hands those threads out
+        self.go_on()
 
     def look_again(self) -> None:
         """Once a second: tickets that could not be sent, and parked ones that grew too old."""
