@@ -31,8 +31,8 @@ logger = logging.getLogger(__name__)
 ANSWER_SECONDS = 1.0
 # Where the loop does not stand still, a connection may take so long: a TLS handshake over a slow line.
 CONNECT_SECONDS = 4.0
-# A silent connection is noticed after twice this (AMQP), or after this and a second (Redis).
-HEARTBEAT_SECONDS = 4
+# A silent connection is noticed after twice this, by both sides: RabbitMQ keeps our queues locked until then.
+HEARTBEAT_SECONDS = 3
 # A connection that did not last so long was refused something: the next one is tried later, and later.
 SHORT_SECONDS = 5.0
 MOST_PAUSE_SECONDS = 3.0
@@ -86,7 +86,8 @@ def bear(consumer: Any) -> Line:
     consumer.connection_errors = (*consumer.connection_errors, *consumer.channel_errors)
     line = consumer.line = Line(consumer)
     consumer.ensure_connected = line.connected
-    consumer.on_connection_error_after_connected = partial(line.broke, consumer.on_connection_error_after_connected)
+    consumer.on_connection_error_before_connected = line.broke
+    consumer.on_connection_error_after_connected = line.broke
     return line
 
 
@@ -95,8 +96,9 @@ class Line:
 
     def __init__(self, consumer: Any) -> None:
         self._consumer = consumer
-        self._connected_at = 0.0
+        self._works_since = 0.0
         self._short = 0
+        self._attempt = 0
         self._announced = False
         self._gives_up = False
 
@@ -115,17 +117,15 @@ class Line:
         consumer = self._consumer
         if consumer.hub is not None:
             _drop_lost(consumer.hub)
-        if consumer.event_dispatcher is not None:
-            consumer.event_dispatcher.enabled = False  # each event would try the broker once more
-        if consumer.restart_count or not self._tried(connection):
+        again, self._attempt = self._attempt != consumer.restart_count, consumer.restart_count
+        if again:
+            self._pause()
+        if again or not self._tried(connection):
             self._wait_for(connection)
-        self._connected_at = time.monotonic()
-        self._announced = self._gives_up = False
-        self._set_away(False)
         # Else Celery takes the time limits of what started meanwhile for the connection's, and ends them with it.
         if consumer.hub is not None:
             consumer.timer_entries_before_start = pool.timers(consumer.hub)
-        consumer.first_connection_attempt = False
+        consumer.first_connection_attempt = self._gives_up = False
         return connection
 
     def _tried(self, connection: Any) -> bool:
@@ -133,21 +133,18 @@ class Line:
         try:
             _open(bounded(connection))
         except Exception as error:
-            self._say(connection, error)
+            self._say(error)
             return False
         return True
 
     def _wait_for(self, connection: Any) -> None:
-        self._pause()
         while True:
             error = self._asked(connection)
             if error is None and self._tried(connection):
-                break
+                return
             if error is not None:
-                self._say(connection, error)
+                self._say(error)
             self._attend(STEP_SECONDS)
-        if self._announced:
-            logger.warning("the broker %s answers again", connection.as_uri())
 
     def _asked(self, connection: Any) -> Exception | None:
         """Why the broker does not work, or None; a thread asks it, as who waits for a broker sees to nothing else."""
@@ -160,9 +157,8 @@ class Line:
         return answer[0]
 
     def _pause(self) -> None:
-        """Who is refused again and again comes back later and later."""
-        lasted = time.monotonic() - self._connected_at
-        self._short = self._short + 1 if lasted < SHORT_SECONDS else 0
+        """Come back later and later to a broker that refuses again and again."""
+        self._short = self._short + 1 if time.monotonic() - self._works_since < SHORT_SECONDS else 0
         if self._short > 1:
             self._attend(min(0.1 * 2**self._short, MOST_PAUSE_SECONDS))
 
@@ -174,11 +170,20 @@ class Line:
             time.sleep(seconds)
         state.maybe_shutdown()
 
-    def _say(self, connection: Any, error: Exception) -> None:
+    def _say(self, error: BaseException) -> None:
+        """Tell of an outage once, from its begin to its end."""
         if not self._announced:
-            logger.warning("waiting for the broker %s: %s", connection.as_uri(), error)
+            logger.warning("waiting for the broker %s: %s", self._consumer.conninfo.as_uri(), error)
         self._announced = True
         self._set_away(True)
+
+    def _works(self) -> None:
+        """The loop turns on a connection that everything has been declared on."""
+        if self._announced:
+            logger.warning("the broker %s answers again", self._consumer.conninfo.as_uri())
+        self._announced = False
+        self._works_since = time.monotonic()
+        self._set_away(False)
 
     def _set_away(self, away: bool) -> None:
         """Let the server keep its tickets as long as nobody takes them."""
@@ -193,8 +198,6 @@ class Line:
         if self._gives_up or consumer.connection is None or consumer.hub is None:
             return
         self._gives_up = True
-        if consumer.event_dispatcher is not None:
-            consumer.event_dispatcher.enabled = False
         # By a timer: what is called soon and raises takes along all that was to be called with it.
         consumer.hub.call_later(0, _raise, error)
 
@@ -209,18 +212,20 @@ class Line:
             if getattr(getattr(message.channel, "connection", None), "client", None) is self._consumer.connection:
                 self.lost(error)
 
-    def broke(self, go_on: Callable[[BaseException], None], error: BaseException) -> None:
-        """A connection broke: take it down before Celery does, which would wait for its last words."""
+    def broke(self, error: BaseException) -> None:
+        """Take a connection down that broke; Celery would wait for its last words, and say so each time."""
         consumer = self._consumer
-        self._set_away(True)
+        self._say(error)
+        dispatcher = consumer.event_dispatcher
+        if dispatcher is not None:
+            dispatcher.enabled = False  # each event would try the broker once more
+            discard(dispatcher.connection)
         discard(consumer.connection)
         consumer.connection = None
-        if consumer.event_dispatcher is not None:
-            discard(consumer.event_dispatcher.connection)
-        go_on(error)
 
     def watch(self) -> None:
         """Notice it when an event or an answer to `celery inspect` cannot be sent on the connection that was made."""
+        self._consumer.hub.call_later(0, self._works)
         dispatcher = self._consumer.event_dispatcher
         if dispatcher is not None:
             dispatcher._publish = partial(self._publish_event, dispatcher, dispatcher._publish)
@@ -230,6 +235,8 @@ class Line:
 
     def _publish_event(self, dispatcher: Any, publish: Callable[..., object], *args: Any, **options: Any) -> None:
         """Send an event once: Celery would try a heartbeat for ever, and say nothing of any other that fails."""
+        if self._gives_up:
+            return
         before = len(dispatcher._outbound_buffer)
         publish(*args, **options | {"retry": False})
         if len(dispatcher._outbound_buffer) > before:
