@@ -60,7 +60,7 @@ class BatchQ:
 
     def _join(self) -> None:
         app = self.app
-        own = {"ignore_result": True, "store_errors_even_if_ignored": False, "shared": False}
+        own = {"ignore_result": True, "store_errors_even_if_ignored": False, "acks_late": False, "shared": False}
         app.task(_done_by_its_strategy, name=RUN, Strategy="batchq.server.request:strategy", **own)
         app.task(_done_by_its_strategy, name=COORDINATE, Strategy="batchq.coordinator:strategy", **own)
         app.steps["worker"].add("batchq.server.worker:BatchServer")
@@ -131,19 +131,27 @@ class BatchQ:
 
         again = True
         while again:
-            step = self.database.run(engine.advance, self.database, ahead=self.settings.tickets_ahead)
+            aside = self.publisher.aside
+            step = self.database.run(engine.advance, self.database, ahead=self.settings.tickets_ahead, aside=aside)
             crash.point("forward-committed")
-            self.publish(step.tickets)
-            again = step.more
+            again = not self.publish(step.tickets) or step.more
 
-    def publish(self, tickets: Iterable[Ticket]) -> None:
-        """Send tickets; a coordinator sends again what a broker that is away did not take."""
+    def publish(self, tickets: Iterable[Ticket]) -> bool:
+        """Send tickets, and take back those whose queue the broker refuses; whether there were none of these.
+
+        A coordinator sends again what a broker that is away did not take.
+        """
+        from batchq.store import moves
+
         with self._lock:
             try:
-                self.publisher.publish(tickets)
+                refused = self.publisher.publish(tickets)
             except BrokerUnreachable:
                 # The rows are queued: their tickets are replaced once the broker is back.
-                return
+                return True
+        if refused:
+            self.database.run(moves.take_back, [(ticket.task, ticket.token) for ticket in refused])
+        return not refused
 
     @property
     def names_broker(self) -> bool:
@@ -207,11 +215,13 @@ class BatchQ:
 
     def coordinate(self, *, loglevel: str = "WARNING") -> int:
         """Be a coordinator until told to stop; returns the exit code."""
+        from batchq.server.broker import hold_out
         from batchq.server.tickets import queue
         from batchq.store import schema
 
         schema.check(self.database)
         self.database.dispose()
+        hold_out(self.app, "a coordinator")
         # Else Celery puts the host's default exchange in the place of the broker's own, and binds our queue to it.
         self.app.amqp.queues.default_exchange = None
         self.app.amqp.queues.add(queue(self.settings.coordinator_queue))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,8 @@ from tzlocal import get_localzone_name
 from batchq.core.windows import zone
 from batchq.errors import InvalidInput
 
+# What RabbitMQ takes, and with it every client of AMQP.
+QUEUE_BYTES = 255
 # Keys of a URL's query whose values nobody is to see.
 SECRET_WORDS = re.compile("pass|secret|token|key", re.IGNORECASE)
 
@@ -94,8 +97,14 @@ class Settings(BaseSettings):
         return self.database_url or f"sqlite:///{(self.home / 'batchq.db').absolute()}"
 
     def queue(self, group: str) -> str:
-        """The Celery queue of a batch group."""
-        return f"batchq.{self.deployment}.{group}"
+        """The Celery queue of a batch group; a name too long for RabbitMQ is cut, and ends in a hash of the whole."""
+        name = f"batchq.{self.deployment}.{group}"
+        if len(said := name.encode()) <= QUEUE_BYTES:
+            return name
+        seal = hashlib.sha256(said).hexdigest()
+        # No name that was not cut has a slash here, so no other group's can be the same.
+        start = f"batchq.{self.deployment}/{group}".encode()[: QUEUE_BYTES - 1 - len(seal)].decode(errors="ignore")
+        return f"{start}/{seal}"
 
     @property
     def coordinator_queue(self) -> str:

@@ -20,7 +20,7 @@ from sqlalchemy import Connection
 from batchq import crash, engine
 from batchq.config import Settings
 from batchq.engine import Advance
-from batchq.errors import BrokerUnreachable, DatabaseTooNew, Unreachable
+from batchq.errors import BrokerUnreachable, DatabaseTooNew, QueueRefused, Unreachable
 from batchq.server.tickets import Publisher
 from batchq.store import moves, schema, servers
 from batchq.store.database import Database
@@ -70,8 +70,11 @@ class Coordinator:
         while again:
             step = self._database.run(self._step)
             crash.point("tick-committed")
-            self._publisher.publish(step.tickets)
-            again = step.more
+            refused = self._publisher.publish(step.tickets)
+            if refused:
+                self._database.run(moves.take_back, [(ticket.task, ticket.token) for ticket in refused])
+            # What was taken back held threads that others can have now.
+            again = step.more or bool(refused)
 
     def _work_to_do(self, clock: float) -> bool:
         with self._database.read() as tx:
@@ -95,7 +98,7 @@ class Coordinator:
         # From here on under the dispatch lock: who holds it waits for no run and no task.
         engine.take_back(tx, database, now, settings.tickets_ahead, skip=True)
         tickets = engine.offer_again(tx, database, now, settings.lost_ticket_seconds)
-        tickets += engine.dispatch(tx, database, settings.tickets_ahead)
+        tickets += engine.dispatch(tx, database, settings.tickets_ahead, self._publisher.aside)
         crash.point("ticking")
         return Advance(tickets, more)
 
@@ -104,7 +107,7 @@ def strategy(task: Task, app: Celery, consumer: Any) -> Callable[..., None]:
     """Celery's entry for a message of `batchq.coordinate`: the tick is done here and now, unless it is stale."""
 
     def take_in(message: Any, *_: Any, **__: Any) -> None:
-        message.ack_log_error(logger, consumer.connection_errors)
+        consumer.line.acknowledge(message)
         try:
             if _in_time(message.headers):
                 app.batchq.coordinator.tick(time.monotonic())
@@ -162,7 +165,7 @@ class Scheduler(BeatScheduler):  # type: ignore[misc]
         try:
             self._publisher.send_tick(str(uuid.uuid4()), expires.isoformat())
             self._announced = False
-        except BrokerUnreachable as error:
+        except (BrokerUnreachable, QueueRefused) as error:
             if not self._announced:
                 logger.warning("the tick waits for the broker: %s", error)
             self._announced = True

@@ -230,21 +230,30 @@ class Chosen:
     shares: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
 
 
-def dispatch(tx: Connection, database: Database, ahead: int = 0) -> list[Ticket]:
-    """Hand tickets for the best ready tasks to threads that are free now: ready → queued (rules 10-13, 16, 19, 28)."""
-    chosen = _choose(tx, database, servers.demand(tx), {}, ahead)
+def dispatch(tx: Connection, database: Database, ahead: int = 0, aside: Collection[str] = ()) -> list[Ticket]:
+    """Hand tickets for the best ready tasks to threads that are free now: ready → queued (rules 10-13, 16, 19, 28).
+
+    Groups set `aside`, whose tickets cannot be sent, get none.
+    """
+    chosen = _choose(tx, database, servers.demand(tx), {}, ahead, aside)
     return [moves.ticket(row) for row in moves.queue(tx, chosen.rows, chosen.now)]
 
 
 def _choose(
-    tx: Connection, database: Database, demand: servers.Demand, looked: Mapping[str, moves.Looked], ahead: int
+    tx: Connection,
+    database: Database,
+    demand: servers.Demand,
+    looked: Mapping[str, moves.Looked],
+    ahead: int,
+    aside: Collection[str],
 ) -> Chosen:
     """Choose what is handed out, under the dispatch lock; what is `looked` at already need not be asked for."""
     now = database.now(tx)
     topology = servers.topology(tx, database, demand.version)
     busy, out = demand.occupancy
     free = affinity.free_threads(topology, busy, now, ahead)
-    limits = affinity.limits(demand.ready, out, topology, free)
+    ready = [group for group in demand.ready if group not in aside] if aside else demand.ready
+    limits = affinity.limits(ready, out, topology, free)
     if not limits:
         return Chosen(now)
     candidates = moves.ready(tx, limits, looked, now)
@@ -260,11 +269,11 @@ class Advance:
     more: bool = False
 
 
-def advance(tx: Connection, database: Database, *, ahead: int = 0) -> Advance:
-    """Settle what has ended, then hand out what is ready."""
+def advance(tx: Connection, database: Database, *, ahead: int = 0, aside: Collection[str] = ()) -> Advance:
+    """Settle what has ended, then hand out what is ready, but for the groups set `aside`."""
     asked = unsettled(tx)
     more = settle(tx, database.now(tx), asked=asked)
-    return Advance(dispatch(tx, database, ahead), more)
+    return Advance(dispatch(tx, database, ahead, aside), more)
 
 
 def take_back(tx: Connection, database: Database, now: datetime, ahead: int = 0, *, skip: bool = False) -> int:
@@ -384,6 +393,7 @@ def serve(
     forward: bool = True,
     again: bool = False,
     known: Collection[str] | None = None,
+    aside: Collection[str] = (),
 ) -> Served:
     """All that one server has to say and to ask, in one transaction: finish, settle, claim, dispatch.
 
@@ -391,6 +401,7 @@ def serve(
     no thread in time and are taken back.
     `forward` is false where only the coordinator may advance; `again` goes on with what the last call left. After a
     commit whose reply was lost, `known` are the tokens that are there: what it had claimed besides is granted anew.
+    Groups set `aside` cannot be sent: nothing of them is handed out.
     A life that no longer carries its server's name gets `fenced`, and nothing happens (rule 31).
     """
     standing = servers.standing(tx, life.server)
@@ -418,7 +429,9 @@ def serve(
     started: Later | None = None
     tickets: list[Ticket] = []
     if forward and (reports or overdue or again):
-        handed, started, tickets = _hand_out(tx, database, life, held, now, active=active, pool=pool, ahead=ahead)
+        handed, started, tickets = _hand_out(
+            tx, database, life, held, now, active=active, pool=pool, ahead=ahead, aside=aside
+        )
     _close(tx, counted, now)
     threads = database.topology.by_id[life.server].threads_now(now)
     step = Advance(tickets, more)
@@ -435,6 +448,7 @@ def _hand_out(
     active: int,
     pool: int,
     ahead: int,
+    aside: Collection[str],
 ) -> tuple[Sequence[Any], Later | None, list[Ticket]]:
     """Hand out what is ready; returns what the server starts itself, and the tickets for the others.
 
@@ -443,7 +457,7 @@ def _hand_out(
     free = _room(database.topology, life, pool, now) - active
     demand = servers.demand(tx)
     likely = {row.group_name: free for row in ended.rows} if ended is not None and free > 0 else {}
-    chosen = _choose(tx, database, demand, moves.look(tx, likely, now), ahead)
+    chosen = _choose(tx, database, demand, moves.look(tx, likely, now), ahead, aside)
     free = _room(database.topology, life, pool, chosen.now) - active
     share = chosen.shares.get(life.server, {})
     own, others = _own_share(moves.queue(tx, chosen.rows, chosen.now), share, free)

@@ -63,6 +63,13 @@ class BrokerUnreachable(Unreachable):
     text = "The broker {url} does not answer ({reason}). Start it, or set BATCHQ_BROKER_URL to one that runs."
 
 
+class QueueRefused(BatchqError):
+    """The broker answers, and will not have this one queue used; all others may be well."""
+
+    exit_code = 5
+    text = "The broker refuses the queue {queue} ({reason}). {advice}"
+
+
 class NoBroker(Unreachable):
     text = (
         "No broker is named, and no engine runs in this folder. "

@@ -49,15 +49,20 @@ class Loop:
 
 @dataclass
 class Broker:
-    """Takes tickets, unless it is away."""
+    """Takes tickets, unless it is away, or refuses their group."""
 
     sent: list[Ticket] = field(default_factory=list)
     away: bool = False
+    refuses: set[str] = field(default_factory=set)
+    aside: set[str] = field(default_factory=set)
 
-    def publish(self, tickets: list[Ticket]) -> None:
+    def publish(self, tickets: list[Ticket]) -> list[Ticket]:
         if self.away:
             raise BrokerUnreachable(url="redis://", reason="gone")
-        self.sent += tickets
+        refused = [ticket for ticket in tickets if ticket.group in self.refuses]
+        self.aside |= {ticket.group for ticket in refused}
+        self.sent += [ticket for ticket in tickets if ticket not in refused]
+        return refused
 
 
 @dataclass
@@ -412,3 +417,19 @@ def test_what_comes_in_during_a_commit_is_stored_as_soon_as_it_has_ended(stage: 
     bench.ledger.close()
     assert set(bench.states(1).values()) == {"success"}
     assert all(timeout <= ledger.AT_ONCE_SECONDS for timeout in hub.poller.idled)
+
+
+def test_a_ticket_whose_queue_is_refused_goes_back_and_its_thread_to_another_group(bench: Bench):
+    bench.stage.server("Batch2", 1, groups=["BAD", "GOOD"])
+    run = bench.stage.submit(
+        "job: J\ntasks:\n  A: {run: demo.work}\n"
+        "  B: {run: demo.work, group: BAD, priority: high, after: A}\n  G: {run: demo.work, group: GOOD, after: A}"
+    )
+    bench.arrive_all()
+    bench.loop.turn()
+    bench.broker.refuses = {"BAD"}
+    bench.end("A")
+    bench.loop.turn()
+
+    assert bench.states(run) == {"A": "success", "B": "ready", "G": "queued"}
+    assert [ticket.name for ticket in bench.broker.sent] == ["G"]

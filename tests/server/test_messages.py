@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import fakeredis
@@ -150,3 +150,52 @@ def test_a_broker_that_is_away_is_said_to_be_without_its_password():
 
     assert "hunter2" not in str(caught.value)
     assert "127.0.0.1:1" in str(caught.value)
+
+
+LONG = "б" * 180
+
+
+@pytest.mark.parametrize("group", ["BG1", "x" * 239, "б" * 119])
+def test_a_queues_name_that_rabbitmq_takes_is_made_of_deployment_and_group(group: str):
+    assert Settings().queue(group) == f"batchq.default.{group}"
+
+
+@pytest.mark.parametrize("group", ["x" * 241, LONG, "😀" * 200, "x" + "😀" * 199])
+def test_a_longer_name_is_cut_and_no_two_groups_have_the_same(group: str):
+    settings = Settings()
+    names = {settings.queue(each) for each in (group, group + "x", group[:-1] + "y")}
+
+    assert len(names) == 3
+    assert all(len(name.encode()) <= 255 and name.isprintable() for name in names)
+    assert not any(name.startswith("batchq.default.") for name in names)
+    assert settings.queue(group) == Settings().queue(group) != Settings(deployment="other").queue(group)
+
+
+def test_a_group_whose_queue_is_refused_is_left_alone_for_a_while_and_the_others_are_sent(redis: fakeredis.FakeRedis):
+    redis.set("batchq.default.BG1", "no list")
+    publisher = Publisher(Celery("shop", broker="redis://"), Settings())
+    others = [replace(TICKET, group=group) for group in ("BG2", "BG3")]
+
+    refused = publisher.publish([TICKET, *others, TICKET])
+
+    assert (refused, publisher.aside) == ([TICKET, TICKET], {"BG1"})
+    assert {redis.llen(f"batchq.default.{ticket.group}") for ticket in others} == {1}
+    redis.delete("batchq.default.BG1")
+    assert publisher.publish([TICKET]) == [TICKET]
+
+
+def test_what_is_set_aside_is_tried_again_after_pauses_that_grow_to_a_minute(monkeypatch: pytest.MonkeyPatch):
+    clock = [0.0]
+    monkeypatch.setattr("batchq.server.tickets.time.monotonic", lambda: clock[0])
+    aside, pauses = tickets.Aside(), []
+    for _ in range(9):
+        aside.put("BG1")
+        began = clock[0]
+        while "BG1" in aside:
+            clock[0] += 0.5
+        pauses.append(clock[0] - began)
+
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    assert aside.names == frozenset()
+    aside.clear("BG1")
+    assert aside.put("BG1")

@@ -11,11 +11,12 @@ import click
 from batchq import clock
 from batchq.cli.context import batch, database
 from batchq.cli.output import output_option, print_json
-from batchq.errors import BatchqError
+from batchq.errors import BatchqError, BrokerUnreachable, QueueRefused
 
 if TYPE_CHECKING:
     from batchq.app import BatchQ
     from batchq.store.database import Database
+    from batchq.store.views import View
 
 T = TypeVar("T")
 
@@ -38,6 +39,7 @@ def check(output: str) -> None:
     _tried(problems, joined.check_broker)
     if len(problems) == before:
         problems += _of_coordinators(joined)
+        problems += _of_queues(joined, opened)
     notes = list(_notes(joined, opened))
     if output == "json":
         print_json({"problems": problems, "notes": notes})
@@ -79,6 +81,30 @@ def _of_coordinators(joined: BatchQ) -> Iterator[str]:
     queues = {queue["name"] for worker in answers.values() for queue in worker}
     if joined.settings.coordinator_queue not in queues:
         yield "No coordinator runs: what is lost stays lost. `batchq coordinator` starts one."
+
+
+def _of_queues(joined: BatchQ, opened: Database | None) -> Iterator[str]:
+    """What the broker refuses though it answers: it alone knows, so it is asked about each queue."""
+    from batchq.store import views
+
+    groups = []
+    if opened is not None:
+        with opened.read() as tx:
+            groups = views.groups(tx)
+    settings = joined.settings
+    # A queue that nothing waits for is not made for the question.
+    asked = [(f"Group {each['group']}", settings.queue(each["group"]), _has_work(each)) for each in groups]
+    for who, queue, make in [*asked, ("The coordinators", settings.coordinator_queue, False)]:
+        try:
+            joined.publisher.try_queue(queue, make=make)
+        except BrokerUnreachable:
+            return
+        except QueueRefused as error:
+            yield f"{who}: what is sent there cannot arrive. {error}"
+
+
+def _has_work(group: View) -> bool:
+    return bool(group["ready"] or group["queued"])
 
 
 def _notes(joined: BatchQ, opened: Database | None) -> Iterator[str]:

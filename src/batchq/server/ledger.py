@@ -20,6 +20,7 @@ from batchq.config import Settings
 from batchq.engine import Life, Offer, Report, Served
 from batchq.errors import BrokerUnreachable, DatabaseUnreachable
 from batchq.server.tickets import Publisher, Untravelled
+from batchq.store import moves
 from batchq.store.database import Database
 from batchq.store.moves import Ticket
 
@@ -44,6 +45,11 @@ class Hub(Protocol):
     def call_later(self, delay: float, callback: Callable[[], object]) -> object: ...
 
 
+def _acknowledge(message: Any) -> None:
+    """Tell the broker that a message is done with, where nobody minds the connection it came by."""
+    message.ack()
+
+
 @dataclass(slots=True, eq=False)
 class Arrival:
     """A ticket that came in: its offer, its message, and since when it waits (monotonic seconds)."""
@@ -51,13 +57,6 @@ class Arrival:
     offer: Offer
     message: Any
     since: float
-
-    def acknowledge(self) -> None:
-        """Tell the broker that the message is done with; one from an old connection cannot be, and that is fine."""
-        try:
-            self.message.ack()
-        except Exception:  # an old channel fails in many ways, none of which matters: SQL has the truth
-            logger.debug("a message of an earlier connection stays unacknowledged", exc_info=True)
 
 
 @dataclass(slots=True)
@@ -100,6 +99,8 @@ class Ledger:
         self.counts = {"arrived": 0, "stale": 0, "parked": 0, "returned": 0, "refused": 0}
         self.threads = 0
         self.has_room: Callable[[], object] | None = None
+        self.acknowledge: Callable[[Any], object] = _acknowledge
+        self.broker_away = False  # tickets are kept until it is back
         self.active: dict[str, Arrival] = {}
         # Since when there are commits whose claims are not known here yet: under way, or unsure (monotonic seconds).
         self.began: float | None = None
@@ -110,6 +111,7 @@ class Ledger:
         self._start = start
         self._pool = pool
         self._beside = ThreadPoolExecutor(1, "batchq-ledger") if beside else None
+        self._under_way: tuple[Batch, Future[tuple[Served | None, Exception | None]]] | None = None
         self._arrivals: deque[Arrival] = deque()
         self._parked: list[Arrival] = []
         self._waited: set[str] = set()
@@ -136,7 +138,7 @@ class Ledger:
         self.counts["arrived"] += 1
         if token in self._known:
             self.counts["stale"] += 1
-            arrival.acknowledge()
+            self.acknowledge(arrival.message)
             return
         self._known.add(token)
         self._arrivals.append(arrival)
@@ -195,8 +197,8 @@ class Ledger:
         if self._beside is None:
             self._ended(batch, *self._commit(batch))
         else:
-            future = self._beside.submit(self._commit, batch)
-            future.add_done_callback(lambda future: self._hub.call_soon(lambda: self._joined(batch, future)))
+            self._under_way = batch, self._beside.submit(self._commit, batch)
+            self._under_way[1].add_done_callback(lambda _: self._hub.call_soon(self._join))
 
     def _lingers(self) -> bool:
         """Whether the next commit waits a moment for reports that may be expected now."""
@@ -213,7 +215,11 @@ class Ledger:
         self._fresh.clear()
         self.flush()
 
-    def _joined(self, batch: Batch, future: Future[tuple[Served | None, Exception | None]]) -> None:
+    def _join(self) -> None:
+        """Take in a commit that has ended beside the loop; it is looked at again, as a loop may lose this call."""
+        if self._under_way is None or not self._under_way[1].done():
+            return
+        (batch, future), self._under_way = self._under_way, None
         self._ended(batch, *future.result())
         if self._woken:
             self.flush()
@@ -250,6 +256,7 @@ class Ledger:
                 forward=self._settings.fast_path and not self.outdated,
                 again=batch.again,
                 known=batch.known,
+                aside=self._publisher.aside,
             )
         except Exception as error:
             # Whatever went wrong, running tasks must not be hurt by it: what is here is kept and tried again.
@@ -341,7 +348,7 @@ class Ledger:
                 self._start(arrival, claimed[token])
                 crash.point("attempt-started")
                 # From the claim on the row has the truth; and a broker may not wait for hours (RabbitMQ: 30 min).
-                arrival.acknowledge()
+                self.acknowledge(arrival.message)
             elif token in parked:
                 # Its row stays queued, so that a cancel wins; the next commit looks at it again.
                 self._parked.append(arrival)
@@ -350,16 +357,17 @@ class Ledger:
 
     def _drop(self, arrival: Arrival) -> None:
         self._known.discard(arrival.offer.token)
-        arrival.acknowledge()
+        self.acknowledge(arrival.message)
 
     # --- what goes out --------------------------------------------------------------------------------------
 
     def _send(self, tickets: Sequence[Ticket]) -> None:
         self._unsent.extend(tickets)
+        refused: list[Ticket] = []
         try:
-            while self._unsent:
+            while self._unsent and not self.broker_away:
                 crash.point("handed-out")
-                self._publisher.publish([self._unsent[0]])
+                refused += self._publisher.publish([self._unsent[0]])
                 self._unsent.popleft()
             self._broker_missed = False
         except BrokerUnreachable as error:
@@ -367,11 +375,29 @@ class Ledger:
             if not self._broker_missed:
                 logger.warning("tickets wait for the broker: %s", error)
             self._broker_missed = True
-            while len(self._unsent) > 1000:
-                self._unsent.popleft()
+        while len(self._unsent) > 1000:
+            self._unsent.popleft()
+        if refused:
+            self._give_back(refused)
+
+    def _give_back(self, refused: Sequence[Ticket]) -> None:
+        """Let tickets go back that cannot be sent, so that others may have their threads."""
+
+        def act() -> None:
+            try:
+                self._database.run(moves.take_back, [(ticket.task, ticket.token) for ticket in refused])
+            except Exception:  # a coordinator finds them still out, and takes them back itself
+                logger.warning("%d tickets that cannot be sent stay out for now", len(refused), exc_info=True)
+
+        if self._beside is None:
+            act()
+        else:
+            self._beside.submit(act)  # before the commit that hands those threads out
+        self.go_on()
 
     def look_again(self) -> None:
         """Once a second: tickets that could not be sent, and parked ones that grew too old."""
+        self._join()
         if self._unsent:
             self._send(())
         if self._arrivals or self._reports or self._parked:

@@ -161,7 +161,7 @@ class Attempt(Request):  # type: ignore[misc]
         if soft:
             return
         # The pool kills the process after this call: only then may its slot be given to another attempt.
-        self.server.worker.hub.call_soon(self._timed_out, timeout)
+        self.server.worker.hub.call_later(0, self._timed_out, timeout)
 
     def _timed_out(self, timeout: float) -> None:
         self._fail(f"timed out: still running after {timeout:g} s")

@@ -6,20 +6,22 @@ import hashlib
 import hmac
 import json
 import logging
+import struct
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from select import select
 from typing import Any
 
 from celery import Celery
 from kombu import Connection, Exchange, Producer, Queue
+from kombu.transport import pyamqp
 
 from batchq import crash
 from batchq.config import Settings
 from batchq.engine import Offer
-from batchq.errors import BrokerUnreachable
+from batchq.errors import BrokerUnreachable, QueueRefused
 from batchq.store.moves import Ticket
 
 RUN = "batchq.run"
@@ -27,8 +29,12 @@ COORDINATE = "batchq.coordinate"
 VERSION = 1
 # A ticket has a few hundred; what is larger is none, and is not even looked at.
 MOST_BYTES = 4096
+# AMQP's code for a queue that does not exist.
+NOT_THERE = 404
 # After so long a queue is declared again, as somebody may have deleted it.
 DECLARED_SECONDS = 5.0
+# What the broker refuses is tried again after so long, then after twice that, and so on up to the longest pause.
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 # Celery's protocol 2 wants this third part of a body; ours never carries callbacks.
 NOTHING = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
@@ -115,6 +121,55 @@ class Untravelled:
         """There is nothing to acknowledge."""
 
 
+class Aside:
+    """Names that the broker refused: each is left alone for a while, and for longer each time."""
+
+    def __init__(self) -> None:
+        self._until: dict[str, tuple[float, float]] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._until and time.monotonic() < self._until[name][0]
+
+    def put(self, name: str) -> bool:
+        """Leave the name alone from now on; returns whether it was well before."""
+        before = self._until.get(name)
+        pause = FIRST_PAUSE if before is None else min(2 * before[1], LONGEST_PAUSE)
+        self._until[name] = time.monotonic() + pause, pause
+        return before is None
+
+    def clear(self, name: str) -> None:
+        """Forget the name, as all is well with it."""
+        self._until.pop(name, None)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names to be left alone at this moment."""
+        return frozenset(name for name in [*self._until] if name in self) if self._until else frozenset()
+
+
+def declare(channel: Any, name: str) -> None:
+    """See that the queue is there and is ours; ends the channel, and raises QueueRefused, where the broker refuses."""
+    try:
+        queue(name)(channel).declare()
+    except pyamqp.Transport.channel_errors as error:
+        raise refused(name, error) from error
+
+
+def refused(name: str, error: Exception) -> QueueRefused:
+    """The sentence about a queue that the broker refuses, with what helps."""
+    code = getattr(error, "reply_code", None)
+    said = str(getattr(error, "reply_text", "") or error).strip().rstrip(".")
+    return QueueRefused(queue=name, reason=said, advice=_ADVICE.get(code, _ADVICE[None]))
+
+
+_ADVICE = {
+    403: "Allow this user to configure, write and read it.",
+    405: "End whoever holds it for himself alone.",
+    406: "Delete it: batchq makes it anew.",
+    None: "Delete what has its name, if it is of another kind, or allow this user to use it.",
+}
+
+
 class Publisher:
     """Sends messages over one held connection, from one thread; reconnects once before it says the broker is away."""
 
@@ -124,18 +179,39 @@ class Publisher:
         self._patience = patience
         self._producer: Producer | None = None
         self._declared: dict[str, float] = {}
+        self._declaring: Any = None  # a channel of its own: one that is refused takes no message with it
+        self._aside = Aside()
 
-    def publish(self, tickets: Iterable[Ticket]) -> None:
-        """Send each ticket to the queue of its group. Raises BrokerUnreachable; a ticket sent twice does no harm."""
-        for ticket in tickets:
-            mac = seal(self._settings, ticket.task, ticket.attempt, ticket.token, ticket.group)
-            args = [VERSION, ticket.task, ticket.attempt, ticket.token, mac]
-            said = headers(ticket.token, ticket.job, ticket.name, ticket.run, ticket.attempt)
+    def publish(self, tickets: Iterable[Ticket]) -> list[Ticket]:
+        """Send each ticket to the queue of its group; returns those whose queue the broker refuses.
+
+        Raises BrokerUnreachable; a ticket sent twice does no harm.
+        """
+        return [ticket for ticket in tickets if not self._published(ticket)]
+
+    @property
+    def aside(self) -> frozenset[str]:
+        """The groups whose tickets cannot be sent, as far as this process knows, until they are tried again."""
+        return self._aside.names
+
+    def _published(self, ticket: Ticket) -> bool:
+        if ticket.group in self._aside:
+            return False
+        mac = seal(self._settings, ticket.task, ticket.attempt, ticket.token, ticket.group)
+        args = [VERSION, ticket.task, ticket.attempt, ticket.token, mac]
+        said = headers(ticket.token, ticket.job, ticket.name, ticket.run, ticket.attempt)
+        try:
             self._send(self._settings.queue(ticket.group), args, {"group": ticket.group}, said)
-            crash.point("ticket-published")
+        except QueueRefused as error:
+            if self._aside.put(ticket.group):
+                logger.warning("group %r is set aside, its tickets cannot be sent: %s", ticket.group, error)
+            return False
+        self._aside.clear(ticket.group)
+        crash.point("ticket-published")
+        return True
 
     def send_tick(self, id_: str, expires: str) -> None:
-        """Send the coordinators' tick, void after `expires` (ISO 8601). Raises BrokerUnreachable."""
+        """Send the coordinators' tick, void after `expires` (ISO 8601). Raises BrokerUnreachable, QueueRefused."""
         self._send(self._settings.coordinator_queue, [], {}, {**_common(COORDINATE, id_), "expires": expires})
 
     def check(self) -> None:
@@ -146,9 +222,17 @@ class Publisher:
             )
         )
 
+    def try_queue(self, name: str, *, make: bool) -> None:
+        """Raise QueueRefused where the broker refuses this queue, BrokerUnreachable.
+
+        One that is not there yet is made if told to; else only what is there can be judged.
+        """
+        self._twice(lambda producer: try_queue(producer.connection, name, make=make))
+
     def close(self) -> None:
         """Drop the connection; the next message opens another one."""
         producer, self._producer = self._producer, None
+        self._declaring = None
         self._declared.clear()
         if producer is not None:
             try:
@@ -169,16 +253,21 @@ class Publisher:
 
         def deliver(producer: Producer) -> None:
             self._make_sure(producer, name)
-            producer.publish(
-                body,
-                exchange="",
-                routing_key=name,
-                content_type="application/json",
-                content_encoding="utf-8",
-                headers=headers,
-                correlation_id=headers["id"],
-                delivery_mode=2,
-            )
+            try:
+                producer.publish(
+                    body,
+                    exchange="",
+                    routing_key=name,
+                    content_type="application/json",
+                    content_encoding="utf-8",
+                    headers=headers,
+                    correlation_id=headers["id"],
+                    delivery_mode=2,
+                )
+            except Exception as error:
+                if concerns_one_queue(error):
+                    raise refused(name, error) from error
+                raise
 
         self._twice(deliver)
 
@@ -191,8 +280,14 @@ class Publisher:
             with suppress(TimeoutError):
                 connection.drain_events(timeout=0.01)
         if time.monotonic() - self._declared.get(name, -DECLARED_SECONDS) >= DECLARED_SECONDS:
-            queue(name)(producer.channel).declare(nowait=True)
+            self._declare(connection, name)
             self._declared[name] = time.monotonic()
+
+    def _declare(self, connection: Connection, name: str) -> None:
+        """Ask, and wait for the answer: one that comes later would end a channel on which other tickets are sent."""
+        channel, self._declaring = self._declaring or connection.channel(), None
+        declare(channel, name)
+        self._declaring = channel
 
     def _twice(self, act: Callable[[Producer], object]) -> None:
         # The first message after a broker's restart meets a broken pipe; only a new connection tells that it is away.
@@ -200,6 +295,8 @@ class Publisher:
             try:
                 act(self._open())
                 return
+            except QueueRefused:
+                raise
             except Exception as error:
                 self.close()
                 if last:
@@ -221,6 +318,47 @@ class Publisher:
         timeouts = dict.fromkeys(names, self._patience)
         connection.transport_options = {**timeouts, **(connection.transport_options or {})}
         return connection
+
+
+def concerns_one_queue(error: Exception) -> bool:
+    """Whether an error of sending says something of the message or of its queue alone, and not of the broker."""
+    unsendable = isinstance(error, ValueError | TypeError | struct.error)
+    return unsendable or str(error).startswith(("WRONGTYPE", "NOPERM"))
+
+
+def try_queue(connection: Connection, name: str, *, make: bool) -> None:
+    """Raise QueueRefused where the broker refuses this queue; one that is not there yet is made if told to."""
+    if connection.transport.driver_type == "redis":
+        _try_keys(connection.default_channel, name)
+    elif connection.transport.driver_type == "amqp":
+        with closing(connection.channel()) as channel:
+            if make or _is_there(channel, name):
+                declare(channel, name)
+
+
+def _is_there(channel: Any, name: str) -> bool:
+    try:
+        channel.queue_declare(name, passive=True)
+    except pyamqp.Transport.channel_errors as error:
+        if getattr(error, "reply_code", None) == NOT_THERE:
+            return False
+        raise refused(name, error) from error
+    return True
+
+
+def _try_keys(channel: Any, name: str) -> None:
+    keys = [channel._q_for_pri(name, priority) for priority in channel.priority_steps]
+    with channel.conn_or_acquire() as client:
+        try:
+            kinds = {key: client.type(key) for key in keys}
+        except channel.ResponseError as error:
+            if concerns_one_queue(error):
+                raise refused(name, error) from error
+            raise
+    for key, kind in kinds.items():
+        if kind not in (b"list", b"none"):
+            shown = kind.decode(errors="replace")
+            raise refused(name, ValueError(f"its key {key!r} is a {shown}, where a list should be"))
 
 
 _TIMEOUTS = {"redis": ("socket_timeout", "socket_connect_timeout"), "amqp": ("read_timeout", "write_timeout")}

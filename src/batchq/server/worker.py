@@ -7,14 +7,13 @@ import gc
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
 from celery.worker import state
-from kombu.transport import pyamqp
 from sqlalchemy.exc import SQLAlchemyError
 
 from batchq import clock, crash, engine
@@ -23,10 +22,11 @@ from batchq.core.affinity import Server
 from batchq.core.windows import next_change
 from batchq.engine import Life, Report
 from batchq.errors import BatchqError, DatabaseTooNew, DatabaseUnreachable, InvalidInput, NotFound, ServerRuns
-from batchq.server import pool, tickets
+from batchq.server import intake, pool, tickets
+from batchq.server.broker import Line, bear, hold_out
 from batchq.server.ledger import Arrival, Ledger
 from batchq.server.life import enlist
-from batchq.server.request import LIMITS, Attempt, count_refused, refuse
+from batchq.server.request import LIMITS, Attempt
 from batchq.server.tickets import Publisher
 from batchq.spec.fields import name_fault
 from batchq.store import moves, schema, servers
@@ -154,6 +154,7 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
         if worker.autoscale:
             raise InvalidInput("The pool of a batch server follows its windows: start it without --autoscale.")
         self.kind = kind
+        hold_out(self.app, self.name)
         # The host project's own limits are for its own tasks: they must not reach ours.
         worker.max_tasks_per_child = worker.max_memory_per_child = None
         worker.time_limit = worker.soft_time_limit = None
@@ -345,50 +346,57 @@ class BatchConsumer(bootsteps.StartStopStep):  # type: ignore[misc]
     def __init__(self, consumer: Any, **options: Any) -> None:
         super().__init__(consumer, **options)
         self.timer: Any = None
+        self._line: Line | None = None
         coordinates = consumer.app.batchq.settings.coordinator_queue in consumer.app.amqp.queues.consume_from
         if consumer.controller.batch_server is not None or coordinates:
-            consumer.ensure_connected = partial(_connected, consumer)
+            self._line = bear(consumer)
         # What a worker of ours alone takes; the host's own workers may run what else the host sends them.
         self._takes = tickets.RUN if consumer.controller.batch_server is not None else None
         if coordinates and len(consumer.app.amqp.queues.consume_from) == 1:
             self._takes = tickets.COORDINATE
         if self._takes:
-            consumer.create_task_handler = partial(_only, self._takes, consumer, consumer.create_task_handler)
+            self._queues = intake.Queues(consumer)
+            intake.take_only(self._takes, consumer)
 
     def start(self, consumer: Any) -> None:
         # Ours is JSON, whatever the host project sends itself.
         if consumer.task_consumer.accept is not None:
             consumer.task_consumer.accept = {*consumer.task_consumer.accept, "application/json"}
-        if self._takes:
-            consumer.task_consumer.on_decode_error = lambda message, _: refuse(message, consumer)
-            _bear_garbage(consumer)
-        server = consumer.controller.batch_server
-        if server is None:
+        if self._line is not None:
+            self._line.watch()
+        if not self._takes:
             return
-        self._counts = not _own_prefetch(consumer.task_consumer.channel, server)
-        self._listens = True
-        self.timer = consumer.hub.call_repeatedly(LOOK_SECONDS, self._reconcile, consumer, server)
-        server.ledger.has_room = partial(self._has_room, consumer)
+        intake.bear_garbage(consumer, self._queues)
+        server = consumer.controller.batch_server
+        act: Callable[[], object]
+        if server is None:
+            act = partial(self._queues.fit, {consumer.app.batchq.settings.coordinator_queue})
+        else:
+            assert self._line is not None
+            server.ledger.acknowledge = self._line.acknowledge
+            self._counts = not _own_prefetch(consumer.task_consumer.channel, server)
+            self._listens = True
+            act = partial(self._reconcile, consumer, server)
+            server.ledger.has_room = partial(self._has_room, consumer)
+        consumer.hub.call_later(0, act)  # not now: nobody could take in what comes at once
+        self.timer = consumer.hub.call_repeatedly(LOOK_SECONDS, act)
 
     def stop(self, consumer: Any) -> None:
+        if self._line is not None:
+            self._line.hurry()
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
-            consumer.controller.batch_server.ledger.has_room = None
+            self._queues.forget()
+            if consumer.controller.batch_server is not None:
+                consumer.controller.batch_server.ledger.has_room = None
 
     def _reconcile(self, consumer: Any, server: BatchServer) -> None:
         if server.watch.wanted is None or consumer.task_consumer is None:
             return
         groups, _ = server.watch.wanted
         wanted = {server.settings.queue(group) for group in groups} if server.threads else set()
-        queues = consumer.app.amqp.queues
-        have = set(queues.consume_from)
-        for name in sorted(wanted - have):
-            queues.add(tickets.queue(name))
-            consumer.add_task_queue(name)
-            self._listens = True
-        for name in sorted(have - wanted):
-            consumer.cancel_task_queue(name)
+        self._listens = self._queues.fit(wanted) or self._listens
         self._set_prefetch(consumer, server.threads and server.threads + server.settings.tickets_ahead)
         if self._counts:
             self._listen(consumer, server.ledger.room > 0)
@@ -409,76 +417,6 @@ class BatchConsumer(bootsteps.StartStopStep):  # type: ignore[misc]
         if wanted:  # to the broker 0 would mean no limit: a closed server has no consumers instead
             consumer.qos.set(wanted)
         consumer.qos.value = wanted
-
-
-def _only(task: str, consumer: Any, create: Callable[[], Callable[[Any], None]]) -> Callable[[Any], None]:
-    """What takes messages in: those that ask for our one task; of any other nothing is read, and nothing starts."""
-    received = create()
-
-    def take_in(message: Any) -> None:
-        asked = message.headers.get("task") if isinstance(message.headers, Mapping) else None
-        if asked == task:
-            received(message)
-        else:
-            refuse(message, consumer)
-
-    return take_in
-
-
-def _bear_garbage(consumer: Any) -> None:
-    """On Redis, have what is no message at all dropped: it would end the worker, and the next one."""
-    read = getattr(consumer.task_consumer.channel, "handlers", {}).get("BRPOP")
-    if read is None:
-        return
-
-    def read_or_drop(**options: Any) -> Any:
-        try:
-            return read(**options)
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            count_refused(consumer)
-            logger.warning("dropped something that is no message: %s: %s", type(error).__name__, error)
-
-    consumer.task_consumer.channel.handlers["BRPOP"] = read_or_drop
-
-
-def _connected(consumer: Any, connection: Any) -> Any:
-    """The connection, once the broker answers, however long that takes; meanwhile what runs here goes on.
-
-    Celery alone would wait longer and longer, up to 30 s, see to nothing, and give up after the hundredth time.
-    """
-    said: list[Exception] = []
-
-    def away(error: Exception, _: float) -> None:
-        if not said:
-            logger.warning("waiting for the broker %s: %s", connection.as_uri(), error)
-        said.append(error)
-
-    def wait() -> None:
-        state.maybe_shutdown()
-        if consumer.controller.batch_server is not None:
-            consumer.controller.batch_server.attend(WATCH_SECONDS)
-
-    if consumer.hub is not None:
-        _drop_lost(consumer.hub)
-    if consumer.event_dispatcher is not None:
-        consumer.event_dispatcher.enabled = False  # each event would try the broker once more
-    step = 0.1 if consumer.controller.batch_server is not None else WATCH_SECONDS
-    connected = connection.ensure_connection(away, interval_start=step, interval_step=0, callback=wait)
-    # Else Celery takes the time limits of what started meanwhile for the connection's, and ends them with it.
-    if consumer.hub is not None:
-        consumer.timer_entries_before_start = pool.timers(consumer.hub)
-    consumer.first_connection_attempt = False
-    return connected
-
-
-def _drop_lost(hub: Any) -> None:
-    """Take a connection to RabbitMQ that is gone out of the loop.
-
-    Celery leaves one there that was lost before the loop began; it would fail at every turn, and nothing else be heard.
-    """
-    for number, entry in list(hub.readers.items()):
-        if entry and isinstance(getattr(entry[0], "__self__", None), pyamqp.Transport) and not entry[1][0].connected:
-            hub.remove(number)
 
 
 def _own_prefetch(channel: Any, server: BatchServer) -> bool:

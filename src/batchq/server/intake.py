@@ -1,0 +1,138 @@
+"""The intake of a worker of ours: the queues it listens to, and the messages it lets in."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from kombu.transport import pyamqp
+
+from batchq.errors import QueueRefused
+from batchq.server import tickets
+from batchq.server.request import count_refused, refuse
+from batchq.server.tickets import Aside
+
+logger = logging.getLogger(__name__)
+
+# --- queues -------------------------------------------------------------------------------------------------
+
+
+class Queues:
+    """The queues that a worker listens to; one that the broker refuses is set aside, and all others go on.
+
+    No queue is known to Celery when it connects: it would declare all of them at once, and end with the first refusal.
+    """
+
+    def __init__(self, consumer: Any) -> None:
+        self._consumer = consumer
+        self._aside = Aside()
+        self._reluctant: set[str] = set()
+        self.forget()
+
+    def forget(self) -> None:
+        """Listen to nothing on the next connection, until `fit` says what is wanted."""
+        self._consumer.app.amqp.queues._consume_from = {}
+
+    def fit(self, wanted: Collection[str]) -> bool:
+        """Listen to the `wanted` queues and no others, as far as the broker lets it; returns whether one was added."""
+        have = set(self._consumer.app.amqp.queues.consume_from)
+        for name in sorted(have.difference(wanted)):
+            self._consumer.cancel_task_queue(name)
+        added = False
+        for name in sorted(set(wanted) - have):
+            added = (name not in self._aside and self._added(name)) or added
+        return added
+
+    def _added(self, name: str) -> bool:
+        try:
+            self._ask(name)
+        except QueueRefused as error:
+            self.set_aside(name, error)
+            return False
+        self._consumer.app.amqp.queues.add(tickets.queue(name))
+        try:
+            self._consumer.add_task_queue(name)
+        except pyamqp.Transport.channel_errors as error:
+            # It may be declared, but not listened to; and the refusal has ended the channel of all the others.
+            self._reluctant.add(name)
+            self.set_aside(name, tickets.refused(name, error))
+            raise ConnectionResetError("begin anew without the queue that was refused") from error
+        self._aside.clear(name)
+        return True
+
+    def _ask(self, name: str) -> None:
+        """Raise QueueRefused where the broker refuses the queue; on a channel of its own, which a refusal ends."""
+        connection = self._consumer.connection
+        if connection.transport.driver_type != "amqp":
+            tickets.try_queue(connection, name, make=True)
+            return
+        channel = connection.channel()
+        tickets.declare(channel, name)
+        try:
+            if name in self._reluctant:
+                channel.basic_qos(0, 1, False)
+                channel.basic_consume(name, callback=lambda message: None)
+        except pyamqp.Transport.channel_errors as error:
+            raise tickets.refused(name, error) from error
+        channel.close()  # what came meanwhile goes back
+
+    def set_aside(self, name: str, error: QueueRefused) -> None:
+        """Leave the queue alone for a while."""
+        if self._aside.put(name):
+            logger.warning("not listened to for now: %s", error)
+
+    def drop_refused(self) -> bool:
+        """Set aside those of Redis' queues that are no lists, as none can be read beside them; whether there were."""
+        found = False
+        for name in sorted(self._consumer.app.amqp.queues.consume_from):
+            try:
+                tickets.try_queue(self._consumer.connection, name, make=True)
+            except QueueRefused as error:
+                self.set_aside(name, error)
+                self._consumer.cancel_task_queue(name)
+                found = True
+        return found
+
+
+# --- messages -----------------------------------------------------------------------------------------------
+
+
+def take_only(task: str, consumer: Any) -> None:
+    """Let the consumer take in messages that ask for this task; of any other nothing is read, and nothing starts."""
+    create: Callable[[], Callable[[Any], None]] = consumer.create_task_handler
+
+    def create_handler() -> Callable[[Any], None]:
+        received = create()
+
+        def take_in(message: Any) -> None:
+            asked = message.headers.get("task") if isinstance(message.headers, Mapping) else None
+            if asked == task:
+                received(message)
+            else:
+                refuse(message, consumer)
+
+        return take_in
+
+    consumer.create_task_handler = create_handler
+
+
+def bear_garbage(consumer: Any, queues: Queues) -> None:
+    """Have what is no message dropped; on Redis it would end the worker, and the next one."""
+    consumer.task_consumer.on_decode_error = lambda message, _: refuse(message, consumer)
+    channel = consumer.task_consumer.channel
+    read = getattr(channel, "handlers", {}).get("BRPOP")
+    if read is None:
+        return
+
+    def read_or_drop(**options: Any) -> Any:
+        try:
+            return read(**options)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            count_refused(consumer)
+            logger.warning("dropped something that is no message: %s: %s", type(error).__name__, error)
+        except channel.ResponseError as error:
+            if not (tickets.concerns_one_queue(error) and queues.drop_refused()):
+                raise
+
+    channel.handlers["BRPOP"] = read_or_drop
