@@ -24,7 +24,7 @@ from celery import Celery
 from e2e.ledger_app import LEDGER, _write
 
 # The installation's database takes no text of an outcome that has it.
-POISON = "\N{SKULL AND CROSSBONES}"
+POISON = "arsenic"
 PLACES = ("result", "log", "error")
 LIMITS = (resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE, resource.RLIMIT_AS, resource.RLIMIT_CPU)
 NOT_WELL = "this process is not well"

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 AGAIN, TRIES = 0.5, 40
 # Who sends to a broker that hangs waits so long before it gives up: a server, and others.
 SERVER_PATIENCE, PATIENCE = 0.4, 5.0
+# Until a server whose broker hangs knows so, and sends nothing more.
+NOTICED = 6.0
 
 
 @dataclass(eq=False, slots=True)
@@ -51,13 +53,24 @@ class Broker:
         self.away = False
         self.emptied = 0
         self.sent: list[Ticket] = []
-        # Until when it hangs, and until when it refuses the queue of a group.
-        self.hung_until = 0.0
+        # Since when and until when it hangs, and until when it refuses the queue of a group.
+        self.hung_since = self.hung_until = 0.0
         self.refused_until: dict[str, float] = {}
 
     @property
     def hangs(self) -> bool:
         return self._world.mono < self.hung_until
+
+    @property
+    def is_missed(self) -> bool:
+        """Whether a server has noticed that it is away, or hangs."""
+        return self.away or (self.hangs and self._world.mono - self.hung_since > NOTICED)
+
+    def hang(self, seconds: float) -> None:
+        """Let nothing in or out for so long."""
+        if not self.hangs:
+            self.hung_since = self._world.mono
+        self.hung_until = self._world.mono + seconds
 
     def refuses(self, group: str) -> bool:
         """Whether nothing can be sent to the group's queue now."""

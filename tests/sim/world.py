@@ -242,31 +242,41 @@ def _poisoned(report: Report, rng: random.Random) -> Report:
 
 
 class Beside:
-    """Stands for the thread in which a ledger commits where the database is far away."""
+    """Stands for the thread in which a ledger commits where the database is far away: one thing after the other."""
 
     def __init__(self, server: ServerProcess) -> None:
-        self._server = server
-        self._actor = Actor(server, "commits")
+        self.actor = Actor(server, "commits")
+        self._world = server.world
+        self._free_at = 0.0
 
-    def submit(self, act: Callable[..., Any], *args: Any) -> Beside:
-        done = Beside(self._server)
-        done._actor = self._actor
-        delay = self._server.world.rng.random() * 0.05
-        self._server.world.after(self._actor, delay, lambda: done._do(act, args))
-        return done
+    def submit(self, act: Callable[..., Any], *args: Any) -> Promise:
+        promise = Promise()
+        self._free_at = max(self._free_at, self._world.mono + self._world.rng.random() * 0.05)
+        self._world.after(self.actor, self._free_at - self._world.mono, lambda: promise.keep(act(*args)))
+        return promise
 
-    def _callback(self, _: Beside) -> None:
-        """Nobody may wait for what was done."""
 
-    def add_done_callback(self, callback: Callable[[Beside], object]) -> None:
-        self._callback = callback  # type: ignore[method-assign]
+class Promise:
+    """What comes of something that is done beside the loop."""
 
-    def _do(self, act: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        self._outcome = act(*args)
-        self._callback(self)
+    def __init__(self) -> None:
+        self._kept: list[Any] = []
+        self._callbacks: list[Callable[[Promise], object]] = []
+
+    def keep(self, outcome: Any) -> None:
+        """It is done; the callbacks are told."""
+        self._kept.append(outcome)
+        for callback in self._callbacks:
+            callback(self)
+
+    def add_done_callback(self, callback: Callable[[Promise], object]) -> None:
+        self._callbacks.append(callback)
+
+    def done(self) -> bool:
+        return bool(self._kept)
 
     def result(self) -> Any:
-        return self._outcome
+        return self._kept[0]
 
 
 class ServerProcess(Process):
@@ -313,7 +323,7 @@ class ServerProcess(Process):
         if world.beside:
             beside = Beside(self)
             self.ledger._beside = beside  # type: ignore[assignment]
-            self.ledger._database = Books(world.shared, world, beside._actor)
+            self.ledger._database = Books(world.shared, world, beside.actor)
         self.watch = Watch(self.database, world.settings, self.ledger)
         self.watch._database = Books(world.shared, world, self.watcher)
         world.after(self.watcher, 0.0, self._tend)
@@ -341,6 +351,7 @@ class ServerProcess(Process):
 
     def _look_again(self) -> None:
         self.world.after(self.main, 0.5, self._look_again)
+        self.ledger.broker_away = self.world.broker.is_missed
         if self.ledger.fenced and not self.stopping:
             self._begin_anew()
         self._follow()
@@ -783,10 +794,10 @@ class World:
         self.broker.away = False
 
     def _on_broker_hangs(self) -> None:
-        self.broker.hung_until = self.mono + self.rng.choice([1.0, 6.0, 15.0]) * self.rng.random()
+        self.broker.hang(self.rng.choice([1.0, 6.0, 15.0]) * self.rng.random())
 
     def _on_queue_refused(self) -> None:
-        self.broker.refused_until[self.rng.choice(GROUPS)] = self.mono + self.rng.choice([3.0, 10.0, 150.0])
+        self.broker.refused_until[self.rng.choice(GROUPS)] = self.mono + self.rng.choice([3.0, 200.0])
 
     def _on_replay(self) -> None:
         self.broker.replay()
@@ -854,9 +865,18 @@ class World:
         self.after(self._clockwork, 1.0, self._inspect)
         query = "SELECT status FROM batchq_run WHERE status IN ('storing', 'executing', 'canceling')"
         open_ = [status for (status,) in driver(self.shared).execute(query)]
+        self._take_queues_again()
         if open_ and set(open_) == {"storing"}:
             self._day += timedelta(hours=2)
         self.over = self.over or not open_
+
+    def _take_queues_again(self) -> None:
+        """Once nothing waits but for queues that are refused: all else must go on beside them."""
+        query = "SELECT DISTINCT group_name FROM batchq_task WHERE status IN ('ready', 'queued', 'executing')"
+        waiting = {group for (group,) in driver(self.shared).execute(query)}
+        if waiting and all(map(self.broker.refuses, waiting)):
+            for group in waiting:
+                self.broker.refused_until[group] = self.mono
 
     @contextmanager
     def _virtual(self) -> Iterator[None]:
