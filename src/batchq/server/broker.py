@@ -53,13 +53,15 @@ HARMFUL: dict[str, Any] = {
 
 def hold_out(app: Any, name: str) -> None:
     """Switch off, in this process, the app's settings that would turn a broker's outage into harm; says which."""
+    changed = []
     for setting, ours in HARMFUL.items():
         theirs = app.conf[setting]
         if theirs != ours and _was_set(app, setting):
-            logger.warning(
-                "%s=%r does not hold for %s: it waits for its broker, and ends no task", setting, theirs, name
-            )
+            changed.append(f"{setting}={theirs!r}")
         app.conf[setting] = ours
+    if changed:
+        said = ", ".join(changed)
+        logger.warning("For %s these do not hold: %s. It waits for its broker, and ends no task meanwhile.", name, said)
 
 
 def _was_set(app: Any, setting: str) -> bool:

@@ -415,10 +415,10 @@ class Ledger:
         self.fenced = self._unsure = False
         self.wake()
 
-    def close(self) -> None:
-        """End the thread of the commits."""
+    def close(self, *, wait: bool = True) -> None:
+        """End the thread of the commits, and `wait` for the one that is under way."""
         if self._beside is not None:
-            self._beside.shutdown(wait=True)
+            self._beside.shutdown(wait=wait)
 
 
 def _drained(queue: deque[Any]) -> Iterator[Any]:

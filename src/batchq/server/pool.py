@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import signal
 from collections.abc import Iterator
 from inspect import isgenerator
 from typing import Any, Protocol
@@ -25,6 +28,12 @@ class Following(Protocol):
 
     def fit(self, wanted: int) -> bool:
         """Move towards this size, at least 1; whether it is reached."""
+
+    def tell_to_end(self) -> None:
+        """Tell all that runs to end now, where it can be told."""
+
+    def end(self) -> None:
+        """End all that still runs, where that can be done."""
 
 
 def kind_of(pool_class: type) -> str | None:
@@ -51,6 +60,12 @@ class Threads:
         self._pool.limit = self._pool.executor._max_workers = max(wanted, 1)
         return True
 
+    def tell_to_end(self) -> None:
+        """A thread cannot be told."""
+
+    def end(self) -> None:
+        """A thread ends with its process."""
+
 
 class Children:
     """The prefork pool: a child for each thread of the server."""
@@ -74,6 +89,18 @@ class Children:
                 self._dismiss(child)
         self._pool.limit = self.size  # what Celery shows as the pool's size
         return self.size == wanted
+
+    def tell_to_end(self) -> None:
+        self._kill(signal.SIGTERM)
+
+    def end(self) -> None:
+        self._kill(signal.SIGKILL)
+
+    def _kill(self, number: int) -> None:
+        for child in list(self._pool._pool._pool) if self._pool._pool is not None else ():
+            with contextlib.suppress(OSError):
+                if child._is_alive():
+                    os.kill(child.pid, number)
 
     def _grow(self, number: int) -> None:
         inner = self._pool._pool

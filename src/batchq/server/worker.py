@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from batchq.core.affinity import Server
 from batchq.core.windows import next_change
 from batchq.engine import Life, Report
 from batchq.errors import BatchqError, DatabaseTooNew, DatabaseUnreachable, InvalidInput, NotFound, ServerRuns
-from batchq.server import intake, pool, tickets
+from batchq.server import intake, pool, stop, tickets
 from batchq.server.broker import Line, bear, hold_out
 from batchq.server.ledger import Arrival, Ledger
 from batchq.server.life import enlist
@@ -39,6 +40,9 @@ logger = logging.getLogger(__name__)
 
 WATCH_SECONDS = 0.5
 LOOK_SECONDS = 0.25
+# A cold stop reads so long what attempts have said already, and has so long to store it.
+KNOWN_SECONDS = 0.05
+COLD_SECONDS = 2.0
 HOUR = timedelta(hours=1)
 
 
@@ -195,7 +199,8 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
             self.publisher,
             worker.hub,
             self._start,
-            pool=lambda: self.pool.size,
+            # No claim once a stop has begun: what starts then would be lost with it.
+            pool=lambda: 0 if stop.begun() else self.pool.size,
             beside=not self.database.embedded,
         )
         self.watch = Watch(self.database, self.settings, self.ledger)
@@ -209,6 +214,7 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
         gc.collect()
         gc.freeze()
         worker.hub.call_repeatedly(LOOK_SECONDS, self._look_again)
+        stop.heed(worker)
         logger.info("%s is a batch server: epoch %d, %s pool", self.name, self.life.epoch, self.kind)
 
     def _start(self, arrival: Arrival, row: Any) -> None:
@@ -300,24 +306,38 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
         with contextlib.suppress(DatabaseUnreachable, SQLAlchemyError):
             self.database.run(lambda tx: engine.retire(tx, self.database, self.life, self.database.now(tx)))
         worker.pool.register_with_event_loop(worker.hub)  # an error that ended the loop may have left it outside
-        self._drive(lambda: not self.ledger.active, None)
+        self._drive(lambda: not self.ledger.active or stop.cold(), None)
+        if self.ledger.active:
+            self.terminate(worker)
+            return
         worker.pool.stop()
-        self._settle_up()
+        self._settle_up(self.patient, self.settings.shutdown_seconds)
 
     def terminate(self, worker: Any) -> None:
-        """Store what is known, and give the name back; what still runs is lost."""
+        """Store what is known, and give the name back at once; what still runs is lost."""
+        self._ends = True
+        worker.pool.register_with_event_loop(worker.hub)
+        self._drive(lambda: not self.ledger.active, KNOWN_SECONDS)
+        lost = len(self.ledger.active)
+        self.ledger.active.clear()  # what is heard of them from now on is what this stop does to them
+        self.pool.tell_to_end()
+        self._settle_up(self.database, COLD_SECONDS)
+        self.pool.end()
+        if lost:
+            logger.warning("%s was stopped, and %d attempts with it: they are lost", self.name, lost)
+        if lost and self.kind == "threads":
+            logging.shutdown()
+            os._exit(1)  # no thread can be ended, and Python would wait for each
         worker.pool.terminate()
-        self.ledger.active.clear()
-        self._settle_up()
 
-    def _settle_up(self) -> None:
-        self._drive(lambda: self.ledger.idle, self.settings.shutdown_seconds)
+    def _settle_up(self, database: Database, seconds: float) -> None:
+        self._drive(lambda: self.ledger.idle, seconds)
         if not self.ledger.idle:
             logger.error("outcomes could not be stored in time: %s", ", ".join(self.ledger.unstored()))
         self.watch.stop()
-        self.ledger.close()
+        self.ledger.close(wait=self.ledger.idle)
         with contextlib.suppress(DatabaseUnreachable, SQLAlchemyError):
-            self.patient.run(lambda tx: engine.stop(tx, self.life, self.patient.now(tx)))
+            database.run(lambda tx: engine.stop(tx, self.life, database.now(tx)))
         self.publisher.close()
 
     def attend(self, seconds: float) -> None:
