@@ -237,6 +237,8 @@ def test_joining_and_submitting_change_none_of_the_apps_settings(site: Site) -> 
 @pytest.mark.slow
 def test_settings_by_which_an_outage_of_the_broker_ends_a_worker_do_not_hold_for_ours(tmp_path: Path) -> None:
     with Site(tmp_path, app="e2e.host_app") as site:
+        site.env["C_FORCE_ROOT"] = "1"
+        (site.folder / "results").mkdir()
         site.start_broker()
         site.start_coordinator()
         site.start_server("AOS1", threads=2)
