@@ -89,7 +89,8 @@ def _look(consumer: Any) -> dict[str, str]:
 def _stats(state: Any) -> dict[str, Any]:
     """Celery's, but of the broker its address alone: its options, and other brokers' URLs, may hold passwords."""
     stats: dict[str, Any] = state.consumer.controller.stats()
-    return stats | {"broker": {name: stats.get("broker", {}).get(name) for name in ADDRESS}}
+    said = {name: stats.get("broker", {}).get(name) for name in ADDRESS}
+    return stats | {"broker": {name: said[name] for name in ADDRESS if "@" not in str(said[name])}}
 
 
 def _conf(state: Any) -> dict[str, Any]:
