@@ -40,6 +40,9 @@ class Settings(BaseSettings):
         "auto", description="what servers obey of Celery's remote control; auto = inspect with a `ticket_key`, else all"
     )
     operations: str = Field("*", description="which of the app's tasks may be run: patterns, with commas between")
+    web_hosts: str = Field(
+        "", description="names that Flower answers to besides localhost: patterns, with commas between"
+    )
     shell: bool = Field(False, description="whether shell.run may be used")
     timezone: str | None = Field(None, description="the user's time zone, IANA name; none = the machine's")
     processes: int = Field(200, gt=0, le=10_000, description="most processes, or threads, of a server's pool")
