@@ -23,7 +23,7 @@ from batchq.core.affinity import Server
 from batchq.core.windows import next_change
 from batchq.engine import Life, Report
 from batchq.errors import BatchqError, DatabaseTooNew, DatabaseUnreachable, InvalidInput, NotFound, ServerRuns
-from batchq.server import intake, pool, stop, tickets
+from batchq.server import bounds, control, intake, pool, stop, tickets
 from batchq.server.broker import Line, bear, hold_out
 from batchq.server.ledger import Arrival, Ledger
 from batchq.server.life import enlist
@@ -43,6 +43,8 @@ LOOK_SECONDS = 0.25
 # A cold stop reads so long what attempts have said already, and has so long to store it.
 KNOWN_SECONDS = 0.05
 COLD_SECONDS = 2.0
+# So long between two looks that are asked for.
+LEAST_SECONDS = 0.1
 HOUR = timedelta(hours=1)
 
 
@@ -61,6 +63,7 @@ class Watch(threading.Thread):
         self._ledger = ledger
         self._missing: dict[str, float] = {}
         self._ended = threading.Event()
+        self._asked = threading.Event()
         self._looked = time.monotonic()
 
     def run(self) -> None:
@@ -76,12 +79,21 @@ class Watch(threading.Thread):
                 self.too_new = error
             except (DatabaseUnreachable, SQLAlchemyError) as error:
                 logger.debug("the watch waits for the database: %s", error)
-            if self._ended.wait(pause):
+            looked = time.monotonic()
+            if self._asked.wait(pause):
+                self._ended.wait(looked + LEAST_SECONDS - time.monotonic())
+                self._asked.clear()
+            if self._ended.is_set():
                 return
+
+    def look(self) -> None:
+        """Have SQL read at once, or as soon after the last time as is good for it; callable from any thread."""
+        self._asked.set()
 
     def stop(self) -> None:
         """End the thread."""
         self._ended.set()
+        self._asked.set()
         self.join(timeout=5)
 
     def _beat(self) -> None:
@@ -163,6 +175,8 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
         worker.max_tasks_per_child = worker.max_memory_per_child = None
         worker.time_limit = worker.soft_time_limit = None
         worker.prefetch_multiplier = 1
+        # It needs nothing of what other workers tell: and one of them could have it send any task.
+        worker.options |= {"without_gossip": True, "without_mingle": True}
         worker.worker_lost_wait = self.settings.lost_child_seconds
         # Only the queues of our groups: on a shared broker any other would lose messages of tasks it does not know.
         self.app.amqp.queues._consume_from = {}
@@ -361,7 +375,7 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
 class BatchConsumer(bootsteps.StartStopStep):  # type: ignore[misc]
     """The consumer's step that, on every connection, keeps queues and prefetch what SQL wants (level-triggered)."""
 
-    requires = ("celery.worker.consumer.tasks:Tasks",)
+    requires = ("celery.worker.consumer.tasks:Tasks", "celery.worker.consumer.control:Control")
 
     def __init__(self, consumer: Any, **options: Any) -> None:
         super().__init__(consumer, **options)
@@ -377,6 +391,8 @@ class BatchConsumer(bootsteps.StartStopStep):  # type: ignore[misc]
         if self._takes:
             self._queues = intake.Queues(consumer)
             intake.take_only(self._takes, consumer)
+            bounds.bound(consumer, self._queues.drop_refused)
+            control.govern(consumer, consumer.app.batchq.settings)
 
     def start(self, consumer: Any) -> None:
         # Ours is JSON, whatever the host project sends itself.
@@ -386,7 +402,6 @@ class BatchConsumer(bootsteps.StartStopStep):  # type: ignore[misc]
             self._line.watch()
         if not self._takes:
             return
-        intake.bear_garbage(consumer, self._queues)
         server = consumer.controller.batch_server
         act: Callable[[], object]
         if server is None:
