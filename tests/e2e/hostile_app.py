@@ -33,8 +33,9 @@ from typing import Any, NoReturn
 from celery import Celery, Task, signals
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 
+from e2e import ledger_app
+
 logger = logging.getLogger(__name__)
-app = Celery("hostile", set_as_current=False)
 
 # --- what is raised -----------------------------------------------------------------------------------------
 
@@ -255,6 +256,8 @@ class Hooked(Task):
     def _maybe(self, place: str, kwargs: dict[str, Any]) -> None:
         if kwargs.get("place") == place:
             raise KeyboardInterrupt(place)
+        if kwargs.get("place") == f"death in {place}":
+            os._exit(5)
 
     def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
         self._maybe("before_start", kwargs)
@@ -435,7 +438,7 @@ def memory_over() -> None:
 @dies(ENDED)
 def the_stack_of_c_over() -> None:
     sys.setrecursionlimit(10**9)
-    json.dumps(_nested(10_000_000))
+    json.dumps(_nested(300_000))
 
 
 @dies(ENDED)
@@ -536,6 +539,7 @@ SPOILINGS |= {
     "another decimal context": lambda: decimal.setcontext(decimal.Context(prec=2, traps=[])),
     "socket time-out": lambda: socket.setdefaulttimeout(0.001),
     "recursion limit": lambda: sys.setrecursionlimit(150),
+    "stdin closed": lambda: sys.stdin.close(),
     "stdout closed": lambda: sys.stdout.close(),
     "stderr replaced": _replace(sys, "stderr"),
     "sys.stdout gone": lambda: delattr(sys, "stdout"),
@@ -602,7 +606,7 @@ def a_thread_that_holds_the_lock_of_logging() -> None:
 @spoils
 def threads_and_processes_left() -> None:
     threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
-    subprocess.Popen(["sleep", "20"])
+    subprocess.Popen(["sleep", "3"])
 
 
 @spoils
@@ -672,9 +676,19 @@ def _well() -> dict[str, Any]:
     }
 
 
-app.task(_raise, name="hostile.raise", shared=False)
-app.task(_return, name="hostile.return", shared=False)
-app.task(_die, name="hostile.die", shared=False)
-app.task(_spoil, name="hostile.spoil", shared=False)
-app.task(_well, name="hostile.well", shared=False)
-app.task(_elsewhere, name="hostile.elsewhere", base=Hooked, shared=False)
+def _sleep(seconds: float) -> None:
+    """Take that long; `hostile.limited` has a soft limit of one second."""
+    time.sleep(seconds)
+
+
+def register(app: Celery) -> Celery:
+    """Make all of them tasks of this app."""
+    named = {"raise": _raise, "return": _return, "die": _die, "spoil": _spoil, "well": _well, "sleep": _sleep}
+    for name, operation in named.items():
+        app.task(operation, name=f"hostile.{name}", shared=False)
+    app.task(_elsewhere, name="hostile.elsewhere", base=Hooked, shared=False)
+    app.task(_sleep, name="hostile.limited", soft_time_limit=1, shared=False)
+    return ledger_app.register(app)
+
+
+app = register(Celery("hostile", set_as_current=False))

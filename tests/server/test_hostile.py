@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -124,10 +123,9 @@ def test_a_process_that_nothing_has_changed_says_nothing() -> None:
 
 
 def test_on_the_threads_pool_nothing_is_put_back() -> None:
-    level = logging.getLogger("hostile").level
+    level = logging.getLogger().level
     try:
         done = in_a_thread("hostile.spoil", case="the root logger's level")
         assert (done.spent, logging.getLogger().level) == (False, 100)
     finally:
         logging.getLogger().setLevel(level)
-    assert threading.active_count() >= 1

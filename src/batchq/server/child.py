@@ -102,7 +102,9 @@ def execute(order: Order) -> Done:
     except _Anything as error:
         _let_a_signal_end(error)
         done = _error(error)
-    return replace(done, spent=True) if house is not None and house.spent else done
+    # One that a signal told to end, and whose operation went on all the same, takes each later error for that end.
+    spent = house is not None and (house.spent or terminate_handler_fired())
+    return replace(done, spent=True) if spent else done
 
 
 def _attempted(order: Order, house: restore.House | None) -> Done:
