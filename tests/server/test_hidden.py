@@ -297,12 +297,13 @@ def test_what_one_attempt_says_of_anothers_secret_is_hidden_too(heard: list[str]
     assert heard == ["***"]
 
 
-def test_an_attempt_that_is_alone_keeps_what_its_threads_say_and_no_other_does() -> None:
-    app.set_current()
-    kwargs = secrets.packed({**KWARGS, "way": "a thread that logs"}, ("password", "pin"))
-    order = Order("hidden.escapes", "[]", kwargs, "t", Current("J", 1, "A", 1), "h", "g", 9999, 9999)
-    with kept.log(999, None, alone=True) as log:
-        _thread(lambda: logging.getLogger("vault").warning("from a thread"))
-        assert "from a thread" in log.text()
+@pytest.mark.parametrize("pool", ["process", "thread"])
+def test_what_the_threads_of_an_operation_say_is_kept_in_its_log_alone(pool: str) -> None:
+    kept.listen()
+    with kept.log(999, None, alone=pool == "process") as log:
+        _thread(lambda: _thread(lambda: logging.getLogger("vault").warning("from a thread of a thread")))
+        with ThreadPoolExecutor(1, initializer=app.set_current) as threads:
+            other = threads.submit(run, "hidden.logs").result()
 
-    assert execute(order).log is None
+    assert "from a thread of a thread" in (log.text() or "")
+    assert "from a thread" not in (other.log or "")

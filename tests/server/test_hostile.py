@@ -8,11 +8,13 @@ import logging
 import multiprocessing
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from batchq.server.child import ERROR_CHARS, Current, Done, Order, execute
+from batchq.server.request import Attempt
 from e2e.hostile_app import ELSEWHERE, EXCEPTIONS, RESULTS, SPOILINGS, app
 
 FORK = multiprocessing.get_context("fork")
@@ -68,6 +70,28 @@ def test_a_soft_limit_that_comes_while_the_result_is_taken_is_no_result() -> Non
     done = run("hostile.return", case="a soft limit")
 
     assert (done.ok, done.error) == (False, "SoftTimeLimitExceeded: SoftTimeLimitExceeded()")
+
+
+class Told(Attempt):
+    """An attempt without a worker, of which the report is looked at."""
+
+    def __init__(self, kwargs: str) -> None:
+        self.row, self.reports, self.hard_limit = SimpleNamespace(kwargs=kwargs), [], None
+
+    def _fail(self, error: str) -> None:
+        self.reports.append(error)
+
+
+@pytest.mark.parametrize("case", EXCEPTIONS)
+def test_what_the_pool_says_of_a_failure_reaches_the_report_whatever_it_is(case: str) -> None:
+    make, start = EXCEPTIONS[case]
+    attempt = Told(json.dumps([{}, {"password": "no such order"}]))
+    attempt.on_failure(SimpleNamespace(exception=make()))
+
+    (error,) = attempt.reports
+    assert error.startswith(start.replace("no such order", "***"))
+    assert "no such order" not in error
+    assert len(error) <= ERROR_CHARS
 
 
 # --- what is left changed -----------------------------------------------------------------------------------

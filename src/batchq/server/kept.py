@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from traceback import format_exception, format_tb
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from billiard.exceptions import SoftTimeLimitExceeded
 
@@ -78,8 +79,11 @@ class Kept:
 
 
 _kept: ContextVar[Kept | None] = ContextVar("batchq_kept", default=None)
+# A thread that an operation starts speaks for it, but Python hands it no context.
+_of_thread: WeakKeyDictionary[threading.Thread, Kept] = WeakKeyDictionary()
+_starts: list[Callable[[threading.Thread], None]] = []
 _lock = threading.Lock()
-# Of this process, whoever speaks in it: a thread that an operation starts knows nothing of its context.
+# Of this process, whoever speaks in it.
 _alone: Kept | None = None
 _veils: list[Veil] = []
 _veil: Veil | None = None
@@ -91,17 +95,37 @@ def log(limit: int, veil: Veil | None, alone: bool) -> Iterator[Kept]:
     global _alone
     kept = Kept(limit, veil)
     reset = _kept.set(kept)
-    _alone = kept if alone else None
+    if alone:
+        _alone = kept
+    elif not _starts:
+        _starts.append(threading.Thread.start)
+        threading.Thread.start = _start  # type: ignore[method-assign, assignment]
     try:
         yield kept
     finally:
-        _alone = None
+        if alone:
+            _alone = None
+        for thread in [thread for thread, theirs in list(_of_thread.items()) if theirs is kept]:
+            _of_thread.pop(thread, None)
         _kept.reset(reset)
+
+
+def _start(thread: threading.Thread) -> None:
+    """Start a thread as ever, and have what it says kept with what its starter does."""
+    kept = _here()
+    if kept is not None:
+        _of_thread[thread] = kept
+    _starts[0](thread)
+
+
+def _here() -> Kept | None:
+    kept = _kept.get() or _alone
+    return kept if kept is not None or not _of_thread else _of_thread.get(threading.current_thread())
 
 
 def write(text: str) -> None:
     """Add the text to the log that is kept here, if one is."""
-    kept = _kept.get()
+    kept = _here()
     if kept is not None:
         kept.write(text)
 
@@ -154,7 +178,7 @@ class Keeper(logging.Handler):
     """Keeps what an operation logs, or prints (Celery sends prints to the log), beside the worker's own log."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        kept = _kept.get() or _alone
+        kept = _here()
         if kept is None:
             return
         try:

@@ -156,10 +156,13 @@ class Attempt(Request):  # type: ignore[misc]
 
     def on_failure(self, einfo: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
         """The child did not come back: it died, or could not be reached."""
-        error = einfo.exception.exc if isinstance(einfo.exception, ExceptionWithTraceback) else einfo.exception
-        if isinstance(error, TimeLimitExceeded):
+        error = einfo.exception
+        # By its type: it may lie about its class.
+        if issubclass(type(error), ExceptionWithTraceback):
+            error = error.exc
+        if issubclass(type(error), TimeLimitExceeded):
             self.on_timeout(soft=False, timeout=self.hard_limit)
-        elif isinstance(error, WorkerLostError):
+        elif issubclass(type(error), WorkerLostError):
             how = str(error).removeprefix("Worker exited prematurely: ").partition(" Job: ")[0].rstrip(".")
             self._fail(f"lost: its process ended ({how}) during this attempt; what it did is not known")
         else:
