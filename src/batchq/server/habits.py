@@ -27,7 +27,7 @@ FILES = (0, 1, 2)
 # The others, of message queues and real-time priorities, are too rare to be asked for each time.
 LIMITS = [
     getattr(resource, f"RLIMIT_{name}")
-    for name in ("AS", "CORE", "CPU", "DATA", "FSIZE", "MEMLOCK", "NOFILE", "NPROC", "RSS", "STACK")
+    for name in ("AS", "CORE", "CPU", "DATA", "FSIZE", "NOFILE", "NPROC", "STACK")
     if hasattr(resource, f"RLIMIT_{name}")
 ]
 SIGNALS = sorted(signal.valid_signals())
@@ -41,7 +41,7 @@ _environ, _environb = os.environ, os.environb
 _prctl = getattr(ctypes.CDLL(None), "prctl", None)
 _system, _lists = attrgetter(*SYSTEM), attrgetter(*LISTS)
 _arithmetic = attrgetter("prec", "rounding", "Emin", "Emax", "capitals", "clamp")
-# The one that every attempt begins with: what an operation puts in its place ends with the attempt's own context.
+# The one that every attempt begins with, and how it was: what an operation puts in its place ends with the attempt.
 _calculates: list[decimal.Context] = []
 _logs = attrgetter("level", "disabled", "propagate", "handlers", "filters")
 _loggers = [logging.getLogger(name) for name in ("", "celery", "celery.task", "celery.redirected", "batchq")]
@@ -212,17 +212,17 @@ def _open(before: list[bool]) -> None:
 
 
 def _calculation() -> Any:
-    (context,) = _calculates
-    return _arithmetic(context), dict(context.traps)
+    context, first = _calculates
+    return _arithmetic(context), context.traps == first.traps
 
 
 def _first_calculation() -> decimal.Context:
-    _calculates[:] = [decimal.getcontext()]
-    return _calculates[0].copy()
+    _calculates[:] = [decimal.getcontext(), decimal.getcontext().copy()]
+    return _calculates[1]
 
 
 def _calculate(before: decimal.Context) -> None:
-    (context,) = _calculates
+    context = _calculates[0]
     for name in ("prec", "rounding", "Emin", "Emax", "capitals", "clamp"):
         setattr(context, name, getattr(before, name))
     context.traps.update(before.traps)

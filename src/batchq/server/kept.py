@@ -105,8 +105,9 @@ def log(limit: int, veil: Veil | None, alone: bool) -> Iterator[Kept]:
     finally:
         if alone:
             _alone = None
-        for thread in [thread for thread, theirs in list(_of_thread.items()) if theirs is kept]:
-            _of_thread.pop(thread, None)
+        if _of_thread:
+            for thread in [thread for thread, theirs in list(_of_thread.items()) if theirs is kept]:
+                _of_thread.pop(thread, None)
         _kept.reset(reset)
 
 
