@@ -407,11 +407,12 @@ def _kill_me(number: int) -> None:
 
 for code in (0, 1, 255):
     DEATHS[f"_exit {code}"] = (lambda code=code: os._exit(code)), f"{ENDED}exitcode {code})"
-for name in ("SIGKILL", "SIGSEGV", "SIGABRT", "SIGBUS", "SIGALRM", "SIGPIPE"):
+for name in ("SIGKILL", "SIGSEGV", "SIGABRT", "SIGBUS", "SIGALRM", "SIGUSR2"):
     DEATHS[name] = (lambda name=name: _kill_me(getattr(signal, name))), ENDED
 for name in ("SIGTERM", "SIGQUIT", "SIGHUP"):
     DEATHS[name] = (lambda name=name: _kill_me(getattr(signal, name))), ENDED
 DEATHS["SIGINT"] = (lambda: _kill_me(signal.SIGINT)), ""
+DEATHS["SIGPIPE"] = (lambda: _kill_me(signal.SIGPIPE)), ""
 DEATHS["SIGUSR1"] = (lambda: _kill_me(signal.SIGUSR1)), "SoftTimeLimitExceeded"
 DEATHS["abort"] = os.abort, f"{ENDED}signal 6"
 DEATHS["its whole process group"] = (lambda: os.kill(0, signal.SIGKILL)), f"{ENDED}signal 9"
