@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
+import threading
+import traceback
+import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from celery import Celery
 from celery.utils.log import get_task_logger
 
 from batchq.core import secrets
-from batchq.server.child import Current, Done, Order, Veiled, execute
+from batchq.server import kept
+from batchq.server.child import Current, Done, Order, execute
 
 SECRET = "hunter2 and more"
 KWARGS = {"user": "ops", "password": SECRET, "pin": 123456}
@@ -55,11 +61,10 @@ def heard() -> Iterator[list[str]]:
         def emit(self, record: logging.LogRecord) -> None:
             lines.append(logging.Formatter("%(message)s").format(record))
 
-    handler, make = Handler(), logging.getLogRecordFactory()
+    handler = Handler()
     logging.getLogger().addHandler(handler)
     yield lines
     logging.getLogger().removeHandler(handler)
-    logging.setLogRecordFactory(make)
 
 
 def run(operation: str, secret: tuple[str, ...] = ("password", "pin")) -> Done:
@@ -99,7 +104,206 @@ def test_what_is_said_by_way_of_celerys_task_logger_is_kept_too(monkeypatch: pyt
 
 def test_a_secret_of_one_attempt_is_none_of_the_next(heard: list[str]):
     run("hidden.logs")
-    assert isinstance(logging.getLogRecordFactory(), Veiled)
     assert SECRET in (run("hidden.fails", secret=()).error or "")
     logging.getLogger("vault").warning(SECRET)
     assert heard[-1] == SECRET
+
+
+# --- other ways out -----------------------------------------------------------------------------------------
+
+
+@app.task(name="hidden.escapes", shared=False)
+def escapes(way, user, password, pin):
+    return WAYS[way](password)
+
+
+def _base(password):
+    raise KeyboardInterrupt(password)
+
+
+def _str_that_raises(password):
+    class Error(Exception):
+        def __str__(self):
+            raise ValueError(password)
+
+    raise Error
+
+
+def _noted(password):
+    error = ValueError("noted")
+    error.add_note(password)
+    raise error
+
+
+def _grouped(password):
+    raise BaseExceptionGroup(password, [KeyError(password), KeyboardInterrupt(password)])
+
+
+def _caused(password):
+    try:
+        raise KeyError(password)
+    except KeyError as error:
+        raise ValueError("because of it") from error
+
+
+def _class_of_that_name(password):
+    raise type(password, (Exception,), {})(password)
+
+
+def _thread(act):
+    thread = threading.Thread(target=act, name="of an operation")
+    thread.start()
+    thread.join()
+
+
+def _by_a_factory_of_its_own(password):
+    make = logging.getLogRecordFactory()
+    logging.setLogRecordFactory(lambda *args, **named: logging.LogRecord(*args, **named))
+    try:
+        logging.getLogger("vault").warning(password)
+    finally:
+        logging.setLogRecordFactory(make)
+
+
+def _logged_with_its_exception(password):
+    try:
+        raise KeyError(password)
+    except KeyError as error:
+        logging.getLogger("vault").warning("it", exc_info=error, stack_info=True, extra={"more": [password]})
+
+
+class Unwilling:
+    """What makes logging itself complain, with all that it was given."""
+
+    def __init__(self, password):
+        self.password = password
+
+    def __str__(self):
+        raise ValueError(self.password)
+
+    __repr__ = __str__
+
+
+def _bit_by_bit(password):
+    for character in password:
+        sys.stdout.write(character)
+        sys.stderr.write(character)
+        sys.stdout.flush()
+    print()
+
+
+def _warned(password):
+    logging.captureWarnings(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.warn(password, UserWarning, stacklevel=1)
+    finally:
+        logging.captureWarnings(False)
+
+
+def _unraisable(password):
+    class Unraisable:
+        def __del__(self):
+            raise ValueError(password)
+
+    Unraisable()
+
+
+WAYS = {
+    "a base exception": _base,
+    "a __str__ that raises": _str_that_raises,
+    "a note": _noted,
+    "a group": _grouped,
+    "a cause": _caused,
+    "a class of that name": _class_of_that_name,
+    "a thread that logs": lambda password: _thread(lambda: logging.getLogger("vault").warning(password)),
+    "a thread that prints": lambda password: _thread(lambda: print(password)),
+    "a thread that fails": lambda password: _thread(lambda: _base(password)),
+    "its own factory": _by_a_factory_of_its_own,
+    "an exception that is logged": _logged_with_its_exception,
+    "what cannot be logged": lambda password: logging.getLogger("vault").warning("%s", Unwilling(password)),
+    "too few arguments": lambda password: logging.getLogger("vault").warning("%s %s", password),
+    "print": lambda password: print("it is", password, file=sys.stderr),
+    "print to the first stderr": lambda password: print("it is", password, file=sys.__stderr__),
+    "bit by bit": _bit_by_bit,
+    "a warning": _warned,
+    "what nobody can raise": _unraisable,
+    "the hook of exceptions": lambda password: sys.excepthook(ValueError, ValueError(password), None),
+    "a traceback": lambda password: traceback.print_exception(ValueError(password)),
+    "a result": lambda password: {password: password},
+}
+
+
+class Facts(logging.Handler):
+    """A handler that looks at all that a record has, as some send it elsewhere."""
+
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__()
+        self.lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(repr(vars(record)) + logging.Formatter().format(record))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("pool", ["process", "thread"])
+@pytest.mark.parametrize("way", WAYS)
+def test_a_secret_gets_out_by_no_way(way: str, pool: str, capfd: pytest.CaptureFixture[str]) -> None:
+    app.set_current()
+    said: list[str] = []
+    handler, everyone = Facts(said), [threading.excepthook, sys.unraisablehook]
+    logging.getLogger().addHandler(handler)
+    threading.excepthook, sys.unraisablehook = threading.__excepthook__, sys.__unraisablehook__
+    kwargs = secrets.packed({**KWARGS, "way": way}, ("password", "pin"))
+    order = Order("hidden.escapes", "[]", kwargs, "t", Current("J", 1, "A", 1), "h", "g", 9999, 9999)
+    try:
+        if pool == "process":
+            done = execute(order)
+        else:
+            with ThreadPoolExecutor(1, initializer=app.set_current) as threads:
+                done = threads.submit(execute, order).result()
+    finally:
+        logging.getLogger().removeHandler(handler)
+        threading.excepthook, sys.unraisablehook = everyone
+
+    out, err = capfd.readouterr()
+    everything = "\n".join([repr(done), done.log or "", done.error or "", done.result or "", *said, out, err])
+    assert "***" in everything or way in ("a __str__ that raises", "what cannot be logged", "too few arguments")
+    assert SECRET not in everything
+    assert "hunter2" not in everything
+
+
+@app.task(name="hidden.waits", shared=False)
+def waits(user, password, pin):
+    READY.set()
+    assert GO.wait(20)
+
+
+READY, GO = threading.Event(), threading.Event()
+
+
+def test_what_one_attempt_says_of_anothers_secret_is_hidden_too(heard: list[str]) -> None:
+    with ThreadPoolExecutor(1, initializer=app.set_current) as threads:
+        other = threads.submit(run, "hidden.waits")
+        try:
+            assert READY.wait(20)
+            logging.getLogger("elsewhere").warning(SECRET)
+        finally:
+            GO.set()
+        assert other.result().ok
+
+    assert heard == ["***"]
+
+
+@pytest.mark.parametrize("pool", ["process", "thread"])
+def test_what_the_threads_of_an_operation_say_is_kept_in_its_log_alone(pool: str) -> None:
+    kept.listen()
+    with kept.log(999, None, alone=pool == "process") as log:
+        _thread(lambda: _thread(lambda: logging.getLogger("vault").warning("from a thread of a thread")))
+        with ThreadPoolExecutor(1, initializer=app.set_current) as threads:
+            other = threads.submit(run, "hidden.logs").result()
+
+    assert "from a thread of a thread" in (log.text() or "")
+    assert "from a thread" not in (other.log or "")

@@ -35,6 +35,9 @@ class Following(Protocol):
     def end(self) -> None:
         """End all that still runs, where that can be done."""
 
+    def replace(self, pid: int) -> None:
+        """Put another process in the place of this one, which has nothing to do and must be given nothing."""
+
 
 def kind_of(pool_class: type) -> str | None:
     """`prefork` or `threads`; None for a pool that a batch server cannot use (rule 16)."""
@@ -65,6 +68,9 @@ class Threads:
 
     def end(self) -> None:
         """A thread ends with its process."""
+
+    def replace(self, pid: int) -> None:
+        """Nothing: there is one process for all."""
 
 
 class Children:
@@ -127,10 +133,20 @@ class Children:
             if inbox in inner._all_inqueues and inbox not in inner._busy_workers and child not in taken:
                 yield child
 
+    def replace(self, pid: int) -> None:
+        """Let a child that has just reported end, before Celery sends it anything; the pool then makes another."""
+        inner = self._pool._pool
+        child = next((child for child in inner._pool if child.pid == pid), None) if inner is not None else None
+        if child is not None:
+            self._let_end(child)
+
     def _dismiss(self, child: Any) -> None:
+        self._pool._pool._processes -= 1
+        self._let_end(child)
+
+    def _let_end(self, child: Any) -> None:
         """Let the child end by itself, in its own time: with the sentinel by which the pool ends all at a shutdown."""
         inner = self._pool._pool
-        inner._processes -= 1
         inner._all_inqueues.discard(child.inqW_fd)
         inner._fileno_to_inq.pop(child.inqW_fd, None)
         inner.hub_remove(child.inqW_fd)
