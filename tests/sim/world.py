@@ -240,6 +240,9 @@ class Beside:
         self._outcome = act(batch)
         self._callback(self)
 
+    def done(self) -> bool:
+        return hasattr(self, "_outcome")
+
     def result(self) -> Any:
         return self._outcome
 
