@@ -15,7 +15,9 @@ import pytest
 
 from batchq.server.child import ERROR_CHARS, Current, Done, Order, execute
 from batchq.server.request import Attempt
-from e2e.hostile_app import ELSEWHERE, EXCEPTIONS, RESULTS, SPOILINGS, app
+from e2e.hostile_acts import SPOILINGS
+from e2e.hostile_app import app
+from e2e.hostile_values import ELSEWHERE, EXCEPTIONS, RESULTS
 
 FORK = multiprocessing.get_context("fork")
 
