@@ -174,6 +174,31 @@ def test_what_one_attempt_says_of_anothers_secret_is_hidden_too(heard: list[str]
     assert heard == ["***"]
 
 
+@app.task(name="hidden.leaves a thread", shared=False)
+def leaves_a_thread(user, password, pin):
+    def later() -> None:
+        assert LATER.wait(20)
+        logging.getLogger("vault").warning(password)
+
+    THREADS.append(threading.Thread(target=later))
+    THREADS[0].start()
+
+
+LATER, THREADS = threading.Event(), []
+
+
+def test_what_a_thread_says_that_an_attempt_left_behind_is_hidden_as_long_as_it_runs(heard: list[str]) -> None:
+    run("hidden.leaves a thread")
+    run("hidden.opens", secret=("user",))
+    LATER.set()
+    THREADS[0].join()
+    assert heard[-1] == "***"
+
+    run("hidden.opens", secret=("user",))
+    logging.getLogger("vault").warning(SECRET)
+    assert heard[-1] == SECRET
+
+
 def beside(act: Callable[[], object]) -> None:
     thread = threading.Thread(target=act)
     thread.start()

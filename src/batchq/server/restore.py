@@ -55,7 +55,7 @@ OS = (
 # These follow from the environment, and are put back with it.
 OF_THE_ZONE = ("tzname", "timezone", "altzone", "daylight")
 
-_Anything, _set, _delete = BaseException, setattr, delattr
+_Anything, _set = BaseException, setattr
 _house: House | None = None
 
 
