@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from batchq import Job
-from e2e.hostile_app import DEATHS, ELSEWHERE, EXCEPTIONS, RESULTS, SPOILINGS, register
+from e2e.hostile_acts import DEATHS, SPOILINGS
+from e2e.hostile_app import ESCAPES, register
+from e2e.hostile_values import ELSEWHERE, EXCEPTIONS, RESULTS
 from e2e.site import Site
 
 pytestmark = pytest.mark.slow
@@ -23,6 +25,7 @@ servers:
   AOS1: {groups: [of processes], threads: 1}
   AOS2: {groups: [of threads], threads: 1}
 """
+SERVER_OF = {"of processes": "AOS1", "of threads": "AOS2"}
 SECONDS = 5.0
 # A second of the processor is long on a machine that has much else to do.
 OWN_SECONDS = {"processor_time_over": 10.0}
@@ -114,7 +117,7 @@ def ill(attempts: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 def pid(site: Site, group: str) -> int:
     """The server's process."""
-    return site.processes["AOS1" if group == "of processes" else "AOS2"].pid
+    return site.processes[SERVER_OF[group]].pid
 
 
 # --- both pools ---------------------------------------------------------------------------------------------
@@ -145,6 +148,20 @@ def test_whatever_is_returned_is_a_success_and_the_next_task_is_well(site: Site,
         name for name, (_, kept) in RESULTS.items() if kept
     }
     assert ill(attempts) == {}
+
+
+def test_a_secret_gets_out_by_no_way(site: Site, group: str) -> None:
+    job = Job("SECRET", group=group)
+    for way in ESCAPES:
+        job.task(way, "hostile.tell", kwargs={"way": way, "password": "hunter2 and more"}, secret=["password"])
+
+    attempts = played(site, job)
+
+    said = "".join(f"{attempt['error']}{attempt['log']}{attempt['result']}" for attempt in attempts.values())
+    assert "***" in said
+    assert "hunter2" not in said
+    assert "***" in site.log(SERVER_OF[group])
+    assert "hunter2" not in site.log(SERVER_OF[group])
 
 
 def test_on_two_threads_too_each_of_them_is_an_outcome_and_the_server_ends_when_told(site: Site, threads: str) -> None:

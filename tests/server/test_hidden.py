@@ -6,9 +6,7 @@ import json
 import logging
 import sys
 import threading
-import traceback
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -18,6 +16,8 @@ from celery.utils.log import get_task_logger
 from batchq.core import secrets
 from batchq.server import kept
 from batchq.server.child import Current, Done, Order, execute
+from e2e import hostile_app
+from e2e.hostile_app import ESCAPES
 
 SECRET = "hunter2 and more"
 KWARGS = {"user": "ops", "password": SECRET, "pin": 123456}
@@ -112,129 +112,6 @@ def test_a_secret_of_one_attempt_is_none_of_the_next(heard: list[str]):
 # --- other ways out -----------------------------------------------------------------------------------------
 
 
-@app.task(name="hidden.escapes", shared=False)
-def escapes(way, user, password, pin):
-    return WAYS[way](password)
-
-
-def _base(password):
-    raise KeyboardInterrupt(password)
-
-
-def _str_that_raises(password):
-    class Error(Exception):
-        def __str__(self):
-            raise ValueError(password)
-
-    raise Error
-
-
-def _noted(password):
-    error = ValueError("noted")
-    error.add_note(password)
-    raise error
-
-
-def _grouped(password):
-    raise BaseExceptionGroup(password, [KeyError(password), KeyboardInterrupt(password)])
-
-
-def _caused(password):
-    try:
-        raise KeyError(password)
-    except KeyError as error:
-        raise ValueError("because of it") from error
-
-
-def _class_of_that_name(password):
-    raise type(password, (Exception,), {})(password)
-
-
-def _thread(act):
-    thread = threading.Thread(target=act, name="of an operation")
-    thread.start()
-    thread.join()
-
-
-def _by_a_factory_of_its_own(password):
-    make = logging.getLogRecordFactory()
-    logging.setLogRecordFactory(lambda *args, **named: logging.LogRecord(*args, **named))
-    try:
-        logging.getLogger("vault").warning(password)
-    finally:
-        logging.setLogRecordFactory(make)
-
-
-def _logged_with_its_exception(password):
-    try:
-        raise KeyError(password)
-    except KeyError as error:
-        logging.getLogger("vault").warning("it", exc_info=error, stack_info=True, extra={"more": [password]})
-
-
-class Unwilling:
-    """What makes logging itself complain, with all that it was given."""
-
-    def __init__(self, password):
-        self.password = password
-
-    def __str__(self):
-        raise ValueError(self.password)
-
-    __repr__ = __str__
-
-
-def _bit_by_bit(password):
-    for character in password:
-        sys.stdout.write(character)
-        sys.stderr.write(character)
-        sys.stdout.flush()
-    print()
-
-
-def _warned(password):
-    logging.captureWarnings(True)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("always")
-            warnings.warn(password, UserWarning, stacklevel=1)
-    finally:
-        logging.captureWarnings(False)
-
-
-def _unraisable(password):
-    class Unraisable:
-        def __del__(self):
-            raise ValueError(password)
-
-    Unraisable()
-
-
-WAYS = {
-    "a base exception": _base,
-    "a __str__ that raises": _str_that_raises,
-    "a note": _noted,
-    "a group": _grouped,
-    "a cause": _caused,
-    "a class of that name": _class_of_that_name,
-    "a thread that logs": lambda password: _thread(lambda: logging.getLogger("vault").warning(password)),
-    "a thread that prints": lambda password: _thread(lambda: print(password)),
-    "a thread that fails": lambda password: _thread(lambda: _base(password)),
-    "its own factory": _by_a_factory_of_its_own,
-    "an exception that is logged": _logged_with_its_exception,
-    "what cannot be logged": lambda password: logging.getLogger("vault").warning("%s", Unwilling(password)),
-    "too few arguments": lambda password: logging.getLogger("vault").warning("%s %s", password),
-    "print": lambda password: print("it is", password, file=sys.stderr),
-    "print to the first stderr": lambda password: print("it is", password, file=sys.__stderr__),
-    "bit by bit": _bit_by_bit,
-    "a warning": _warned,
-    "what nobody can raise": _unraisable,
-    "the hook of exceptions": lambda password: sys.excepthook(ValueError, ValueError(password), None),
-    "a traceback": lambda password: traceback.print_exception(ValueError(password)),
-    "a result": lambda password: {password: password},
-}
-
-
 class Facts(logging.Handler):
     """A handler that looks at all that a record has, as some send it elsewhere."""
 
@@ -249,20 +126,20 @@ class Facts(logging.Handler):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("pool", ["process", "thread"])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ESCAPES)
 def test_a_secret_gets_out_by_no_way(way: str, pool: str, capfd: pytest.CaptureFixture[str]) -> None:
-    app.set_current()
+    hostile_app.app.set_current()
     said: list[str] = []
     handler, everyone = Facts(said), [threading.excepthook, sys.unraisablehook]
     logging.getLogger().addHandler(handler)
     threading.excepthook, sys.unraisablehook = threading.__excepthook__, sys.__unraisablehook__
-    kwargs = secrets.packed({**KWARGS, "way": way}, ("password", "pin"))
-    order = Order("hidden.escapes", "[]", kwargs, "t", Current("J", 1, "A", 1), "h", "g", 9999, 9999)
+    kwargs = secrets.packed({"way": way, "password": SECRET}, ("password",))
+    order = Order("hostile.tell", "[]", kwargs, "t", Current("J", 1, "A", 1), "h", "g", 9999, 9999)
     try:
         if pool == "process":
             done = execute(order)
         else:
-            with ThreadPoolExecutor(1, initializer=app.set_current) as threads:
+            with ThreadPoolExecutor(1, initializer=hostile_app.app.set_current) as threads:
                 done = threads.submit(execute, order).result()
     finally:
         logging.getLogger().removeHandler(handler)
@@ -297,11 +174,42 @@ def test_what_one_attempt_says_of_anothers_secret_is_hidden_too(heard: list[str]
     assert heard == ["***"]
 
 
+@app.task(name="hidden.leaves a thread", shared=False)
+def leaves_a_thread(user, password, pin):
+    def later() -> None:
+        assert LATER.wait(20)
+        logging.getLogger("vault").warning(password)
+
+    THREADS.append(threading.Thread(target=later))
+    THREADS[0].start()
+
+
+LATER, THREADS = threading.Event(), []
+
+
+def test_what_a_thread_says_that_an_attempt_left_behind_is_hidden_as_long_as_it_runs(heard: list[str]) -> None:
+    run("hidden.leaves a thread")
+    run("hidden.opens", secret=("user",))
+    LATER.set()
+    THREADS[0].join()
+    assert heard[-1] == "***"
+
+    run("hidden.opens", secret=("user",))
+    logging.getLogger("vault").warning(SECRET)
+    assert heard[-1] == SECRET
+
+
+def beside(act: Callable[[], object]) -> None:
+    thread = threading.Thread(target=act)
+    thread.start()
+    thread.join()
+
+
 @pytest.mark.parametrize("pool", ["process", "thread"])
 def test_what_the_threads_of_an_operation_say_is_kept_in_its_log_alone(pool: str) -> None:
     kept.listen()
     with kept.log(999, None, alone=pool == "process") as log:
-        _thread(lambda: _thread(lambda: logging.getLogger("vault").warning("from a thread of a thread")))
+        beside(lambda: beside(lambda: logging.getLogger("vault").warning("from a thread of a thread")))
         with ThreadPoolExecutor(1, initializer=app.set_current) as threads:
             other = threads.submit(run, "hidden.logs").result()
 

@@ -7,7 +7,10 @@ import json
 import logging
 import multiprocessing
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +18,9 @@ import pytest
 
 from batchq.server.child import ERROR_CHARS, Current, Done, Order, execute
 from batchq.server.request import Attempt
-from e2e.hostile_app import ELSEWHERE, EXCEPTIONS, RESULTS, SPOILINGS, app
+from e2e.hostile_acts import SPOILINGS
+from e2e.hostile_app import app
+from e2e.hostile_values import ELSEWHERE, EXCEPTIONS, RESULTS
 
 FORK = multiprocessing.get_context("fork")
 
@@ -97,26 +102,31 @@ def test_what_the_pool_says_of_a_failure_reaches_the_report_whatever_it_is(case:
 # --- what is left changed -----------------------------------------------------------------------------------
 
 
-def played(case: str) -> tuple[Any, Done, Any]:
-    """What a process finds before, and after, a case; and how the case itself ended."""
+def forked(play: Callable[[], Any]) -> Any:
+    """What `play` returns in a process of its own."""
     ours, theirs = FORK.Pipe(duplex=False)
-
-    def play() -> None:
-        send = theirs.send
-        first = run("hostile.well", alone=True)
-        spoiled = run("hostile.spoil", alone=True, case=case)
-        send((first, spoiled, None if spoiled.spent else run("hostile.well", alone=True)))
-
-    process = FORK.Process(target=play)
+    send = theirs.send
+    process = FORK.Process(target=lambda: send(play()))
     process.start()
     theirs.close()
     try:
         assert ours.poll(20), "no answer"
-        answer: tuple[Any, Done, Any] = ours.recv()
-        return answer
+        return ours.recv()
     finally:
         process.kill()
         process.join()
+
+
+def played(case: str) -> tuple[Done, Done, Done | None]:
+    """What a process finds before, and after, a case; and between them how the case itself ended."""
+
+    def play() -> tuple[Done, Done, Done | None]:
+        first = run("hostile.well", alone=True)
+        spoiled = run("hostile.spoil", alone=True, case=case)
+        return first, spoiled, None if spoiled.spent else run("hostile.well", alone=True)
+
+    found: tuple[Done, Done, Done | None] = forked(play)
+    return found
 
 
 @pytest.mark.parametrize("case", SPOILINGS)
@@ -144,6 +154,21 @@ def test_a_process_that_nothing_has_changed_says_nothing() -> None:
 
     assert (done.log, done.spent) == (None, False)
     assert "left changed" not in then.log
+
+
+def test_a_log_file_that_was_rotated_meanwhile_is_left_as_it_is(tmp_path: Path) -> None:
+    def play() -> Done:
+        handler = RotatingFileHandler(tmp_path / "log", backupCount=1)
+        logging.getLogger().addHandler(handler)
+        run("hostile.well", alone=True)
+        handler.doRollover()
+        return run("hostile.well", alone=True)
+
+    done = forked(play)
+
+    assert (done.ok, done.spent) == (True, False)
+    assert "left changed" not in done.log
+    assert "looks around" in (tmp_path / "log").read_text()
 
 
 def test_on_the_threads_pool_nothing_is_put_back() -> None:

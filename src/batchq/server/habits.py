@@ -267,7 +267,12 @@ def _loggers_back(before: tuple[int, bool, dict[logging.Logger, Any]]) -> None:
 
 
 def _outlets() -> list[Any]:
-    return [(each.level, each.formatter, getattr(each, "stream", None)) for each in logging.root.handlers]
+    return [(each.level, each.formatter, _stream(each)) for each in logging.root.handlers]
+
+
+def _stream(handler: logging.Handler) -> Any:
+    # A log file is another one after each rotation.
+    return handler.stream if type(handler) is logging.StreamHandler else None
 
 
 def _outlets_back(before: list[tuple[logging.Handler, Any]]) -> None:

@@ -86,6 +86,8 @@ _lock = threading.Lock()
 # Of this process, whoever speaks in it.
 _alone: Kept | None = None
 _veils: list[Veil] = []
+# Of attempts that are over, with their threads that were left running.
+_left: list[tuple[Veil, list[threading.Thread]]] = []
 _veil: Veil | None = None
 
 
@@ -97,9 +99,6 @@ def log(limit: int, veil: Veil | None, alone: bool) -> Iterator[Kept]:
     reset = _kept.set(kept)
     if alone:
         _alone = kept
-    elif not _starts:
-        _starts.append(threading.Thread.start)
-        threading.Thread.start = _start  # type: ignore[method-assign, assignment]
     try:
         yield kept
     finally:
@@ -133,7 +132,10 @@ def write(text: str) -> None:
 
 @contextmanager
 def hidden(veil: Veil | None) -> Iterator[None]:
-    """Keep these secrets out of what anybody in this process logs or prints meanwhile."""
+    """Keep these secrets out of what anybody in this process logs or prints meanwhile.
+
+    Out of the log also afterwards, as long as a thread runs that was started meanwhile.
+    """
     if veil is None:
         yield
         return
@@ -141,6 +143,10 @@ def hidden(veil: Veil | None) -> Iterator[None]:
     try:
         yield
     finally:
+        kept = _here()
+        threads = [thread for thread, theirs in list(_of_thread.items()) if theirs is kept and thread.is_alive()]
+        if threads:
+            _left.append((veil, threads))
         _change(_veils.remove, veil)
 
 
@@ -160,16 +166,17 @@ def _change(act: Any, veil: Veil) -> None:
     global _veil
     with _lock:
         act(veil)
-        if _veils and _veil is None:
-            for name in STREAMS:
-                if (stream := getattr(sys, name)) is not None:
-                    setattr(sys, name, Stream(stream))
-        _veil = Veil.over(_veils) if _veils else None
+        _left[:] = [each for each in _left if any(thread.is_alive() for thread in each[1])]
+        hidden = [*_veils, *(veil for veil, _ in _left)]
+        _veil = Veil.over(hidden) if hidden else None
         for name in STREAMS:
-            if isinstance(stream := getattr(sys, name), Stream):
+            stream = getattr(sys, name, None)  # an operation may have deleted it
+            if isinstance(stream, Stream):
                 stream.say_rest()
                 if not _veils:
                     setattr(sys, name, stream.inner)
+            elif stream is not None and _veils:
+                setattr(sys, name, Stream(stream))
 
 
 # --- what is logged -----------------------------------------------------------------------------------------
@@ -202,13 +209,16 @@ OWN_FACTS = frozenset(vars(logging.makeLogRecord({})))
 
 
 def listen() -> None:
-    """Hear every record: at the top, and where a worker's loggers hand nothing on to it."""
+    """Hear every record, at the top and where a worker's loggers hand nothing on to it; and see each thread start."""
     for logger in TOPS:
         if _is_top(logger) and not any(isinstance(handler, Keeper) for handler in logger.handlers):
             logger.addHandler(Keeper())
     if not _veiled:
         _veiled.append(logging.Logger.handle)
         logging.Logger.handle = _handle  # type: ignore[method-assign,assignment]
+    if not _starts:
+        _starts.append(threading.Thread.start)
+        threading.Thread.start = _start  # type: ignore[method-assign, assignment]
 
 
 def _is_top(logger: logging.Logger) -> bool:

@@ -55,7 +55,7 @@ OS = (
 # These follow from the environment, and are put back with it.
 OF_THE_ZONE = ("tzname", "timezone", "altzone", "daylight")
 
-_Anything, _set, _delete = BaseException, setattr, delattr
+_Anything, _set = BaseException, setattr
 _house: House | None = None
 
 
@@ -182,8 +182,8 @@ def _seen(habit: habits.Habit) -> tuple[Any, Any] | None:
 
 
 def _is_common(name: str) -> bool:
-    """Whether a module is one of Python's: all are too many to look at each time."""
-    return name.partition(".")[0] in sys.stdlib_module_names
+    """Whether a module is a package, or one of Python's: all are too many to look at each time."""
+    return "." not in name or name.partition(".")[0] in sys.stdlib_module_names
 
 
 def _pool_pipes() -> Iterator[int]:
