@@ -38,6 +38,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         run = site.submit("job: SHOWN\ntasks: {A: {run: ledger.work}, B: {run: ledger.work, after: A}}")
         site.wait_end(run)
         site.wait_for("the tasks in Flower", lambda: len(json.loads(get(site, "/api/tasks")[2])) == 2)
+        site.wait_for("AOS1 in Flower", lambda: json.loads(get(site, "/api/workers?refresh=1")[2]))
         yield site
 
 
