@@ -45,6 +45,7 @@ class BatchQ:
 
     def __init__(self, app: Celery, **settings: Any) -> None:
         self.app = app
+        self.patience = 5.0  # how long an answer of the broker is waited for, in seconds
         self.process = "batchq"  # what PostgreSQL's pg_stat_activity shows of this one
         self._given = settings
         self._lock = threading.Lock()
@@ -100,7 +101,7 @@ class BatchQ:
         from batchq.server.tickets import Publisher
 
         if self._publishing is None or self._publishing[0] != os.getpid():
-            self._publishing = os.getpid(), Publisher(self.app, self.settings)
+            self._publishing = os.getpid(), Publisher(self.app, self.settings, patience=self.patience)
         return self._publishing[1]
 
     # --- what it does ---------------------------------------------------------------------------------------
@@ -222,6 +223,7 @@ class BatchQ:
         schema.check(self.database)
         self.database.dispose()
         hold_out(self.app, "a coordinator")
+        self.patience = 1.0  # no longer, as it heeds no signal meanwhile
         # Else Celery puts the host's default exchange in the place of the broker's own, and binds our queue to it.
         self.app.amqp.queues.default_exchange = None
         self.app.amqp.queues.add(queue(self.settings.coordinator_queue))

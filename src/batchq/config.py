@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -36,7 +36,13 @@ class Settings(BaseSettings):
     deployment: str = Field("default", pattern=r"^[A-Za-z0-9_-]{1,50}$", description="part of every queue's name")
     ticket_key: str = Field("", repr=False, description="secret that signs tickets; empty = unsigned")
     other_ticket_key: str = Field("", repr=False, description="a second one that is accepted, while keys change")
+    remote_control: Literal["auto", "inspect", "all", "off"] = Field(
+        "auto", description="what servers obey of Celery's remote control; auto = inspect with a `ticket_key`, else all"
+    )
     operations: str = Field("*", description="which of the app's tasks may be run: patterns, with commas between")
+    web_hosts: str = Field(
+        "", description="names that Flower answers to besides localhost: patterns, with commas between"
+    )
     shell: bool = Field(False, description="whether shell.run may be used")
     timezone: str | None = Field(None, description="the user's time zone, IANA name; none = the machine's")
     processes: int = Field(200, gt=0, le=10_000, description="most processes, or threads, of a server's pool")
@@ -95,6 +101,13 @@ class Settings(BaseSettings):
     def database(self) -> str:
         """The database URL in force."""
         return self.database_url or f"sqlite:///{(self.home / 'batchq.db').absolute()}"
+
+    @property
+    def obeys(self) -> str:
+        """What of Celery's remote control is obeyed: all, inspect, or off."""
+        if self.remote_control != "auto":
+            return self.remote_control
+        return "inspect" if self.ticket_key else "all"
 
     def queue(self, group: str) -> str:
         """The Celery queue of a batch group; a name too long for RabbitMQ is cut, and ends in a hash of the whole."""

@@ -34,6 +34,7 @@ CONDITIONS_PER_TRANSACTION = 1000
 MOST_FOLLOWERS = CONDITIONS_PER_TRANSACTION + len(Outcome)
 ROUNDS_PER_TRANSACTION = 50
 LOST = "lost: server {name} went away during this attempt; what it did is not known"
+STOPPED = "lost: its server was stopped during this attempt; what it did is not known"
 MISSING = "lost: server {name} no longer has this attempt; what it did is not known"
 
 
@@ -627,15 +628,15 @@ def stop(tx: Connection, life: Life, now: datetime) -> bool:
     """End a life cleanly; an attempt it still had is lost."""
     if not servers.stop(tx, life.server, life.epoch):
         return False
-    recover(tx, life.server, life.name, now)
+    recover(tx, life.server, life.name, now, STOPPED)
     servers.changed(tx)
     return True
 
 
-def recover(tx: Connection, server: int, name: str, now: datetime) -> int:
+def recover(tx: Connection, server: int, name: str, now: datetime, reason: str = LOST) -> int:
     """Finish as lost whatever the books say the server executes; returns how many attempts that were."""
     executing = moves.executing_on(tx, server)
-    return _lose(tx, server, name, executing, LOST.format(name=name), now)
+    return _lose(tx, server, name, executing, reason.format(name=name), now)
 
 
 def recover_missing(tx: Connection, life: Life, tokens: Collection[str], now: datetime) -> int:

@@ -31,7 +31,21 @@ def test_unsigned_tickets_the_shell_and_pools_of_threads_are_notes(batchq_json, 
     assert any("not signed" in note for note in batchq_json("check", code=1)["notes"])
     monkeypatch.setenv("BATCHQ_TICKET_KEY", "0123456789abcdef")
     monkeypatch.setenv("BATCHQ_SHELL", "1")
-    assert [note[:9] for note in batchq_json("check", code=1)["notes"]] == ["shell.run"]
+    assert [note[:9] for note in batchq_json("check", code=1)["notes"]] == ["Whoever r", "shell.run"]
+
+
+def test_what_whoever_reaches_the_broker_can_do_is_a_note(batchq_json, stage, monkeypatch):
+    def told() -> str:
+        (note,) = (note for note in batchq_json("check", code=1)["notes"] if note.startswith("Whoever reaches"))
+        return note
+
+    assert "can stop servers" in told()
+    monkeypatch.setenv("BATCHQ_TICKET_KEY", "0123456789abcdef")
+    assert "neither start nor stop anything" in told()
+    monkeypatch.setenv("BATCHQ_REMOTE_CONTROL", "off")
+    assert "in vain" in told()
+    monkeypatch.setenv("BATCHQ_REMOTE_CONTROL", "all")
+    assert "can stop servers" in told()
 
 
 def test_a_clock_that_is_not_the_worlds_and_paused_groups_are_notes(batchq_json, stage, monkeypatch):

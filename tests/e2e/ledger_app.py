@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,20 @@ MOST_SECONDS = 120.0
 logger = logging.getLogger(__name__)
 
 
-def work(seconds: float = 0, fail: bool = False, gate: str | None = None, result: Any = None, log: int = 0) -> Any:
+def work(
+    seconds: float = 0,
+    fail: bool = False,
+    gate: str | None = None,
+    result: Any = None,
+    log: int = 0,
+    deaf: bool = False,
+) -> Any:
     """Take `seconds`, and on until the `gate` is open if there is one; then fail, or return `result`.
 
-    `log` is how many characters it logs.
+    `log` is how many characters it logs; who is `deaf` does not heed SIGTERM.
     """
+    if deaf:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     began = time.monotonic()
     ok = False
     _write("start", began)

@@ -11,7 +11,7 @@ import pytest
 
 from batchq import BatchQ, Job
 from e2e import host_app
-from e2e.site import Folder, Site
+from e2e.site import BROKER, Folder, Site
 
 APP = """\
 from celery import Celery
@@ -232,3 +232,29 @@ def test_joining_and_submitting_change_none_of_the_apps_settings(site: Site) -> 
     assert joined == before
     assert dict(app.conf) == before
     assert site.wait_end(run)["status"] == "success"
+
+
+@pytest.mark.slow
+def test_settings_by_which_an_outage_of_the_broker_ends_a_worker_do_not_hold_for_ours(tmp_path: Path) -> None:
+    with Site(tmp_path, app="e2e.host_app") as site:
+        site.env["C_FORCE_ROOT"] = "1"
+        (site.folder / "results").mkdir()
+        site.start_broker()
+        site.start_coordinator()
+        site.start_server("AOS1", threads=2)
+        run = site.submit(
+            "job: OUTAGE\ntasks: {a: {run: host.sleep, kwargs: {seconds: 6}}, b: {run: host.who, after: a}}"
+        )
+        site.wait_for("a to start", lambda: site.states(run)["a"] == "executing")
+        site.kill(BROKER)
+        site.wait_for("AOS1 to see it", lambda: "waiting for the broker" in site.log("AOS1"))
+        site.start_broker()
+        site.wait_for("AOS1 to be back", lambda: "answers again" in site.log("AOS1"))
+
+        assert site.wait_end(run)["status"] == "success"
+        assert [task["attempts"] for task in site.run(run)["tasks"]] == [1, 1]
+        for name in ("AOS1", "coordinator"):
+            assert site.processes[name].poll() is None
+        (said,) = [line for line in site.log("AOS1").splitlines() if "For AOS1 these do not hold" in line]
+        assert "broker_connection_retry=False" in said
+        assert "worker_cancel_long_running_tasks_on_connection_loss=True" in said

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from celery import Celery
 from celery.utils.log import get_task_logger
 
 from batchq.core import secrets
-from batchq.server.child import Current, Done, Order, Veiled, execute
+from batchq.server import kept
+from batchq.server.child import Current, Done, Order, execute
+from e2e import hostile_app
+from e2e.hostile_app import ESCAPES
 
 SECRET = "hunter2 and more"
 KWARGS = {"user": "ops", "password": SECRET, "pin": 123456}
@@ -55,11 +61,10 @@ def heard() -> Iterator[list[str]]:
         def emit(self, record: logging.LogRecord) -> None:
             lines.append(logging.Formatter("%(message)s").format(record))
 
-    handler, make = Handler(), logging.getLogRecordFactory()
+    handler = Handler()
     logging.getLogger().addHandler(handler)
     yield lines
     logging.getLogger().removeHandler(handler)
-    logging.setLogRecordFactory(make)
 
 
 def run(operation: str, secret: tuple[str, ...] = ("password", "pin")) -> Done:
@@ -99,7 +104,114 @@ def test_what_is_said_by_way_of_celerys_task_logger_is_kept_too(monkeypatch: pyt
 
 def test_a_secret_of_one_attempt_is_none_of_the_next(heard: list[str]):
     run("hidden.logs")
-    assert isinstance(logging.getLogRecordFactory(), Veiled)
     assert SECRET in (run("hidden.fails", secret=()).error or "")
     logging.getLogger("vault").warning(SECRET)
     assert heard[-1] == SECRET
+
+
+# --- other ways out -----------------------------------------------------------------------------------------
+
+
+class Facts(logging.Handler):
+    """A handler that looks at all that a record has, as some send it elsewhere."""
+
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__()
+        self.lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(repr(vars(record)) + logging.Formatter().format(record))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("pool", ["process", "thread"])
+@pytest.mark.parametrize("way", ESCAPES)
+def test_a_secret_gets_out_by_no_way(way: str, pool: str, capfd: pytest.CaptureFixture[str]) -> None:
+    hostile_app.app.set_current()
+    said: list[str] = []
+    handler, everyone = Facts(said), [threading.excepthook, sys.unraisablehook]
+    logging.getLogger().addHandler(handler)
+    threading.excepthook, sys.unraisablehook = threading.__excepthook__, sys.__unraisablehook__
+    kwargs = secrets.packed({"way": way, "password": SECRET}, ("password",))
+    order = Order("hostile.tell", "[]", kwargs, "t", Current("J", 1, "A", 1), "h", "g", 9999, 9999)
+    try:
+        if pool == "process":
+            done = execute(order)
+        else:
+            with ThreadPoolExecutor(1, initializer=hostile_app.app.set_current) as threads:
+                done = threads.submit(execute, order).result()
+    finally:
+        logging.getLogger().removeHandler(handler)
+        threading.excepthook, sys.unraisablehook = everyone
+
+    out, err = capfd.readouterr()
+    everything = "\n".join([repr(done), done.log or "", done.error or "", done.result or "", *said, out, err])
+    assert "***" in everything or way in ("a __str__ that raises", "what cannot be logged", "too few arguments")
+    assert SECRET not in everything
+    assert "hunter2" not in everything
+
+
+@app.task(name="hidden.waits", shared=False)
+def waits(user, password, pin):
+    READY.set()
+    assert GO.wait(20)
+
+
+READY, GO = threading.Event(), threading.Event()
+
+
+def test_what_one_attempt_says_of_anothers_secret_is_hidden_too(heard: list[str]) -> None:
+    with ThreadPoolExecutor(1, initializer=app.set_current) as threads:
+        other = threads.submit(run, "hidden.waits")
+        try:
+            assert READY.wait(20)
+            logging.getLogger("elsewhere").warning(SECRET)
+        finally:
+            GO.set()
+        assert other.result().ok
+
+    assert heard == ["***"]
+
+
+@app.task(name="hidden.leaves a thread", shared=False)
+def leaves_a_thread(user, password, pin):
+    def later() -> None:
+        assert LATER.wait(20)
+        logging.getLogger("vault").warning(password)
+
+    THREADS.append(threading.Thread(target=later))
+    THREADS[0].start()
+
+
+LATER, THREADS = threading.Event(), []
+
+
+def test_what_a_thread_says_that_an_attempt_left_behind_is_hidden_as_long_as_it_runs(heard: list[str]) -> None:
+    run("hidden.leaves a thread")
+    run("hidden.opens", secret=("user",))
+    LATER.set()
+    THREADS[0].join()
+    assert heard[-1] == "***"
+
+    run("hidden.opens", secret=("user",))
+    logging.getLogger("vault").warning(SECRET)
+    assert heard[-1] == SECRET
+
+
+def beside(act: Callable[[], object]) -> None:
+    thread = threading.Thread(target=act)
+    thread.start()
+    thread.join()
+
+
+@pytest.mark.parametrize("pool", ["process", "thread"])
+def test_what_the_threads_of_an_operation_say_is_kept_in_its_log_alone(pool: str) -> None:
+    kept.listen()
+    with kept.log(999, None, alone=pool == "process") as log:
+        beside(lambda: beside(lambda: logging.getLogger("vault").warning("from a thread of a thread")))
+        with ThreadPoolExecutor(1, initializer=app.set_current) as threads:
+            other = threads.submit(run, "hidden.logs").result()
+
+    assert "from a thread of a thread" in (log.text() or "")
+    assert "from a thread" not in (other.log or "")

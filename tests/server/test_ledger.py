@@ -287,7 +287,8 @@ def test_a_ticket_that_finds_no_thread_waits_and_goes_back_when_it_waited_too_lo
     assert bench.broker.sent[0].token != second.token
 
 
-def test_tickets_that_the_broker_did_not_take_are_sent_once_it_is_back(stage: Stage):
+def test_tickets_that_the_broker_did_not_take_are_sent_once_it_is_back(stage: Stage, monkeypatch):
+    monkeypatch.setattr(ledger, "UNSENT_SECONDS", 0.0)
     bench = Bench(stage, threads=1)
     stage.submit(WIDE)
     bench.arrive_all()

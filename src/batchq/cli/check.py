@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 ANSWER_SECONDS = 1.0
+# What can be done to servers and coordinators by what they obey of Celery's remote control.
+_REACHES = {
+    "all": "can stop servers and coordinators, and change their pools and queues, by Celery's remote control",
+    "inspect": "can drop and delay tickets and see what runs, but neither start nor stop anything",
+    "off": "can drop and delay tickets, but asks servers and coordinators in vain: check cannot see them either",
+}
 
 
 @click.command()
@@ -77,6 +83,8 @@ def _of_servers(opened: Database) -> Iterator[str]:
 
 def _of_coordinators(joined: BatchQ) -> Iterator[str]:
     """A coordinator is a worker on the coordinators' queue: the workers are asked, as only they know."""
+    if joined.settings.obeys == "off":
+        return  # they answer nobody
     answers = joined.app.control.inspect(timeout=ANSWER_SECONDS).active_queues() or {}
     queues = {queue["name"] for worker in answers.values() for queue in worker}
     if joined.settings.coordinator_queue not in queues:
@@ -112,6 +120,7 @@ def _notes(joined: BatchQ, opened: Database | None) -> Iterator[str]:
 
     if not joined.settings.ticket_key:
         yield "Tickets are not signed, as BATCHQ_TICKET_KEY is empty: the broker must be trusted."
+    yield f"Whoever reaches the broker {_REACHES[joined.settings.obeys]} (BATCHQ_REMOTE_CONTROL)."
     if joined.settings.shell:
         yield "shell.run is switched on (BATCHQ_SHELL): a job may run any program as the servers' user."
     if os.environ.get(clock.VARIABLE):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -48,11 +48,32 @@ class Veil:
         texts = {form for value in _leaves(secret) for form in _forms(value) if len(form) >= LEAST_CHARS}
         self._texts = sorted(texts, key=len, reverse=True)
 
+    @classmethod
+    def over(cls, veils: Iterable[Veil]) -> Veil:
+        """One that hides what each of these does."""
+        joined = cls({})
+        joined._texts = sorted({text for veil in veils for text in veil._texts}, key=len, reverse=True)
+        return joined
+
     def hide(self, text: str) -> str:
-        """The text with *** for every secret."""
-        for secret in self._texts:
-            text = text.replace(secret, MASK)
-        return text
+        """The text with *** for every secret; secrets that overlap are hidden as one."""
+        parts: list[str] = []
+        done = 0
+        for start, end in self._spans(text):
+            parts += (text[done:start], MASK)
+            done = end
+        return "".join((*parts, text[done:])) if done else text
+
+    def settled(self, text: str) -> int:
+        """How much of the text may be hidden and shown before the next piece of it is known.
+
+        A secret that only begins in the rest would be shown in two parts.
+        """
+        end = len(text) - max((_begun(text, secret) for secret in self._texts), default=0)
+        for start, over in reversed(self._spans(text)):
+            if start < end < over:
+                end = start
+        return end
 
     def hide_in(self, value: Any) -> Any:
         """A JSON value with *** for every secret in its texts, and for numbers that are one."""
@@ -63,6 +84,32 @@ class Veil:
         if isinstance(value, list | tuple):
             return [self.hide_in(inner) for inner in value]
         return MASK if str(value) in self._texts else value
+
+    def _spans(self, text: str) -> list[tuple[int, int]]:
+        """Where secrets lie in the text, from its start to its end; those that overlap are one."""
+        spans: list[tuple[int, int]] = []
+        for start, end in sorted(self._found(text)):
+            if spans and start < spans[-1][1]:
+                spans[-1] = spans[-1][0], max(end, spans[-1][1])
+            else:
+                spans.append((start, end))
+        return spans
+
+    def _found(self, text: str) -> Iterator[tuple[int, int]]:
+        for secret in self._texts:
+            at = text.find(secret)
+            while at >= 0:
+                yield at, at + len(secret)
+                at = text.find(secret, at + len(secret))
+
+
+def _begun(text: str, secret: str) -> int:
+    """How many characters of the secret the text ends with, short of the whole secret."""
+    end = text[-(len(secret) - 1) :]
+    at = end.find(secret[0])
+    while at >= 0 and not secret.startswith(end[at:]):
+        at = end.find(secret[0], at + 1)
+    return len(end) - at if at >= 0 else 0
 
 
 def _leaves(value: Any) -> Iterator[str]:

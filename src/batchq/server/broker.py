@@ -19,6 +19,7 @@ from celery.worker import state
 from kombu import Connection, Exchange, Producer
 from kombu.exceptions import InconsistencyError
 from kombu.transport import pyamqp
+from redis.exceptions import NoPermissionError, ResponseError
 
 from batchq.server import pool
 
@@ -39,19 +40,6 @@ MOST_PAUSE_SECONDS = 3.0
 # How long a connection that is given up is waited for: it is broken, and so is the rest of what it would say.
 BROKEN_SECONDS = 0.01
 STEP_SECONDS = 0.1
-# What Redis says when it takes nothing for a while; whoever hears anything else may work.
-REFUSALS = (
-    "READONLY",
-    "MISCONF",
-    "OOM",
-    "LOADING",
-    "NOAUTH",
-    "WRONGPASS",
-    "MASTERDOWN",
-    "CLUSTERDOWN",
-    "BUSY",
-    "NOREPL",
-)
 # Celery's settings by which a connection that breaks would end the worker, or the tasks that run in it.
 HARMFUL: dict[str, Any] = {
     "broker_connection_retry": True,
@@ -65,13 +53,15 @@ HARMFUL: dict[str, Any] = {
 
 def hold_out(app: Any, name: str) -> None:
     """Switch off, in this process, the app's settings that would turn a broker's outage into harm; says which."""
+    changed = []
     for setting, ours in HARMFUL.items():
         theirs = app.conf[setting]
         if theirs != ours and _was_set(app, setting):
-            logger.warning(
-                "%s=%r does not hold for %s: it waits for its broker, and ends no task", setting, theirs, name
-            )
+            changed.append(f"{setting}={theirs!r}")
         app.conf[setting] = ours
+    if changed:
+        said = ", ".join(changed)
+        logger.warning("For %s these do not hold: %s. It waits for its broker, and ends no task meanwhile.", name, said)
 
 
 def _was_set(app: Any, setting: str) -> bool:
@@ -84,6 +74,8 @@ def bear(consumer: Any) -> Line:
     consumer.amqheartbeat = HEARTBEAT_SECONDS
     # What a broker refuses is told as an error of the channel, which would end the worker.
     consumer.connection_errors = (*consumer.connection_errors, *consumer.channel_errors)
+    if consumer.hub is not None and consumer.controller.batch_server is None:
+        consumer.hub.reset = partial(_emptied, consumer.hub.reset)
     line = consumer.line = Line(consumer)
     consumer.ensure_connected = line.connected
     consumer.on_connection_error_before_connected = line.broke
@@ -158,7 +150,9 @@ class Line:
 
     def _pause(self) -> None:
         """Come back later and later to a broker that refuses again and again."""
-        self._short = self._short + 1 if time.monotonic() - self._works_since < SHORT_SECONDS else 0
+        lasted = time.monotonic() - self._works_since if self._works_since else 0.0
+        self._short = self._short + 1 if lasted < SHORT_SECONDS else 0
+        self._works_since = 0.0
         if self._short > 1:
             self._attend(min(0.1 * 2**self._short, MOST_PAUSE_SECONDS))
 
@@ -173,7 +167,8 @@ class Line:
     def _say(self, error: BaseException) -> None:
         """Tell of an outage once, from its begin to its end."""
         if not self._announced:
-            logger.warning("waiting for the broker %s: %s", self._consumer.conninfo.as_uri(), error)
+            reason = str(error).rpartition(" caused error: ")[2]  # what redis-py says of a pipeline before it
+            logger.warning("waiting for the broker %s: %s", self._consumer.conninfo.as_uri(), reason)
         self._announced = True
         self._set_away(True)
 
@@ -184,6 +179,16 @@ class Line:
         self._announced = False
         self._works_since = time.monotonic()
         self._set_away(False)
+        for channel in getattr(self._consumer.connection.transport, "channels", None) or ():
+            if refresh := getattr(channel, "maybe_refresh_binding_expiry", None):
+                channel.maybe_refresh_binding_expiry = partial(self._refresh, refresh)
+
+    def _refresh(self, refresh: Callable[[], object]) -> None:
+        """Write what Redis is to keep once a second; kombu would tell of each refusal, and go on as if it were well."""
+        try:
+            refresh()
+        except ResponseError as error:
+            self.lost(error)
 
     def _set_away(self, away: bool) -> None:
         """Let the server keep its tickets as long as nobody takes them."""
@@ -240,7 +245,7 @@ class Line:
         before = len(dispatcher._outbound_buffer)
         publish(*args, **options | {"retry": False})
         if len(dispatcher._outbound_buffer) > before:
-            self.lost("an event could not be sent")
+            self.lost("it does not take events")
 
     def _reply(self, node: Any, data: Any, exchange: str, routing_key: str, ticket: str, **_: Any) -> None:
         """Answer on the consumer's own connection: Celery's pool has one without a bound, and tries for ever."""
@@ -305,14 +310,8 @@ def refusal(connection: Any) -> Exception | None:
 
 def _write(probe: Connection) -> None:
     """Have Redis take something: as a replica, or short of memory or disk, it answers and does nothing."""
-    channel = probe.channel()
-    try:
-        channel.client.set("batchq.probe", "", ex=60)
-    except channel.connection_errors:
-        raise
-    except Exception as error:
-        if str(error).startswith(REFUSALS):
-            raise
+    with contextlib.suppress(NoPermissionError):  # a user who may use our queues alone may work
+        probe.channel().client.set("batchq.probe", "", ex=60)
 
 
 def discard(connection: Any) -> None:
@@ -326,7 +325,15 @@ def discard(connection: Any) -> None:
 
 
 def _raise(reason: object) -> None:
-    raise ConnectionError(f"the broker does not answer: {reason}")
+    raise ConnectionError(str(reason))
+
+
+def _emptied(reset: Callable[[], object]) -> None:
+    """Empty the loop of a coordinator; what a lost connection had left to do there fails, and is nothing to tell."""
+    try:
+        reset()
+    except Exception:
+        logger.debug("emptying the loop", exc_info=True)
 
 
 def _drop_lost(hub: Any) -> None:

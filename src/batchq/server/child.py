@@ -5,17 +5,19 @@ Nothing here touches the database or the broker: a value goes back to the server
 
 from __future__ import annotations
 
-import json
 import logging
-import traceback
-from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextvars import ContextVar, copy_context
+from dataclasses import dataclass, field, replace
+from json import JSONEncoder, loads
+from os import _exit as end_process
+from os import getpid
+from sys import exc_info, gettrace, settrace
 from typing import Any
 
+from billiard.common import terminate_handler_fired
 from billiard.einfo import ExceptionInfo
+from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Task, current_app, signals, states
 from celery._state import _task_stack
 from celery.exceptions import Ignore
@@ -23,6 +25,7 @@ from celery.exceptions import Ignore
 from batchq import crash
 from batchq.core import secrets
 from batchq.core.secrets import Veil
+from batchq.server import kept, restore
 
 ERROR_CHARS = 2000
 
@@ -55,6 +58,8 @@ class Order:
     group: str
     log_bytes: int
     result_bytes: int
+    # Whether the process that runs it runs nothing else meanwhile: it is then put back in order.
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,11 +70,15 @@ class Done:
     error: str | None = None
     result: str | None = None
     log: str | None = None
+    # Whether the process that ran it must run nothing more.
+    spent: bool = False
 
 
 _current: ContextVar[Current] = ContextVar("batchq_current")
-_log: ContextVar[deque[str] | None] = ContextVar("batchq_log", default=None)
-_veil: ContextVar[Veil | None] = ContextVar("batchq_veil", default=None)
+# Bound here: an operation may put something else in the place of `json`, or of a builtin.
+_encode = JSONEncoder(allow_nan=False).encode
+_Anything = BaseException
+_Ignored = Ignore
 
 
 def current() -> Current:
@@ -84,26 +93,63 @@ def current() -> Current:
 
 
 def execute(order: Order) -> Done:
-    """Run one attempt; whatever the operation does, a `Done` comes back."""
+    """Run one attempt; whatever the operation does, a `Done` comes back, or this process ends."""
+    kept.listen()
+    house = restore.house() if order.alone else None
+    try:
+        # What it sets in its context, decimal's for one, ends with it.
+        done = copy_context().run(_attempted, order, house)
+    except _Anything as error:
+        _let_a_signal_end(error)
+        done = _error(error)
+    # One that a signal told to end, and whose operation went on all the same, takes each later error for that end.
+    spent = house is not None and (house.spent or terminate_handler_fired())
+    return replace(done, spent=True) if spent else done
+
+
+def _attempted(order: Order, house: restore.House | None) -> Done:
     shown, secret = secrets.unpacked(order.kwargs)
-    with _hidden(secret), _kept_log() as lines:
-        reset = _current.set(order.current)
-        try:
-            task = current_app.tasks.get(order.operation)
-            done = _missing(order) if task is None else _perform(order, task, shown | secret)
-        finally:
-            _current.reset(reset)
-        crash.point("operation-over")
-        # In here, where the secrets are known.
-        return Done(done.ok, done.error, done.result, _tail(lines, order.log_bytes))
+    veil = Veil(secret) if secret else None
+    with kept.log(order.log_bytes, veil, order.alone) as log:
+        with kept.hidden(veil):
+            try:
+                done = _found(order, shown | secret, house)
+            except _Anything as error:
+                _let_a_signal_end(error)
+                done = _error(error)
+        if house is not None:
+            house.put_back()
+        return Done(done.ok, done.error, done.result, log.text())
+
+
+def _found(order: Order, kwargs: dict[str, Any], house: restore.House | None) -> Done:
+    process = getpid()
+    _current.set(order.current)
+    task = current_app.tasks.get(order.operation)
+    done = _missing(order) if task is None else _perform(order, task, kwargs, house)
+    _end_copy(process)
+    crash.point("operation-over")
+    return done
+
+
+def _let_a_signal_end(error: BaseException) -> None:
+    """Go on to the end of this process, if a signal has begun it: the attempt has not come to its own."""
+    if terminate_handler_fired():
+        raise error
+
+
+def _end_copy(process: int) -> None:
+    """End a copy of the process that the operation forked: it must neither report nor take another order."""
+    if getpid() != process:
+        end_process(0)
 
 
 def _missing(order: Order) -> Done:
     return Done(False, f"No task named {order.operation!r} is registered with the app of {order.hostname}.")
 
 
-def _perform(order: Order, task: Task, kwargs: dict[str, Any]) -> Done:
-    args = json.loads(order.args)
+def _perform(order: Order, task: Task, kwargs: dict[str, Any], house: restore.House | None) -> Done:
+    args = loads(order.args)
     # The tracer is left out on purpose: through it, self.retry() and autoretry_for would send a message
     # of their own. Called like this they only raise, so that retries stay in our hands.
     _task_stack.push(task)
@@ -120,44 +166,58 @@ def _perform(order: Order, task: Task, kwargs: dict[str, Any]) -> Done:
     )
     try:
         crash.point("operation-ahead")
-        return _with_hooks(order, task, args, kwargs)
+        return _with_hooks(order, task, args, kwargs, house)
     finally:
         task.pop_request()
         _task_stack.pop()
 
 
-def _with_hooks(order: Order, task: Task, args: list[Any], kwargs: dict[str, Any]) -> Done:
+def _with_hooks(order: Order, task: Task, args: list[Any], kwargs: dict[str, Any], house: restore.House | None) -> Done:
     token = order.token
     told = {"task_id": token, "task": task, "args": args, "kwargs": kwargs}
-    signals.task_prerun.send(sender=task, **told)
     state, value, einfo = states.SUCCESS, None, None
     try:
+        signals.task_prerun.send(sender=task, **told)
         task.before_start(token, args, kwargs)
-        value = task.run(*args, **kwargs)
+        value = _called(task, args, kwargs, house)
         done = _result(value, order.result_bytes)
         task.on_success(value, token, args, kwargs)
         signals.task_success.send(sender=task, result=value)
-    except Ignore:
+    except _Ignored:
         state, done = states.IGNORED, Done(True)
-    except (Exception, SystemExit) as error:
-        state, value, einfo = states.FAILURE, error, ExceptionInfo()
-        done = _failure(error)
+    except _Anything as error:
+        _let_a_signal_end(error)
+        kept.write(kept.told(error))
+        state, value, einfo, done = states.FAILURE, error, _einfo(error), _error(error)
         _quietly(task.on_failure, error, token, args, kwargs, einfo)
-        facts = {"exception": error, "traceback": error.__traceback__, "einfo": einfo}
-        signals.task_failure.send(sender=task, task_id=token, args=args, kwargs=kwargs, **facts)
+        facts = {"exception": error, "traceback": exc_info()[2], "einfo": einfo}
+        _quietly(signals.task_failure.send, sender=task, task_id=token, args=args, kwargs=kwargs, **facts)
     _quietly(task.after_return, state, value, token, args, kwargs, einfo)
-    signals.task_postrun.send(sender=task, retval=value, state=state, **told)
+    _quietly(signals.task_postrun.send, sender=task, retval=value, state=state, **told)
     return done
+
+
+def _called(task: Task, args: list[Any], kwargs: dict[str, Any], house: restore.House | None) -> Any:
+    process, trace = getpid(), gettrace()
+    try:
+        return task.run(*args, **kwargs)
+    finally:
+        settrace(trace)  # first of all: one that raises would do so in each call
+        _end_copy(process)
+        if house is not None:
+            house.put_names_back()
 
 
 def _result(value: Any, limit: int) -> Done:
     if value is None:
         return Done(True)
-    veil = _veil.get()
     try:
-        result = clean(json.dumps(veil.hide_in(value) if veil else value, allow_nan=False))
-    except (TypeError, ValueError, RecursionError) as error:
-        logger.warning("The result is not kept: it is no JSON value (%s).", error)
+        # What hides secrets takes values apart in its own way: only where there are any.
+        result = kept.clean(_encode(kept.hide_in(value)))
+    except SoftTimeLimitExceeded:
+        raise
+    except _Anything as error:
+        logger.warning("The result is not kept: it is no JSON value (%s).", kept.in_a_line(error)[:ERROR_CHARS])
         return Done(True)
     if len(result) > limit:
         logger.warning("The result is not kept: it measures %d bytes as JSON, at most %d are.", len(result), limit)
@@ -165,107 +225,26 @@ def _result(value: Any, limit: int) -> Done:
     return Done(True, result=result)
 
 
-def _failure(error: BaseException) -> Done:
-    _write("".join(traceback.format_exception(error)))
-    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    return Done(False, clean(_hide(text))[:ERROR_CHARS])
+def _error(error: BaseException) -> Done:
+    return Done(False, kept.clean(kept.hide(kept.in_a_line(error)))[:ERROR_CHARS])
 
 
-def _quietly(hook: Callable[..., object], *args: Any) -> None:
+def _einfo(error: BaseException) -> ExceptionInfo:
+    """What Celery's hooks are given of an exception; of one that cannot be told, its text."""
     try:
-        hook(*args)
-    except Exception:  # the hook's own failure does not change how the attempt ended
-        logger.exception("%s raised", getattr(hook, "__qualname__", hook))
-
-
-def clean(text: str) -> str:
-    """The text without what a database refuses: NUL and lone surrogates."""
-    return text.encode("utf-8", "replace").decode("utf-8").replace("\x00", "\ufffd")
-
-
-# --- secrets ------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _hidden(secret: dict[str, Any]) -> Iterator[None]:
-    """Keep the values of secret arguments out of what is logged meanwhile, by whomever and wherever to."""
-    if secret and not isinstance(make := logging.getLogRecordFactory(), Veiled):
-        logging.setLogRecordFactory(Veiled(make))
-    reset = _veil.set(Veil(secret) if secret else None)
+        if kept.is_tellable(error):
+            return ExceptionInfo()
+    except _Anything:
+        logger.debug("an exception that cannot be told")
     try:
-        yield
-    finally:
-        _veil.reset(reset)
+        raise RuntimeError(kept.in_a_line(error)) from None
+    except RuntimeError:
+        return ExceptionInfo()
 
 
-def _hide(text: str) -> str:
-    veil = _veil.get()
-    return veil.hide(text) if veil else text
-
-
-@dataclass(frozen=True, slots=True)
-class Veiled:
-    """Makes log records as `make` does, but without the secrets of the attempt that runs here."""
-
-    make: Callable[..., logging.LogRecord]
-
-    def __call__(self, *args: Any, **named: Any) -> logging.LogRecord:
-        record = self.make(*args, **named)
-        if _veil.get() is not None:
-            record.msg, record.args = _hide(_said(record)), ()
-            if record.exc_info and record.exc_info[1]:
-                record.exc_text = _hide("".join(traceback.format_exception(record.exc_info[1])).rstrip("\n"))
-        return record
-
-
-def _said(record: logging.LogRecord) -> str:
+def _quietly(act: Callable[..., object], *args: Any, **named: Any) -> None:
     try:
-        return record.getMessage()
-    except Exception:  # the handler would print the arguments instead
-        return f"a message that cannot be formatted, of {record.pathname}:{record.lineno}"
-
-
-# --- the log ------------------------------------------------------------------------------------------------
-
-
-class Keeper(logging.Handler):
-    """Keeps what an operation logs, or prints (Celery sends prints to the log), beside the worker's own log."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if _log.get() is not None:
-            _write(self.format(record) + "\n")
-
-
-def _write(text: str) -> None:
-    lines = _log.get()
-    if lines is not None:
-        lines.append(text)
-
-
-@contextmanager
-def _kept_log() -> Iterator[deque[str]]:
-    # A worker's `celery.task`, the parent of what get_task_logger gives, hands nothing on to the root.
-    for logger in (logging.getLogger(), logging.getLogger("celery.task")):
-        if not any(isinstance(handler, Keeper) for handler in logger.handlers) and _is_top(logger):
-            keeper = Keeper()
-            keeper.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-            logger.addHandler(keeper)
-    lines: deque[str] = deque(maxlen=10_000)
-    reset = _log.set(lines)
-    try:
-        yield lines
-    finally:
-        _log.reset(reset)
-
-
-def _is_top(logger: logging.Logger) -> bool:
-    return logger.parent is None or not logger.propagate
-
-
-def _tail(lines: deque[str], limit: int) -> str | None:
-    if not lines:
-        return None
-    text = clean(_hide("".join(lines)))
-    if len(text) > limit:
-        text = f"[… {len(text) - limit} characters left out …]\n{text[-limit:]}"
-    return text
+        act(*args, **named)
+    except _Anything as error:  # what fails after the operation does not change how the attempt ended
+        _let_a_signal_end(error)
+        logger.error("%s raised:\n%s", getattr(act, "__qualname__", act), kept.told(error))

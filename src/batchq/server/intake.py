@@ -1,4 +1,4 @@
-"""The intake of a worker of ours: the queues it listens to, and the messages it lets in."""
+"""The intake of a worker of ours: the queues it listens to, and the task whose messages it takes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kombu.transport import pyamqp
 
 from batchq.errors import QueueRefused
 from batchq.server import tickets
-from batchq.server.request import count_refused, refuse
+from batchq.server.request import refuse
 from batchq.server.tickets import Aside
 
 logger = logging.getLogger(__name__)
@@ -115,24 +115,3 @@ def take_only(task: str, consumer: Any) -> None:
         return take_in
 
     consumer.create_task_handler = create_handler
-
-
-def bear_garbage(consumer: Any, queues: Queues) -> None:
-    """Have what is no message dropped; on Redis it would end the worker, and the next one."""
-    consumer.task_consumer.on_decode_error = lambda message, _: refuse(message, consumer)
-    channel = consumer.task_consumer.channel
-    read = getattr(channel, "handlers", {}).get("BRPOP")
-    if read is None:
-        return
-
-    def read_or_drop(**options: Any) -> Any:
-        try:
-            return read(**options)
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            count_refused(consumer)
-            logger.warning("dropped something that is no message: %s: %s", type(error).__name__, error)
-        except channel.ResponseError as error:
-            if not (tickets.concerns_one_queue(error) and queues.drop_refused()):
-                raise
-
-    channel.handlers["BRPOP"] = read_or_drop

@@ -33,6 +33,9 @@ LINGER_SECONDS = 0.001
 FRESH_SECONDS = 0.005
 # Time enough for the loop to reckon with it, and to come round once more.
 AT_ONCE_SECONDS = 0.0005
+# To ask a broker that hangs takes a while, in which the loop sees to nothing else: it is asked so seldom.
+UNSENT_SECONDS = 1.0
+MOST_UNSENT = 1000
 # Another writer that holds SQLite's lock for a moment is nothing to write home about.
 QUIET_SECONDS = 2.0
 
@@ -127,6 +130,7 @@ class Ledger:
         self._retry_at = 0.0
         self._announced = False
         self._broker_missed = False
+        self._send_at = 0.0
         self._unsure = False
         self._waits_since: float | None = None
 
@@ -364,21 +368,27 @@ class Ledger:
     def _send(self, tickets: Sequence[Ticket]) -> None:
         self._unsent.extend(tickets)
         refused: list[Ticket] = []
+        if not self.broker_away and time.monotonic() >= self._send_at:
+            self._send_all(refused)
+        # A ticket that cannot be sent for long is replaced by the coordinator: keep only the newest.
+        while len(self._unsent) > MOST_UNSENT:
+            self._unsent.popleft()
+        if refused:
+            self._give_back(refused)
+
+    def _send_all(self, refused: list[Ticket]) -> None:
+        """Send what waits, and collect what the broker refuses; one that does not answer is left alone for a while."""
         try:
-            while self._unsent and not self.broker_away:
+            while self._unsent:
                 crash.point("handed-out")
                 refused += self._publisher.publish([self._unsent[0]])
                 self._unsent.popleft()
             self._broker_missed = False
         except BrokerUnreachable as error:
-            # A ticket that cannot be sent for long is replaced by the coordinator: keep only the newest.
+            self._send_at = time.monotonic() + UNSENT_SECONDS
             if not self._broker_missed:
                 logger.warning("tickets wait for the broker: %s", error)
             self._broker_missed = True
-        while len(self._unsent) > 1000:
-            self._unsent.popleft()
-        if refused:
-            self._give_back(refused)
 
     def _give_back(self, refused: Sequence[Ticket]) -> None:
         """Let tickets go back that cannot be sent, so that others may have their threads."""
@@ -415,10 +425,10 @@ class Ledger:
         self.fenced = self._unsure = False
         self.wake()
 
-    def close(self) -> None:
-        """End the thread of the commits."""
+    def close(self, *, wait: bool = True) -> None:
+        """End the thread of the commits, and `wait` for the one that is under way."""
         if self._beside is not None:
-            self._beside.shutdown(wait=True)
+            self._beside.shutdown(wait=wait)
 
 
 def _drained(queue: deque[Any]) -> Iterator[Any]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import signal
 from collections.abc import Iterator
 from inspect import isgenerator
 from typing import Any, Protocol
@@ -25,6 +28,15 @@ class Following(Protocol):
 
     def fit(self, wanted: int) -> bool:
         """Move towards this size, at least 1; whether it is reached."""
+
+    def tell_to_end(self) -> None:
+        """Tell all that runs to end now, where it can be told."""
+
+    def end(self) -> None:
+        """End all that still runs, where that can be done."""
+
+    def replace(self, pid: int) -> None:
+        """Put another process in the place of this one, which has nothing to do and must be given nothing."""
 
 
 def kind_of(pool_class: type) -> str | None:
@@ -51,6 +63,15 @@ class Threads:
         self._pool.limit = self._pool.executor._max_workers = max(wanted, 1)
         return True
 
+    def tell_to_end(self) -> None:
+        """A thread cannot be told."""
+
+    def end(self) -> None:
+        """A thread ends with its process."""
+
+    def replace(self, pid: int) -> None:
+        """Nothing: there is one process for all."""
+
 
 class Children:
     """The prefork pool: a child for each thread of the server."""
@@ -74,6 +95,18 @@ class Children:
                 self._dismiss(child)
         self._pool.limit = self.size  # what Celery shows as the pool's size
         return self.size == wanted
+
+    def tell_to_end(self) -> None:
+        self._kill(signal.SIGTERM)
+
+    def end(self) -> None:
+        self._kill(signal.SIGKILL)
+
+    def _kill(self, number: int) -> None:
+        for child in list(self._pool._pool._pool) if self._pool._pool is not None else ():
+            with contextlib.suppress(OSError):
+                if child._is_alive():
+                    os.kill(child.pid, number)
 
     def _grow(self, number: int) -> None:
         inner = self._pool._pool
@@ -100,10 +133,20 @@ class Children:
             if inbox in inner._all_inqueues and inbox not in inner._busy_workers and child not in taken:
                 yield child
 
+    def replace(self, pid: int) -> None:
+        """Let a child that has just reported end, before Celery sends it anything; the pool then makes another."""
+        inner = self._pool._pool
+        child = next((child for child in inner._pool if child.pid == pid), None) if inner is not None else None
+        if child is not None:
+            self._let_end(child)
+
     def _dismiss(self, child: Any) -> None:
+        self._pool._pool._processes -= 1
+        self._let_end(child)
+
+    def _let_end(self, child: Any) -> None:
         """Let the child end by itself, in its own time: with the sentinel by which the pool ends all at a shutdown."""
         inner = self._pool._pool
-        inner._processes -= 1
         inner._all_inqueues.discard(child.inqW_fd)
         inner._fileno_to_inq.pop(child.inqW_fd, None)
         inner.hub_remove(child.inqW_fd)

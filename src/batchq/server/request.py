@@ -7,14 +7,17 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from billiard.einfo import ExceptionWithTraceback
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import Celery, Task
 from celery.worker import state
 from celery.worker.request import Request
 
 from batchq import crash
+from batchq.core import secrets
+from batchq.core.secrets import Veil
 from batchq.engine import Report
-from batchq.server import child, tickets
+from batchq.server import child, kept, tickets
 from batchq.server.child import Current, Done, Order
 from batchq.server.ledger import Arrival
 from batchq.store.moves import run_of
@@ -129,6 +132,7 @@ class Attempt(Request):  # type: ignore[misc]
             row.group_name,
             settings.log_bytes,
             settings.result_bytes,
+            alone=self.server.kind == "prefork",
         )
 
     # --- what the pool calls; on the threads pool from its threads -------------------------------------------
@@ -138,6 +142,11 @@ class Attempt(Request):  # type: ignore[misc]
 
         Results and logs stay in SQL: whoever sees Flower need not see them.
         """
+        if not isinstance(done, Done):  # the threads pool hands a failure in here
+            self.on_failure(done)
+            return
+        if done.spent:
+            self.server.pool.replace(self.worker_pid)
         if done.ok:
             self._report(True, done)
             self.send_event("task-succeeded", result=None, runtime=time.time() - (self.time_start or 0))
@@ -147,14 +156,19 @@ class Attempt(Request):  # type: ignore[misc]
 
     def on_failure(self, einfo: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
         """The child did not come back: it died, or could not be reached."""
-        error = getattr(einfo.exception, "exc", einfo.exception)
-        if isinstance(error, TimeLimitExceeded):
+        error = einfo.exception
+        # By its type: it may lie about its class.
+        if issubclass(type(error), ExceptionWithTraceback):
+            error = error.exc
+        if issubclass(type(error), TimeLimitExceeded):
             self.on_timeout(soft=False, timeout=self.hard_limit)
-        elif isinstance(error, WorkerLostError):
+        elif issubclass(type(error), WorkerLostError):
             how = str(error).removeprefix("Worker exited prematurely: ").partition(" Job: ")[0].rstrip(".")
             self._fail(f"lost: its process ended ({how}) during this attempt; what it did is not known")
         else:
-            self._fail(child.clean(f"{type(error).__name__}: {error}"))
+            # Veiled here too: it may be about what could not be sent.
+            text = Veil(secrets.unpacked(self.row.kwargs)[1]).hide(kept.in_a_line(error))
+            self._fail(kept.clean(text)[: child.ERROR_CHARS])
 
     def on_timeout(self, soft: bool, timeout: float | None) -> None:
         """A time limit passed; the soft one raises inside the operation, the hard one ends its process (rule 34)."""

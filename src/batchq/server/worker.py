@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from batchq.core.affinity import Server
 from batchq.core.windows import next_change
 from batchq.engine import Life, Report
 from batchq.errors import BatchqError, DatabaseTooNew, DatabaseUnreachable, InvalidInput, NotFound, ServerRuns
-from batchq.server import intake, pool, tickets
+from batchq.server import bounds, control, intake, pool, stop, tickets
 from batchq.server.broker import Line, bear, hold_out
 from batchq.server.ledger import Arrival, Ledger
 from batchq.server.life import enlist
@@ -39,6 +40,11 @@ logger = logging.getLogger(__name__)
 
 WATCH_SECONDS = 0.5
 LOOK_SECONDS = 0.25
+# A cold stop reads so long what attempts have said already, and has so long to store it.
+KNOWN_SECONDS = 0.05
+COLD_SECONDS = 2.0
+# So long between two looks that are asked for.
+LEAST_SECONDS = 0.1
 HOUR = timedelta(hours=1)
 
 
@@ -57,6 +63,7 @@ class Watch(threading.Thread):
         self._ledger = ledger
         self._missing: dict[str, float] = {}
         self._ended = threading.Event()
+        self._asked = threading.Event()
         self._looked = time.monotonic()
 
     def run(self) -> None:
@@ -72,12 +79,21 @@ class Watch(threading.Thread):
                 self.too_new = error
             except (DatabaseUnreachable, SQLAlchemyError) as error:
                 logger.debug("the watch waits for the database: %s", error)
-            if self._ended.wait(pause):
+            looked = time.monotonic()
+            if self._asked.wait(pause):
+                self._ended.wait(looked + LEAST_SECONDS - time.monotonic())
+                self._asked.clear()
+            if self._ended.is_set():
                 return
+
+    def look(self) -> None:
+        """Have SQL read at once, or as soon after the last time as is good for it; callable from any thread."""
+        self._asked.set()
 
     def stop(self) -> None:
         """End the thread."""
         self._ended.set()
+        self._asked.set()
         self.join(timeout=5)
 
     def _beat(self) -> None:
@@ -159,6 +175,8 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
         worker.max_tasks_per_child = worker.max_memory_per_child = None
         worker.time_limit = worker.soft_time_limit = None
         worker.prefetch_multiplier = 1
+        # It needs nothing of what other workers tell: and one of them could have it send any task.
+        worker.options |= {"without_gossip": True, "without_mingle": True}
         worker.worker_lost_wait = self.settings.lost_child_seconds
         # Only the queues of our groups: on a shared broker any other would lose messages of tasks it does not know.
         self.app.amqp.queues._consume_from = {}
@@ -195,7 +213,8 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
             self.publisher,
             worker.hub,
             self._start,
-            pool=lambda: self.pool.size,
+            # No claim once a stop has begun: what starts then would be lost with it.
+            pool=lambda: 0 if stop.begun() else self.pool.size,
             beside=not self.database.embedded,
         )
         self.watch = Watch(self.database, self.settings, self.ledger)
@@ -209,6 +228,7 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
         gc.collect()
         gc.freeze()
         worker.hub.call_repeatedly(LOOK_SECONDS, self._look_again)
+        stop.heed(worker)
         logger.info("%s is a batch server: epoch %d, %s pool", self.name, self.life.epoch, self.kind)
 
     def _start(self, arrival: Arrival, row: Any) -> None:
@@ -300,24 +320,38 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
         with contextlib.suppress(DatabaseUnreachable, SQLAlchemyError):
             self.database.run(lambda tx: engine.retire(tx, self.database, self.life, self.database.now(tx)))
         worker.pool.register_with_event_loop(worker.hub)  # an error that ended the loop may have left it outside
-        self._drive(lambda: not self.ledger.active, None)
+        self._drive(lambda: not self.ledger.active or stop.cold(), None)
+        if self.ledger.active:
+            self.terminate(worker)
+            return
         worker.pool.stop()
-        self._settle_up()
+        self._settle_up(self.patient, self.settings.shutdown_seconds)
 
     def terminate(self, worker: Any) -> None:
-        """Store what is known, and give the name back; what still runs is lost."""
+        """Store what is known, and give the name back at once; what still runs is lost."""
+        self._ends = True
+        worker.pool.register_with_event_loop(worker.hub)
+        self._drive(lambda: not self.ledger.active, KNOWN_SECONDS)
+        lost = len(self.ledger.active)
+        self.ledger.active.clear()  # what is heard of them from now on is what this stop does to them
+        self.pool.tell_to_end()
+        self._settle_up(self.database, COLD_SECONDS)
+        self.pool.end()
+        if lost:
+            logger.warning("%s was stopped, and %d attempts with it: they are lost", self.name, lost)
+        if lost and self.kind == "threads":
+            logging.shutdown()
+            os._exit(1)  # no thread can be ended, and Python would wait for each
         worker.pool.terminate()
-        self.ledger.active.clear()
-        self._settle_up()
 
-    def _settle_up(self) -> None:
-        self._drive(lambda: self.ledger.idle, self.settings.shutdown_seconds)
+    def _settle_up(self, database: Database, seconds: float) -> None:
+        self._drive(lambda: self.ledger.idle, seconds)
         if not self.ledger.idle:
             logger.error("outcomes could not be stored in time: %s", ", ".join(self.ledger.unstored()))
         self.watch.stop()
-        self.ledger.close()
+        self.ledger.close(wait=self.ledger.idle)
         with contextlib.suppress(DatabaseUnreachable, SQLAlchemyError):
-            self.patient.run(lambda tx: engine.stop(tx, self.life, self.patient.now(tx)))
+            database.run(lambda tx: engine.stop(tx, self.life, database.now(tx)))
         self.publisher.close()
 
     def attend(self, seconds: float) -> None:
@@ -341,7 +375,7 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
 class BatchConsumer(bootsteps.StartStopStep):  # type: ignore[misc]
     """The consumer's step that, on every connection, keeps queues and prefetch what SQL wants (level-triggered)."""
 
-    requires = ("celery.worker.consumer.tasks:Tasks",)
+    requires = ("celery.worker.consumer.tasks:Tasks", "celery.worker.consumer.control:Control")
 
     def __init__(self, consumer: Any, **options: Any) -> None:
         super().__init__(consumer, **options)
@@ -357,6 +391,8 @@ class BatchConsumer(bootsteps.StartStopStep):  # type: ignore[misc]
         if self._takes:
             self._queues = intake.Queues(consumer)
             intake.take_only(self._takes, consumer)
+            bounds.bound(consumer, self._queues.drop_refused)
+            control.govern(consumer, consumer.app.batchq.settings)
 
     def start(self, consumer: Any) -> None:
         # Ours is JSON, whatever the host project sends itself.
@@ -366,7 +402,6 @@ class BatchConsumer(bootsteps.StartStopStep):  # type: ignore[misc]
             self._line.watch()
         if not self._takes:
             return
-        intake.bear_garbage(consumer, self._queues)
         server = consumer.controller.batch_server
         act: Callable[[], object]
         if server is None:

@@ -15,6 +15,7 @@ from tornado.options import Error
 
 from batchq.app import BatchQ
 from batchq.errors import Conflict, InvalidInput, NoBroker
+from batchq.web.door import Door
 
 logger = logging.getLogger(__name__)
 
@@ -40,10 +41,16 @@ def dashboard(batch: BatchQ, *, address: str | None = None, port: int | None = N
         raise NoBroker
     command.extract_settings()
     command.setup_logging()
-    flower = Flower(capp=batch.app, options=options, **settings)
+    # Behind a socket file is a proxy: no browser comes there by itself, and the proxy knows its names.
+    hosts = None if options.unix_socket else _names(batch.settings.web_hosts)
+    flower = Door(hosts=hosts, capp=batch.app, options=options, **settings)
     logger.info("Flower listens on %s, for the broker %s", _listen(flower), batch.publisher.url)
     _serve(flower)
     return 0
+
+
+def _names(hosts: str) -> list[str]:
+    return [name.strip().lower().rstrip(".") for name in hosts.split(",") if name.strip()]
 
 
 def _configure(address: str | None, port: int | None) -> None:

@@ -1,0 +1,204 @@
+"""The bounds of what a worker of ours reads from the broker: small, not compressed, and never the end of the worker.
+
+They are those of a connection, so they hold for tickets and ticks, for remote control, and for whatever else is read.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from functools import cache, partial
+from json import JSONDecodeError
+from struct import unpack_from
+from typing import Any
+
+from kombu.utils.encoding import bytes_to_str
+from kombu.utils.json import loads
+
+from batchq.server import tickets
+from batchq.server.request import count_refused, refuse
+
+# A ticket has a few thousand with all that is around it; remote control of Celery seldom more.
+MESSAGE_BYTES = 64 * 1024
+TOO_LARGE = b"too large"
+# All that is text; other codecs of Python unpack.
+ENCODINGS = (None, "", "utf-8", "utf8", "us-ascii", "ascii", "binary")
+# What reading something can raise that is no message, however deep or strange.
+NO_MESSAGE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+# AMQP's frames: the announcement of a content, and each of its parts.
+HEADER, BODY = 2, 3
+
+logger = logging.getLogger(__name__)
+
+
+def bound(consumer: Any, mend: Callable[[], bool]) -> None:
+    """Bound all that the consumer reads, on each of its connections.
+
+    `mend` is asked when Redis refuses to read the queues of one of which it says that it is none; it tells whether
+    it found it.
+    """
+    connect = consumer.connect
+
+    def connect_bounded() -> Any:
+        connection = connect()
+        transport = connection.transport
+        drop = partial(_drop, consumer)
+        create = transport.create_channel
+        transport.create_channel = lambda with_: _bound_channel(create(with_), drop, mend)
+        if transport.driver_type == "amqp":
+            connection.connection.on_inbound_frame = _bounded_frames(connection.connection.on_inbound_frame)
+        return connection
+
+    consumer.connect = connect_bounded
+    consumer.on_decode_error = lambda message, _: refuse(message, consumer)
+
+
+def _drop(consumer: Any, what: object) -> None:
+    count_refused(consumer)
+    logger.warning("dropped something that is no message: %s", what)
+
+
+def _bound_channel(channel: Any, drop: Callable[[object], None], mend: Callable[[], bool]) -> Any:
+    channel.Message = _plain(channel.Message)
+    if "BRPOP" in getattr(channel, "handlers", ()):
+        _bound_lists(channel, drop, mend)
+        _bound_broadcasts(channel, drop)
+        _bound_restoring(channel)
+    return channel
+
+
+@cache
+def _plain(kind: type[Any]) -> type[Any]:
+    """The class of messages that stay as they came: `kind` itself unpacks a body before anybody has looked at it."""
+
+    class Plain(kind):  # type: ignore[misc]
+        def __init__(self, *raw: Any, **named: Any) -> None:
+            if packed := _packed(raw[0] if raw else named.get("payload")):
+                self.errors = [(ValueError, ValueError(packed), None)]
+            super().__init__(*raw, **named)
+
+    return Plain
+
+
+def _packed(raw: Any) -> str | None:
+    """How a message that is read would have to be unpacked, or None."""
+    if isinstance(raw, Mapping):
+        headers, encoding = raw.get("headers"), raw.get("content-encoding")
+    else:
+        properties = getattr(raw, "properties", {})
+        headers, encoding = properties.get("application_headers"), properties.get("content_encoding")
+    if isinstance(headers, Mapping) and headers.get("compression"):
+        return "it is compressed"
+    text = isinstance(encoding, str | None) and (encoding and encoding.lower()) in ENCODINGS
+    return None if text else "its encoding is none of text"
+
+
+# --- Redis: what was read is dropped before anybody makes something of it -----------------------------------
+
+
+def _bound_lists(channel: Any, drop: Callable[[object], None], mend: Callable[[], bool]) -> None:
+    read = channel.handlers["BRPOP"]
+    clients: list[Any] = []
+
+    def read_or_drop(**options: Any) -> Any:
+        if channel.client not in clients:
+            clients[:] = [channel.client]
+            _bound_answers(channel.client)
+        try:
+            return read(**options)
+        except NO_MESSAGE as error:
+            drop(_reason(error))
+        except channel.ResponseError as error:
+            if not (tickets.concerns_one_queue(error) and mend()):
+                raise
+
+    channel.handlers["BRPOP"] = read_or_drop
+
+
+def _bound_answers(client: Any) -> None:
+    before = client.response_callbacks.get("BRPOP", lambda answer, **_: answer)
+
+    def bounded(answer: Any, **options: Any) -> Any:
+        popped = before(answer, **options)
+        # In its place what is no JSON, so that it counts as read and the next queue has its turn.
+        return (popped[0], TOO_LARGE) if popped and len(popped[1]) > MESSAGE_BYTES else popped
+
+    client.set_response_callback("BRPOP", bounded)
+
+
+def _bound_broadcasts(channel: Any, drop: Callable[[object], None]) -> None:
+    take, read = channel._handle_message, channel.handlers["LISTEN"]
+
+    def take_bounded(client: Any, answer: Any) -> Any:
+        taken = take(client, answer)
+        data = taken["data"]
+        if isinstance(data, bytes | str):  # else it is the number of subscriptions
+            try:
+                loads(bytes_to_str(data if len(data) <= MESSAGE_BYTES else TOO_LARGE))
+            except NO_MESSAGE as error:  # kombu would show all of it, and bears less
+                drop(_reason(error))
+                taken["data"] = None
+        return taken
+
+    def read_or_drop(**options: Any) -> Any:
+        while True:
+            try:
+                return read(**options)
+            except NO_MESSAGE as error:
+                drop(_reason(error))
+            # The loop hears of what comes; the next message may be here already.
+            if channel.subclient.connection is None or not channel.subclient.connection.can_read(timeout=0):
+                return None
+
+    channel._handle_message = take_bounded
+    channel.handlers["LISTEN"] = read_or_drop
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, JSONDecodeError) and error.doc == TOO_LARGE.decode():
+        return f"it has more than {MESSAGE_BYTES} bytes"
+    return f"{type(error).__name__}: {str(error)[:200]}"
+
+
+def _bound_restoring(channel: Any) -> None:
+    """Leave what another worker left unacknowledged, and is large or strange, to the workers whose it is."""
+    qos = channel.qos
+    restore = qos.restore_by_tag
+
+    def restore_or_leave(tag: Any, client: Any = None, leftmost: bool = False) -> None:
+        with channel.conn_or_acquire(client) as asked:
+            size = asked.hstrlen(f"{channel.global_keyprefix}{qos.unacked_key}", tag)
+        if size <= MESSAGE_BYTES:
+            try:
+                restore(tag, client, leftmost)
+            except NO_MESSAGE as error:
+                logger.debug("left %r unacknowledged: %s", tag, error)
+
+    qos.restore_by_tag = restore_or_leave
+
+
+# --- AMQP: how large a content is, is said before it comes --------------------------------------------------
+
+
+def _bounded_frames(take: Callable[[tuple[int, int, Any]], bool]) -> Callable[[tuple[int, int, Any]], bool]:
+    """What takes the frames in: of a content that is too large, or whose header cannot be read, an empty one."""
+    left: dict[int, int] = {}
+
+    def take_bounded(frame: tuple[int, int, Any]) -> bool:
+        kind, channel, part = frame
+        if kind == BODY and left.get(channel):
+            left[channel] -= len(part)
+            return False
+        if kind != HEADER:
+            return take(frame)
+        (size,) = unpack_from(">Q", part, 4)
+        if 0 < size <= MESSAGE_BYTES and len(part) <= MESSAGE_BYTES:
+            try:
+                return take(frame)
+            except Exception as error:  # read again after a reconnection, it would fail again, and so for ever
+                logger.warning("the header of a message cannot be read: %s", type(error).__name__)
+        left[channel] = size
+        # Of no size, and without a property.
+        return take((kind, channel, bytes(part[:4]) + bytes(8) + bytes(2)))
+
+    return take_bounded

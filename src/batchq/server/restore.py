@@ -1,0 +1,195 @@
+"""What an operation may leave changed in its process, and how that is put back before the next one.
+
+On the prefork pool a process runs one operation at a time: it is looked over once, before the first, and after each.
+What cannot be put back makes the process end after its report.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import io
+import json
+import logging
+import os
+import pickle
+import select
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Iterator
+from operator import attrgetter, itemgetter
+from os import _exit as end_process
+from os import getpid
+from threading import active_count
+from typing import Any
+
+from billiard.common import terminate_handler_fired
+from billiard.process import current_process
+
+from batchq.server import habits
+
+logger = logging.getLogger(__name__)
+
+LOST = 70  # the exit code of a process that cannot report any more
+# Compared name by name, at some 10 ns each: those of CORE again after the hooks, since the report needs them.
+CORE = (builtins, json, json.decoder, json.encoder)
+COMMON = (time, signal, threading, logging, pickle, io, struct, select, traceback, warnings, subprocess)
+CLASSES = (
+    logging.Logger, logging.Handler, logging.StreamHandler, logging.Formatter, logging.LogRecord, threading.Thread,
+    json.JSONEncoder, json.JSONDecoder,
+)  # fmt: skip
+# Of `os`, which has four hundred names.
+OS = (
+    "_exit", "access", "chdir", "chmod", "close", "devnull", "dup", "dup2", "environ", "execv", "fork", "fsdecode",
+    "fsencode", "fspath", "fstat", "getcwd", "getenv", "getpid", "getppid", "kill", "listdir", "lstat", "makedirs",
+    "mkdir", "name", "open", "path", "pipe", "putenv", "read", "readlink", "remove", "rename", "replace", "rmdir",
+    "scandir", "sep", "set_blocking", "stat", "symlink", "sysconf", "umask", "unlink", "unsetenv", "urandom", "waitpid",
+    "walk", "write",
+)  # fmt: skip
+# These follow from the environment, and are put back with it.
+OF_THE_ZONE = ("tzname", "timezone", "altzone", "daylight")
+
+_Anything, _set = BaseException, setattr
+_house: House | None = None
+
+
+def house() -> House:
+    """This process as it was before its first operation."""
+    global _house
+    if _house is None or _house.process != getpid():
+        _house = House()
+    return _house
+
+
+class House:
+    """A process as it was before its first operation; `spent` when it cannot be made so again."""
+
+    def __init__(self) -> None:
+        with contextlib.suppress(OSError):
+            # `kill 0` in an operation must not reach the server and its other children.
+            os.setpgid(0, 0)
+        self.spent = False
+        self.process = getpid()
+        self._threads = active_count()
+        self._changed: list[str] = []
+        self._pipes = [(number, habits.file(number)) for number in _pool_pipes()]
+        self._names = [_names(each) for each in (*CORE, *COMMON, *CLASSES)]
+        self._os = {name: getattr(os, name) for name in OS}
+        self._modules = {name: module for name, module in sys.modules.items() if _is_common(name)}
+        self._pick = itemgetter(*self._modules)
+        self._picked = self._pick(sys.modules)
+        self._pick_os = attrgetter(*OS)
+        self._picked_os = self._pick_os(os)
+        self._habits = [(habit, before) for habit in habits.HABITS if (before := _seen(habit)) is not None]
+        self._looks = [habit.look for habit, _ in self._habits]
+        self._before = [before[0] for _, before in self._habits]
+
+    def put_names_back(self) -> None:
+        """Give modules and builtins back what the operation replaced in them; needs none of them itself."""
+        self._put_names_back(self._names)
+        if active_count() > self._threads and habits.unlock_logging():
+            self._changed.append("locks of logging")
+            self.spent = True
+            self._names = [_names(each) if each is logging else (each, now, was) for each, now, was in self._names]
+        try:
+            if self._pick(sys.modules) == self._picked and self._pick_os(os) == self._picked_os:
+                return
+        except _Anything:
+            self._changed.append("a name that is gone")
+        self._changed.append("modules")
+        sys.modules.update(self._modules)
+        vars(os).update(self._os)
+
+    def _put_names_back(self, each: list[Any]) -> None:
+        for owner, now, before in each:
+            try:
+                if now == before:
+                    continue
+            except _Anything:  # by something that was put there
+                self._changed.append(owner.__name__)
+            for name in [*before]:
+                if name not in now or now[name] is not before[name]:
+                    self._put_name_back(owner, now, name, before[name])
+            for name in [*now]:
+                before[name] = now[name]  # a new name is nobody's harm
+
+    def _put_name_back(self, owner: Any, now: Any, name: str, value: Any) -> None:
+        if owner is time and name in OF_THE_ZONE:
+            return
+        self._changed.append(f"{owner.__name__}.{name}")
+        if owner in CLASSES:
+            _set(owner, name, value)
+        else:
+            now[name] = value
+
+    def put_back(self) -> None:
+        """Put back all that the operation left changed, and say what; ends the process if it can report nothing."""
+        self._put_names_back(self._names[: len(CORE)])
+        try:
+            same = [look() for look in self._looks] == self._before
+        except Exception:
+            same = False
+        if not same:
+            self._mend()
+        for number, before in self._pipes:
+            if habits.file(number) != before:
+                self._end()
+        if self._changed:
+            changed, self._changed = ", ".join(self._changed[:20]), []
+            outcome = "its process runs nothing more" if self.spent else "that was put back"
+            logger.warning("The operation left changed: %s; %s.", changed, outcome)
+
+    def _mend(self) -> None:
+        for habit, (before, kept) in self._habits:
+            try:
+                if habit.look() == before:
+                    continue
+            except Exception:
+                logger.debug("%s cannot be looked at", habit.name)
+            self._changed.append(habit.name)
+            try:
+                habit.put_back(kept)
+                mended = habit.look() == before
+            except _Anything:
+                if terminate_handler_fired():
+                    raise
+                mended = False
+            self.spent = self.spent or not mended
+
+    def _end(self) -> None:
+        with contextlib.suppress(Exception):
+            logger.critical("The operation closed the pipes of its process, which cannot report it and ends.")
+        end_process(LOST)
+
+
+def _names(owner: Any) -> tuple[Any, Any, dict[str, Any]]:
+    return owner, vars(owner), dict(vars(owner))
+
+
+def _seen(habit: habits.Habit) -> tuple[Any, Any] | None:
+    """What it is now, once to be compared and once to be put back; None where it cannot be seen."""
+    try:
+        kept = habit.keep()
+        return habits.copied(habit.look()), kept
+    except Exception:
+        return None
+
+
+def _is_common(name: str) -> bool:
+    """Whether a module is a package, or one of Python's: all are too many to look at each time."""
+    return "." not in name or name.partition(".")[0] in sys.stdlib_module_names
+
+
+def _pool_pipes() -> Iterator[int]:
+    """The file descriptors by which the pool hands this process its orders, and hears of their outcome."""
+    worker = getattr(current_process(), "_target", None)
+    for queue, end in (("inq", "_reader"), ("outq", "_writer")):
+        connection = getattr(getattr(worker, queue, None), end, None)
+        if connection is not None:
+            yield connection.fileno()

@@ -1,0 +1,97 @@
+"""A server that is told not to wait: what runs is lost, by that reason, and nothing more starts."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from batchq import Job
+from e2e.site import Site
+
+STOP_SECONDS = 8.0
+STOPPED = "lost: its server was stopped during this attempt; what it did is not known"
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with Site(tmp_path_factory.mktemp("cold"), shutdown_seconds=60) as site:
+        site.start_broker()
+        site.start_coordinator()
+        yield site
+
+
+def quit_(site: Site) -> None:
+    site.tell("AOS1", signal.SIGQUIT)
+
+
+def interrupt_twice(site: Site) -> None:
+    site.tell("AOS1", signal.SIGINT)
+    site.wait_for("the first to be heard", lambda: "Hitting Ctrl+C again" in site.log("AOS1"))
+    site.tell("AOS1", signal.SIGINT)
+
+
+def terminate_then_quit(site: Site) -> None:
+    site.tell("AOS1", signal.SIGTERM)
+    site.wait_for("the first to be heard", lambda: "Warm shutdown" in site.log("AOS1"))
+    site.tell("AOS1", signal.SIGQUIT)
+
+
+def terminate(site: Site) -> None:
+    site.tell("AOS1", signal.SIGTERM)
+
+
+WAYS: dict[str, tuple[Callable[[Site], None], dict[str, str]]] = {
+    "SIGQUIT": (quit_, {}),
+    "SIGINT twice": (interrupt_twice, {}),
+    "SIGTERM, then SIGQUIT": (terminate_then_quit, {}),
+    "SIGTERM that stands for SIGQUIT": (terminate, {"REMAP_SIGTERM": "SIGQUIT"}),
+}
+
+
+def six(name: str, **kwargs: object) -> Job:
+    """Six tasks for one thread, the first of which waits at a gate."""
+    job = Job(name)
+    job.task("first", "ledger.work", kwargs={"gate": name, **kwargs}, priority="high")
+    for number in range(5):
+        job.task(f"task {number}", "ledger.work")
+    return job
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.parametrize("way", WAYS)
+def test_what_a_cold_stop_ends_is_lost_by_that_reason_and_nothing_more_starts(site: Site, way: str, pool: str) -> None:
+    act, env = WAYS[way]
+    (site.folder / "logs" / "AOS1.log").unlink(missing_ok=True)
+    site.start_server("AOS1", threads=1, pool=pool, **env)
+    run = site.submit(six(f"{way} {pool}"))
+    site.wait_for("the first to start", lambda: site.ledger(run))
+
+    began = time.monotonic()
+    act(site)
+    site.wait_exit("AOS1", STOP_SECONDS)
+
+    assert time.monotonic() - began < STOP_SECONDS
+    assert site.server("AOS1")["state"] == "stopped"
+    assert [entry.task for entry in site.ledger(run)] == ["first"]
+    tasks = site.tasks(run)
+    assert tasks.pop("first")["error"] == STOPPED
+    assert {task["status"] for task in tasks.values()} <= {"ready", "queued"}
+    assert "Traceback" not in site.log("AOS1")
+    site.cli("runs", "cancel", str(run))
+
+
+def test_a_cold_stop_does_not_wait_for_an_operation_that_heeds_no_signal(site: Site) -> None:
+    site.start_server("AOS1", threads=1)
+    run = site.submit(six("DEAF", deaf=True))
+    site.wait_for("the first to start", lambda: site.ledger(run))
+    began = time.monotonic()
+    quit_(site)
+    site.wait_exit("AOS1", STOP_SECONDS)
+    assert time.monotonic() - began < STOP_SECONDS
+    assert site.tasks(run)["first"]["error"] == STOPPED
+    site.cli("runs", "cancel", str(run))
