@@ -275,9 +275,6 @@ class Promise:
     def done(self) -> bool:
         return bool(self._kept)
 
-    def done(self) -> bool:
-        return hasattr(self, "_outcome")
-
     def result(self) -> Any:
         return self._kept[0]
 
