@@ -127,11 +127,11 @@ class BatchQ:
 
     def forward(self) -> None:
         """Settle what has ended and hand out what is ready."""
-        from batchq import engine
+        from batchq import aside, engine
 
         again = True
         while again:
-            step = self.database.run(engine.advance, self.database, ahead=self.settings.tickets_ahead)
+            step = aside.run(self.database, engine.advance, self.database, ahead=self.settings.tickets_ahead)
             crash.point("forward-committed")
             self.publish(step.tickets)
             again = step.more

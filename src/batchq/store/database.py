@@ -14,8 +14,10 @@ from sqlalchemy import Connection, DateTime, Engine, create_engine, event, func,
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import (
     ArgumentError,
+    DataError,
     DBAPIError,
     DisconnectionError,
+    IntegrityError,
     InterfaceError,
     NoSuchModuleError,
     OperationalError,
@@ -24,7 +26,7 @@ from sqlalchemy.exc import (
 from batchq import clock
 from batchq.config import masked, private_file
 from batchq.core.affinity import Topology
-from batchq.errors import DatabaseRefuses, DatabaseUnreachable, InvalidInput
+from batchq.errors import BatchqError, DatabaseRefuses, DatabaseUnreachable, InvalidInput
 from batchq.store.prepared import Prepared, forget, send
 
 P = ParamSpec("P")
@@ -53,6 +55,15 @@ REFUSALS = {
     "connection slots": "Raise its max_connections, or start fewer processes.",
 }
 
+# Classes of PostgreSQL's SQLSTATE by which it speaks of itself, of a session or of its tables. All others are about
+# what is stored there, or was to be, also those that somebody's trigger made up.
+_SESSION = "01 02 03 08 09 0B 0F 0L 0P 24 25 26 27 28 2B 2D 34 3B 3D 3F 40 42 53 55 57 58 72 F0 HV"
+STATES = frozenset(_SESSION.split())
+NO_TEXT = "Could not decode to UTF-8"
+# What SQLite says of contents, where it has no other word for it than for anything that goes wrong.
+CONTENT_WORDS = (NO_TEXT, "malformed JSON", "integer overflow", "too big", "JSON path")
+REASON_CHARACTERS = 300
+
 # Ways to read and to join that writers do without.
 WAYS = ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin")
 _ALL_WAYS = select(*(func.set_config(way, "on", True) for way in WAYS))
@@ -74,6 +85,7 @@ class Database:
         self.name = name
         self.topology = Topology(())
         self.has_tables = False  # whether our tables have been seen there
+        self._bears_garbage = False  # whether bytes that are no text have been met there
         self._engine: Engine | None = None
 
     @property
@@ -92,6 +104,8 @@ class Database:
             self._engine = (
                 _sqlite(self.url, self.patience) if self.embedded else _postgresql(self.url, self.patience, self.name)
             )
+            if self.embedded:
+                event.listen(self._engine, "begin", self._bear_garbage)
         return self._engine
 
     @contextmanager
@@ -131,7 +145,7 @@ class Database:
                 with self.write() as tx:
                     return act(tx, *args, **kwargs)
             except DBAPIError as error:
-                if _sqlstate(error) not in REPEATABLE:
+                if _sqlstate(error) not in REPEATABLE and not _no_text(error):
                     raise
                 last = error
         raise DatabaseRefuses(url=masked(str(self.url)), reason=_reason(last), advice=CONTENDED) from last
@@ -149,7 +163,8 @@ class Database:
         try:
             yield
         except DBAPIError as error:
-            if _sqlstate(error) in REPEATABLE:
+            self._bears_garbage = self._bears_garbage or (self.embedded and _no_text(error))
+            if _sqlstate(error) in REPEATABLE or of_content(error):
                 raise
             url, reason = masked(str(self.url)), _reason(error)
             if advice := _advice(_sqlstate(error), reason):
@@ -157,6 +172,12 @@ class Database:
             if not isinstance(error, (OperationalError, InterfaceError)) and _sqlstate(error) != SILENT:
                 raise
             raise DatabaseUnreachable(url=url, reason=reason) from error
+
+    def _bear_garbage(self, tx: Connection) -> None:
+        """Once bytes were met that are no text, which SQLite holds all the same, let them not be read as an error."""
+        if self._bears_garbage:
+            driver: Any = tx.connection.driver_connection
+            driver.text_factory = _shown
 
     def dispose(self) -> None:
         """Close all connections; the database opens again on next use."""
@@ -194,6 +215,41 @@ def _reason(error: Exception) -> str:
 
 def _sqlstate(error: DBAPIError) -> str | None:
     return getattr(error.orig, "sqlstate", None)
+
+
+def _no_text(error: DBAPIError) -> bool:
+    return NO_TEXT in str(error.orig)
+
+
+def _shown(text: bytes) -> str:
+    return text.decode(errors="replace")
+
+
+def of_content(error: BaseException) -> bool:
+    """Whether it is what is stored, or was to be, that fails: it would fail again, and for nobody else.
+
+    Not so for a database that is away, or refuses whatever it is asked, and for tables of another schema.
+    """
+    if not isinstance(error, Exception) or isinstance(error, (BatchqError, OSError, MemoryError)):
+        return False
+    if not isinstance(error, DBAPIError):
+        return True
+    if error.connection_invalidated:
+        return False
+    state = _sqlstate(error)
+    if state is not None:
+        return state[:2] not in STATES
+    if isinstance(error, OperationalError):
+        return any(words in str(error.orig) for words in CONTENT_WORDS)
+    return isinstance(error, (DataError, IntegrityError)) or "binding parameter" in str(error.orig)
+
+
+def why(error: BaseException) -> str:
+    """The reason of an error in a line that every database can hold."""
+    cause = getattr(error, "orig", None) or error
+    words = str(cause).strip().splitlines() or [""]
+    said = f"{type(cause).__name__}: {words[0]}" if not isinstance(error, DBAPIError) else words[0]
+    return said[:REASON_CHARACTERS].encode("ascii", "backslashreplace").decode().replace("\0", "\\x00").rstrip(".: ")
 
 
 def _advice(state: str | None, reason: str) -> str | None:

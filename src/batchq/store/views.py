@@ -24,8 +24,8 @@ from batchq.core.states import NOT_STARTED, RUN_ENDED, RUN_OPEN, TERMINAL, Outco
 from batchq.core.windows import format_days, format_time
 from batchq.errors import NotFound, unknown
 from batchq.store import moves
-from batchq.store.moves import CONDITION, CONDITIONS_AT, JOB, RUN, RUN_IS_OPEN, TASK, is_
-from batchq.store.servers import GROUP, PRIORITIES, SERVER, seen
+from batchq.store.moves import CONDITION, CONDITIONS_AT, JOB, RUN, RUN_IS_OPEN, SERVER, TASK, is_
+from batchq.store.servers import GROUP, PRIORITIES, seen
 from batchq.tables import Attempt, Job, Liveness, Run, Server, Task, TaskCondition
 
 T = TypeVar("T")
