@@ -108,7 +108,7 @@ LONE = "\ud800"
 
 
 @pytest.mark.parametrize("field", ["result", "log"])
-@pytest.mark.parametrize("poison", [LONE, f"before {LONE} after" * 1000, "NUL \0", 7, b"\xff", 2**70, ["a"], object()])
+@pytest.mark.parametrize("poison", [LONE, f"before {LONE} after" * 1000, "NUL \0", 2**70, object()])
 def test_of_eight_outcomes_one_that_no_database_can_hold_is_stored_without_its_words_and_seven_as_they_were(
     books: Books, field: str, poison: Any
 ):
@@ -116,11 +116,9 @@ def test_of_eight_outcomes_one_that_no_database_can_hold_is_stored_without_its_w
     stored = books.stored("T3")
     assert stored["status"] == "success"
     assert stored["error"] is None
-    fits = (books.database.embedded and isinstance(poison, (int, bytes))) or poison == "NUL \0" or poison == 7
-    if stored["log"] is None or "left out" in stored["log"]:
+    if not (books.database.embedded and poison == "NUL \0"):  # which SQLite holds
         assert stored["result"] is None
-    else:
-        assert fits
+        assert stored["log"].startswith("what it said was left out, as the database refuses it: ")
     books.assert_others_stand("T3")
     assert set(books.started) == {"T8", "T9", "T10", "T11"}
     assert books.ledger.idle

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Select, String, bindparam, cast, delete, func
 from batchq.core.affinity import Aside, Topology
 from batchq.core.affinity import Server as Seen
 from batchq.core.states import NOT_STARTED, TERMINAL, State
-from batchq.core.windows import Window, format_days, format_time, is_zone, parse_days, parse_time
+from batchq.core.windows import UNREADABLE, Window, format_days, format_time, is_zone, parse_days, parse_time
 from batchq.store import moves, trouble
 from batchq.store.database import Database
 from batchq.store.moves import RUN, RUN_IS_OPEN, SERVER, STORING, TASK, is_
@@ -24,8 +24,6 @@ BINDING = ServerGroup.__table__.c  # type: ignore[attr-defined]
 WINDOW = ServerWindow.__table__.c  # type: ignore[attr-defined]
 DISPATCH = Dispatch.__table__.c  # type: ignore[attr-defined]
 
-# Stands for the time zone of a window that nobody can read.
-BROKEN_WINDOW = "row {} of batchq_window"
 PRIORITIES = {"low": 0, "normal": 1, "high": 2, "critical": 3}
 
 _LOCK = Prepared(select(DISPATCH.topology).with_for_update())
@@ -155,7 +153,7 @@ def window_of(row: Any) -> Window:
             raise TypeError
         return Window(start, end, row.threads, zone, days, only, vanished=not is_zone(zone))
     except (ValueError, TypeError, AttributeError):
-        return Window(time(), time(), 0, BROKEN_WINDOW.format(row.id), vanished=True)
+        return Window(time(), time(), 0, UNREADABLE.format(row.id), vanished=True)
 
 
 def changed(tx: Connection) -> None:
