@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -189,3 +190,26 @@ def test_a_ticket_whose_claim_is_refused_is_set_aside_and_the_others_start(books
     books.assert_others_stand()
     with books.database.read() as tx:
         assert [(row.what, row.number) for row in trouble.every(tx)] == [("task", books.run << 20 | 9)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_whichever_outcomes_of_a_commit_are_poisoned_each_is_what_it_was_and_all_others_as_they_were(
+    books: Books, seed: int
+):
+    chance = random.Random(seed)
+    said: dict[str, dict[str, Any]] = {}
+    for n in range(8):
+        ok = chance.random() < 0.6
+        said[f"T{n}"] = {"ok": ok, "result": f"[{n}]" if ok else None, "error": None if ok else f"error {n}"}
+        if chance.random() < 0.4:
+            said[f"T{n}"][chance.choice(["result", "error", "log"])] = LONE
+    books.end(**said)
+    for name, outcome in said.items():
+        stored = books.stored(name)
+        assert stored["status"] == ("success" if outcome["ok"] else "error")
+        if LONE in outcome.values():
+            assert "left out" in (stored["log"] if outcome["ok"] else stored["error"])
+            assert stored["result"] is None
+        else:
+            assert (stored["result"], stored["error"]) == (outcome["result"], outcome["error"])
+    assert books.ledger.idle
