@@ -71,7 +71,7 @@ def test_what_the_environment_says_of_sessions_goes_before(postgresql_url, monke
     with opened(postgresql_url) as database:
         assert shown(database, "application_name") == "night shift"
         assert shown(database, "search_path") == "elsewhere"
-        assert shown(database, "lock_timeout") == "10s"
+        assert shown(database, "lock_timeout") == "5s"
 
 
 def test_a_process_that_stands_still_in_a_transaction_does_not_keep_its_locks(postgresql_url):

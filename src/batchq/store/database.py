@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,8 +33,8 @@ R = TypeVar("R")
 
 # PostgreSQL: serialization failure, deadlock detected, lock not available.
 REPEATABLE = {"40001", "40P01", "55P03"}
-# PostgreSQL ends a transaction whose process says nothing for so long: a stopped one holds its locks no longer.
-SILENT_SECONDS = 10
+# So long a PostgreSQL may say nothing: longer than anybody waits for a lock there, or for a slow disk.
+ANSWER_SECONDS = 7.0
 SILENT = "25P03"
 CONTENDED = "Another session holds a lock for long: pg_stat_activity shows which. Try again later."
 # What a PostgreSQL that answers may refuse, by its SQLSTATE, or by its words where it has none; and what helps.
@@ -64,10 +63,6 @@ NO_TEXT = "Could not decode to UTF-8"
 CONTENT_WORDS = (NO_TEXT, "malformed JSON", "integer overflow", "too big", "JSON path")
 REASON_CHARACTERS = 300
 
-# Ways to read and to join that writers do without.
-WAYS = ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin")
-_ALL_WAYS = select(*(func.set_config(way, "on", True) for way in WAYS))
-
 # Not a part of it is told: it may be one of the password.
 MANGLED = "The database URL cannot be read. In its password, write @ as %40, / as %2F and : as %3A."
 
@@ -76,12 +71,16 @@ class Database:
     """One database; opened on first use, so that nothing connects at import or before a fork.
 
     `patience` is how long a writer waits for another one, in seconds (SQLite's lock, PostgreSQL's lock_timeout).
+    `answer` is how long PostgreSQL may say nothing before it counts as away, in seconds.
     `name` is what PostgreSQL shows of this process in pg_stat_activity.
     """
 
-    def __init__(self, url: str, *, patience: float = 10.0, name: str = "batchq") -> None:
+    def __init__(
+        self, url: str, *, patience: float = 10.0, answer: float = ANSWER_SECONDS, name: str = "batchq"
+    ) -> None:
         self.url = _parse(url)
         self.patience = patience
+        self.answer = answer
         self.name = name
         self.topology = Topology(())
         self.has_tables = False  # whether our tables have been seen there
@@ -102,7 +101,9 @@ class Database:
     def engine(self) -> Engine:
         if self._engine is None:
             self._engine = (
-                _sqlite(self.url, self.patience) if self.embedded else _postgresql(self.url, self.patience, self.name)
+                _sqlite(self.url, self.patience)
+                if self.embedded
+                else _postgresql(self.url, self.patience, self.answer, self.name)
             )
             if self.embedded:
                 event.listen(self._engine, "begin", self._bear_garbage)
@@ -132,7 +133,7 @@ class Database:
                 connection.execution_options(isolation_level="REPEATABLE READ")
             with connection.begin():
                 if not self.embedded:
-                    connection.execute(_ALL_WAYS)
+                    connection.execute(ALL_WAYS)
                 yield connection
 
     def run(self, act: Callable[Concatenate[Connection, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -186,6 +187,9 @@ class Database:
             self._engine = None
 
 
+# Ways to read and to join that writers do without, and readers need.
+WAYS = ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin")
+ALL_WAYS = select(*(func.set_config(way, "on", True) for way in WAYS))
 _CLOCK = Prepared(select(func.clock_timestamp(type_=DateTime(timezone=True)).label("now")))
 
 
@@ -290,10 +294,14 @@ def _sqlite(url: URL, patience: float) -> Engine:
     return engine
 
 
-def _postgresql(url: URL, patience: float, name: str) -> Engine:
-    from batchq.store import wire  # its driver is there only where it is wanted
+def _postgresql(url: URL, patience: float, answer: float, name: str) -> Engine:
+    from batchq.store import session, wire  # their driver is there only where it is wanted
 
-    engine = create_engine(url, hide_parameters=True, connect_args=_session(url, patience, name))
+    engine = create_engine(url, hide_parameters=True, connect_args=session.settings(url, patience, answer, name))
+
+    @event.listens_for(engine, "do_connect")
+    def connect(_: Any, __: Any, args: Any, options: Any) -> Any:
+        return session.connect(masked(str(url)), answer, *args, **options)
 
     @event.listens_for(engine, "checkout")
     def replace(driver: Any, *_: Any) -> None:
@@ -312,33 +320,3 @@ def _postgresql(url: URL, patience: float, name: str) -> Engine:
         send(tx)
 
     return engine
-
-
-def _session(url: URL, patience: float, name: str) -> dict[str, Any]:
-    """How a session begins; what the URL, PGOPTIONS and PGAPPNAME say goes before."""
-    settings = {
-        "lock_timeout": int(patience * 1000),
-        "idle_in_transaction_session_timeout": SILENT_SECONDS * 1000,
-        "TimeZone": "UTC",
-        # Every statement that is run often has its index. So one plan does for good, also while a table that was
-        # empty grows: another way that was chosen for few rows would be kept until the next ANALYZE. And only who
-        # walks an index marks its dead entries, so that the next one need not look at them again.
-        **dict.fromkeys(WAYS, "off"),
-        "plan_cache_mode": "force_generic_plan",
-        "jit": "off",
-    }
-    ours = " ".join(f"-c {key}={value}" for key, value in settings.items())
-    theirs = url.query.get("options") or os.environ.get("PGOPTIONS", "")
-    values = {
-        "fallback_application_name": name,
-        # Its own prepared statements, and its DEALLOCATE ALL after a rollback, would get in the way of ours.
-        "prepare_threshold": None,
-        "connect_timeout": max(2, int(patience)),
-        # A host that is gone without a word is noticed within 25 s, not after a quarter of an hour.
-        "keepalives_idle": 10,
-        "keepalives_interval": 5,
-        "keepalives_count": 3,
-        "tcp_user_timeout": 25_000,
-    }
-    given = {key: value for key, value in values.items() if key not in url.query}
-    return given | {"options": " ".join([ours, *([theirs] if isinstance(theirs, str) else theirs)]).strip()}
