@@ -172,6 +172,9 @@ class Database:
                 raise DatabaseRefuses(url=url, reason=_refusal(reason), advice=advice) from error
             if not isinstance(error, (OperationalError, InterfaceError)) and _sqlstate(error) != SILENT:
                 raise
+            if not self.embedded:
+                # The others are hardly better off, and each would be waited for by itself.
+                self.engine.dispose()
             raise DatabaseUnreachable(url=url, reason=reason) from error
 
     def _bear_garbage(self, tx: Connection) -> None:

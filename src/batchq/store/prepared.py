@@ -163,7 +163,7 @@ def send(tx: Connection, *, commit: bool = False) -> None:
         asked = [(later._form.sentence, later._values) for later in waiting]
         results = waiting[0]._form.exchange(driver, tx.info.setdefault(PREPARED, set()), asked, commit=commit)
     except base as error:
-        if tx.dialect.name == "postgresql" and driver.pgconn.pipeline_status:
+        if tx.dialect.name == "postgresql" and (driver.closed or driver.pgconn.pipeline_status):
             tx.invalidate(error)
         raise DBAPIError.instance(waiting[0]._form.sql, None, error, base, dialect=tx.dialect) from error
     except BaseException as error:

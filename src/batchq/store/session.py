@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Generator
 from typing import Any, TypeVar
 
 import psycopg
@@ -15,8 +17,10 @@ T = TypeVar("T")
 
 # Nobody waits longer for a lock: a session that says nothing for longer counts as away.
 LOCK_SECONDS = 5.0
+# What an operator may make of it: a lock is waited for no longer than a second less.
+MOST_SECONDS = 8.0
 # PostgreSQL ends a transaction whose process says nothing for so long: a stopped one holds its locks no longer.
-SILENT_SECONDS = 10
+SILENT_SECONDS = 7
 # What a session works with whatever its role, its database, the environment or the URL says: it would store or read
 # something else by another, or not what it had been told is stored.
 FIXED = {
@@ -41,7 +45,8 @@ _MEND = """
            CASE WHEN current_setting('session_replication_role') <> 'origin'
                 THEN set_config('session_replication_role', 'origin', false) END,
            CASE WHEN current_setting('transaction_timeout', true) <> '0'
-                THEN set_config('transaction_timeout', '0', false) END
+                THEN set_config('transaction_timeout', '0', false) END,
+           extract(epoch FROM current_setting('lock_timeout')::interval)::float
 """
 
 
@@ -76,9 +81,42 @@ def settings(url: URL, patience: float, answer: float, name: str) -> dict[str, A
     return given | {"options": " ".join([ours, *([theirs] if isinstance(theirs, str) else theirs)]).strip()}
 
 
-def connect(url: str, answer: float, *args: Any, **options: Any) -> psycopg.Connection[Any]:
+class Session(psycopg.Connection[Any]):
+    """A connection that is closed, and of no more use, once it was silent for so many seconds when asked."""
+
+    answer_seconds = 60.0
+
+    def wait(self, gen: Generator[Any, Any, T], *args: Any, **options: Any) -> T:
+        """Wait for what the driver does, which would wait for ever."""
+        return super().wait(self._heard(gen), *args, **options)
+
+    def _heard(self, gen: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
+        """The same steps; between them there may be that much silence."""
+        heard = time.monotonic()
+        try:
+            wants = next(gen)
+            while True:
+                ready = yield wants
+                now = time.monotonic()
+                if ready:
+                    heard = now
+                elif now - heard > self.answer_seconds:
+                    raise self.silent()
+                wants = gen.send(ready)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    def silent(self) -> psycopg.OperationalError:
+        """Close the connection without a wait; returns the error to raise."""
+        self.close()
+        return psycopg.OperationalError(f"it said nothing for {self.answer_seconds:g} s")
+
+
+def connect(url: str, answer: float, *args: Any, **options: Any) -> Session:
     """Begin a session; raises the driver's errors, and DatabaseRefuses for a database that cannot hold every text."""
-    driver = psycopg.Connection.connect(*args, **options)
+    driver = Session.connect(*args, **options)
+    driver.answer_seconds = answer
     try:
         encoding = driver.info.parameter_status("server_encoding")
         if encoding != "UTF8":
@@ -86,12 +124,21 @@ def connect(url: str, answer: float, *args: Any, **options: Any) -> psycopg.Conn
         # Each by itself, as there is no transaction yet which could be rolled back with it.
         driver.autocommit = True
         driver.execute(_FIX)
-        driver.execute(_MEND)
+        *_, lock = driver.execute(_MEND).fetchone() or (0,)
+        _bound(driver, lock)
         driver.autocommit = False
     except BaseException:
         driver.close()
         raise
     return driver
+
+
+def _bound(driver: Session, lock: float) -> None:
+    """Wait longer for an answer than the server waits for a lock, which is no silence; but neither for too long."""
+    if not 0 < lock <= MOST_SECONDS - 1:
+        lock = MOST_SECONDS - 1
+        driver.execute(f"SET lock_timeout = {int(lock * 1000)}")
+    driver.answer_seconds = max(driver.answer_seconds, lock + 1)
 
 
 ENCODING = "Create one with `createdb -E UTF8 -T template0`, and set BATCHQ_DATABASE_URL to it."
