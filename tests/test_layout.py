@@ -20,6 +20,7 @@ FLOORS = [
     {"clock", "config", "crash", "tables", "spec", "migrations"},
     {"store"},
     {"engine"},
+    {"aside"},
     {"actions", "forecast"},
     {"coordinator", "server"},
     {"operations"},

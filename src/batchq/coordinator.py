@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from celery import Celery, Task
@@ -17,7 +18,8 @@ from celery.platforms import set_pdeathsig
 from celery.worker import state
 from sqlalchemy import Connection
 
-from batchq import crash, engine
+from batchq import aside, crash, engine
+from batchq.aside import STORING
 from batchq.config import Settings
 from batchq.engine import Advance
 from batchq.errors import BrokerUnreachable, DatabaseTooNew, QueueRefused, Unreachable
@@ -26,8 +28,6 @@ from batchq.store import moves, schema, servers
 from batchq.store.database import Database
 
 logger = logging.getLogger(__name__)
-
-STORING_SECONDS = 3600
 
 
 @dataclass
@@ -66,9 +66,10 @@ class Coordinator:
         """One tick at `clock` (monotonic seconds); raises DatabaseUnreachable, DatabaseTooNew or BrokerUnreachable."""
         if not self._work_to_do(clock):
             return
+        aside.try_again(self._database)
         again = True
         while again:
-            step = self._database.run(self._step)
+            step = aside.run(self._database, self._step)
             crash.point("tick-committed")
             refused = self._publisher.publish(step.tickets)
             if refused:
@@ -82,23 +83,24 @@ class Coordinator:
             silent = self._silence.of(servers.running(tx), clock)
             work = moves.anything_open(tx)
         for server, name, beat in silent:
-            self._lose(server, name, beat)
+            aside.lose(self._database, server, partial(self._lose, name=name, beat=beat))
         return work or bool(silent)
 
-    def _lose(self, server: int, name: str, beat: int) -> None:
+    def _lose(self, server: int, *, name: str, beat: int) -> None:
         if self._database.run(lambda tx: engine.lose(tx, server, name, beat, self._database.now(tx))):
             logger.warning("%s gave no sign for %g s: it counts as lost", name, self._settings.lost_seconds)
 
     def _step(self, tx: Connection) -> Advance:
         database, settings = self._database, self._settings
         now = database.now(tx)
-        moves.discard_unstored(tx, now - timedelta(seconds=STORING_SECONDS), now)
-        more = engine.settle(tx, now)
-        engine.follow_clock(tx, now)
+        apart = servers.aside(tx, database)
+        moves.discard_unstored(tx, now - STORING, now, apart.runs)
+        more = engine.settle(tx, now, aside=apart.runs)
+        engine.follow_clock(tx, now, apart.tasks)
         # From here on under the dispatch lock: who holds it waits for no run and no task.
         engine.take_back(tx, database, now, settings.tickets_ahead, skip=True)
         tickets = engine.offer_again(tx, database, now, settings.lost_ticket_seconds)
-        tickets += engine.dispatch(tx, database, settings.tickets_ahead, self._publisher.aside)
+        tickets += engine.dispatch(tx, database, settings.tickets_ahead, self._publisher.unsendable)
         crash.point("ticking")
         return Advance(tickets, more)
 

@@ -24,7 +24,7 @@ from typing import IO
 
 from sqlalchemy import Connection
 
-from batchq import actions, engine
+from batchq import actions, aside, engine
 from batchq.app import BatchQ
 from batchq.config import private_file, private_folder
 from batchq.core.states import RUN_OPEN
@@ -199,6 +199,10 @@ class Embedded:
         if row is not None and not seen_alive(row):
             engine.lose(tx, row.id, name, row.beat, self.batch.database.now(tx))
 
+    def _settle(self, tx: Connection) -> bool:
+        database = self.batch.database
+        return engine.settle(tx, database.now(tx), aside=servers.aside(tx, database).runs)
+
     def start(self, names: Iterable[str], *, console: str | None = None) -> None:
         """Start a coordinator, these servers, and Flower if `console` names its address; side by side."""
         if not self.owner:
@@ -278,7 +282,7 @@ class Embedded:
             _end(group)
         if self.embedded_database and any(child not in broker for child in self.children):
             self._bury_all()
-            while self.batch.database.run(lambda tx: engine.settle(tx, self.batch.database.now(tx))):
+            while aside.run(self.batch.database, self._settle):
                 continue
         self.children.clear()
         if self._socket is not None:

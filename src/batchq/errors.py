@@ -83,6 +83,10 @@ class Conflict(BatchqError):
     exit_code = 5
 
 
+class Broken(Conflict):
+    text = "What is stored there can be neither read nor changed ({reason}). `batchq check` names the row."
+
+
 class ServerRuns(Conflict):
     text = "{name} already runs as pid {pid} on host {host}. Stop it first, or start this server under another name."
 

@@ -40,7 +40,7 @@ class Loop:
 class Nobody:
     """Sends nothing."""
 
-    aside: frozenset[str] = frozenset()
+    unsendable: frozenset[str] = frozenset()
 
     def publish(self, tickets: list[Any]) -> list[Any]:
         """There is nobody else."""

@@ -103,7 +103,7 @@ class Broker:
 class Link:
     """One process's way to the broker: its publisher."""
 
-    aside: frozenset[str] = frozenset()
+    unsendable: frozenset[str] = frozenset()
 
     def __init__(self, world: World, actor: Actor) -> None:
         self._world = world

@@ -40,13 +40,14 @@ def check(output: str) -> None:
     joined = batch()
     opened = _tried(problems, database)
     if opened is not None:
-        problems += _of_servers(opened)
+        problems += _tried(problems, lambda: list(_of_servers(opened))) or []
+        problems += _tried(problems, lambda: _of_rows(opened)) or []
     before = len(problems)
     _tried(problems, joined.check_broker)
     if len(problems) == before:
         problems += _of_coordinators(joined)
-        problems += _of_queues(joined, opened)
-    notes = list(_notes(joined, opened))
+        problems += _tried(problems, lambda: list(_of_queues(joined, opened))) or []
+    notes = _tried(problems, lambda: list(_notes(joined, opened))) or []
     if output == "json":
         print_json({"problems": problems, "notes": notes})
     else:
@@ -62,10 +63,28 @@ def check(output: str) -> None:
 def _tried(problems: list[str], act: Callable[[], T]) -> T | None:
     """What `act` returns, or None with its error among the problems."""
     try:
-        return act()
+        return _read_twice(act)
     except BatchqError as error:
         problems.append(str(error))
-        return None
+    except Exception as error:
+        from batchq.store.database import of_content, why
+
+        if not of_content(error):
+            raise
+        problems.append(f"Not all that is stored can be read ({why(error)}).")
+    return None
+
+
+def _read_twice(act: Callable[[], T]) -> T:
+    """What `act` returns; bytes that are no text are an error when they are met first, and then are read otherwise."""
+    from batchq.store.database import of_content
+
+    try:
+        return act()
+    except Exception as error:
+        if not of_content(error):
+            raise
+    return act()
 
 
 def _of_servers(opened: Database) -> Iterator[str]:
@@ -79,6 +98,13 @@ def _of_servers(opened: Database) -> Iterator[str]:
     elif all(server["state"] in ("stopped", "lost") for server in servers):
         yield f"None of the batch servers runs: {', '.join(server['name'] for server in servers[:5])}."
     yield from problems
+
+
+def _of_rows(opened: Database) -> list[str]:
+    from batchq.store import broken
+
+    with opened.read() as tx:
+        return list(broken.broken(tx))
 
 
 def _of_coordinators(joined: BatchQ) -> Iterator[str]:

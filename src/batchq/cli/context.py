@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchq.cli.output import now_in
-from batchq.errors import BatchqError, BrokerUnreachable, DatabaseOutdated, NoBroker
+from batchq.errors import BatchqError, Broken, BrokerUnreachable, DatabaseOutdated, NoBroker
 
 if TYPE_CHECKING:
     from batchq.app import BatchQ
@@ -54,6 +54,14 @@ class Commands(click.Group):
         except KeyboardInterrupt:
             click.echo(err=True)
             ctx.exit(130)
+        except Exception as error:
+            if "sqlalchemy" not in type(error).__module__:
+                raise
+            from batchq.store.database import of_content, why
+
+            if not of_content(error):
+                raise
+            raise Failure(Broken(reason=why(error))) from error
 
 
 def is_file(word: str) -> bool:

@@ -11,7 +11,7 @@ from kombu.transport import pyamqp
 from batchq.errors import QueueRefused
 from batchq.server import tickets
 from batchq.server.request import refuse
-from batchq.server.tickets import Aside
+from batchq.server.tickets import Avoided
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ class Queues:
 
     def __init__(self, consumer: Any) -> None:
         self._consumer = consumer
-        self._aside = Aside()
+        self._avoided = Avoided()
         self._reluctant: set[str] = set()
         self.forget()
 
@@ -41,7 +41,7 @@ class Queues:
             self._consumer.cancel_task_queue(name)
         added = False
         for name in sorted(set(wanted) - have):
-            added = (name not in self._aside and self._added(name)) or added
+            added = (name not in self._avoided and self._added(name)) or added
         return added
 
     def _added(self, name: str) -> bool:
@@ -58,7 +58,7 @@ class Queues:
             self._reluctant.add(name)
             self.set_aside(name, tickets.refused(name, error))
             raise ConnectionResetError("begin anew without the queue that was refused") from error
-        self._aside.clear(name)
+        self._avoided.clear(name)
         return True
 
     def _ask(self, name: str) -> None:
@@ -79,7 +79,7 @@ class Queues:
 
     def set_aside(self, name: str, error: QueueRefused) -> None:
         """Leave the queue alone for a while."""
-        if self._aside.put(name):
+        if self._avoided.put(name):
             logger.warning("not listened to for now: %s", error)
 
     def drop_refused(self) -> bool:

@@ -121,7 +121,7 @@ class Untravelled:
         """There is nothing to acknowledge."""
 
 
-class Aside:
+class Avoided:
     """Names that the broker refused: each is left alone for a while, and for longer each time."""
 
     def __init__(self) -> None:
@@ -180,7 +180,7 @@ class Publisher:
         self._producer: Producer | None = None
         self._declared: dict[str, float] = {}
         self._declaring: Any = None  # a channel of its own: one that is refused takes no message with it
-        self._aside = Aside()
+        self._avoided = Avoided()
 
     def publish(self, tickets: Iterable[Ticket]) -> list[Ticket]:
         """Send each ticket to the queue of its group; returns those whose queue the broker refuses.
@@ -190,12 +190,12 @@ class Publisher:
         return [ticket for ticket in tickets if not self._published(ticket)]
 
     @property
-    def aside(self) -> frozenset[str]:
+    def unsendable(self) -> frozenset[str]:
         """The groups whose tickets cannot be sent, as far as this process knows, until they are tried again."""
-        return self._aside.names
+        return self._avoided.names
 
     def _published(self, ticket: Ticket) -> bool:
-        if ticket.group in self._aside:
+        if ticket.group in self._avoided:
             return False
         mac = seal(self._settings, ticket.task, ticket.attempt, ticket.token, ticket.group)
         args = [VERSION, ticket.task, ticket.attempt, ticket.token, mac]
@@ -203,10 +203,10 @@ class Publisher:
         try:
             self._send(self._settings.queue(ticket.group), args, {"group": ticket.group}, said)
         except QueueRefused as error:
-            if self._aside.put(ticket.group):
+            if self._avoided.put(ticket.group):
                 logger.warning("group %r is set aside, its tickets cannot be sent: %s", ticket.group, error)
             return False
-        self._aside.clear(ticket.group)
+        self._avoided.clear(ticket.group)
         crash.point("ticket-published")
         return True
 

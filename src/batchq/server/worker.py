@@ -186,7 +186,7 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
     def create(self, worker: Any) -> BatchServer:
         # Here and at the end nobody waits for the loop, so a database that is locked can be waited for.
         self.patient: Database = self.app.batchq.database
-        self.patient.name = self.database.name
+        self.patient.name, self.patient.answer = self.database.name, self.database.answer
         try:
             self.life = enlist(self.patient, self.settings, self.name, self.kind)
             crash.point("enlisted")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection, String, column, func, inspect, select, table
 
@@ -13,9 +14,10 @@ from batchq.store.prepared import Prepared
 
 FOLDER = Path(__file__).parent.parent / "migrations"
 # The newest revision that this version knows; written down, as Alembic takes long to import.
-NEWEST = "0005"
+NEWEST = "0006"
 # The number, for all deployments and databases, under which upgrades wait for each other: "batchq" as bytes.
 TURN = 0x626174636871
+UPGRADE_SECONDS = 3600.0
 
 
 def upgrade(database: Database) -> tuple[str | None, str]:
@@ -26,6 +28,8 @@ def upgrade(database: Database) -> tuple[str | None, str]:
 
     def act(tx: Connection) -> tuple[str | None, str]:
         if not database.embedded:
+            driver: Any = tx.connection.driver_connection
+            driver.answer_seconds = UPGRADE_SECONDS  # tables may be large, and the turn of others comes first
             tx.execute(select(func.pg_advisory_xact_lock(TURN)))
         before = _revision(tx)
         if before != NEWEST:
