@@ -29,7 +29,7 @@ from batchq.app import BatchQ
 from batchq.config import private_file, private_folder
 from batchq.core.states import RUN_OPEN
 from batchq.errors import BatchqError, Conflict
-from batchq.server.life import seen_alive
+from batchq.server.life import ended_with_its_boot, seen_alive
 from batchq.store import moves, schema, servers, views
 
 DEFAULT_SERVERS = ("Batch1", "Batch2")
@@ -196,7 +196,10 @@ class Embedded:
 
     def _bury(self, tx: Connection, name: str) -> None:
         row = servers.find(tx, name)
-        if row is not None and not seen_alive(row):
+        if row is None or (alive := seen_alive(row)):
+            return
+        # One that cannot be seen gets the time to show a heartbeat, from the coordinator as from its successor.
+        if alive is False or (self.embedded_database and ended_with_its_boot(row)):
             engine.lose(tx, row.id, name, row.beat, self.batch.database.now(tx))
 
     def start(self, names: Iterable[str], *, console: str | None = None) -> None:

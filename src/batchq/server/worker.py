@@ -22,10 +22,10 @@ from batchq.config import Settings
 from batchq.core.affinity import Server
 from batchq.core.windows import next_change
 from batchq.engine import Life, Report
-from batchq.errors import BatchqError, DatabaseTooNew, DatabaseUnreachable, InvalidInput, NotFound, ServerRuns
+from batchq.errors import BatchqError, Conflict, DatabaseTooNew, DatabaseUnreachable, InvalidInput, NotFound
 from batchq.server import pool, tickets
 from batchq.server.ledger import Arrival, Ledger
-from batchq.server.life import enlist
+from batchq.server.life import Enlistment, enlist
 from batchq.server.request import LIMITS, Attempt, count_refused, refuse
 from batchq.server.tickets import Publisher
 from batchq.spec.fields import name_fault
@@ -197,6 +197,7 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
             pool=lambda: self.pool.size,
             beside=not self.database.embedded,
         )
+        self.enlistment = Enlistment(self.database, self.settings, self.name, self.kind, anew=True)
         self.watch = Watch(self.database, self.settings, self.ledger)
         self.watch.start()
         # A lost connection makes the consumer forget jobs that a child already has; ours are never redelivered.
@@ -284,12 +285,15 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def _begin_anew(self) -> None:
         try:
-            self.life = enlist(self.database, self.settings, self.name, self.kind, anew=True)
-        except (NotFound, ServerRuns) as error:
+            life = self.enlistment.ask()
+        except (NotFound, Conflict) as error:
             logger.critical("%s", error)
             raise SystemExit(error.exit_code) from None
         except (DatabaseUnreachable, SQLAlchemyError):
             return
+        if life is None:
+            return
+        self.life = life
         logger.warning("%s was declared lost while it ran; it goes on under epoch %d", self.name, self.life.epoch)
         self.ledger.begin_life(self.life)
 
