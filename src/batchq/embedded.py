@@ -28,7 +28,7 @@ from batchq import actions, engine
 from batchq.app import BatchQ
 from batchq.config import private_file, private_folder
 from batchq.core.states import RUN_OPEN
-from batchq.errors import BatchqError, Conflict
+from batchq.errors import BatchqError, Conflict, DatabaseUnreachable
 from batchq.server.life import ended_with_its_boot, seen_alive
 from batchq.store import moves, schema, servers, views
 
@@ -241,7 +241,11 @@ class Embedded:
     # --- while it runs, and the end ---------------------------------------------------------------------------
 
     def mend(self) -> None:
-        """Start again what died; say so once for each death. Raises Conflict if the engine was another's and ended."""
+        """Start again what died; say so once for each death.
+
+        Raises Conflict if the engine was another's and ended, DatabaseLost if its database is gone.
+        """
+        self.batch.database.check_file()
         if not self.owner:
             self._look_for_engine()
         for child in self.children:
@@ -280,9 +284,10 @@ class Embedded:
         for group in ([child for child in self.children if child not in broker], broker):
             _end(group)
         if self.embedded_database and any(child not in broker for child in self.children):
-            self._bury_all()
-            while self.batch.database.run(lambda tx: engine.settle(tx, self.batch.database.now(tx))):
-                continue
+            with contextlib.suppress(DatabaseUnreachable):  # then the next engine in this folder does so
+                self._bury_all()
+                while self.batch.database.run(lambda tx: engine.settle(tx, self.batch.database.now(tx))):
+                    continue
         self.children.clear()
         if self._socket is not None:
             shutil.rmtree(self._socket.parent, ignore_errors=True)

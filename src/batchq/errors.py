@@ -48,6 +48,17 @@ class DatabaseRefuses(DatabaseUnreachable):
     text = "The database {url} refuses ({reason}). {advice}"
 
 
+class DatabaseDamaged(DatabaseRefuses):
+    """The database's file is damaged: no waiting helps."""
+
+
+class DatabaseLost(DatabaseDamaged):
+    text = (
+        "The file of the database {url}, or its -wal or -shm, was deleted or replaced under this process: "
+        "what it stored since is lost. Put back what belongs there, and start again."
+    )
+
+
 class DatabaseOutdated(Unreachable):
     text = "The database {url} {fact}. Run `batchq db upgrade` first."
 

@@ -31,14 +31,15 @@ def check(output: str) -> None:
     """
     problems: list[str] = []
     joined = batch()
+    problems += _of_deleted_files(joined.database)
     opened = _tried(problems, database)
     if opened is not None:
-        problems += _of_servers(opened)
+        problems += _tried(problems, lambda: [*_of_damage(opened), *_of_servers(opened)]) or []
     before = len(problems)
     _tried(problems, joined.check_broker)
     if len(problems) == before:
         problems += _of_coordinators(joined)
-    notes = list(_notes(joined, opened))
+    notes = _tried(problems, lambda: list(_notes(joined, opened))) or []
     if output == "json":
         print_json({"problems": problems, "notes": notes})
     else:
@@ -58,6 +59,25 @@ def _tried(problems: list[str], act: Callable[[], T]) -> T | None:
     except BatchqError as error:
         problems.append(str(error))
         return None
+
+
+def _of_deleted_files(named: Database) -> Iterator[str]:
+    """Who still works on SQLite's file after it was deleted; only the processes know of it, so they are looked at."""
+    from batchq.store import sqlite
+
+    for pid in sqlite.holders(named.file) if named.file is not None else ():
+        files = f"{named.file}, or its -wal or -shm"
+        yield f"Process {pid} works on a file that was deleted or replaced ({files}): what it stores is lost. Stop it."
+
+
+def _of_damage(opened: Database) -> Iterator[str]:
+    from batchq.store import sqlite
+
+    if opened.file is None:
+        return
+    with opened.read() as tx:
+        if damage := sqlite.damage(tx, opened.file):
+            yield f"The database {opened.file} is damaged ({damage}). {sqlite.MENDED}"
 
 
 def _of_servers(opened: Database) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -22,7 +23,15 @@ from batchq.config import Settings
 from batchq.core.affinity import Server
 from batchq.core.windows import next_change
 from batchq.engine import Life, Report
-from batchq.errors import BatchqError, Conflict, DatabaseTooNew, DatabaseUnreachable, InvalidInput, NotFound
+from batchq.errors import (
+    BatchqError,
+    Conflict,
+    DatabaseDamaged,
+    DatabaseTooNew,
+    DatabaseUnreachable,
+    InvalidInput,
+    NotFound,
+)
 from batchq.server import pool, tickets
 from batchq.server.ledger import Arrival, Ledger
 from batchq.server.life import Enlistment, enlist
@@ -39,6 +48,7 @@ logger = logging.getLogger(__name__)
 
 WATCH_SECONDS = 0.5
 LOOK_SECONDS = 0.25
+LEAVE_SECONDS = 10.0
 HOUR = timedelta(hours=1)
 
 
@@ -75,12 +85,18 @@ class Watch(threading.Thread):
             if self._ended.wait(pause):
                 return
 
+    @property
+    def lost(self) -> DatabaseDamaged | None:
+        """Why no waiting for the database helps any more."""
+        return self._database.lost
+
     def stop(self) -> None:
         """End the thread."""
         self._ended.set()
         self.join(timeout=5)
 
     def _beat(self) -> None:
+        self._database.check_file()
         life = self._ledger.life
         if not self._database.run(lambda tx: servers.beat(tx, life.server, life.epoch, self._database.now(tx))):
             self._ledger.fenced = self._ledger.life == life
@@ -224,6 +240,8 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
             self.ledger.report(arrival, Report(row.id, row.token, ok=False, error=reason))
 
     def _look_again(self) -> None:
+        if (lost := self.database.lost or self.watch.lost) and not self._ends:
+            self._give_up(lost)
         if self.ledger.fenced and not self._ends:
             self._begin_anew()
         if self.watch.too_new is not None and not self._ends:
@@ -296,6 +314,21 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
         self.life = life
         logger.warning("%s was declared lost while it ran; it goes on under epoch %d", self.name, self.life.epoch)
         self.ledger.begin_life(self.life)
+
+    def _give_up(self, lost: DatabaseDamaged) -> None:
+        """End at once, with all that runs here.
+
+        No outcome can be stored any more; and whoever puts a copy of the file back starts again what it knows as lost,
+        which must not run here as well.
+        """
+        self._ends = True
+        logger.critical("%s %s ends, and what runs on it.", lost, self.name)
+        self.settings = self.settings.model_copy(update={"shutdown_seconds": 0.0})
+        self.worker.exitcode = state.should_terminate = lost.exit_code
+        # Threads cannot be ended otherwise.
+        last = threading.Timer(LEAVE_SECONDS, os._exit, [lost.exit_code])
+        last.daemon = True
+        last.start()
 
     def stop(self, worker: Any) -> None:
         """Let running tasks finish, storing each outcome as it comes, then give the name back."""
