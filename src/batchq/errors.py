@@ -59,6 +59,17 @@ class DatabaseLost(DatabaseDamaged):
     )
 
 
+class PlaceRefuses(Unreachable):
+    """A folder or file of this machine that is needed cannot be used."""
+
+    text = "{path} cannot be used ({reason}). {advice}"
+
+    @classmethod
+    def of(cls, error: OSError, place: object, advice: str) -> PlaceRefuses:
+        """The sentence for what the system refused at the place, or below it."""
+        return cls(path=error.filename or place, reason=error.strerror or error, advice=advice)
+
+
 class DatabaseOutdated(Unreachable):
     text = "The database {url} {fact}. Run `batchq db upgrade` first."
 

@@ -185,6 +185,8 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
         self.patient: Database = self.app.batchq.database
         self.patient.name = self.database.name
         try:
+            if self.kind == "prefork":
+                pool.refuse_without_semaphores()
             self.life = enlist(self.patient, self.settings, self.name, self.kind)
             crash.point("enlisted")
         except BatchqError as error:

@@ -34,6 +34,9 @@ REFUSALS = {
 # A schema that is not what its version says: a table or column that is missing, or of somebody else.
 NOT_OURS = ("no such table", "no such column", "has no column", "already exists", "may not be modified")
 NOT_OURS_ADVICE = "Its tables are not those of batchq: set BATCHQ_DATABASE_URL to another file, or put back a backup."
+# SQLite takes no path of more than 512 bytes, and puts something behind it.
+MOST_BYTES = 500
+SHORTER = f"Set BATCHQ_HOME or BATCHQ_DATABASE_URL to a path of at most {MOST_BYTES} bytes."
 # Above this size it would take more than a moment to read all of it.
 QUICK_BYTES = 2**28
 # No waiting mends these.
@@ -56,6 +59,8 @@ class File:
         if self.path is None:
             return
         self.check()
+        if len(os.fsencode(self.path)) > MOST_BYTES:
+            raise DatabaseRefuses(url=self._url, reason="its path is too long for SQLite", advice=SHORTER)
         try:
             private_file(self.path)
         except OSError as error:
