@@ -10,8 +10,9 @@ import click
 
 from batchq import clock
 from batchq.cli.context import batch, database
-from batchq.cli.output import output_option, print_json
+from batchq.cli.output import output_option, print_json, say
 from batchq.errors import BatchqError
+from batchq.escape import printable
 
 if TYPE_CHECKING:
     from batchq.app import BatchQ
@@ -44,10 +45,10 @@ def check(output: str) -> None:
         print_json({"problems": problems, "notes": notes})
     else:
         for line in problems:
-            click.echo(f"problem: {line}")
+            say(f"problem: {printable(line)}")
         for line in notes:
-            click.echo(f"note: {line}")
-        click.echo(f"Problems: {len(problems)}." if problems else "No problems.")
+            say(f"note: {printable(line)}")
+        say(f"Problems: {len(problems)}." if problems else "No problems.")
     if problems:
         raise click.exceptions.Exit(1)
 

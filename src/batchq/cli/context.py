@@ -17,6 +17,7 @@ import click
 
 from batchq.cli.output import now_in
 from batchq.errors import BatchqError, BrokerUnreachable, DatabaseOutdated, NoBroker, PlaceRefuses
+from batchq.escape import LINES, printable
 
 if TYPE_CHECKING:
     from batchq.app import BatchQ
@@ -35,7 +36,7 @@ class Failure(click.ClickException):
     """An error of ours on its way out: one line on stderr, and its own exit code."""
 
     def __init__(self, error: BatchqError) -> None:
-        super().__init__(str(error))
+        super().__init__(printable(str(error), LINES))
         self.exit_code = error.exit_code  # type: ignore[misc]
 
 

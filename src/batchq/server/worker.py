@@ -32,6 +32,7 @@ from batchq.errors import (
     InvalidInput,
     NotFound,
 )
+from batchq.escape import escape_logs
 from batchq.server import pool, tickets
 from batchq.server.ledger import Arrival, Ledger
 from batchq.server.life import Enlistment, enlist
@@ -167,6 +168,7 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
             )
         if fault := name_fault(self.name):
             raise InvalidInput(f"--batch-server: {fault}.")
+        escape_logs()
         if worker.autoscale:
             raise InvalidInput("The pool of a batch server follows its windows: start it without --autoscale.")
         self.kind = kind

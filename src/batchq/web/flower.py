@@ -15,6 +15,7 @@ from tornado.options import Error
 
 from batchq.app import BatchQ
 from batchq.errors import Conflict, InvalidInput, NoBroker
+from batchq.escape import escape_logs
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ def dashboard(batch: BatchQ, *, address: str | None = None, port: int | None = N
         raise NoBroker
     command.extract_settings()
     command.setup_logging()
+    escape_logs()
     flower = Flower(capp=batch.app, options=options, **settings)
     logger.info("Flower listens on %s, for the broker %s", _listen(flower), batch.publisher.url)
     _serve(flower)
