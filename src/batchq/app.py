@@ -17,11 +17,13 @@ from urllib.parse import urlsplit
 
 import click
 from celery import Celery
+from celery.signals import celeryd_after_setup
 from kombu.transport import TRANSPORT_ALIASES
 
 from batchq import crash
 from batchq.config import Settings
 from batchq.errors import BrokerUnreachable, InvalidInput, NoBroker, closest
+from batchq.escape import escape_logs
 
 if TYPE_CHECKING:
     from batchq.coordinator import Coordinator
@@ -230,6 +232,7 @@ class BatchQ:
         self.database.dispose()
         hold_out(self.app, "a coordinator")
         self.patience = 1.0  # no longer, as it heeds no signal meanwhile
+        celeryd_after_setup.connect(_escape_logs)
         # Else Celery puts the host's default exchange in the place of the broker's own, and binds our queue to it.
         self.app.amqp.queues.default_exchange = None
         self.app.amqp.queues.add(queue(self.settings.coordinator_queue))
@@ -246,6 +249,11 @@ class BatchQ:
             return int(celery.main(args=list(argv), standalone_mode=False) or 0)
         finally:
             celery.params[0].default = None
+
+
+def _escape_logs(**_: object) -> None:
+    """Celery's logging is set up by now, and nothing has been logged yet."""
+    escape_logs()
 
 
 QUIET = ["--without-gossip", "--without-mingle"]

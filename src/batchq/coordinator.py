@@ -22,7 +22,7 @@ from batchq import aside, crash, engine
 from batchq.aside import STORING
 from batchq.config import Settings
 from batchq.engine import Advance
-from batchq.errors import BrokerUnreachable, DatabaseTooNew, QueueRefused, Unreachable
+from batchq.errors import BrokerUnreachable, DatabaseDamaged, DatabaseTooNew, QueueRefused, Unreachable
 from batchq.server.tickets import Publisher
 from batchq.store import moves, schema, servers
 from batchq.store.database import Database
@@ -64,6 +64,7 @@ class Coordinator:
 
     def tick(self, clock: float) -> None:
         """One tick at `clock` (monotonic seconds); raises DatabaseUnreachable, DatabaseTooNew or BrokerUnreachable."""
+        self._database.check_file()
         if not self._work_to_do(clock):
             return
         aside.try_again(self._database)
@@ -113,7 +114,7 @@ def strategy(task: Task, app: Celery, consumer: Any) -> Callable[..., None]:
         try:
             if _in_time(message.headers):
                 app.batchq.coordinator.tick(time.monotonic())
-        except DatabaseTooNew as error:
+        except (DatabaseTooNew, DatabaseDamaged) as error:
             logger.critical("%s This coordinator stops.", error)
             state.should_stop = error.exit_code
         except Unreachable as error:

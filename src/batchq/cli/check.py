@@ -10,8 +10,9 @@ import click
 
 from batchq import clock
 from batchq.cli.context import batch, database
-from batchq.cli.output import output_option, print_json
+from batchq.cli.output import output_option, print_json, say
 from batchq.errors import BatchqError, BrokerUnreachable, QueueRefused
+from batchq.escape import printable
 
 if TYPE_CHECKING:
     from batchq.app import BatchQ
@@ -38,9 +39,10 @@ def check(output: str) -> None:
     """
     problems: list[str] = []
     joined = batch()
+    problems += _of_deleted_files(joined.database)
     opened = _tried(problems, database)
     if opened is not None:
-        problems += _tried(problems, lambda: list(_of_servers(opened))) or []
+        problems += _tried(problems, lambda: [*_of_damage(opened), *_of_servers(opened)]) or []
         problems += _tried(problems, lambda: _of_rows(opened)) or []
     before = len(problems)
     _tried(problems, joined.check_broker)
@@ -52,10 +54,10 @@ def check(output: str) -> None:
         print_json({"problems": problems, "notes": notes})
     else:
         for line in problems:
-            click.echo(f"problem: {line}")
+            say(f"problem: {printable(line)}")
         for line in notes:
-            click.echo(f"note: {line}")
-        click.echo(f"Problems: {len(problems)}." if problems else "No problems.")
+            say(f"note: {printable(line)}")
+        say(f"Problems: {len(problems)}." if problems else "No problems.")
     if problems:
         raise click.exceptions.Exit(1)
 
@@ -85,6 +87,25 @@ def _read_twice(act: Callable[[], T]) -> T:
         if not of_content(error):
             raise
     return act()
+
+
+def _of_deleted_files(named: Database) -> Iterator[str]:
+    """Who still works on SQLite's file after it was deleted; only the processes know of it, so they are looked at."""
+    from batchq.store import sqlite
+
+    for pid in sqlite.holders(named.file) if named.file is not None else ():
+        files = f"{named.file}, or its -wal or -shm"
+        yield f"Process {pid} works on a file that was deleted or replaced ({files}): what it stores is lost. Stop it."
+
+
+def _of_damage(opened: Database) -> Iterator[str]:
+    from batchq.store import sqlite
+
+    if opened.file is None:
+        return
+    with opened.read() as tx:
+        if damage := sqlite.damage(tx, opened.file):
+            yield f"The database {opened.file} is damaged ({damage}). {sqlite.MENDED}"
 
 
 def _of_servers(opened: Database) -> Iterator[str]:

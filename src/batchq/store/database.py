@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -23,9 +22,17 @@ from sqlalchemy.exc import (
 )
 
 from batchq import clock
-from batchq.config import masked, private_file
+from batchq.config import masked
 from batchq.core.affinity import Topology
-from batchq.errors import BatchqError, DatabaseRefuses, DatabaseUnreachable, InvalidInput
+from batchq.errors import (
+    BatchqError,
+    DatabaseDamaged,
+    DatabaseLost,
+    DatabaseRefuses,
+    DatabaseUnreachable,
+    InvalidInput,
+)
+from batchq.store import sqlite
 from batchq.store.prepared import Prepared, forget, send
 
 P = ParamSpec("P")
@@ -85,6 +92,9 @@ class Database:
         self.topology = Topology(())
         self.has_tables = False  # whether our tables have been seen there
         self._bears_garbage = False  # whether bytes that are no text have been met there
+        # Why no waiting helps any more: the file is damaged, or not there any more.
+        self.lost: DatabaseDamaged | None = None
+        self._file = sqlite.File(self.url)
         self._engine: Engine | None = None
 
     @property
@@ -101,7 +111,7 @@ class Database:
     def engine(self) -> Engine:
         if self._engine is None:
             self._engine = (
-                _sqlite(self.url, self.patience)
+                sqlite.opened(self.url, self.patience, self._file)
                 if self.embedded
                 else _postgresql(self.url, self.patience, self.answer, self.name)
             )
@@ -163,11 +173,19 @@ class Database:
         """Turn a database that cannot be had, or refuses, into the sentence that says so."""
         try:
             yield
+        except DatabaseLost as error:
+            self.lost = error
+            raise
         except DBAPIError as error:
             self._bears_garbage = self._bears_garbage or (self.embedded and _no_text(error))
             if _sqlstate(error) in REPEATABLE or of_content(error):
                 raise
             url, reason = masked(str(self.url)), _reason(error)
+            if self.embedded and (advice := sqlite.advice(error, reason)):
+                if not sqlite.is_lasting(error):
+                    raise DatabaseRefuses(url=url, reason=reason, advice=advice) from error
+                self.lost = DatabaseDamaged(url=url, reason=reason, advice=advice)
+                raise self.lost from error
             if advice := _advice(_sqlstate(error), reason):
                 raise DatabaseRefuses(url=url, reason=_refusal(reason), advice=advice) from error
             if not isinstance(error, (OperationalError, InterfaceError)) and _sqlstate(error) != SILENT:
@@ -182,6 +200,17 @@ class Database:
         if self._bears_garbage:
             driver: Any = tx.connection.driver_connection
             driver.text_factory = _shown
+
+    def check_file(self) -> None:
+        """Raise DatabaseLost if SQLite's file was deleted or replaced since this process opened it."""
+        if self.embedded:
+            with self.reachable():
+                self._file.check()
+
+    @property
+    def file(self) -> Path | None:
+        """SQLite's file; None for one in memory, and for PostgreSQL."""
+        return self._file.path
 
     def dispose(self) -> None:
         """Close all connections; the database opens again on next use."""
@@ -270,31 +299,6 @@ def _advice(state: str | None, reason: str) -> str | None:
 def _refusal(reason: str) -> str:
     """The server's own words, without those of the driver that could not connect."""
     return reason.rpartition(" failed: ")[2].removeprefix("FATAL:  ")
-
-
-def _sqlite(url: URL, patience: float) -> Engine:
-    if url.database and url.database != ":memory:":
-        try:
-            private_file(Path(url.database))
-        except OSError as error:
-            raise DatabaseUnreachable(url=masked(str(url)), reason=error.strerror) from error
-    engine = create_engine(url, connect_args={"timeout": patience, "check_same_thread": False}, hide_parameters=True)
-
-    @event.listens_for(engine, "connect")
-    def prepare(connection: sqlite3.Connection, _: Any) -> None:
-        # The driver must not begin transactions by itself: a read that turns into a write fails at once.
-        connection.isolation_level = None
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA foreign_keys = ON")
-
-    @event.listens_for(engine, "begin")
-    def begin(tx: Connection) -> None:
-        # A writer takes the lock at once; a reader that asked for it later would fail, however patient.
-        writes = tx.get_execution_options().get("batchq_writes")
-        tx.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-    return engine
 
 
 def _postgresql(url: URL, patience: float, answer: float, name: str) -> Engine:
