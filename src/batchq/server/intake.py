@@ -29,7 +29,8 @@ class Queues:
         self._consumer = consumer
         self._aside = Aside()
         self._reluctant: set[str] = set()
-        self.forget()
+        if consumer.hub is not None:  # without a loop nobody would come to `fit` them
+            self.forget()
 
     def forget(self) -> None:
         """Listen to nothing on the next connection, until `fit` says what is wanted."""
@@ -37,6 +38,8 @@ class Queues:
 
     def fit(self, wanted: Collection[str]) -> bool:
         """Listen to the `wanted` queues and no others, as far as the broker lets it; returns whether one was added."""
+        if self._consumer.task_consumer is None:  # its connection is gone
+            return False
         have = set(self._consumer.app.amqp.queues.consume_from)
         for name in sorted(have.difference(wanted)):
             self._consumer.cancel_task_queue(name)

@@ -376,7 +376,7 @@ class BatchConsumer(bootsteps.StartStopStep):  # type: ignore[misc]
         # Ours is JSON, whatever the host project sends itself.
         if consumer.task_consumer.accept is not None:
             consumer.task_consumer.accept = {*consumer.task_consumer.accept, "application/json"}
-        if not self._takes:
+        if not self._takes or consumer.hub is None:
             return
         server = consumer.controller.batch_server
         act: Callable[[], object]
