@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Mapping
+from contextlib import closing
 from typing import Any
 
 from kombu.transport import pyamqp
@@ -28,7 +29,8 @@ class Queues:
         self._consumer = consumer
         self._avoided = Avoided()
         self._reluctant: set[str] = set()
-        self.forget()
+        if consumer.hub is not None:  # without a loop nobody would come to `fit` them
+            self.forget()
 
     def forget(self) -> None:
         """Listen to nothing on the next connection, until `fit` says what is wanted."""
@@ -36,6 +38,8 @@ class Queues:
 
     def fit(self, wanted: Collection[str]) -> bool:
         """Listen to the `wanted` queues and no others, as far as the broker lets it; returns whether one was added."""
+        if self._consumer.task_consumer is None:  # its connection is gone
+            return False
         have = set(self._consumer.app.amqp.queues.consume_from)
         for name in sorted(have.difference(wanted)):
             self._consumer.cancel_task_queue(name)
@@ -62,20 +66,20 @@ class Queues:
         return True
 
     def _ask(self, name: str) -> None:
-        """Raise QueueRefused where the broker refuses the queue; on a channel of its own, which a refusal ends."""
+        """Raise QueueRefused where the broker refuses the queue; as that ends a channel, it is not the others' one."""
         connection = self._consumer.connection
         if connection.transport.driver_type != "amqp":
             tickets.try_queue(connection, name, make=True)
             return
-        channel = connection.channel()
-        tickets.declare(channel, name)
-        try:
-            if name in self._reluctant:
+        with closing(connection.channel()) as channel:  # what comes on it goes back
+            tickets.declare(channel, name)
+            if name not in self._reluctant:
+                return
+            try:
                 channel.basic_qos(0, 1, False)
                 channel.basic_consume(name, callback=lambda message: None)
-        except pyamqp.Transport.channel_errors as error:
-            raise tickets.refused(name, error) from error
-        channel.close()  # what came meanwhile goes back
+            except pyamqp.Transport.channel_errors as error:
+                raise tickets.refused(name, error) from error
 
     def set_aside(self, name: str, error: QueueRefused) -> None:
         """Leave the queue alone for a while."""

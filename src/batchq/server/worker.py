@@ -438,9 +438,9 @@ class BatchConsumer(bootsteps.StartStopStep):  # type: ignore[misc]
         # Ours is JSON, whatever the host project sends itself.
         if consumer.task_consumer.accept is not None:
             consumer.task_consumer.accept = {*consumer.task_consumer.accept, "application/json"}
-        if self._line is not None:
+        if self._line is not None and consumer.hub is not None:
             self._line.watch()
-        if not self._takes:
+        if not self._takes or consumer.hub is None:
             return
         server = consumer.controller.batch_server
         act: Callable[[], object]
