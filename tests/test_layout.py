@@ -17,9 +17,10 @@ ROOT = Path(batchq.__file__).parent
 FLOORS = [
     {"errors"},
     {"core"},
-    {"clock", "config", "crash", "tables", "spec", "migrations"},
+    {"clock", "config", "crash", "escape", "tables", "spec", "migrations"},
     {"store"},
     {"engine"},
+    {"aside"},
     {"actions", "forecast"},
     {"coordinator", "server"},
     {"operations"},

@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from batchq import engine
+from batchq import aside, engine
 from batchq.core.affinity import DEFAULT_GROUP, Server
 from batchq.core.states import LABELS, RUN_ENDED
 from batchq.core.windows import Window, overlaps
@@ -24,8 +24,8 @@ from batchq.spec.fields import MOST_THREADS
 from batchq.spec.model import MOST_WINDOWS
 from batchq.store import moves, runs, servers, views
 from batchq.store.database import Database
-from batchq.store.moves import JOB, RUN, TASK
-from batchq.store.servers import GROUP, PRIORITIES, SERVER
+from batchq.store.moves import JOB, RUN, SERVER, TASK
+from batchq.store.servers import GROUP, PRIORITIES
 from batchq.tables import Liveness
 
 LARGEST_NUMBER = 2**63 - 1
@@ -107,7 +107,7 @@ def apply(
     if dry_run:
         with database.read() as tx:
             return [line for change in _changes(tx, document, prune) for line in change.lines]
-    return database.run(lambda tx: _make(tx, database, list(_changes(tx, document, prune)), ahead))
+    return aside.run(database, lambda tx: _make(tx, database, list(_changes(tx, document, prune)), ahead))
 
 
 def _changes(tx: Connection, document: Document, prune: bool) -> Iterator[Change]:
@@ -245,7 +245,7 @@ def ensure_server(database: Database, name: str, threads: int | None = None) -> 
             servers.set_server(tx, row.id, threads=threads)
         _take_back(tx, database, 0)
 
-    database.run(make)
+    aside.run(database, make)
 
 
 def set_server(
@@ -266,7 +266,7 @@ def set_server(
     bound = None if groups is None else frozenset(groups)
     given = {"threads": threads, "enabled": enabled, "groups": bound, "windows": windows}
     wanted = {key: value for key, value in given.items() if value is not None}
-    return database.run(_set_server, database, name, lambda _: wanted, ahead, groups or ())
+    return aside.run(database, _set_server, database, name, lambda _: wanted, ahead, groups or ())
 
 
 def enable(database: Database, name: str, *, ahead: int = 0) -> list[str]:
@@ -287,18 +287,24 @@ def set_groups(database: Database, name: str, groups: Collection[str], *, ahead:
 def add_groups(database: Database, name: str, groups: Collection[str], *, ahead: int = 0) -> list[str]:
     """Bind a server to these groups too; raises as `set_server` does."""
     more = frozenset(groups)
-    return database.run(_set_server, database, name, lambda server: {"groups": server.groups | more}, ahead, more)
+    return aside.run(
+        database, _set_server, database, name, lambda server: {"groups": server.groups | more}, ahead, more
+    )
 
 
 def remove_groups(database: Database, name: str, groups: Collection[str], *, ahead: int = 0) -> list[str]:
     """End a server's bindings to these groups; raises as `set_server` does."""
     less = frozenset(groups)
-    return database.run(_set_server, database, name, lambda server: {"groups": server.groups - less}, ahead, less)
+    return aside.run(
+        database, _set_server, database, name, lambda server: {"groups": server.groups - less}, ahead, less
+    )
 
 
 def add_window(database: Database, name: str, window: Window, *, ahead: int = 0) -> list[str]:
     """Give a server one more window; raises as `set_server` does."""
-    return database.run(_set_server, database, name, lambda server: {"windows": (*server.windows, window)}, ahead)
+    return aside.run(
+        database, _set_server, database, name, lambda server: {"windows": (*server.windows, window)}, ahead
+    )
 
 
 def remove_window(database: Database, name: str, window: int | str | Window, *, ahead: int = 0) -> list[str]:
@@ -311,7 +317,7 @@ def remove_window(database: Database, name: str, window: int | str | Window, *, 
         at = _position(server, window)
         return {"windows": server.windows[:at] + server.windows[at + 1 :]}
 
-    return database.run(_set_server, database, name, rest, ahead)
+    return aside.run(database, _set_server, database, name, rest, ahead)
 
 
 def _position(server: Server, window: int | str | Window) -> int:
@@ -329,7 +335,7 @@ def delete_server(database: Database, name: str, *, ahead: int = 0) -> list[str]
 
     What it ran keeps its name. Raises NotFound, and Conflict for a server that runs.
     """
-    return database.run(_remove, database, find_server, _server_removal, name, ahead)
+    return aside.run(database, _remove, database, find_server, _server_removal, name, ahead)
 
 
 def _remove(
@@ -409,7 +415,7 @@ def set_group(database: Database, name: str, *, priority: str) -> list[str]:
     """Give a group its priority; returns the differences (rules 13, 28). Raises InvalidInput or NotFound."""
     if priority not in PRIORITIES:
         raise InvalidInput(f"priority: {priority!r} is not allowed; use {', '.join(PRIORITIES)}.")
-    return database.run(_set_group, database, name, priority)
+    return aside.run(database, _set_group, database, name, priority)
 
 
 def _set_group(tx: Connection, database: Database, name: str, priority: str) -> list[str]:
@@ -423,12 +429,12 @@ def pause_group(database: Database, name: str, *, ahead: int = 0) -> list[str]:
 
     What is executing finishes. Raises NotFound.
     """
-    return database.run(_pause_group, database, name, True, ahead)
+    return aside.run(database, _pause_group, database, name, True, ahead)
 
 
 def resume_group(database: Database, name: str, *, ahead: int = 0) -> list[str]:
     """Let a paused group go on; returns the differences. Raises NotFound."""
-    return database.run(_pause_group, database, name, False, ahead)
+    return aside.run(database, _pause_group, database, name, False, ahead)
 
 
 def _pause_group(tx: Connection, database: Database, name: str, paused: bool, ahead: int) -> list[str]:
@@ -444,7 +450,7 @@ def delete_group(database: Database, name: str, *, ahead: int = 0) -> list[str]:
 
     Raises NotFound; Conflict for the default group, and while a server is bound to it or a task of it not terminal.
     """
-    return database.run(_remove, database, find_group, _group_removal, name, ahead)
+    return aside.run(database, _remove, database, find_group, _group_removal, name, ahead)
 
 
 def _group_removal(tx: Connection, name: str) -> Change:
@@ -506,7 +512,7 @@ def cancel_run(database: Database, run: int) -> int:
 
     Returns how many tasks are canceled. Raises NotFound, and Conflict for a run that has ended.
     """
-    return database.run(_cancel_run, database, run)
+    return aside.run(database, _cancel_run, database, run)
 
 
 def _cancel_run(tx: Connection, database: Database, run: int) -> int:

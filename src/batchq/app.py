@@ -17,11 +17,13 @@ from urllib.parse import urlsplit
 
 import click
 from celery import Celery
+from celery.signals import celeryd_after_setup
 from kombu.transport import TRANSPORT_ALIASES
 
 from batchq import crash
 from batchq.config import Settings
 from batchq.errors import BrokerUnreachable, InvalidInput, NoBroker, closest
+from batchq.escape import escape_logs
 
 if TYPE_CHECKING:
     from batchq.coordinator import Coordinator
@@ -34,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 RUN = "batchq.run"
 COORDINATE = "batchq.coordinate"
+# So much longer than for a lock a server's ledger waits for an answer: a slow disk is no silence.
+LONGER_SECONDS = 6.0
 
 
 class BatchQ:
@@ -80,20 +84,24 @@ class BatchQ:
     @cached_property
     def database(self) -> Database:
         """The database; opened on first use."""
-        return self.database_within(patience=10.0)
+        return self.database_within(patience=10.0, answer=60.0)
 
-    def database_within(self, patience: float) -> Database:
-        """The database, for a caller that waits at most so many seconds for another writer."""
-        from batchq.store.database import Database
+    def database_within(self, patience: float, answer: float | None = None) -> Database:
+        """The database, for a caller that waits at most so many seconds for another writer, and for an answer.
 
-        return Database(self.settings.database, patience=patience, name=self.process)
+        A process that goes on by itself asks anew rather than wait for long; a command's statement may take its time.
+        """
+        from batchq.store.database import ANSWER_SECONDS, Database
+
+        most = min(ANSWER_SECONDS, patience + LONGER_SECONDS) if answer is None else answer
+        return Database(self.settings.database, patience=patience, answer=most, name=self.process)
 
     @cached_property
     def coordinator(self) -> Coordinator:
         """This process's coordinator."""
         from batchq.coordinator import Coordinator
 
-        return Coordinator(self.database, self.settings, self.publisher)
+        return Coordinator(self.database_within(patience=10.0), self.settings, self.publisher)
 
     @property
     def publisher(self) -> Publisher:
@@ -128,12 +136,12 @@ class BatchQ:
 
     def forward(self) -> None:
         """Settle what has ended and hand out what is ready."""
-        from batchq import engine
+        from batchq import aside, engine
 
         again = True
         while again:
-            aside = self.publisher.aside
-            step = self.database.run(engine.advance, self.database, ahead=self.settings.tickets_ahead, aside=aside)
+            ahead, unsendable = self.settings.tickets_ahead, self.publisher.unsendable
+            step = aside.run(self.database, engine.advance, self.database, ahead=ahead, unsendable=unsendable)
             crash.point("forward-committed")
             again = not self.publish(step.tickets) or step.more
 
@@ -224,6 +232,7 @@ class BatchQ:
         self.database.dispose()
         hold_out(self.app, "a coordinator")
         self.patience = 1.0  # no longer, as it heeds no signal meanwhile
+        celeryd_after_setup.connect(_escape_logs)
         # Else Celery puts the host's default exchange in the place of the broker's own, and binds our queue to it.
         self.app.amqp.queues.default_exchange = None
         self.app.amqp.queues.add(queue(self.settings.coordinator_queue))
@@ -240,6 +249,11 @@ class BatchQ:
             return int(celery.main(args=list(argv), standalone_mode=False) or 0)
         finally:
             celery.params[0].default = None
+
+
+def _escape_logs(**_: object) -> None:
+    """Celery's logging is set up by now, and nothing has been logged yet."""
+    escape_logs()
 
 
 QUIET = ["--without-gossip", "--without-mingle"]

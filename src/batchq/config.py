@@ -154,6 +154,7 @@ def private_folder(path: Path) -> None:
     for each in (*reversed(path.parents), path):
         if not each.exists():
             each.mkdir(mode=0o700, exist_ok=True)
+            each.chmod(0o700)
 
 
 def private_file(path: Path) -> None:
@@ -161,3 +162,4 @@ def private_file(path: Path) -> None:
     private_folder(path.parent)
     if not path.exists():
         path.touch(mode=0o600)
+        path.chmod(0o600)

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from celery import Celery, Task
@@ -17,17 +18,16 @@ from celery.platforms import set_pdeathsig
 from celery.worker import state
 from sqlalchemy import Connection
 
-from batchq import crash, engine
+from batchq import aside, crash, engine
+from batchq.aside import STORING
 from batchq.config import Settings
 from batchq.engine import Advance
-from batchq.errors import BrokerUnreachable, DatabaseTooNew, QueueRefused, Unreachable
+from batchq.errors import BrokerUnreachable, DatabaseDamaged, DatabaseTooNew, QueueRefused, Unreachable
 from batchq.server.tickets import Publisher
 from batchq.store import moves, schema, servers
 from batchq.store.database import Database
 
 logger = logging.getLogger(__name__)
-
-STORING_SECONDS = 3600
 
 
 @dataclass
@@ -64,11 +64,13 @@ class Coordinator:
 
     def tick(self, clock: float) -> None:
         """One tick at `clock` (monotonic seconds); raises DatabaseUnreachable, DatabaseTooNew or BrokerUnreachable."""
+        self._database.check_file()
         if not self._work_to_do(clock):
             return
+        aside.try_again(self._database)
         again = True
         while again:
-            step = self._database.run(self._step)
+            step = aside.run(self._database, self._step)
             crash.point("tick-committed")
             refused = self._publisher.publish(step.tickets)
             if refused:
@@ -82,23 +84,24 @@ class Coordinator:
             silent = self._silence.of(servers.running(tx), clock)
             work = moves.anything_open(tx)
         for server, name, beat in silent:
-            self._lose(server, name, beat)
+            aside.lose(self._database, server, partial(self._lose, name=name, beat=beat))
         return work or bool(silent)
 
-    def _lose(self, server: int, name: str, beat: int) -> None:
+    def _lose(self, server: int, *, name: str, beat: int) -> None:
         if self._database.run(lambda tx: engine.lose(tx, server, name, beat, self._database.now(tx))):
             logger.warning("%s gave no sign for %g s: it counts as lost", name, self._settings.lost_seconds)
 
     def _step(self, tx: Connection) -> Advance:
         database, settings = self._database, self._settings
         now = database.now(tx)
-        moves.discard_unstored(tx, now - timedelta(seconds=STORING_SECONDS), now)
-        more = engine.settle(tx, now)
-        engine.follow_clock(tx, now)
+        apart = servers.aside(tx, database)
+        moves.discard_unstored(tx, now - STORING, now, apart.runs)
+        more = engine.settle(tx, now, aside=apart.runs)
+        engine.follow_clock(tx, now, apart.tasks)
         # From here on under the dispatch lock: who holds it waits for no run and no task.
         engine.take_back(tx, database, now, settings.tickets_ahead, skip=True)
         tickets = engine.offer_again(tx, database, now, settings.lost_ticket_seconds)
-        tickets += engine.dispatch(tx, database, settings.tickets_ahead, self._publisher.aside)
+        tickets += engine.dispatch(tx, database, settings.tickets_ahead, self._publisher.unsendable)
         crash.point("ticking")
         return Advance(tickets, more)
 
@@ -111,7 +114,7 @@ def strategy(task: Task, app: Celery, consumer: Any) -> Callable[..., None]:
         try:
             if _in_time(message.headers):
                 app.batchq.coordinator.tick(time.monotonic())
-        except DatabaseTooNew as error:
+        except (DatabaseTooNew, DatabaseDamaged) as error:
             logger.critical("%s This coordinator stops.", error)
             state.should_stop = error.exit_code
         except Unreachable as error:

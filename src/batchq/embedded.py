@@ -20,16 +20,16 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from sqlalchemy import Connection
 
-from batchq import actions, engine
+from batchq import actions, aside, engine
 from batchq.app import BatchQ
 from batchq.config import private_file, private_folder
 from batchq.core.states import RUN_OPEN
-from batchq.errors import BatchqError, Conflict
-from batchq.server.life import seen_alive
+from batchq.errors import BatchqError, Conflict, DatabaseUnreachable, PlaceRefuses
+from batchq.server.life import ended_with_its_boot, seen_alive
 from batchq.store import moves, schema, servers, views
 
 DEFAULT_SERVERS = ("Batch1", "Batch2")
@@ -37,11 +37,15 @@ START_SECONDS = 30.0
 STOP_SECONDS = 10.0
 # A child that dies again and again is started less and less often, up to this.
 MOST_PAUSE_SECONDS = 10.0
+# A socket's path may measure no more.
+SOCKET_BYTES = 107
+ELSEWHERE = "Let this user write there, or set BATCHQ_HOME to another folder."
+MOST_YOUNG_DEATHS = 4
 PR_SET_PDEATHSIG = 1
 
 
 class StartFailed(BatchqError):
-    text = "{what} did not start within {seconds:g} s. Its log: {log}"
+    text = "{what} {fact}. Its log: {log}"
 
 
 @dataclass
@@ -55,27 +59,37 @@ class Child:
     process: subprocess.Popen[bytes] | None = None
     deaths: int = 0
     again_at: float = 0.0
+    started: float = 0.0
+    young_deaths: int = 0
 
     def start(self) -> None:
         """Start it; it dies with this process, whatever happens."""
-        private_file(self.log)
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                self.argv,
-                env=dict(self.env),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                preexec_fn=_dies_with_parent,
-                start_new_session=True,
-            )
+        self.started = time.monotonic()
+        try:
+            private_file(self.log)
+            with self.log.open("ab") as log:
+                self.process = subprocess.Popen(
+                    self.argv,
+                    env=dict(self.env),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    preexec_fn=_dies_with_parent,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise PlaceRefuses.of(error, self.log, ELSEWHERE) from error
 
     def mend(self) -> bool:
-        """Start it again if it died; True if it had died."""
-        if self.process is None or self.process.poll() is None:
+        """Start it again if it died; True if it had died. Raises StartFailed for one that dies whenever it starts."""
+        if self.process is None or (code := self.process.poll()) is None:
             return False
         if not self.again_at:
             self.deaths += 1
+            self.young_deaths = self.young_deaths + 1 if time.monotonic() - self.started < START_SECONDS else 0
+            if self.young_deaths == MOST_YOUNG_DEATHS:
+                fact = f"ended {self.young_deaths} times soon after its start, the last time with exit code {code}"
+                raise StartFailed(what=self.name, fact=fact, log=self.log)
             self.again_at = time.monotonic() + min(0.1 * 2**self.deaths, MOST_PAUSE_SECONDS)
         if time.monotonic() >= self.again_at:
             self.again_at = 0.0
@@ -114,17 +128,19 @@ class Embedded:
     # --- start ----------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Embedded:
-        private_folder(self.home)
-        self.owner = self._take_lock()
         try:
+            private_folder(self.home)
+            self.owner = self._take_lock()
             private_file(self.home / "guests")
             self._guests = (self.home / "guests").open("a+")
             if self.owner:
                 self._start_engine()
             else:
                 self._join_engine()
-        except BaseException:
+        except BaseException as error:
             self.stop()
+            if isinstance(error, OSError):
+                raise PlaceRefuses.of(error, self.home, ELSEWHERE) from error
             raise
         return self
 
@@ -133,7 +149,8 @@ class Embedded:
 
     def _take_lock(self) -> bool:
         private_file(self.home / "lock")
-        self._lock = (self.home / "lock").open("a+")
+        # What somebody else left there, in whatever encoding, is not read.
+        self._lock = (self.home / "lock").open("a+", errors="replace")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -158,17 +175,16 @@ class Embedded:
         assert self._guests is not None
         fcntl.flock(self._guests, fcntl.LOCK_SH)
         deadline = time.monotonic() + START_SECONDS
-        while not (text := (self.home / "lock").read_text()):
+        while (facts := engine_facts(self.home)) is None:
             if time.monotonic() > deadline:
                 raise Conflict(f"Another command holds {self.home}/lock and does not get ready. End it first.")
             time.sleep(0.05)
-        facts = json.loads(text)
         if facts["broker"] and not self.named_broker:
             os.environ["CELERY_BROKER_URL"] = facts["broker"]
         self.say(f"An engine already runs in this folder (pid {facts['pid']}): using it.")
 
     def _start_valkey(self) -> None:
-        self._socket = Path(tempfile.mkdtemp(prefix="batchq-")) / "broker"
+        self._socket = _socket_folder() / "broker"
         argv = [_valkey(), "--port", "0", "--unixsocket", str(self._socket), "--unixsocketperm", "700"]
         argv += ["--save", "", "--appendonly", "no", "--dir", str(self._socket.parent)]
         child = self._child("valkey", argv)
@@ -196,8 +212,15 @@ class Embedded:
 
     def _bury(self, tx: Connection, name: str) -> None:
         row = servers.find(tx, name)
-        if row is not None and not seen_alive(row):
+        if row is None or (alive := seen_alive(row)):
+            return
+        # One that cannot be seen gets the time to show a heartbeat, from the coordinator as from its successor.
+        if alive is False or (self.embedded_database and ended_with_its_boot(row)):
             engine.lose(tx, row.id, name, row.beat, self.batch.database.now(tx))
+
+    def _settle(self, tx: Connection) -> bool:
+        database = self.batch.database
+        return engine.settle(tx, database.now(tx), aside=servers.aside(tx, database).runs)
 
     def start(self, names: Iterable[str], *, console: str | None = None) -> None:
         """Start a coordinator, these servers, and Flower if `console` names its address; side by side."""
@@ -216,7 +239,10 @@ class Embedded:
 
     def _child(self, name: str, argv: list[str]) -> Child:
         logs = self.home / "logs"
-        private_folder(logs)
+        try:
+            private_folder(logs)
+        except OSError as error:
+            raise PlaceRefuses.of(error, logs, ELSEWHERE) from error
         env = os.environ | {
             "BATCHQ_HOME": str(self.home),
             "BATCHQ_DATABASE_URL": self.batch.database.url.render_as_string(hide_password=False),
@@ -231,14 +257,20 @@ class Embedded:
         deadline = time.monotonic() + START_SECONDS
         while not ready():
             assert child.process is not None
-            if child.process.poll() is not None or time.monotonic() > deadline:
-                raise StartFailed(what=child.name, seconds=START_SECONDS, log=child.log)
+            if (code := child.process.poll()) is not None:
+                raise StartFailed(what=child.name, fact=f"ended with exit code {code} as it started", log=child.log)
+            if time.monotonic() > deadline:
+                raise StartFailed(what=child.name, fact=f"did not start within {START_SECONDS:g} s", log=child.log)
             time.sleep(0.01)
 
     # --- while it runs, and the end ---------------------------------------------------------------------------
 
     def mend(self) -> None:
-        """Start again what died; say so once for each death. Raises Conflict if the engine was another's and ended."""
+        """Start again what died; say so once for each death.
+
+        Raises Conflict if the engine was another's and ended, DatabaseLost if its database is gone.
+        """
+        self.batch.database.check_file()
         if not self.owner:
             self._look_for_engine()
         for child in self.children:
@@ -277,9 +309,10 @@ class Embedded:
         for group in ([child for child in self.children if child not in broker], broker):
             _end(group)
         if self.embedded_database and any(child not in broker for child in self.children):
-            self._bury_all()
-            while self.batch.database.run(lambda tx: engine.settle(tx, self.batch.database.now(tx))):
-                continue
+            with contextlib.suppress(DatabaseUnreachable):  # then the next engine in this folder does so
+                self._bury_all()
+                while aside.run(self.batch.database, self._settle):
+                    continue
         self.children.clear()
         if self._socket is not None:
             shutil.rmtree(self._socket.parent, ignore_errors=True)
@@ -305,6 +338,39 @@ def _end(children: list[Child]) -> None:
             except subprocess.TimeoutExpired:
                 child.process.kill()
                 child.process.wait()
+
+
+def _socket_folder() -> Path:
+    """A new folder for this user alone, whose path leaves room for a socket's name."""
+    refused: OSError | None = None
+    for root in (None, "/tmp", "/var/tmp"):  # noqa: S108 (mkdtemp makes one that nobody else can have made)
+        try:
+            folder = Path(tempfile.mkdtemp(prefix="batchq-", dir=root))
+        except OSError as error:
+            refused = error
+            continue
+        folder.chmod(0o700)
+        if len(os.fsencode(folder / "broker")) <= SOCKET_BYTES:
+            return folder
+        folder.rmdir()
+    advice = "Set TMPDIR to a folder that this user may write, with a short path."
+    raise PlaceRefuses.of(refused or OSError("its path is too long for a socket"), tempfile.gettempdir(), advice)
+
+
+def engine_facts(home: Path) -> dict[str, Any] | None:
+    """What the engine of this folder wrote into its lock: `pid`, and `broker` or None; None if there is nothing yet.
+
+    Raises Conflict for what no engine writes, OSError if it cannot be read.
+    """
+    if not (text := (home / "lock").read_bytes()):
+        return None
+    try:
+        facts = json.loads(text)
+        broker = facts["broker"]
+        return {"pid": int(facts["pid"]), "broker": broker if isinstance(broker, str) else None}
+    except (ValueError, LookupError, TypeError):
+        advice = "End that, or set BATCHQ_HOME to another folder."
+        raise Conflict(f"What holds {home}/lock is no engine of batchq. {advice}") from None
 
 
 def _valkey() -> str:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,10 +20,11 @@ from batchq import crash
 from batchq.core import affinity
 from batchq.core.conditions import Ended, Join, readiness, resolution, verdict
 from batchq.core.states import Outcome, RunState, State, after_attempt
-from batchq.store import moves, runs, servers
-from batchq.store.database import Database
+from batchq.store import moves, runs, servers, trouble
+from batchq.store.database import Database, why
 from batchq.store.moves import Ticket
 from batchq.store.prepared import Later
+from batchq.store.trouble import Key, What
 
 if TYPE_CHECKING:
     from batchq.spec import JobSpec
@@ -83,30 +85,29 @@ def _store_at_once(tx: Connection, database: Database, job: JobSpec, rows: runs.
 # --- settle -------------------------------------------------------------------------------------------------
 
 
-def settle(tx: Connection, now: datetime, ends: Mapping[int, State] | None = None, asked: Later | None = None) -> bool:
+def settle(tx: Connection, now: datetime, asked: Later | None = None, aside: Collection[int] = ()) -> bool:
     """Resolve the conditions on tasks that have ended, to a fixed point, and close runs that are through (rules 3-7).
 
-    `ends` are tasks that this transaction ended, their runs being locked; without them, those that earlier
-    ones left, in the runs that somebody may have `asked` for (`unsettled`). A transaction does a bounded piece of
-    work: True means that there is more.
+    They are those that earlier transactions left, but in the runs set `aside`; somebody may have `asked` for these runs
+    already (`unsettled`). A transaction does a bounded piece of work: True means that there is more.
     """
-    if ends is not None:
-        more, counted = _settle(tx, now, ends)
-    else:
-        runs = [row.run_id for row in (asked or unsettled(tx)).rows]
-        if not runs:
-            return False
-        moves.lock_runs(tx, sorted(runs))
-        ends = moves.unsettled(tx, runs, limit=CONDITIONS_PER_TRANSACTION)
-        more, counted = _settle(tx, now, ends, flagged=True)
-        more = more or len(ends) == CONDITIONS_PER_TRANSACTION
+    return settle_runs(tx, [row.run_id for row in (asked or unsettled(tx, aside)).rows], now)
+
+
+def settle_runs(tx: Connection, runs: Collection[int], now: datetime) -> bool:
+    """The same for these runs only."""
+    if not runs:
+        return False
+    moves.lock_runs(tx, sorted(runs))
+    ends = moves.unsettled(tx, runs, limit=CONDITIONS_PER_TRANSACTION)
+    more, counted = _settle(tx, now, ends, flagged=True)
     _close(tx, counted, now)
-    return more
+    return more or len(ends) == CONDITIONS_PER_TRANSACTION
 
 
-def unsettled(tx: Connection) -> Later:
+def unsettled(tx: Connection, aside: Collection[int] = ()) -> Later:
     """The runs in which earlier transactions left something to settle; asked for together with what follows."""
-    return moves.unsettled_runs(tx, limit=CONDITIONS_PER_TRANSACTION)
+    return moves.unsettled_runs(tx, CONDITIONS_PER_TRANSACTION, aside)
 
 
 def _settle(
@@ -231,12 +232,13 @@ class Chosen:
     shares: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
 
 
-def dispatch(tx: Connection, database: Database, ahead: int = 0, aside: Collection[str] = ()) -> list[Ticket]:
+def dispatch(tx: Connection, database: Database, ahead: int = 0, unsendable: Collection[str] = ()) -> list[Ticket]:
     """Hand tickets for the best ready tasks to threads that are free now: ready → queued (rules 10-13, 16, 19, 28).
 
-    Groups set `aside`, whose tickets cannot be sent, get none.
+    Groups whose tickets are `unsendable` get none.
     """
-    chosen = _choose(tx, database, servers.demand(tx), {}, ahead, aside)
+    aside = servers.aside(tx, database).tasks
+    chosen = _choose(tx, database, servers.demand(tx, aside), {}, ahead, unsendable)
     return [moves.ticket(row) for row in moves.queue(tx, chosen.rows, chosen.now)]
 
 
@@ -246,18 +248,18 @@ def _choose(
     demand: servers.Demand,
     looked: Mapping[str, moves.Looked],
     ahead: int,
-    aside: Collection[str],
+    unsendable: Collection[str],
 ) -> Chosen:
     """Choose what is handed out, under the dispatch lock; what is `looked` at already need not be asked for."""
     now = database.now(tx)
     topology = servers.topology(tx, database, demand.version)
     busy, out = demand.occupancy
     free = affinity.free_threads(topology, busy, now, ahead)
-    ready = [group for group in demand.ready if group not in aside] if aside else demand.ready
+    ready = [group for group in demand.ready if group not in unsendable] if unsendable else demand.ready
     limits = affinity.limits(ready, out, topology, free)
     if not limits:
         return Chosen(now)
-    candidates = moves.ready(tx, limits, looked, now)
+    candidates = moves.ready(tx, limits, looked, now, topology.aside.tasks)
     admitted = affinity.admit([(row, row.group_name) for row in candidates], out, topology, free)
     return Chosen(now, admitted.chosen, admitted.shares)
 
@@ -270,11 +272,11 @@ class Advance:
     more: bool = False
 
 
-def advance(tx: Connection, database: Database, *, ahead: int = 0, aside: Collection[str] = ()) -> Advance:
-    """Settle what has ended, then hand out what is ready, but for the groups set `aside`."""
-    asked = unsettled(tx)
-    more = settle(tx, database.now(tx), asked=asked)
-    return Advance(dispatch(tx, database, ahead, aside), more)
+def advance(tx: Connection, database: Database, *, ahead: int = 0, unsendable: Collection[str] = ()) -> Advance:
+    """Settle what has ended, then hand out what is ready, but for groups whose tickets are `unsendable`."""
+    asked = unsettled(tx, servers.aside(tx, database).runs)
+    more = settle(tx, database.now(tx), asked)
+    return Advance(dispatch(tx, database, ahead, unsendable), more)
 
 
 def take_back(tx: Connection, database: Database, now: datetime, ahead: int = 0, *, skip: bool = False) -> int:
@@ -283,10 +285,10 @@ def take_back(tx: Connection, database: Database, now: datetime, ahead: int = 0,
     A tick may `skip` those that are being claimed; an action has called `moves.lock_out` first, and misses none.
     """
     topology = servers.topology(tx, database, servers.lock_dispatch(tx))
-    out = moves.tickets_out(tx)
+    out = moves.tickets_out(tx, topology.aside.tasks)
     if not out:
         return 0
-    busy, _ = moves.occupancy(tx)
+    busy, _ = moves.occupancy(tx, topology.aside.tasks)
     free = affinity.free_threads(topology, busy, now, ahead)
     surplus = affinity.surplus([((row.id, row.token), row.group_name) for row in out], topology, free)
     held = moves.lock_now(tx, {task for task, _ in surplus}, skip=skip)
@@ -295,22 +297,30 @@ def take_back(tx: Connection, database: Database, now: datetime, ahead: int = 0,
 
 def offer_again(tx: Connection, database: Database, now: datetime, after: float) -> list[Ticket]:
     """New tickets for those out longer than `after` seconds (then twice that, up to a minute): the broker lost them."""
-    servers.lock_dispatch(tx)
-    overdue = [row for row in moves.tickets_out(tx) if _overdue(row, now, after)]
+    aside = servers.topology(tx, database, servers.lock_dispatch(tx)).aside.tasks
+    overdue = [row for row in moves.tickets_out(tx, aside) if is_overdue(row, now, after)]
     held = moves.lock_now(tx, {row.id for row in overdue}, skip=True)
     return moves.offer_again(tx, [row for row in overdue if row.id in held], now)
 
 
-def _overdue(row: Any, now: datetime, after: float) -> bool:
+def is_overdue(row: Any, now: datetime, after: float) -> bool:
+    """Whether a ticket is out for longer than one is waited for that was offered so often.
+
+    Raises ValueError for a token that no statement finds again: it would be out for ever.
+    """
+    if not (row.token is None or (isinstance(row.token, str) and row.token.isascii())):
+        raise ValueError("its token is no text")
     patience = timedelta(seconds=min(after * 2 ** min(row.offers, 6), max(after, 60.0)))
     # Either way: a clock that was set back would else hide a lost ticket until it is past that time again.
     return bool(abs(now - row.queued_at) >= patience)
 
 
-def follow_clock(tx: Connection, now: datetime) -> int:
+def follow_clock(
+    tx: Connection, now: datetime, aside: Collection[int] = (), alone: Collection[int] | None = None
+) -> int:
     """Let no ready task wait for an instant that is far only because the clock went back; returns how many did."""
     rows = []
-    for row in moves.not_before(tx, now):
+    for row in moves.not_before(tx, now, aside, alone):
         due = now + timedelta(seconds=row.retry_delay if row.attempt else 0)
         if row.ready_at > due:
             rows.append({"task": row.id, "held": row.ready_at, "due": due})
@@ -394,7 +404,7 @@ def serve(
     forward: bool = True,
     again: bool = False,
     known: Collection[str] | None = None,
-    aside: Collection[str] = (),
+    unsendable: Collection[str] = (),
 ) -> Served:
     """All that one server has to say and to ask, in one transaction: finish, settle, claim, dispatch.
 
@@ -402,7 +412,7 @@ def serve(
     no thread in time and are taken back.
     `forward` is false where only the coordinator may advance; `again` goes on with what the last call left. After a
     commit whose reply was lost, `known` are the tokens that are there: what it had claimed besides is granted anew.
-    Groups set `aside` cannot be sent: nothing of them is handed out.
+    Of groups whose tickets are `unsendable` nothing is handed out.
     A life that no longer carries its server's name gets `fenced`, and nothing happens (rule 31).
     """
     standing = servers.standing(tx, life.server)
@@ -415,23 +425,27 @@ def serve(
     version = standing.topology(life.epoch)
     if version is None:
         return Served(fenced=True)
-    stale, ends = finish(tx, life, reports, held, now, settling=forward) if held is not None else (0, {})
-    more, counted = _settle(tx, now, ends, followers) if forward and ends else (False, None)
+    topology = servers.topology(tx, database, version)
+    # What cannot be settled must not keep the outcome itself from being stored.
+    broken = bool(topology.aside.runs) and any(moves.run_of(task) in topology.aside.runs for task in reported)
+    settling = forward and not broken
+    stale, ends = finish(tx, life, reports, held, now, settling=settling) if held is not None else (0, {})
+    more, counted = _settle(tx, now, ends, followers) if settling and ends else (False, None)
     if reports:
         crash.point("finishing")
-    topology = servers.topology(tx, database, version)
     moves.take_back(tx, [(offer.task, offer.token) for offer in overdue])
     regained = _claimed_before(tx, life, known) if known is not None else []
     active += len(regained)
     claimed, parked, refused = _claim(tx, database, topology, life, offers, active, pool)
     active += len(claimed)
-    more = (settle(tx, now) or more) if forward and again else more
+    if forward and (again or broken):
+        more = settle(tx, now, aside=topology.aside.runs) or more
     handed: Sequence[Any] = ()
     started: Later | None = None
     tickets: list[Ticket] = []
     if forward and (reports or overdue or again):
         handed, started, tickets = _hand_out(
-            tx, database, life, held, now, active=active, pool=pool, ahead=ahead, aside=aside
+            tx, database, life, held, now, active=active, pool=pool, ahead=ahead, unsendable=unsendable
         )
     _close(tx, counted, now)
     threads = database.topology.by_id[life.server].threads_now(now)
@@ -449,16 +463,17 @@ def _hand_out(
     active: int,
     pool: int,
     ahead: int,
-    aside: Collection[str],
+    unsendable: Collection[str],
 ) -> tuple[Sequence[Any], Later | None, list[Ticket]]:
     """Hand out what is ready; returns what the server starts itself, and the tickets for the others.
 
     Where a task has `ended` and a thread is free, one more of its group is likely to start there.
     """
     free = _room(database.topology, life, pool, now) - active
-    demand = servers.demand(tx)
+    aside = database.topology.aside.tasks
+    demand = servers.demand(tx, aside)
     likely = {row.group_name: free for row in ended.rows} if ended is not None and free > 0 else {}
-    chosen = _choose(tx, database, demand, moves.look(tx, likely, now), ahead, aside)
+    chosen = _choose(tx, database, demand, moves.look(tx, likely, now, aside), ahead, unsendable)
     free = _room(database.topology, life, pool, chosen.now) - active
     share = chosen.shares.get(life.server, {})
     own, others = _own_share(moves.queue(tx, chosen.rows, chosen.now), share, free)
@@ -519,19 +534,22 @@ def _claim(
     mine: list[Offer] = []
     foreign: list[Offer] = []
     for offer in offers:
+        if offer.task in topology.aside.tasks:
+            continue  # stale, until it goes through again under a new ticket
         fits = opened and topology.takes(server, groups.get(offer.task, offer.group))
         (mine if fits else foreign).append(offer)
     moves.take_back(tx, [(offer.task, offer.token) for offer in foreign])
+    broken = len(offers) - len(mine) - len(foreign)
     free = max(_room(topology, life, pool, now) - active, 0)
     taken, parked = mine[:free], mine[free:]
     if not taken:
-        return [], parked, 0
+        return [], parked, broken
     tokens = [(offer.task, offer.token) for offer in taken]
     granted = moves.claim(tx, tokens, life.server, life.epoch, topology.version, now).rows
     crash.point("claiming")
     if len(granted) < len(taken) and servers.newest(tx) != topology.version:
         return _claim(tx, database, servers.topology(tx, database), life, mine, active, pool)
-    return granted, parked, len(taken) - len(granted)
+    return granted, parked, len(taken) - len(granted) + broken
 
 
 def finish(
@@ -636,23 +654,48 @@ def stop(tx: Connection, life: Life, now: datetime) -> bool:
 def recover(tx: Connection, server: int, name: str, now: datetime, reason: str = LOST) -> int:
     """Finish as lost whatever the books say the server executes; returns how many attempts that were."""
     executing = moves.executing_on(tx, server)
-    return _lose(tx, server, name, executing, reason.format(name=name), now)
+    return lose_attempts(tx, server, name, executing, reason.format(name=name), now)
 
 
 def recover_missing(tx: Connection, life: Life, tokens: Collection[str], now: datetime) -> int:
     """Finish as lost those attempts of the living server that it no longer has, by their tokens."""
     executing = [row for row in moves.executing_on(tx, life.server) if row.token in tokens]
-    return _lose(tx, life.server, life.name, executing, MISSING.format(name=life.name), now)
+    return lose_attempts(tx, life.server, life.name, executing, MISSING.format(name=life.name), now)
 
 
-def _lose(tx: Connection, server: int, name: str, executing: Sequence[Any], reason: str, now: datetime) -> int:
+def lose_attempts(tx: Connection, server: int, name: str, executing: Sequence[Any], reason: str, now: datetime) -> int:
+    """Finish these attempts as lost, with this reason; one of which that cannot be stored is set aside."""
+    if not executing:
+        return 0
+    rows = {row.id: row for row in executing}
+
+    def end(tasks: Iterable[int]) -> None:
+        _lose(tx, server, name, [rows[task] for task in tasks], reason, now)
+
+    if trouble.tried(tx, lambda: end(rows), keep=True) is None:
+        return len(rows)
+    broken: dict[Key, str] = {}
+    for task in sorted(rows):
+        if error := trouble.tried(tx, partial(end, [task]), keep=True):
+            broken[What.LOST, task] = why(error)
+    trouble.note(tx, broken, name, now)
+    return len(rows) - len(broken)
+
+
+def lose_again(tx: Connection, task: int, now: datetime) -> None:
+    """Finish as lost the attempt of a task that was set aside when its server went; nothing if it has ended."""
+    row = moves.left_executing(tx, task)
+    if row is not None:
+        _lose(tx, row.server_id, row.server, [row], LOST.format(name=row.server), now)
+
+
+def _lose(tx: Connection, server: int, name: str, executing: Sequence[Any], reason: str, now: datetime) -> None:
     moves.lock_runs(tx, sorted({moves.run_of(row.id) for row in executing}))
-    for epoch in sorted({row.epoch for row in executing}):
+    for epoch in dict.fromkeys(row.epoch for row in executing):
         reports = [Report(row.id, row.token, ok=False, error=reason) for row in executing if row.epoch == epoch]
         held = moves.held(tx, [report.task for report in reports])
         finish(tx, Life(server, name, epoch), reports, held, now)
         crash.point("recovering")
-    return len(executing)
 
 
 # --- cancel -------------------------------------------------------------------------------------------------

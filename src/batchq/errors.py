@@ -48,6 +48,28 @@ class DatabaseRefuses(DatabaseUnreachable):
     text = "The database {url} refuses ({reason}). {advice}"
 
 
+class DatabaseDamaged(DatabaseRefuses):
+    """The database's file is damaged: no waiting helps."""
+
+
+class DatabaseLost(DatabaseDamaged):
+    text = (
+        "The file of the database {url}, or its -wal or -shm, was deleted or replaced under this process: "
+        "what it stored since is lost. Put back what belongs there, and start again."
+    )
+
+
+class PlaceRefuses(Unreachable):
+    """A folder or file of this machine that is needed cannot be used."""
+
+    text = "{path} cannot be used ({reason}). {advice}"
+
+    @classmethod
+    def of(cls, error: OSError, place: object, advice: str) -> PlaceRefuses:
+        """The sentence for what the system refused at the place, or below it."""
+        return cls(path=error.filename or place, reason=error.strerror or error, advice=advice)
+
+
 class DatabaseOutdated(Unreachable):
     text = "The database {url} {fact}. Run `batchq db upgrade` first."
 
@@ -81,6 +103,10 @@ class Conflict(BatchqError):
     """The present state of the thing does not allow the command."""
 
     exit_code = 5
+
+
+class Broken(Conflict):
+    text = "What is stored there can be neither read nor changed ({reason}). `batchq check` names the row."
 
 
 class ServerRuns(Conflict):

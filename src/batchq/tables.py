@@ -250,3 +250,19 @@ class Dispatch(Row, table=True):
     __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
     id: int = Field(primary_key=True)
     topology: int = 0
+
+
+class Trouble(Row, table=True):
+    """What always fails because of what is stored there, or is to be: it is set aside, and tried again alone.
+
+    `number` is the id of a task, a run or a server, as `what` says; `tries` counts how often it failed.
+    """
+
+    __tablename__ = "batchq_trouble"
+    what: str = Field(primary_key=True, max_length=16)
+    number: int = Field(sa_column=Column(BIG, primary_key=True, autoincrement=False))
+    reason: str = Field(sa_column=Column(Text, nullable=False))
+    told_by: str = Field(max_length=NAME)
+    since: datetime
+    tries: int = 1
+    again_at: datetime

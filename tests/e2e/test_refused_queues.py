@@ -8,6 +8,7 @@ import amqp
 import pytest
 from kombu import Queue
 
+from batchq.server import tickets
 from e2e.brokers import NO_RABBITMQ, PROGRAM
 from e2e.site import BROKER, Site
 
@@ -92,6 +93,10 @@ def test_groups_whose_queues_are_refused_wait_without_a_thread_and_all_others_go
         assert states(site, waiting[0]) == {"ready"}
     mend(site, broker)
     assert site.wait_end(waiting[0], 150)["status"] == "success"
+    if broker == "valkey":  # one that is spoiled while it is listened to holds nobody up either
+        spoil(site, broker)
+        assert site.wait_end(site.submit(tasks("PLAIN", 20)), 30)["status"] == "success"
+        mend(site, broker)
     assert {name: process.pid for name, process in site.processes.items() if name in lives} == lives
     for name in lives:
         assert site.log(name).count("'ODD' is set aside") <= 1, site.log(name)
@@ -139,3 +144,37 @@ def test_a_coordinator_whose_queue_is_refused_waits_until_it_is_free(
             ),
         )
         assert "Traceback" not in site.log("coordinator")
+
+
+@pytest.mark.skipif(PROGRAM is None, reason=NO_RABBITMQ)
+@pytest.mark.parametrize("broker", ["rabbitmq"], scope="module")
+def test_queues_that_become_bad_while_all_runs_cost_no_life_and_no_other_groups_time(
+    tmp_path_factory: pytest.TempPathFactory, broker: str
+) -> None:
+    with Site(tmp_path_factory.mktemp("later"), broker=broker, tick_seconds=0.1) as site:
+        site.start_broker()
+        site.apply("servers: {AOS1: {threads: 1, groups: [PLAIN, TURNS, TAKEN]}}")
+        site.start_coordinator()
+        holder = amqp.Connection(site.broker_url.partition("@")[2].rstrip("/"))
+        holder.connect()
+        channel = holder.channel()
+        with site.batch.app.connection_for_write() as connection:
+            tickets.queue("batchq.default.TAKEN")(connection.default_channel).declare()
+        # Somebody listens to it alone: it may be declared, and not listened to.
+        channel.basic_consume("batchq.default.TAKEN", exclusive=True, callback=lambda message: None)
+        site.start_server("AOS1")
+        pids = {name: site.processes[name].pid for name in ("AOS1", "coordinator")}
+        site.wait_for("it to be set aside", lambda: "not listened to for now" in site.log("AOS1"))
+        for group in ("PLAIN", "TURNS"):
+            assert site.wait_end(site.submit(tasks(group, 3)), 30)["status"] == "success"
+        # It is made anew with other arguments, while everybody believes it to be well.
+        channel.queue_delete("batchq.default.TURNS")
+        channel.queue_declare("batchq.default.TURNS", durable=True, auto_delete=False, arguments={"x-max-length": 5})
+        for _ in range(6):
+            assert site.wait_end(site.submit(tasks("PLAIN", 3)), 30)["status"] == "success"
+            site.submit(tasks("TURNS", 2))
+        assert site.log("AOS1").count("begin anew without") == site.log("AOS1").count("ConnectionResetError") == 1
+        holder.close()
+        site.wait_for("AOS1 to listen to it", lambda: "consuming from batchq.default.TAKEN" in site.log("AOS1"), 90)
+        assert site.wait_end(site.submit(tasks("TAKEN", 3)), 30)["status"] == "success"
+        assert {name: site.processes[name].pid for name in pids} == pids

@@ -29,7 +29,7 @@ WAITS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database(
 class Nowhere(Publisher):
     """What a coordinator hands out here is of no interest."""
 
-    aside: frozenset[str] = frozenset()
+    unsendable: frozenset[str] = frozenset()
 
     def __init__(self) -> None:
         pass

@@ -54,13 +54,13 @@ class Broker:
     sent: list[Ticket] = field(default_factory=list)
     away: bool = False
     refuses: set[str] = field(default_factory=set)
-    aside: set[str] = field(default_factory=set)
+    unsendable: set[str] = field(default_factory=set)
 
     def publish(self, tickets: list[Ticket]) -> list[Ticket]:
         if self.away:
             raise BrokerUnreachable(url="redis://", reason="gone")
         refused = [ticket for ticket in tickets if ticket.group in self.refuses]
-        self.aside |= {ticket.group for ticket in refused}
+        self.unsendable |= {ticket.group for ticket in refused}
         self.sent += [ticket for ticket in tickets if ticket not in refused]
         return refused
 

@@ -178,7 +178,7 @@ def test_a_group_whose_queue_is_refused_is_left_alone_for_a_while_and_the_others
 
     refused = publisher.publish([TICKET, *others, TICKET])
 
-    assert (refused, publisher.aside) == ([TICKET, TICKET], {"BG1"})
+    assert (refused, publisher.unsendable) == ([TICKET, TICKET], {"BG1"})
     assert {redis.llen(f"batchq.default.{ticket.group}") for ticket in others} == {1}
     redis.delete("batchq.default.BG1")
     assert publisher.publish([TICKET]) == [TICKET]
@@ -187,15 +187,15 @@ def test_a_group_whose_queue_is_refused_is_left_alone_for_a_while_and_the_others
 def test_what_is_set_aside_is_tried_again_after_pauses_that_grow_to_a_minute(monkeypatch: pytest.MonkeyPatch):
     clock = [0.0]
     monkeypatch.setattr("batchq.server.tickets.time.monotonic", lambda: clock[0])
-    aside, pauses = tickets.Aside(), []
+    avoided, pauses = tickets.Avoided(), []
     for _ in range(9):
-        aside.put("BG1")
+        avoided.put("BG1")
         began = clock[0]
-        while "BG1" in aside:
+        while "BG1" in avoided:
             clock[0] += 0.5
         pauses.append(clock[0] - began)
 
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
-    assert aside.names == frozenset()
-    aside.clear("BG1")
-    assert aside.put("BG1")
+    assert avoided.names == frozenset()
+    avoided.clear("BG1")
+    assert avoided.put("BG1")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from batchq.config import Settings
 from batchq.engine import Offer
+from batchq.server import worker
 from batchq.server.ledger import Arrival, Ledger
 from batchq.server.tickets import Untravelled
 from batchq.server.worker import Watch
@@ -40,7 +42,7 @@ class Loop:
 class Nobody:
     """Sends nothing."""
 
-    aside: frozenset[str] = frozenset()
+    unsendable: frozenset[str] = frozenset()
 
     def publish(self, tickets: list[Any]) -> list[Any]:
         """There is nobody else."""
@@ -120,6 +122,26 @@ def test_nor_is_it_while_the_loop_asks_again_since_the_answer_had_grown_old(
     ledger._settings = SETTINGS
     turn_until(loop, lambda: bool(started))
     assert (stage.states(run), started) == ({"A": "executing"}, ["A"])
+
+
+def test_the_watch_looks_when_it_is_asked_to_and_seldom_though_it_is_asked_often(
+    stage: Stage, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "WATCH_SECONDS", 60.0)
+    settings = SETTINGS.model_copy(update={"heartbeat_seconds": 60.0})
+    watch = Watch(stage.database, settings, ledger)
+    looks: list[float] = []
+    look = watch._look
+    monkeypatch.setattr(watch, "_look", lambda: (looks.append(time.monotonic()), look()))
+    watch.start()
+    deadline = time.monotonic() + 30
+    while len(looks) < 4:
+        watch.look()
+        assert time.monotonic() < deadline
+    watch.stop()
+
+    assert watch.wanted is not None
+    assert min(later - before for before, later in pairwise(looks)) >= worker.LEAST_SECONDS * 0.9
 
 
 def turn_until(loop: Loop, happened: Callable[[], bool]) -> None:

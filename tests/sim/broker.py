@@ -158,7 +158,7 @@ class Link:
         self._aside = Aside()
 
     @property
-    def aside(self) -> frozenset[str]:
+    def unsendable(self) -> frozenset[str]:
         """The groups whose tickets this process cannot send for now."""
         return self._aside.names
 

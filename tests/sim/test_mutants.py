@@ -203,7 +203,7 @@ def keeps_tickets_that_cannot_be_sent() -> AbstractContextManager[None]:
         return []
 
     publish = Link.publish
-    return replaced((Link, "publish", sent), (Link, "aside", frozenset()))
+    return replaced((Link, "publish", sent), (Link, "unsendable", frozenset()))
 
 
 def stops_at_a_ticket_that_cannot_be_sent() -> AbstractContextManager[None]:
@@ -216,7 +216,7 @@ def stops_at_a_ticket_that_cannot_be_sent() -> AbstractContextManager[None]:
         return []
 
     publish = Link.publish
-    return replaced((Link, "publish", stopping), (Link, "aside", frozenset()))
+    return replaced((Link, "publish", stopping), (Link, "unsendable", frozenset()))
 
 
 def starts_what_it_claimed_long_ago() -> AbstractContextManager[None]:

@@ -448,7 +448,7 @@ class Client(Process):
         world, database, link = self.world, self.database, Link(self.world, self.main)
         more = world.settings.fast_path
         while more:
-            step = database.run(lambda tx: engine.advance(tx, database, ahead=world.ahead, aside=link.aside))
+            step = database.run(lambda tx: engine.advance(tx, database, ahead=world.ahead, unsendable=link.unsendable))
             refused: list[moves.Ticket] = []
             with suppress(BrokerUnreachable):
                 refused = link.publish(step.tickets)

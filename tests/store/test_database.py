@@ -186,16 +186,20 @@ def test_an_error_of_another_kind_is_not_repeated(database):
 
 
 @pytest.mark.parametrize(
-    "url", ["sqlite:////proc/nowhere/batchq.db", "postgresql+psycopg://me:secret@127.0.0.1:1/batchq"]
+    ("url", "says"),
+    [
+        ("sqlite:////proc/nowhere/batchq.db", "refuses (No such file or directory)"),
+        ("postgresql+psycopg://me:secret@127.0.0.1:1/batchq", "does not answer"),
+    ],
 )
-def test_a_database_that_is_away_is_one_sentence_without_the_password(url):
+def test_a_database_that_is_away_is_one_sentence_without_the_password(url, says):
     database = Database(url)
     with pytest.raises(DatabaseUnreachable) as raised, database.read():
         pass
     database.dispose()
     assert raised.value.exit_code == 4
     assert str(raised.value).startswith("The database ")
-    assert "does not answer" in str(raised.value)
+    assert says in str(raised.value)
     assert "secret" not in str(raised.value)
     assert "\n" not in str(raised.value)
 

@@ -50,7 +50,7 @@ def test_a_session_says_which_process_it_is_and_never_holds_a_lock_or_waits_for_
 SETTINGS = {
     "application_name": "batchq server AOS1",
     "lock_timeout": "200ms",
-    "idle_in_transaction_session_timeout": "10s",
+    "idle_in_transaction_session_timeout": "7s",
     "TimeZone": "UTC",
 }
 
@@ -62,7 +62,7 @@ def test_what_the_url_says_of_its_sessions_goes_before(postgresql_url):
         assert shown(database, "application_name") == "night shift"
         assert shown(database, "lock_timeout") == "7s"
         assert shown(database, "search_path") == "elsewhere"
-        assert shown(database, "idle_in_transaction_session_timeout") == "10s"
+        assert shown(database, "idle_in_transaction_session_timeout") == "7s"
 
 
 def test_what_the_environment_says_of_sessions_goes_before(postgresql_url, monkeypatch):
@@ -71,7 +71,7 @@ def test_what_the_environment_says_of_sessions_goes_before(postgresql_url, monke
     with opened(postgresql_url) as database:
         assert shown(database, "application_name") == "night shift"
         assert shown(database, "search_path") == "elsewhere"
-        assert shown(database, "lock_timeout") == "10s"
+        assert shown(database, "lock_timeout") == "5s"
 
 
 def test_a_process_that_stands_still_in_a_transaction_does_not_keep_its_locks(postgresql_url):

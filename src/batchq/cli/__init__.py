@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import suppress
 
 import click
 
@@ -49,9 +51,29 @@ for command in COMMANDS:
     cli.add_command(command)
 
 
+def _open_what_is_closed() -> None:
+    """Put nothing in the place of a standard stream that is closed: else the next file that is opened would be it."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, so this one
+        if getattr(sys, name) is None:
+            stream = open(number, "w" if number else "r", closefd=False)  # noqa: SIM115 (it stays open to the end)
+            setattr(sys, name, stream)
+            setattr(sys, f"__{name}__", stream)
+
+
 def main() -> None:
     """The program `batchq`."""
+    _open_what_is_closed()
     for stream in (sys.stdout, sys.stderr):
         # A name that the terminal's encoding lacks must not end the command.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    cli(prog_name="batchq")
+    try:
+        cli(prog_name="batchq")
+    except OSError as error:  # of what click itself prints: help, version, errors
+        failure = context.Failure(context.of_system(error))
+        with suppress(OSError):
+            failure.show()
+        sys.exit(failure.exit_code)

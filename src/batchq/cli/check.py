@@ -10,8 +10,9 @@ import click
 
 from batchq import clock
 from batchq.cli.context import batch, database
-from batchq.cli.output import output_option, print_json
+from batchq.cli.output import output_option, print_json, say
 from batchq.errors import BatchqError, BrokerUnreachable, QueueRefused
+from batchq.escape import printable
 
 if TYPE_CHECKING:
     from batchq.app import BatchQ
@@ -38,23 +39,25 @@ def check(output: str) -> None:
     """
     problems: list[str] = []
     joined = batch()
+    problems += _of_deleted_files(joined.database)
     opened = _tried(problems, database)
     if opened is not None:
-        problems += _of_servers(opened)
+        problems += _tried(problems, lambda: [*_of_damage(opened), *_of_servers(opened)]) or []
+        problems += _tried(problems, lambda: _of_rows(opened)) or []
     before = len(problems)
     _tried(problems, joined.check_broker)
     if len(problems) == before:
         problems += _of_coordinators(joined)
-        problems += _of_queues(joined, opened)
-    notes = list(_notes(joined, opened))
+        problems += _tried(problems, lambda: list(_of_queues(joined, opened))) or []
+    notes = _tried(problems, lambda: list(_notes(joined, opened))) or []
     if output == "json":
         print_json({"problems": problems, "notes": notes})
     else:
         for line in problems:
-            click.echo(f"problem: {line}")
+            say(f"problem: {printable(line)}")
         for line in notes:
-            click.echo(f"note: {line}")
-        click.echo(f"Problems: {len(problems)}." if problems else "No problems.")
+            say(f"note: {printable(line)}")
+        say(f"Problems: {len(problems)}." if problems else "No problems.")
     if problems:
         raise click.exceptions.Exit(1)
 
@@ -62,10 +65,47 @@ def check(output: str) -> None:
 def _tried(problems: list[str], act: Callable[[], T]) -> T | None:
     """What `act` returns, or None with its error among the problems."""
     try:
-        return act()
+        return _read_twice(act)
     except BatchqError as error:
         problems.append(str(error))
-        return None
+    except Exception as error:
+        from batchq.store.database import of_content, why
+
+        if not of_content(error):
+            raise
+        problems.append(f"Not all that is stored can be read ({why(error)}).")
+    return None
+
+
+def _read_twice(act: Callable[[], T]) -> T:
+    """What `act` returns; bytes that are no text are an error when they are met first, and then are read otherwise."""
+    from batchq.store.database import of_content
+
+    try:
+        return act()
+    except Exception as error:
+        if not of_content(error):
+            raise
+    return act()
+
+
+def _of_deleted_files(named: Database) -> Iterator[str]:
+    """Who still works on SQLite's file after it was deleted; only the processes know of it, so they are looked at."""
+    from batchq.store import sqlite
+
+    for pid in sqlite.holders(named.file) if named.file is not None else ():
+        files = f"{named.file}, or its -wal or -shm"
+        yield f"Process {pid} works on a file that was deleted or replaced ({files}): what it stores is lost. Stop it."
+
+
+def _of_damage(opened: Database) -> Iterator[str]:
+    from batchq.store import sqlite
+
+    if opened.file is None:
+        return
+    with opened.read() as tx:
+        if damage := sqlite.damage(tx, opened.file):
+            yield f"The database {opened.file} is damaged ({damage}). {sqlite.MENDED}"
 
 
 def _of_servers(opened: Database) -> Iterator[str]:
@@ -79,6 +119,13 @@ def _of_servers(opened: Database) -> Iterator[str]:
     elif all(server["state"] in ("stopped", "lost") for server in servers):
         yield f"None of the batch servers runs: {', '.join(server['name'] for server in servers[:5])}."
     yield from problems
+
+
+def _of_rows(opened: Database) -> list[str]:
+    from batchq.store import broken
+
+    with opened.read() as tx:
+        return list(broken.broken(tx))
 
 
 def _of_coordinators(joined: BatchQ) -> Iterator[str]:

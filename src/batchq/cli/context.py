@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchq.cli.output import now_in
-from batchq.errors import BatchqError, BrokerUnreachable, DatabaseOutdated, NoBroker
+from batchq.errors import BatchqError, Broken, BrokerUnreachable, DatabaseOutdated, NoBroker, PlaceRefuses
+from batchq.escape import LINES, printable
 
 if TYPE_CHECKING:
     from batchq.app import BatchQ
@@ -26,13 +28,15 @@ if TYPE_CHECKING:
 APP = "batchq.app"
 JOINED = "batchq.joined"
 TIMED_OUT = 124
+# More than an engine writes there.
+LOCK_BYTES = 65536
 
 
 class Failure(click.ClickException):
     """An error of ours on its way out: one line on stderr, and its own exit code."""
 
     def __init__(self, error: BatchqError) -> None:
-        super().__init__(str(error))
+        super().__init__(printable(str(error), LINES))
         self.exit_code = error.exit_code  # type: ignore[misc]
 
 
@@ -51,9 +55,41 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except BatchqError as error:
             raise Failure(error) from error
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # whoever read has gone: click ends without a word
+                raise
+            raise Failure(of_system(error)) from error
         except KeyboardInterrupt:
             click.echo(err=True)
             ctx.exit(130)
+        except Exception as error:
+            if "sqlalchemy" not in type(error).__module__:
+                raise
+            from batchq.store.database import of_content, why
+
+            if not of_content(error):
+                raise
+            raise Failure(Broken(reason=why(error))) from error
+
+
+def of_system(error: OSError) -> BatchqError:
+    """What the system refused; without a file's name it was what the command prints, as far as its own files go."""
+    if error.filename is None and error.errno in (errno.ENOSPC, errno.EIO, errno.EFBIG, errno.EDQUOT, errno.EBADF):
+        _discard_output()
+        return BatchqError(f"What this command prints cannot be written ({error.strerror}). Send it elsewhere.")
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return BatchqError(f"This process may open no more files ({error.strerror}). Raise the limit: ulimit -n.")
+    if error.filename is None and isinstance(error, FileNotFoundError):
+        return PlaceRefuses(path="This folder", reason="it was deleted", advice="Change to a folder that is there.")
+    return PlaceRefuses.of(error, "A file", "Let this user use it, or work in another folder.")
+
+
+def _discard_output() -> None:
+    """Let nothing more be written to stdout, at the interpreter's end neither."""
+    with suppress(OSError, AttributeError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.close(nowhere)
 
 
 def is_file(word: str) -> bool:
@@ -130,12 +166,12 @@ def _join(path: str | None) -> BatchQ:
 def _find_broker(home: Path) -> None:
     """Take the broker of the engine that another command runs in this folder, if one does."""
     try:
-        with (home / "lock").open() as lock:
-            facts = json.load(lock)
+        with (home / "lock").open("rb") as lock:
+            facts = json.loads(lock.read(LOCK_BYTES))
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        if facts.get("broker"):
-            os.environ["CELERY_BROKER_URL"] = facts["broker"]
+        if isinstance(facts, dict) and isinstance(broker := facts.get("broker"), str):
+            os.environ["CELERY_BROKER_URL"] = broker
     except (OSError, ValueError):
         return
 

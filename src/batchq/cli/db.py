@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from batchq.cli.context import batch
+from batchq.cli.output import say
 
 
 @click.group()
@@ -22,6 +23,6 @@ def upgrade() -> None:
     before, after = schema.upgrade(database)
     url = masked(str(database.url))
     if before == after:
-        click.echo(f"{url} is up to date, at schema {after}.")
+        say(f"{url} is up to date, at schema {after}.")
     else:
-        click.echo(f"{url} is now at schema {after}, before: {before or 'empty'}.")
+        say(f"{url} is now at schema {after}, before: {before or 'empty'}.")

@@ -10,7 +10,7 @@ import click
 
 from batchq.cli.context import app_option, batch, database, forward, limits, names_app
 from batchq.cli.fields import SECONDS
-from batchq.cli.output import count, output_option, print_json
+from batchq.cli.output import count, output_option, print_json, say
 from batchq.cli.runs import wait_for
 from batchq.errors import InvalidInput
 
@@ -42,7 +42,7 @@ def submit(file: Path, job: str | None, wait: bool, timeout: float | None, outpu
     database()
     run = batch().submit(chosen)
     if output == "table":
-        click.echo(f"Run {run} of {chosen.name} is submitted.")
+        say(f"Run {run} of {chosen.name} is submitted.")
     elif not wait:
         print_json({"run": run, "job": chosen.name})
     if wait:
@@ -64,9 +64,9 @@ def validate(files: tuple[Path, ...], output: str) -> None:
     for view in views if output == "table" else ():
         if view["valid"]:
             counts = ", ".join(count(view[part], part[:-1]) for part in PARTS if view[part])
-            click.echo(f"{view['file']}: valid, {counts or 'empty'}")
+            say(f"{view['file']}: valid, {counts or 'empty'}")
         for error in view["errors"]:
-            click.echo(f"Error: {error}", err=True)
+            say(f"Error: {error}", err=True)
     if not all(view["valid"] for view in views):
         raise click.exceptions.Exit(InvalidInput.exit_code)
 
@@ -92,7 +92,7 @@ def apply(files: tuple[Path, ...], dry_run: bool, prune: bool, output: str) -> N
         print_json({"dry_run": dry_run, "changes": changes})
     else:
         for line in changes or ["Nothing to change."]:
-            click.echo(line)
+            say(line)
     if changes and not dry_run:
         forward()
 

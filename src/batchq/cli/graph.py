@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from batchq.cli.output import printable
 from batchq.core.conditions import Condition, Join, Node, order
 from batchq.core.states import Outcome
+from batchq.escape import printable
 
 Nodes = Mapping[str, Node]
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from batchq.cli.context import batch, database, forward, timezone, users_now
-from batchq.cli.output import Part, Table, duration, instant, output_option, present, watch_option
+from batchq.cli.output import Part, Table, duration, instant, output_option, present, say, watch_option
 
 PRIORITIES = ("low", "normal", "high", "critical")
 
@@ -73,7 +73,7 @@ def delete(name: str) -> None:
     from batchq import actions
 
     for line in actions.delete_group(database(), name, ahead=batch().settings.tickets_ahead):
-        click.echo(line)
+        say(line)
 
 
 def _done(name: str, changed: list[str]) -> None:
@@ -81,12 +81,12 @@ def _done(name: str, changed: list[str]) -> None:
     from batchq.store import views
 
     for line in changed or [f"Group {name} is so already."]:
-        click.echo(line)
+        say(line)
     forward()
     with database().read() as tx:
         view = next(one for one in views.groups(tx) if one["group"] == name)
     numbers = ", ".join(f"{view[key]} {key}" for key in ("ready", "queued", "executing"))
-    click.echo(f"{name}: {'paused, ' if view['paused'] else ''}{numbers}")
+    say(f"{name}: {'paused, ' if view['paused'] else ''}{numbers}")
 
 
 def groups_table(groups: list[dict[str, Any]]) -> Table:

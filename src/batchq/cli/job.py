@@ -10,7 +10,7 @@ import click
 
 from batchq.cli import graph
 from batchq.cli.context import batch, database, is_file, limits, users_now
-from batchq.cli.output import Part, Table, count, label, lasted, local, output_option, present, watch_option
+from batchq.cli.output import Part, Table, count, label, lasted, local, output_option, present, say, watch_option
 from batchq.cli.runs import runs_table
 from batchq.core.conditions import Node
 
@@ -75,7 +75,7 @@ def graph_(job: str, name: str | None, output: str) -> None:
     spec = _from_file(Path(job), name) if is_file(job) else _stored(job)
     nodes = {task.name: Node(task.after, task.join) for task in spec.tasks}
     for line in graph.FORMATS[output](nodes):
-        click.echo(line)
+        say(line)
 
 
 def _from_file(file: Path, name: str | None) -> JobSpec:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from batchq.cli.output import counted, duration, first_line, instant, label, lasted, local, now_in, printable, styled
+from batchq.cli.output import counted, duration, first_line, instant, label, lasted, local, now_in, styled
 from batchq.core.states import NOT_STARTED, RUN_ENDED, TERMINAL, State
+from batchq.escape import printable
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

@@ -18,6 +18,7 @@ import click
 
 from batchq import clock
 from batchq.core.states import LABELS
+from batchq.escape import LINES, printable, printable_json
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -98,7 +99,12 @@ def present(
 
 def print_json(view: Any) -> None:
     """Print a view as indented JSON."""
-    click.echo(json.dumps(view, indent=2, ensure_ascii=False))
+    click.echo(printable_json(json.dumps(view, indent=2, ensure_ascii=False)))
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print a sentence, or several lines, with nothing raw in it."""
+    click.echo(printable(text, LINES), err=err)
 
 
 def redraw(draw: Callable[[], Iterable[Part]], console: Console, pause: Callable[[float], None] = time.sleep) -> None:
@@ -125,7 +131,7 @@ def rendered(parts: Iterable[Part]) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    return Group(*(_grid(part) if isinstance(part, Table) else Text(part) for part in parts))
+    return Group(*(_grid(part) if isinstance(part, Table) else Text(printable(part, LINES)) for part in parts))
 
 
 def _grid(table: Table) -> RenderableType:
@@ -154,7 +160,7 @@ def plain(parts: Iterable[Part]) -> Iterable[str]:
     """The parts as lines of plain text."""
     for part in parts:
         if isinstance(part, str):
-            yield part
+            yield printable(part, LINES)
         elif part.rows:
             yield from _aligned(part)
         elif part.empty:
@@ -178,15 +184,6 @@ def _aligned(table: Table) -> Iterable[str]:
 def label(status: str | None) -> str:
     """The vendor's word for a status; a dash for none."""
     return LABELS[status] if status else "–"
-
-
-def printable(text: str, keep: str = "") -> str:
-    """The text with all escaped that could move the cursor, or hide; but for characters to `keep`."""
-    if text.isprintable():
-        return text
-    return "".join(
-        char if char.isprintable() or char in keep else char.encode("unicode_escape").decode() for char in text
-    )
 
 
 def first_line(text: str | None) -> str:

@@ -15,8 +15,9 @@ from batchq import clock
 from batchq.cli.context import app_option, batch, database, limits
 from batchq.cli.fields import HOURS, SECONDS, ZONE, Read, parse_instant, parse_seconds, users_zone
 from batchq.cli.files import FILE, chosen_job
-from batchq.cli.output import Part, Table, count, counted, duration, label, output_option, present, printable
+from batchq.cli.output import Part, Table, count, counted, duration, label, output_option, present
 from batchq.errors import InvalidInput
+from batchq.escape import printable
 
 if TYPE_CHECKING:
     from batchq.core.affinity import Topology

@@ -14,7 +14,7 @@ import click
 from batchq.cli.context import app_option, batch, limits, path_of_app, timezone
 from batchq.cli.fields import ADDRESS, NAME, SECONDS, SERVER
 from batchq.cli.files import FILE, chosen_job
-from batchq.cli.output import output_option, print_json
+from batchq.cli.output import output_option, print_json, say
 
 if TYPE_CHECKING:
     from batchq.embedded import Embedded
@@ -107,13 +107,13 @@ def dev(files: tuple[Path, ...], named: Servers, console: str, no_console: bool,
 
             raise Conflict("An engine already runs in this folder. End it first, or use its broker and database.")
         for line in actions.apply(batch().database, document):
-            click.echo(line)
+            say(line)
         names = _prepare(engine, document, threads, known=True)
         engine.start(names, console=None if no_console else console)
-        click.echo(f"Coordinator and {', '.join(names)} are starting; logs in {engine.home}/logs.")
+        say(f"Coordinator and {', '.join(names)} are starting; logs in {engine.home}/logs.")
         if not no_console:
-            click.echo(f"Flower: http://{console}")
-        click.echo("Stop with Ctrl-C.")
+            say(f"Flower: http://{console}")
+        say("Stop with Ctrl-C.")
         while True:
             engine.mend()
             time.sleep(0.5)
@@ -172,11 +172,11 @@ def _upgrade_own() -> None:
 def _engine(loglevel: str, *, quiet: bool) -> Iterator[Embedded]:
     from batchq.embedded import Embedded
 
-    say: Callable[[str], None] = (lambda line: None) if quiet else (lambda line: click.echo(line, err=True))
+    tell: Callable[[str], None] = (lambda line: None) if quiet else (lambda line: say(line, err=True))
     # Whoever ends it otherwise than by Ctrl-C gets the same orderly end.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with Embedded(batch(), path_of_app(), loglevel, say) as engine:
+        with Embedded(batch(), path_of_app(), loglevel, tell) as engine:
             yield engine
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -219,11 +219,11 @@ def _watch(engine: Embedded, run: int, timeout: float | None, *, quiet: bool) ->
         view = follow(batch().database, run, console=console, stop=stop, timeout=timeout, timezone=timezone())
     except KeyboardInterrupt:
         actions.cancel_run(batch().database, run)
-        click.echo(f"Run {run} is canceled.", err=True)
+        say(f"Run {run} is canceled.", err=True)
         raise
     if view["status"] not in ("success", "error", "canceled"):
         actions.cancel_run(batch().database, run)
-        click.echo(f"Run {run} took longer than {timeout:g} s: canceled.", err=True)
+        say(f"Run {run} took longer than {timeout:g} s: canceled.", err=True)
     with batch().database.read() as tx:
         full = views.run_view(tx, run)
     return full if view["status"] in ("success", "error", "canceled") else view
@@ -234,7 +234,7 @@ def _wait_for_others(engine: Embedded) -> None:
     said = False
     while engine.needed():
         if not said:
-            click.echo("The engine goes on while other commands in this folder need it.", err=True)
+            say("The engine goes on while other commands in this folder need it.", err=True)
             said = True
         engine.mend()
         time.sleep(0.2)

@@ -19,6 +19,7 @@ from batchq.cli.output import (
     output_option,
     present,
     print_json,
+    say,
     watch_option,
 )
 from batchq.cli.task import tasks_table
@@ -114,7 +115,7 @@ def cancel(run: str) -> None:
         view = views.run_view(tx, number, results=False)
     executing = sum(task["status"] == "executing" for task in view["tasks"])
     rest = f", {executing} executing {'finish' if executing > 1 else 'finishes'} first" if executing else ""
-    click.echo(f"Run {number} of {view['job']}: {label(view['status'])}; tasks canceled: {canceled}{rest}.")
+    say(f"Run {number} of {view['job']}: {label(view['status'])}; tasks canceled: {canceled}{rest}.")
 
 
 def wait_for(run: int, timeout: float | None, output: str) -> None:
@@ -128,7 +129,7 @@ def wait_for(run: int, timeout: float | None, output: str) -> None:
     try:
         view = follow(database(), run, console=console, timeout=timeout, timezone=timezone())
     except KeyboardInterrupt:
-        click.echo(f"Run {run} goes on. `batchq runs watch {run}` watches it again.", err=True)
+        say(f"Run {run} goes on. `batchq runs watch {run}` watches it again.", err=True)
         raise
     if output == "json":
         print_json(view)

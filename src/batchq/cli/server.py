@@ -11,7 +11,7 @@ import click
 
 from batchq.cli.context import TIMED_OUT, batch, database, forward, users_now
 from batchq.cli.fields import FORM, SECONDS, WINDOW
-from batchq.cli.output import Part, Table, count, local, output_option, present, watch_option
+from batchq.cli.output import Part, Table, count, local, output_option, present, say, watch_option
 from batchq.core.affinity import local as local_in
 from batchq.core.windows import Window
 
@@ -116,7 +116,7 @@ def _groups_command(word: str, sentence: str) -> None:
         from batchq import actions
 
         view = done(name, getattr(actions, f"{word}_groups")(database(), name, names, ahead=_ahead()))
-        click.echo(f"{name} takes {_taken(view)}")
+        say(f"{name} takes {_taken(view)}")
 
 
 _groups_command("add", "Bind a server to these groups too.")
@@ -156,12 +156,12 @@ def drain(name: str, timeout: float | None) -> None:
     try:
         left = _wait_until_idle(name, timeout)
     except KeyboardInterrupt:
-        click.echo(f"\n{name} stays disabled. `batchq server enable {name}` lets it start tasks again.", err=True)
+        say(f"\n{name} stays disabled. `batchq server enable {name}` lets it start tasks again.", err=True)
         raise
     if left:
-        click.echo(f"{count(left, 'task')} still executing on {name}; it stays disabled.", err=True)
+        say(f"{count(left, 'task')} still executing on {name}; it stays disabled.", err=True)
         raise click.exceptions.Exit(TIMED_OUT)
-    click.echo(f"{name} is idle.")
+    say(f"{name} is idle.")
 
 
 def _wait_until_idle(name: str, timeout: float | None) -> int:
@@ -173,7 +173,7 @@ def _wait_until_idle(name: str, timeout: float | None) -> int:
         with database().read() as tx:
             running = views.executing(tx, name)
         if running and running != said:
-            click.echo(_waits_for(running))
+            say(_waits_for(running))
         late = timeout is not None and time.monotonic() - began >= timeout
         if not running or late:
             return len(running)
@@ -199,7 +199,7 @@ def delete(name: str) -> None:
     from batchq import actions
 
     for line in actions.delete_server(database(), name, ahead=_ahead()):
-        click.echo(line)
+        say(line)
     forward()
 
 
@@ -210,11 +210,11 @@ def _ahead() -> int:
 def done(name: str, changed: Collection[str]) -> dict[str, Any]:
     """Print what changed, hand out what that freed, and say what is in force now; returns the server's view."""
     for line in changed or [f"Server {name} is so already."]:
-        click.echo(line)
+        say(line)
     forward()
     view = _view(name)
     change = f"; {_next_change(view)}" if view["next_change"] else ""
-    click.echo(f"{_standing(view)}{change}")
+    say(f"{_standing(view)}{change}")
     return view
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
@@ -22,10 +21,10 @@ from batchq.cli.output import (
     output_option,
     present,
     print_json,
-    printable,
     watch_option,
 )
 from batchq.core.states import State
+from batchq.escape import LINES, printable
 
 MET = {None: "open", True: "yes", False: "no"}
 
@@ -97,7 +96,8 @@ def log(run: str, task: str, attempt: int | None, output: str) -> None:
         raise NotFound(f"{task} is {label(view['status'])}, with no such log. Attempts that ended: {ended}.")
     last = history[-1]
     text = last["log"] or last["error"] or ""
-    click.echo(printable(text, keep="\n\t") if sys.stdout.isatty() else text, nl=not text.endswith("\n"), color=True)
+    # Escaped also where it goes to a file or a pipe, whose end may be a terminal; -o json has what was said.
+    click.echo(printable(text, LINES), nl=not text.endswith("\n"))
 
 
 @task.command()

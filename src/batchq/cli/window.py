@@ -11,7 +11,7 @@ import click
 from batchq.cli import fields
 from batchq.cli import preview as drawing
 from batchq.cli.context import batch, database
-from batchq.cli.output import count, output_option, present
+from batchq.cli.output import count, output_option, present, say
 from batchq.cli.server import done, windows_table
 from batchq.core.windows import Window, is_zone
 
@@ -124,7 +124,7 @@ def remove(name: str, which: str | None, all_: bool) -> None:
         changed = actions.remove_window(database(), name, _named(which), ahead=ahead)
     view = done(name, changed)
     if changed and all(one["date"] for one in view["windows"]):
-        click.echo(f"{name} has its {count(view['threads_without_windows'], 'thread')} round the clock now.")
+        say(f"{name} has its {count(view['threads_without_windows'], 'thread')} round the clock now.")
 
 
 def _named(which: str) -> int | str:

@@ -38,13 +38,24 @@ class Server:
         return threads if self.pool is None else min(threads, self.pool)
 
 
+@dataclass(frozen=True, slots=True)
+class Aside:
+    """What always fails, and is left out of all that is done for many at once: tasks and runs, by their numbers."""
+
+    tasks: frozenset[int] = frozenset()
+    runs: frozenset[int] = frozenset()
+
+
 @dataclass(frozen=True)
 class Topology:
-    """All servers, their bindings and the paused groups at one moment; `version` tells two of them apart."""
+    """All servers, their bindings, the paused groups and what is set aside at one moment; `version` tells two of them
+    apart.
+    """
 
     servers: tuple[Server, ...]
     version: int = 0
     paused: frozenset[str] = frozenset()
+    aside: Aside = Aside()
 
     @cached_property
     def by_id(self) -> dict[int, Server]:

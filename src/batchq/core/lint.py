@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 
 from batchq.core.affinity import DEFAULT_GROUP, Server, Topology, names
-from batchq.core.windows import Window, covering, next_opening, zone
+from batchq.core.windows import UNREADABLE, Window, covering, next_opening, zone
 
 DAY = timedelta(days=1)
 YEAR_DAYS = 370  # two zones may change their clocks in different weeks
@@ -37,6 +37,9 @@ def _unserved(topology: Topology, group: str, now: datetime) -> str | None:
 def _of_server(server: Server, now: datetime) -> Iterator[str]:
     vanished = sorted({window.timezone for window in server.windows if window.vanished})
     for name in vanished:
+        if name.endswith(UNREADABLE.partition("{}")[2]):
+            yield f"Server {server.name} has a window that cannot be read ({name}): it never opens."
+            continue
         yield f"Server {server.name} has windows in {name}, no time zone that this machine knows: they never open."
     if server.enabled and not _opens(server, now):
         if next_opening(server.windows, server.threads, now) is not None:

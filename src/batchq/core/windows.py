@@ -38,6 +38,10 @@ _short = Repr()
 _short.maxstring = 80  # what a stranger typed may be megabytes
 
 
+# The zone of a window whose row nobody can read.
+UNREADABLE = "row {} of batchq_window"
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """A daily period in which a server has `threads` threads (rules 17, 18, 21).

@@ -123,7 +123,7 @@ class Line:
     def _tried(self, connection: Any) -> bool:
         """Whether the connection could be made at once; waits no longer than for one answer."""
         try:
-            _open(bounded(connection))
+            opened(connection)
         except Exception as error:
             self._say(error)
             return False
@@ -287,18 +287,21 @@ def bounded(connection: Any, seconds: float = ANSWER_SECONDS) -> Any:
     return connection
 
 
-def _open(connection: Any) -> None:
+def opened(connection: Any, seconds: float = ANSWER_SECONDS) -> Any:
+    """The connection, made at once or not at all, with the same bound for all that is asked on it."""
+    bounded(connection, seconds)
     connection.ensure_connection(max_retries=1, interval_start=0, timeout=connection.connect_timeout)
     if connection.transport.driver_type == "amqp":
         # Its own time-outs are of the kernel's kind, after which it reads on.
-        connection.connection.transport.sock.settimeout(ANSWER_SECONDS)
+        connection.connection.transport.sock.settimeout(seconds)
+    return connection
 
 
 def refusal(connection: Any) -> Exception | None:
     """Why this broker does not work at this moment, asked on a connection of its own; None if it does."""
-    probe: Connection = bounded(connection.clone(), CONNECT_SECONDS)
+    probe: Connection = connection.clone()
     try:
-        _open(probe)
+        opened(probe, CONNECT_SECONDS)
         if probe.transport.driver_type == "redis":
             _write(probe)
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Mapping
+from contextlib import closing
 from typing import Any
 
 from kombu.transport import pyamqp
@@ -11,7 +12,7 @@ from kombu.transport import pyamqp
 from batchq.errors import QueueRefused
 from batchq.server import tickets
 from batchq.server.request import refuse
-from batchq.server.tickets import Aside
+from batchq.server.tickets import Avoided
 
 logger = logging.getLogger(__name__)
 
@@ -26,9 +27,10 @@ class Queues:
 
     def __init__(self, consumer: Any) -> None:
         self._consumer = consumer
-        self._aside = Aside()
+        self._avoided = Avoided()
         self._reluctant: set[str] = set()
-        self.forget()
+        if consumer.hub is not None:  # without a loop nobody would come to `fit` them
+            self.forget()
 
     def forget(self) -> None:
         """Listen to nothing on the next connection, until `fit` says what is wanted."""
@@ -36,12 +38,14 @@ class Queues:
 
     def fit(self, wanted: Collection[str]) -> bool:
         """Listen to the `wanted` queues and no others, as far as the broker lets it; returns whether one was added."""
+        if self._consumer.task_consumer is None:  # its connection is gone
+            return False
         have = set(self._consumer.app.amqp.queues.consume_from)
         for name in sorted(have.difference(wanted)):
             self._consumer.cancel_task_queue(name)
         added = False
         for name in sorted(set(wanted) - have):
-            added = (name not in self._aside and self._added(name)) or added
+            added = (name not in self._avoided and self._added(name)) or added
         return added
 
     def _added(self, name: str) -> bool:
@@ -58,28 +62,28 @@ class Queues:
             self._reluctant.add(name)
             self.set_aside(name, tickets.refused(name, error))
             raise ConnectionResetError("begin anew without the queue that was refused") from error
-        self._aside.clear(name)
+        self._avoided.clear(name)
         return True
 
     def _ask(self, name: str) -> None:
-        """Raise QueueRefused where the broker refuses the queue; on a channel of its own, which a refusal ends."""
+        """Raise QueueRefused where the broker refuses the queue; as that ends a channel, it is not the others' one."""
         connection = self._consumer.connection
         if connection.transport.driver_type != "amqp":
             tickets.try_queue(connection, name, make=True)
             return
-        channel = connection.channel()
-        tickets.declare(channel, name)
-        try:
-            if name in self._reluctant:
+        with closing(connection.channel()) as channel:  # what comes on it goes back
+            tickets.declare(channel, name)
+            if name not in self._reluctant:
+                return
+            try:
                 channel.basic_qos(0, 1, False)
                 channel.basic_consume(name, callback=lambda message: None)
-        except pyamqp.Transport.channel_errors as error:
-            raise tickets.refused(name, error) from error
-        channel.close()  # what came meanwhile goes back
+            except pyamqp.Transport.channel_errors as error:
+                raise tickets.refused(name, error) from error
 
     def set_aside(self, name: str, error: QueueRefused) -> None:
         """Leave the queue alone for a while."""
-        if self._aside.put(name):
+        if self._avoided.put(name):
             logger.warning("not listened to for now: %s", error)
 
     def drop_refused(self) -> bool:

@@ -12,21 +12,24 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from batchq import crash, engine
+from batchq import aside, crash, engine
 from batchq.config import Settings
 from batchq.engine import Life, Offer, Report, Served
 from batchq.errors import BrokerUnreachable, DatabaseUnreachable
 from batchq.server.tickets import Publisher, Untravelled
-from batchq.store import moves
-from batchq.store.database import Database
+from batchq.store import moves, trouble
+from batchq.store.database import Database, of_content, why
 from batchq.store.moves import Ticket
+from batchq.store.trouble import LONGEST_SECONDS, What
 
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 0.05
+# What nobody reckoned with has a cause that will hardly be gone in a moment.
+UNKNOWN_SECONDS = 0.5
 # What was started together and ends together is stored together: so long the first report waits for the others,
 # if they were started no longer ago than that.
 LINGER_SECONDS = 0.001
@@ -73,6 +76,19 @@ class Batch:
     active: int = 0
     known: frozenset[str] | None = None
     began: float = 0.0
+    # Outcomes that were refused before, to be tried by themselves; and the tokens of those that are refused now.
+    alone: list[tuple[Arrival, Report]] = field(default_factory=list)
+    refused: set[str] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class Refused:
+    """An outcome that the database refuses, and when it is tried again (monotonic seconds)."""
+
+    arrival: Arrival
+    report: Report
+    due: float
+    pause: float = 1.0
 
 
 class Ledger:
@@ -119,6 +135,7 @@ class Ledger:
         self._parked: list[Arrival] = []
         self._waited: set[str] = set()
         self._reports: deque[tuple[Arrival, Report]] = deque()
+        self._refused: dict[str, Refused] = {}
         self._unsent: deque[Ticket] = deque()
         self._known: set[str] = set()
         self._fresh: set[str] = set()
@@ -173,11 +190,12 @@ class Ledger:
     @property
     def idle(self) -> bool:
         """Whether nothing is left to store."""
-        return not (self._reports or self._committing)
+        return not (self._reports or self._refused or self._committing)
 
     def unstored(self) -> list[str]:
         """The ids of tasks whose outcomes are known here and not stored yet."""
-        return [str(report.task) for _, report in self._reports]
+        waiting = [report for _, report in self._reports]
+        return [str(report.task) for report in (*waiting, *(each.report for each in self._refused.values()))]
 
     # --- commits --------------------------------------------------------------------------------------------
 
@@ -235,7 +253,8 @@ class Ledger:
         batch = Batch(again=self._again, active=len(self.active))
         batch.reports = list(_drained(self._reports))
         batch.overdue = [arrival for arrival in self._parked if arrival.since <= late]
-        if not (batch.reports or batch.overdue or batch.again or self._arrivals):
+        batch.alone = [(each.arrival, each.report) for each in self._refused.values() if self._is_due(each)]
+        if not (batch.reports or batch.overdue or batch.again or batch.alone or self._arrivals):
             return None
         batch.arrivals = [arrival for arrival in self._parked if arrival.since > late]
         batch.arrivals += _drained(self._arrivals)
@@ -245,30 +264,97 @@ class Ledger:
         batch.began = time.monotonic()
         return batch
 
+    @staticmethod
+    def _is_due(refused: Refused) -> bool:
+        return refused.due <= time.monotonic()
+
     def _commit(self, batch: Batch) -> tuple[Served | None, Exception | None]:
         try:
-            served = self._database.run(
-                engine.serve,
-                self._database,
-                self.life,
-                [report for _, report in batch.reports],
-                [arrival.offer for arrival in batch.arrivals],
-                overdue=[arrival.offer for arrival in batch.overdue],
-                active=batch.active,
-                pool=self._pool(),
-                ahead=self._settings.tickets_ahead,
-                forward=self._settings.fast_path and not self.outdated,
-                again=batch.again,
-                known=batch.known,
-                aside=self._publisher.aside,
-            )
+            for arrival, report in batch.alone:
+                self._store_alone(batch, arrival, report)
+            try:
+                return self._serve(batch), None
+            except Exception as error:
+                if not of_content(error):
+                    raise
+            return self._commit_apart(batch), None
         except Exception as error:
             # Whatever went wrong, running tasks must not be hurt by it: what is here is kept and tried again.
             return None, error
-        return served, None
+
+    def _serve(self, batch: Batch, *, forward: bool = True) -> Served:
+        return self._database.run(
+            engine.serve,
+            self._database,
+            self.life,
+            [report for _, report in batch.reports],
+            [arrival.offer for arrival in batch.arrivals],
+            overdue=[arrival.offer for arrival in batch.overdue],
+            active=batch.active,
+            pool=self._pool(),
+            ahead=self._settings.tickets_ahead,
+            forward=forward and self._settings.fast_path and not self.outdated,
+            again=batch.again,
+            known=batch.known,
+            unsendable=self._publisher.unsendable,
+        )
+
+    # --- what makes a commit fail by its content ------------------------------------------------------------
+
+    def _commit_apart(self, batch: Batch) -> Served:
+        """The same where something in it makes all of it fail: each outcome alone, and then the rest."""
+        for arrival, report in batch.reports:
+            self._store_alone(batch, arrival, report)
+        rest = replace(batch, reports=[], again=batch.again or bool(batch.reports))
+        aside.set_aside(self._database)
+        try:
+            return self._serve(rest)
+        except Exception as error:
+            if not of_content(error):
+                raise
+        self._claim_apart(rest)
+        return self._serve(rest)
+
+    def _store_alone(self, batch: Batch, arrival: Arrival, report: Report) -> None:
+        """Store one outcome, with no more left out than the database asks for; what it refuses even so is set aside."""
+        said, reason = report, ""
+        for less in (aside.bare, aside.refused, None):
+            try:
+                self._serve(Batch(reports=[(arrival, said)]), forward=False)
+            except Exception as error:
+                if not of_content(error):
+                    raise
+                reason = why(error)
+            else:
+                if reason:
+                    logger.warning(
+                        "task %d: what it said is left out, as the database refuses it: %s", report.task, reason
+                    )
+                return
+            said = less(report, reason) if less else said
+        logger.error("task %d: the database refuses its outcome, which is tried again: %s", report.task, reason)
+        batch.refused.add(report.token)
+        self._note(What.REPORT, report.task, reason)
+
+    def _claim_apart(self, batch: Batch) -> None:
+        """Find, one by one, the tickets whose claim always fails; what is claimed so is claimed again with the rest."""
+        active = batch.active
+        for arrival in batch.arrivals:
+            alone = Batch(arrivals=[arrival], active=active)
+            try:
+                active += len(self._serve(alone, forward=False).claimed)
+            except Exception as error:
+                if not of_content(error):
+                    raise
+                self._note(What.TASK, arrival.offer.task, why(error))
+
+    def _note(self, what: What, task: int, reason: str) -> None:
+        database = self._database
+        database.run(lambda tx: trouble.note(tx, {(what, task): reason}, self.life.name, database.now(tx)))
 
     def _ended(self, batch: Batch, served: Served | None, error: Exception | None) -> None:
         self._committing = False
+        self._keep_refused(batch, certain=error is None)
         if served is None:
             self._postpone(batch, error)
         elif served.fenced:
@@ -288,6 +374,19 @@ class Ledger:
         if self.has_room is not None and self.room > 0:
             self.has_room()
 
+    def _keep_refused(self, batch: Batch, *, certain: bool) -> None:
+        """Keep what was refused for later, with longer and longer pauses, and forget what was stored at last."""
+        now = time.monotonic()
+        for _, report in batch.alone:
+            if certain and report.token not in batch.refused and self._refused.pop(report.token, None) is not None:
+                self._known.discard(report.token)
+        for arrival, report in (*batch.reports, *batch.alone):
+            if report.token in batch.refused:
+                kept = self._refused.setdefault(report.token, Refused(arrival, report, now, 0.5))
+                kept.pause = min(kept.pause * 2, LONGEST_SECONDS)
+                kept.due = now + kept.pause
+        batch.reports = [each for each in batch.reports if each[1].token not in batch.refused]
+
     def _ask_again(self, batch: Batch, served: Served) -> None:
         """Start nothing on an answer that is so old: this process stood still, and may count as lost by now."""
         self._unsure = True
@@ -305,7 +404,7 @@ class Ledger:
             self._announced = True
         self._put_back(batch)
         # Not in step with the other writers that wait.
-        pause = RETRY_SECONDS * random.uniform(0.5, 1.5)
+        pause = (RETRY_SECONDS if known else UNKNOWN_SECONDS) * random.uniform(0.5, 1.5)
         self._retry_at = now + pause
         self._hub.call_later(pause * 1.1, self.flush)
 
@@ -410,7 +509,7 @@ class Ledger:
         self._join()
         if self._unsent:
             self._send(())
-        if self._arrivals or self._reports or self._parked:
+        if self._arrivals or self._reports or self._parked or any(map(self._is_due, self._refused.values())):
             self.flush()
 
     def go_on(self) -> None:

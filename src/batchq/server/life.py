@@ -8,6 +8,7 @@ import logging
 import os
 import platform
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,28 @@ from sqlalchemy import Connection
 from batchq import engine
 from batchq.config import Settings
 from batchq.engine import Life
-from batchq.errors import NotFound, ServerRuns
+from batchq.errors import Conflict, NotFound, ServerRuns
 from batchq.store import servers
 from batchq.store.database import Database
 
 logger = logging.getLogger(__name__)
 
 
+LOOK_SECONDS = 0.5
+CONTESTED = (
+    "{name} lost its name twice within {seconds:g} s: another process takes it for its own. This worker ends. "
+    "Give each server a name of its own."
+)
+
+
 def this_life() -> dict[str, str | int]:
-    """What tells this process from every other: host, boot, pid and start time."""
-    pid = os.getpid()
-    life = {"boot": _boot(), "start": started(pid)}
-    return {"host": platform.node(), "pid": pid, "life": json.dumps(life)}
+    """What tells this process from every other: host, boot, pid and its namespace, start time and its clock's."""
+    return {"host": platform.node(), "pid": os.getpid(), "life": json.dumps(_here() | {"start": _start(_stat("self"))})}
+
+
+def _here() -> dict[str, str]:
+    """Within what a pid and a start time mean something: this boot, this pid namespace, this time namespace."""
+    return {"boot": _boot(), "pids": _namespace("pid"), "times": _namespace("time")}
 
 
 def _boot() -> str:
@@ -36,21 +47,70 @@ def _boot() -> str:
     return ""
 
 
-def started(pid: int) -> str:
-    """The process's start time in the kernel's ticks; empty if there is no such process."""
-    with contextlib.suppress(OSError, IndexError):
-        # The name in the second field may hold anything, blanks and brackets included.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return "" if fields[0] == "Z" else fields[19]
+def _namespace(kind: str) -> str:
+    with contextlib.suppress(OSError):
+        return str(Path(f"/proc/self/ns/{kind}").stat().st_ino)
     return ""
 
 
+def _stat(pid: int | str) -> list[str]:
+    """The kernel's facts of a process from its state on, its start time in ticks among them; empty if there are none.
+
+    Empty as well where /proc hides the process, or shows those of another pid namespace.
+    """
+    with contextlib.suppress(OSError):
+        if pid == "self" or str(Path("/proc/self").readlink()) == str(os.getpid()):
+            # The name in the second field may hold anything, blanks and brackets included.
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return []
+
+
+def _start(fields: list[str]) -> str:
+    return fields[19] if len(fields) > 19 else ""
+
+
 def seen_alive(row: Any) -> bool | None:
-    """Whether the life in a server's row still runs; None if it cannot be seen from this host."""
-    if row.host != platform.node():
+    """Whether the life in a server's row still runs; None if it cannot be seen from here.
+
+    The same host name may be another machine's or container's, where a pid means another process. A row that an
+    older version wrote tells no namespace: it may show that its process runs, never that it is gone.
+    """
+    there, here = _told(row), _here()
+    if (row.host, there.get("boot")) != (platform.node(), here["boot"]) or not row.pid:
         return None
-    life = json.loads(row.life or "{}")
-    return life.get("boot") == _boot() and bool(row.pid) and started(row.pid) == life.get("start")
+    known = "pids" in there
+    if known and (there["pids"] != here["pids"] or not here["pids"]):
+        return None
+    fields = _stat(row.pid)
+    if not _exists(row.pid) or fields[:1] == ["Z"]:
+        return False if known else None
+    if not fields or there.get("times", here["times"]) != here["times"]:
+        return None
+    return _start(fields) == there.get("start") or (False if known else None)
+
+
+def _told(row: Any) -> dict[str, Any]:
+    """What the row tells of its life beside host and pid; nothing if it is not of our making."""
+    with contextlib.suppress(ValueError):
+        told = json.loads(row.life or "{}")
+        return told if isinstance(told, dict) else {}
+    return {}
+
+
+def _exists(pid: int) -> bool:
+    """Whether there is such a process; asked of the kernel, as /proc may hide those of other users."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def ended_with_its_boot(row: Any) -> bool:
+    """Whether the life in a server's row belongs to another boot; within a SQLite file, that of this machine."""
+    return bool(_told(row).get("boot") != _boot())
 
 
 def refuse_twice(database: Database, name: str) -> None:
@@ -61,36 +121,64 @@ def refuse_twice(database: Database, name: str) -> None:
         raise ServerRuns(name=name, pid=row.pid, host=row.host)
 
 
-def enlist(database: Database, settings: Settings, name: str, kind: str, *, anew: bool = False) -> Life:
-    """Take the server's name for this process.
+@dataclass
+class Enlistment:
+    """A process on its way to a server's name; it asks again and again, until it has the name or is refused.
 
-    At once if its former life stopped or is gone; a life that runs on this host is never pushed aside; one that
-    cannot be seen gets `lost_seconds` to show a heartbeat. Raises ServerRuns; and NotFound if this process had the
-    name before, and begins `anew`, but the server was deleted.
+    It gets the name at once if the former life stopped or is gone; a life that is seen to run is never pushed aside,
+    nor is one that cannot be seen, but for `lost_seconds` without a heartbeat.
     """
-    own = this_life() | {"pool": settings.processes, "pool_kind": kind}
 
-    def attempt(tx: Connection, silent_at: int | None) -> Life | int:
-        if not anew:
-            servers.create(tx, name)
-        row = servers.find(tx, name)
+    database: Database
+    settings: Settings
+    name: str
+    kind: str
+    anew: bool = False  # this process had the name before
+    _beat: int | None = None
+    _since: float = 0.0
+    _began: float | None = None
+
+    def ask(self) -> Life | None:
+        """The life, or None while the name's former life may still run.
+
+        Raises ServerRuns. Of a process that begins anew: NotFound if its server was deleted, Conflict if it began
+        anew less than `lost_seconds` ago, since whoever takes its name away would do so for ever.
+        """
+        now = time.monotonic()
+        if self._began is not None and now - self._began < self.settings.lost_seconds:
+            raise Conflict(CONTESTED.format(name=self.name, seconds=self.settings.lost_seconds))
+        life = self.database.run(self._attempt, now)
+        if life is not None:
+            self._beat, self._began = None, now if self.anew else None
+        return life
+
+    def _attempt(self, tx: Connection, now: float) -> Life | None:
+        own = this_life()
+        if not self.anew:
+            servers.create(tx, self.name)
+        row = servers.find(tx, self.name)
         if row is None:
-            raise NotFound(f"Server {name} was deleted while it counted as lost: its worker ends.")
-        alive = seen_alive(row) if row.liveness == "running" else False
-        if alive and (row.host, row.pid) != (own["host"], own["pid"]):
-            raise ServerRuns(name=name, pid=row.pid, host=row.host)
-        if alive is None and row.beat != silent_at:
-            return int(row.beat)
-        return engine.take_over(tx, row.id, name, own, database.now(tx))
+            raise NotFound(f"Server {self.name} was deleted while it counted as lost: its worker ends.")
+        if row.liveness == "running" and (row.host, row.pid, row.life) != (own["host"], own["pid"], own["life"]):
+            alive = seen_alive(row)
+            if alive or (alive is None and self._beat not in (None, row.beat)):
+                raise ServerRuns(name=self.name, pid=row.pid, host=row.host)
+            if alive is None and not self._is_silent(row, now):
+                return None
+        pool = {"pool": self.settings.processes, "pool_kind": self.kind}
+        return engine.take_over(tx, row.id, self.name, own | pool, self.database.now(tx))
 
-    outcome = database.run(attempt, None)
-    while isinstance(outcome, int):
-        beat = outcome
-        logger.warning("%s runs on a host that cannot be seen from here: waiting for its silence", name)
-        time.sleep(settings.lost_seconds)
-        outcome = database.run(attempt, beat)
-        if isinstance(outcome, int):
-            with database.read() as tx:
-                row = servers.find(tx, name)
-            raise ServerRuns(name=name, pid=row.pid if row else "?", host=row.host if row else "?")
-    return outcome
+    def _is_silent(self, row: Any, now: float) -> bool:
+        if self._beat is None:
+            self._beat, self._since = row.beat, now
+            where = f"as pid {row.pid} of host {row.host}, which cannot be seen from here"
+            logger.warning("%s runs %s: waiting for its silence", self.name, where)
+        return now - self._since >= self.settings.lost_seconds
+
+
+def enlist(database: Database, settings: Settings, name: str, kind: str, *, anew: bool = False) -> Life:
+    """Take the server's name for this process, however long an `Enlistment` takes; raises what it raises."""
+    enlistment = Enlistment(database, settings, name, kind, anew)
+    while (life := enlistment.ask()) is None:
+        time.sleep(min(LOOK_SECONDS, settings.lost_seconds))
+    return life

@@ -10,11 +10,15 @@ from collections.abc import Iterator
 from inspect import isgenerator
 from typing import Any, Protocol
 
+from billiard import Lock
 from billiard.pool import RUN
+
+from batchq.errors import PlaceRefuses
 
 logger = logging.getLogger(__name__)
 
 MODULES = {"prefork": "celery.concurrency.prefork", "threads": "celery.concurrency.thread"}
+SEMAPHORES = "Mount it, writable for this user, or start the server with --pool threads."
 # Each child costs the loop some milliseconds, in which it sees to nothing else.
 CHILDREN_AT_ONCE = 4
 
@@ -42,6 +46,14 @@ class Following(Protocol):
 def kind_of(pool_class: type) -> str | None:
     """`prefork` or `threads`; None for a pool that a batch server cannot use (rule 16)."""
     return next((kind for kind, module in MODULES.items() if pool_class.__module__ == module), None)
+
+
+def refuse_without_semaphores() -> None:
+    """Raise PlaceRefuses where no child can be made, since the system gives no semaphores."""
+    try:
+        Lock()
+    except OSError as error:
+        raise PlaceRefuses.of(error, "/dev/shm", SEMAPHORES) from error  # noqa: S108 (where the system has them)
 
 
 def following(kind: str, pool: Any) -> Following:

@@ -9,7 +9,7 @@ import logging
 import struct
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, field
 from select import select
 from typing import Any
@@ -22,6 +22,7 @@ from batchq import crash
 from batchq.config import Settings
 from batchq.engine import Offer
 from batchq.errors import BrokerUnreachable, QueueRefused
+from batchq.server.broker import opened
 from batchq.store.moves import Ticket
 
 RUN = "batchq.run"
@@ -31,6 +32,8 @@ VERSION = 1
 MOST_BYTES = 4096
 # AMQP's code for a queue that does not exist.
 NOT_THERE = 404
+# AMQP's number of the method that declares a queue.
+DECLARE = (50, 10)
 # After so long a queue is declared again, as somebody may have deleted it.
 DECLARED_SECONDS = 5.0
 # What the broker refuses is tried again after so long, then after twice that, and so on up to the longest pause.
@@ -121,7 +124,7 @@ class Untravelled:
         """There is nothing to acknowledge."""
 
 
-class Aside:
+class Avoided:
     """Names that the broker refused: each is left alone for a while, and for longer each time."""
 
     def __init__(self) -> None:
@@ -148,7 +151,7 @@ class Aside:
 
 
 def declare(channel: Any, name: str) -> None:
-    """See that the queue is there and is ours; ends the channel, and raises QueueRefused, where the broker refuses."""
+    """See that the queue is there and is ours. Raises QueueRefused; then the channel has forgotten its consumers."""
     try:
         queue(name)(channel).declare()
     except pyamqp.Transport.channel_errors as error:
@@ -179,8 +182,9 @@ class Publisher:
         self._patience = patience
         self._producer: Producer | None = None
         self._declared: dict[str, float] = {}
-        self._declaring: Any = None  # a channel of its own: one that is refused takes no message with it
-        self._aside = Aside()
+        self._declaring: Any = None
+        self._answered = 0.0
+        self._avoided = Avoided()
 
     def publish(self, tickets: Iterable[Ticket]) -> list[Ticket]:
         """Send each ticket to the queue of its group; returns those whose queue the broker refuses.
@@ -190,12 +194,12 @@ class Publisher:
         return [ticket for ticket in tickets if not self._published(ticket)]
 
     @property
-    def aside(self) -> frozenset[str]:
+    def unsendable(self) -> frozenset[str]:
         """The groups whose tickets cannot be sent, as far as this process knows, until they are tried again."""
-        return self._aside.names
+        return self._avoided.names
 
     def _published(self, ticket: Ticket) -> bool:
-        if ticket.group in self._aside:
+        if ticket.group in self._avoided:
             return False
         mac = seal(self._settings, ticket.task, ticket.attempt, ticket.token, ticket.group)
         args = [VERSION, ticket.task, ticket.attempt, ticket.token, mac]
@@ -203,10 +207,10 @@ class Publisher:
         try:
             self._send(self._settings.queue(ticket.group), args, {"group": ticket.group}, said)
         except QueueRefused as error:
-            if self._aside.put(ticket.group):
+            if self._avoided.put(ticket.group):
                 logger.warning("group %r is set aside, its tickets cannot be sent: %s", ticket.group, error)
             return False
-        self._aside.clear(ticket.group)
+        self._avoided.clear(ticket.group)
         crash.point("ticket-published")
         return True
 
@@ -234,6 +238,7 @@ class Publisher:
         producer, self._producer = self._producer, None
         self._declaring = None
         self._declared.clear()
+        self._answered = 0.0
         if producer is not None:
             try:
                 producer.connection.collect(socket_timeout=0.2)
@@ -277,17 +282,37 @@ class Publisher:
         if connection.transport.driver_type != "amqp":
             return
         if select([connection.connection.sock], [], [], 0)[0]:  # it says something: most likely that it is gone
-            with suppress(TimeoutError):
-                connection.drain_events(timeout=0.01)
-        if time.monotonic() - self._declared.get(name, -DECLARED_SECONDS) >= DECLARED_SECONDS:
-            self._declare(connection, name)
-            self._declared[name] = time.monotonic()
+            self._listen(connection)
+        now, before = time.monotonic(), self._declared.get(name)
+        if before is None or now - before >= DECLARED_SECONDS:
+            # Now and then an answer tells that the connection still leads to the broker: a silent one takes all.
+            wait = before is None or now - self._answered >= DECLARED_SECONDS
+            self._declare(connection, name, wait=wait)
+            self._declared[name] = now
+            self._answered = now if wait else self._answered
 
-    def _declare(self, connection: Connection, name: str) -> None:
-        """Ask, and wait for the answer: one that comes later would end a channel on which other tickets are sent."""
-        channel, self._declaring = self._declaring or connection.channel(), None
-        declare(channel, name)
-        self._declaring = channel
+    def _listen(self, connection: Connection) -> None:
+        try:
+            connection.drain_events(timeout=0.01)
+        except TimeoutError:
+            pass
+        except pyamqp.Transport.channel_errors as error:
+            if getattr(error, "method_sig", None) != DECLARE:
+                raise
+            # A queue that was well is refused now: the next ticket of each asks, and waits for the answer.
+            self._declared.clear()
+
+    def _declare(self, connection: Connection, name: str, *, wait: bool) -> None:
+        """Declare a queue, at first with an answer: a ticket would go nowhere where the queue is refused.
+
+        On a channel of its own, as a refusal takes with it all that comes after it on the channel.
+        """
+        if self._declaring is None or not self._declaring.is_open:
+            self._declaring = connection.channel()
+        if wait:
+            declare(self._declaring, name)
+        else:
+            queue(name)(self._declaring).declare(nowait=True)
 
     def _twice(self, act: Callable[[Producer], object]) -> None:
         # The first message after a broker's restart meets a broken pipe; only a new connection tells that it is away.
@@ -305,19 +330,10 @@ class Publisher:
 
     def _open(self) -> Producer:
         if self._producer is None:
-            connection = self._connection()
-            connection.ensure_connection(max_retries=1, interval_start=0, timeout=self._patience)
+            # Nobody would send its heartbeats, and what is written to a connection that was closed for that is lost.
+            connection = opened(self._app.connection_for_write(heartbeat=0), self._patience)
             self._producer = Producer(connection, auto_declare=False)
         return self._producer
-
-    def _connection(self) -> Connection:
-        # Nobody would send its heartbeats, and what is written to a connection that was closed for that is lost.
-        connection: Connection = self._app.connection_for_write(connect_timeout=self._patience, heartbeat=0)
-        # They default to none: a broker that hangs must not take the caller with it.
-        names = _TIMEOUTS.get(connection.transport.driver_type, ())
-        timeouts = dict.fromkeys(names, self._patience)
-        connection.transport_options = {**timeouts, **(connection.transport_options or {})}
-        return connection
 
 
 def concerns_one_queue(error: Exception) -> bool:
@@ -359,6 +375,3 @@ def _try_keys(channel: Any, name: str) -> None:
         if kind not in (b"list", b"none"):
             shown = kind.decode(errors="replace")
             raise refused(name, ValueError(f"its key {key!r} is a {shown}, where a list should be"))
-
-
-_TIMEOUTS = {"redis": ("socket_timeout", "socket_connect_timeout"), "amqp": ("read_timeout", "write_timeout")}

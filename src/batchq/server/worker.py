@@ -22,11 +22,20 @@ from batchq.config import Settings
 from batchq.core.affinity import Server
 from batchq.core.windows import next_change
 from batchq.engine import Life, Report
-from batchq.errors import BatchqError, DatabaseTooNew, DatabaseUnreachable, InvalidInput, NotFound, ServerRuns
+from batchq.errors import (
+    BatchqError,
+    Conflict,
+    DatabaseDamaged,
+    DatabaseTooNew,
+    DatabaseUnreachable,
+    InvalidInput,
+    NotFound,
+)
+from batchq.escape import escape_logs
 from batchq.server import bounds, control, intake, pool, stop, tickets
 from batchq.server.broker import Line, bear, hold_out
 from batchq.server.ledger import Arrival, Ledger
-from batchq.server.life import enlist
+from batchq.server.life import Enlistment, enlist
 from batchq.server.request import LIMITS, Attempt
 from batchq.server.tickets import Publisher
 from batchq.spec.fields import name_fault
@@ -45,6 +54,7 @@ KNOWN_SECONDS = 0.05
 COLD_SECONDS = 2.0
 # So long between two looks that are asked for.
 LEAST_SECONDS = 0.1
+LEAVE_SECONDS = 10.0
 HOUR = timedelta(hours=1)
 
 
@@ -90,6 +100,11 @@ class Watch(threading.Thread):
         """Have SQL read at once, or as soon after the last time as is good for it; callable from any thread."""
         self._asked.set()
 
+    @property
+    def lost(self) -> DatabaseDamaged | None:
+        """Why no waiting for the database helps any more."""
+        return self._database.lost
+
     def stop(self) -> None:
         """End the thread."""
         self._ended.set()
@@ -97,6 +112,7 @@ class Watch(threading.Thread):
         self.join(timeout=5)
 
     def _beat(self) -> None:
+        self._database.check_file()
         life = self._ledger.life
         if not self._database.run(lambda tx: servers.beat(tx, life.server, life.epoch, self._database.now(tx))):
             self._ledger.fenced = self._ledger.life == life
@@ -167,6 +183,7 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
             )
         if fault := name_fault(self.name):
             raise InvalidInput(f"--batch-server: {fault}.")
+        escape_logs()
         if worker.autoscale:
             raise InvalidInput("The pool of a batch server follows its windows: start it without --autoscale.")
         self.kind = kind
@@ -186,8 +203,10 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
     def create(self, worker: Any) -> BatchServer:
         # Here and at the end nobody waits for the loop, so a database that is locked can be waited for.
         self.patient: Database = self.app.batchq.database
-        self.patient.name = self.database.name
+        self.patient.name, self.patient.answer = self.database.name, self.database.answer
         try:
+            if self.kind == "prefork":
+                pool.refuse_without_semaphores()
             self.life = enlist(self.patient, self.settings, self.name, self.kind)
             crash.point("enlisted")
         except BatchqError as error:
@@ -217,6 +236,7 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
             pool=lambda: 0 if stop.begun() else self.pool.size,
             beside=not self.database.embedded,
         )
+        self.enlistment = Enlistment(self.database, self.settings, self.name, self.kind, anew=True)
         self.watch = Watch(self.database, self.settings, self.ledger)
         self.watch.start()
         # A lost connection makes the consumer forget jobs that a child already has; ours are never redelivered.
@@ -244,6 +264,8 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
             self.ledger.report(arrival, Report(row.id, row.token, ok=False, error=reason))
 
     def _look_again(self) -> None:
+        if (lost := self.database.lost or self.watch.lost) and not self._ends:
+            self._give_up(lost)
         if self.ledger.fenced and not self._ends:
             self._begin_anew()
         if self.watch.too_new is not None and not self._ends:
@@ -305,14 +327,32 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def _begin_anew(self) -> None:
         try:
-            self.life = enlist(self.database, self.settings, self.name, self.kind, anew=True)
-        except (NotFound, ServerRuns) as error:
+            life = self.enlistment.ask()
+        except (NotFound, Conflict) as error:
             logger.critical("%s", error)
             raise SystemExit(error.exit_code) from None
         except (DatabaseUnreachable, SQLAlchemyError):
             return
+        if life is None:
+            return
+        self.life = life
         logger.warning("%s was declared lost while it ran; it goes on under epoch %d", self.name, self.life.epoch)
         self.ledger.begin_life(self.life)
+
+    def _give_up(self, lost: DatabaseDamaged) -> None:
+        """End at once, with all that runs here.
+
+        No outcome can be stored any more; and whoever puts a copy of the file back starts again what it knows as lost,
+        which must not run here as well.
+        """
+        self._ends = True
+        logger.critical("%s %s ends, and what runs on it.", lost, self.name)
+        self.settings = self.settings.model_copy(update={"shutdown_seconds": 0.0})
+        self.worker.exitcode = state.should_terminate = lost.exit_code
+        # Threads cannot be ended otherwise.
+        last = threading.Timer(LEAVE_SECONDS, os._exit, [lost.exit_code])
+        last.daemon = True
+        last.start()
 
     def stop(self, worker: Any) -> None:
         """Let running tasks finish, storing each outcome as it comes, then give the name back."""
@@ -398,9 +438,9 @@ class BatchConsumer(bootsteps.StartStopStep):  # type: ignore[misc]
         # Ours is JSON, whatever the host project sends itself.
         if consumer.task_consumer.accept is not None:
             consumer.task_consumer.accept = {*consumer.task_consumer.accept, "application/json"}
-        if self._line is not None:
+        if self._line is not None and consumer.hub is not None:
             self._line.watch()
-        if not self._takes:
+        if not self._takes or consumer.hub is None:
             return
         server = consumer.controller.batch_server
         act: Callable[[], object]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -14,17 +12,27 @@ from sqlalchemy import Connection, DateTime, Engine, create_engine, event, func,
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import (
     ArgumentError,
+    DataError,
     DBAPIError,
     DisconnectionError,
+    IntegrityError,
     InterfaceError,
     NoSuchModuleError,
     OperationalError,
 )
 
 from batchq import clock
-from batchq.config import masked, private_file
+from batchq.config import masked
 from batchq.core.affinity import Topology
-from batchq.errors import DatabaseRefuses, DatabaseUnreachable, InvalidInput
+from batchq.errors import (
+    BatchqError,
+    DatabaseDamaged,
+    DatabaseLost,
+    DatabaseRefuses,
+    DatabaseUnreachable,
+    InvalidInput,
+)
+from batchq.store import sqlite
 from batchq.store.prepared import Prepared, forget, send
 
 P = ParamSpec("P")
@@ -32,8 +40,8 @@ R = TypeVar("R")
 
 # PostgreSQL: serialization failure, deadlock detected, lock not available.
 REPEATABLE = {"40001", "40P01", "55P03"}
-# PostgreSQL ends a transaction whose process says nothing for so long: a stopped one holds its locks no longer.
-SILENT_SECONDS = 10
+# So long a PostgreSQL may say nothing: longer than anybody waits for a lock there, or for a slow disk.
+ANSWER_SECONDS = 7.0
 SILENT = "25P03"
 CONTENDED = "Another session holds a lock for long: pg_stat_activity shows which. Try again later."
 # What a PostgreSQL that answers may refuse, by its SQLSTATE, or by its words where it has none; and what helps.
@@ -53,9 +61,14 @@ REFUSALS = {
     "connection slots": "Raise its max_connections, or start fewer processes.",
 }
 
-# Ways to read and to join that writers do without.
-WAYS = ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin")
-_ALL_WAYS = select(*(func.set_config(way, "on", True) for way in WAYS))
+# Classes of PostgreSQL's SQLSTATE by which it speaks of itself, of a session or of its tables. All others are about
+# what is stored there, or was to be, also those that somebody's trigger made up.
+_SESSION = "01 02 03 08 09 0B 0F 0L 0P 24 25 26 27 28 2B 2D 34 3B 3D 3F 40 42 53 55 57 58 72 F0 HV"
+STATES = frozenset(_SESSION.split())
+NO_TEXT = "Could not decode to UTF-8"
+# What SQLite says of contents, where it has no other word for it than for anything that goes wrong.
+CONTENT_WORDS = (NO_TEXT, "malformed JSON", "integer overflow", "too big", "JSON path")
+REASON_CHARACTERS = 300
 
 # Not a part of it is told: it may be one of the password.
 MANGLED = "The database URL cannot be read. In its password, write @ as %40, / as %2F and : as %3A."
@@ -65,15 +78,23 @@ class Database:
     """One database; opened on first use, so that nothing connects at import or before a fork.
 
     `patience` is how long a writer waits for another one, in seconds (SQLite's lock, PostgreSQL's lock_timeout).
+    `answer` is how long PostgreSQL may say nothing before it counts as away, in seconds.
     `name` is what PostgreSQL shows of this process in pg_stat_activity.
     """
 
-    def __init__(self, url: str, *, patience: float = 10.0, name: str = "batchq") -> None:
+    def __init__(
+        self, url: str, *, patience: float = 10.0, answer: float = ANSWER_SECONDS, name: str = "batchq"
+    ) -> None:
         self.url = _parse(url)
         self.patience = patience
+        self.answer = answer
         self.name = name
         self.topology = Topology(())
         self.has_tables = False  # whether our tables have been seen there
+        self._bears_garbage = False  # whether bytes that are no text have been met there
+        # Why no waiting helps any more: the file is damaged, or not there any more.
+        self.lost: DatabaseDamaged | None = None
+        self._file = sqlite.File(self.url)
         self._engine: Engine | None = None
 
     @property
@@ -90,8 +111,12 @@ class Database:
     def engine(self) -> Engine:
         if self._engine is None:
             self._engine = (
-                _sqlite(self.url, self.patience) if self.embedded else _postgresql(self.url, self.patience, self.name)
+                sqlite.opened(self.url, self.patience, self._file)
+                if self.embedded
+                else _postgresql(self.url, self.patience, self.answer, self.name)
             )
+            if self.embedded:
+                event.listen(self._engine, "begin", self._bear_garbage)
         return self._engine
 
     @contextmanager
@@ -118,7 +143,7 @@ class Database:
                 connection.execution_options(isolation_level="REPEATABLE READ")
             with connection.begin():
                 if not self.embedded:
-                    connection.execute(_ALL_WAYS)
+                    connection.execute(ALL_WAYS)
                 yield connection
 
     def run(self, act: Callable[Concatenate[Connection, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -131,7 +156,7 @@ class Database:
                 with self.write() as tx:
                     return act(tx, *args, **kwargs)
             except DBAPIError as error:
-                if _sqlstate(error) not in REPEATABLE:
+                if _sqlstate(error) not in REPEATABLE and not _no_text(error):
                     raise
                 last = error
         raise DatabaseRefuses(url=masked(str(self.url)), reason=_reason(last), advice=CONTENDED) from last
@@ -148,15 +173,44 @@ class Database:
         """Turn a database that cannot be had, or refuses, into the sentence that says so."""
         try:
             yield
+        except DatabaseLost as error:
+            self.lost = error
+            raise
         except DBAPIError as error:
-            if _sqlstate(error) in REPEATABLE:
+            self._bears_garbage = self._bears_garbage or (self.embedded and _no_text(error))
+            if _sqlstate(error) in REPEATABLE or of_content(error):
                 raise
             url, reason = masked(str(self.url)), _reason(error)
+            if self.embedded and (advice := sqlite.advice(error, reason)):
+                if not sqlite.is_lasting(error):
+                    raise DatabaseRefuses(url=url, reason=reason, advice=advice) from error
+                self.lost = DatabaseDamaged(url=url, reason=reason, advice=advice)
+                raise self.lost from error
             if advice := _advice(_sqlstate(error), reason):
                 raise DatabaseRefuses(url=url, reason=_refusal(reason), advice=advice) from error
             if not isinstance(error, (OperationalError, InterfaceError)) and _sqlstate(error) != SILENT:
                 raise
+            if not self.embedded:
+                # The others are hardly better off, and each would be waited for by itself.
+                self.engine.dispose()
             raise DatabaseUnreachable(url=url, reason=reason) from error
+
+    def _bear_garbage(self, tx: Connection) -> None:
+        """Once bytes were met that are no text, which SQLite holds all the same, let them not be read as an error."""
+        if self._bears_garbage:
+            driver: Any = tx.connection.driver_connection
+            driver.text_factory = _shown
+
+    def check_file(self) -> None:
+        """Raise DatabaseLost if SQLite's file was deleted or replaced since this process opened it."""
+        if self.embedded:
+            with self.reachable():
+                self._file.check()
+
+    @property
+    def file(self) -> Path | None:
+        """SQLite's file; None for one in memory, and for PostgreSQL."""
+        return self._file.path
 
     def dispose(self) -> None:
         """Close all connections; the database opens again on next use."""
@@ -165,6 +219,9 @@ class Database:
             self._engine = None
 
 
+# Ways to read and to join that writers do without, and readers need.
+WAYS = ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin")
+ALL_WAYS = select(*(func.set_config(way, "on", True) for way in WAYS))
 _CLOCK = Prepared(select(func.clock_timestamp(type_=DateTime(timezone=True)).label("now")))
 
 
@@ -196,6 +253,41 @@ def _sqlstate(error: DBAPIError) -> str | None:
     return getattr(error.orig, "sqlstate", None)
 
 
+def _no_text(error: DBAPIError) -> bool:
+    return NO_TEXT in str(error.orig)
+
+
+def _shown(text: bytes) -> str:
+    return text.decode(errors="replace")
+
+
+def of_content(error: BaseException) -> bool:
+    """Whether it is what is stored, or was to be, that fails: it would fail again, and for nobody else.
+
+    Not so for a database that is away, or refuses whatever it is asked, and for tables of another schema.
+    """
+    if not isinstance(error, Exception) or isinstance(error, (BatchqError, OSError, MemoryError)):
+        return False
+    if not isinstance(error, DBAPIError):
+        return True
+    if error.connection_invalidated:
+        return False
+    state = _sqlstate(error)
+    if state is not None:
+        return state[:2] not in STATES
+    if isinstance(error, OperationalError):
+        return any(words in str(error.orig) for words in CONTENT_WORDS)
+    return isinstance(error, (DataError, IntegrityError)) or "binding parameter" in str(error.orig)
+
+
+def why(error: BaseException) -> str:
+    """The reason of an error in a line that every database can hold."""
+    cause = getattr(error, "orig", None) or error
+    words = str(cause).strip().splitlines() or [""]
+    said = f"{type(cause).__name__}: {words[0]}" if not isinstance(error, DBAPIError) else words[0]
+    return said[:REASON_CHARACTERS].encode("ascii", "backslashreplace").decode().replace("\0", "\\x00").rstrip(".: ")
+
+
 def _advice(state: str | None, reason: str) -> str | None:
     """What helps against a refusal; None if it is none that we know."""
     if state is not None:
@@ -209,35 +301,14 @@ def _refusal(reason: str) -> str:
     return reason.rpartition(" failed: ")[2].removeprefix("FATAL:  ")
 
 
-def _sqlite(url: URL, patience: float) -> Engine:
-    if url.database and url.database != ":memory:":
-        try:
-            private_file(Path(url.database))
-        except OSError as error:
-            raise DatabaseUnreachable(url=masked(str(url)), reason=error.strerror) from error
-    engine = create_engine(url, connect_args={"timeout": patience, "check_same_thread": False}, hide_parameters=True)
+def _postgresql(url: URL, patience: float, answer: float, name: str) -> Engine:
+    from batchq.store import session, wire  # their driver is there only where it is wanted
 
-    @event.listens_for(engine, "connect")
-    def prepare(connection: sqlite3.Connection, _: Any) -> None:
-        # The driver must not begin transactions by itself: a read that turns into a write fails at once.
-        connection.isolation_level = None
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA foreign_keys = ON")
+    engine = create_engine(url, hide_parameters=True, connect_args=session.settings(url, patience, answer, name))
 
-    @event.listens_for(engine, "begin")
-    def begin(tx: Connection) -> None:
-        # A writer takes the lock at once; a reader that asked for it later would fail, however patient.
-        writes = tx.get_execution_options().get("batchq_writes")
-        tx.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-    return engine
-
-
-def _postgresql(url: URL, patience: float, name: str) -> Engine:
-    from batchq.store import wire  # its driver is there only where it is wanted
-
-    engine = create_engine(url, hide_parameters=True, connect_args=_session(url, patience, name))
+    @event.listens_for(engine, "do_connect")
+    def connect(_: Any, __: Any, args: Any, options: Any) -> Any:
+        return session.connect(masked(str(url)), answer, *args, **options)
 
     @event.listens_for(engine, "checkout")
     def replace(driver: Any, *_: Any) -> None:
@@ -256,33 +327,3 @@ def _postgresql(url: URL, patience: float, name: str) -> Engine:
         send(tx)
 
     return engine
-
-
-def _session(url: URL, patience: float, name: str) -> dict[str, Any]:
-    """How a session begins; what the URL, PGOPTIONS and PGAPPNAME say goes before."""
-    settings = {
-        "lock_timeout": int(patience * 1000),
-        "idle_in_transaction_session_timeout": SILENT_SECONDS * 1000,
-        "TimeZone": "UTC",
-        # Every statement that is run often has its index. So one plan does for good, also while a table that was
-        # empty grows: another way that was chosen for few rows would be kept until the next ANALYZE. And only who
-        # walks an index marks its dead entries, so that the next one need not look at them again.
-        **dict.fromkeys(WAYS, "off"),
-        "plan_cache_mode": "force_generic_plan",
-        "jit": "off",
-    }
-    ours = " ".join(f"-c {key}={value}" for key, value in settings.items())
-    theirs = url.query.get("options") or os.environ.get("PGOPTIONS", "")
-    values = {
-        "fallback_application_name": name,
-        # Its own prepared statements, and its DEALLOCATE ALL after a rollback, would get in the way of ours.
-        "prepare_threshold": None,
-        "connect_timeout": max(2, int(patience)),
-        # A host that is gone without a word is noticed within 25 s, not after a quarter of an hour.
-        "keepalives_idle": 10,
-        "keepalives_interval": 5,
-        "keepalives_count": 3,
-        "tcp_user_timeout": 25_000,
-    }
-    given = {key: value for key, value in values.items() if key not in url.query}
-    return given | {"options": " ".join([ours, *([theirs] if isinstance(theirs, str) else theirs)]).strip()}

@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import (
     Connection,
+    Select,
     and_,
     bindparam,
     delete,
@@ -28,12 +29,14 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from batchq.core.states import NOT_STARTED, RUN_OPEN, RunState, State
 from batchq.store.prepared import Later, Prepared, among
-from batchq.tables import Attempt, Dispatch, Job, Run, Task, TaskCondition
+from batchq.store.trouble import TROUBLE
+from batchq.tables import Attempt, Dispatch, Job, Liveness, Run, Server, Task, TaskCondition
 
 JOB = Job.__table__.c  # type: ignore[attr-defined]
 RUN = Run.__table__.c  # type: ignore[attr-defined]
 TASK = Task.__table__.c  # type: ignore[attr-defined]
 CONDITION = TaskCondition.__table__.c  # type: ignore[attr-defined]
+SERVER = Server.__table__.c  # type: ignore[attr-defined]
 
 TASKS_PER_RUN = 20  # bits of a task's id that hold its position in its run
 
@@ -68,6 +71,26 @@ RUN_IS_OPEN: ColumnElement[bool] = literal_column("batchq_run.status IN ('storin
 STORING = and_(RUN_IS_OPEN, RUN.status == literal_column("'storing'"))
 
 
+class Listing:
+    """A statement over many rows, or over all but those that are set `aside`, or over those `alone`, by a column of
+    numbers that cannot be broken.
+    """
+
+    def __init__(self, statement: Select[Any], key: ColumnElement[Any]) -> None:
+        self._all = Prepared(statement)
+        self._others = Prepared(statement.where(~among(key, "aside")))
+        self._alone = Prepared(statement.where(among(key, "alone")))
+
+    def later(
+        self, tx: Connection, aside: Collection[int] = (), alone: Collection[int] | None = None, **values: Any
+    ) -> Later:
+        """Ask, as `Prepared.later` does."""
+        if alone is not None:
+            return self._alone.later(tx, alone=alone, **values)
+        # Nearly always nothing is set aside, and then it costs nothing.
+        return self._others.later(tx, aside=aside, **values) if aside else self._all.later(tx, **values)
+
+
 # Where a task's conditions are: with the one that it shares them with, or with itself.
 CONDITIONS_AT = func.coalesce(TASK.waits_with, TASK.id)
 
@@ -96,7 +119,9 @@ def start_run(tx: Connection, run: int, now: datetime) -> Later:
 
 # --- settling what has ended --------------------------------------------------------------------------------
 
-_UNSETTLED_RUNS = Prepared(select(TASK.run_id).where(literal_column("unsettled")).distinct().limit(bindparam("limit")))
+_UNSETTLED_RUNS = Listing(
+    select(TASK.run_id).where(literal_column("unsettled")).distinct().limit(bindparam("limit")), TASK.run_id
+)
 _LOCK_RUNS = Prepared(select(RUN.id).where(among(RUN.id, "runs")).order_by(RUN.id).with_for_update(key_share=True))
 _UNSETTLED = Prepared(
     select(TASK.id, TASK.status)
@@ -174,9 +199,9 @@ _CLOSE = Prepared(
 )
 
 
-def unsettled_runs(tx: Connection, limit: int) -> Later:
-    """Runs in which a task has ended whose conditions are not all resolved."""
-    return _UNSETTLED_RUNS.later(tx, limit=limit)
+def unsettled_runs(tx: Connection, limit: int, aside: Collection[int] = ()) -> Later:
+    """Runs in which a task has ended whose conditions are not all resolved, but those `aside`."""
+    return _UNSETTLED_RUNS.later(tx, aside, limit=limit)
 
 
 def lock_runs(tx: Connection, runs: Collection[int]) -> None:
@@ -299,18 +324,20 @@ _TO_START = (
     *(TASK.id, TASK.name, TASK.group_name, TASK.attempt, TASK.operation, TASK.args, TASK.kwargs, TASK.time_limit),
     *(RUN.job, RUN.run_by, RUN.company),
 )
-_OCCUPANCY = Prepared(
+_OCCUPANCY = Listing(
     select(TASK.status, TASK.group_name, TASK.server_id, func.count())
     .where(is_(State.QUEUED, State.EXECUTING))
-    .group_by(TASK.status, TASK.group_name, TASK.server_id)
+    .group_by(TASK.status, TASK.group_name, TASK.server_id),
+    TASK.id,
 )
-_READY = Prepared(
+_READY = Listing(
     select(*_TO_START, TASK.token, TASK.priority, TASK.ready_at)
     .join(Run, RUN.id == TASK.run_id)
     .where(is_(State.READY), TASK.group_name == bindparam("group"), TASK.ready_at <= bindparam("now"))
     .order_by(TASK.priority.desc(), TASK.ready_at, TASK.id)
     .limit(bindparam("limit"))
-    .with_for_update(of=Task.__table__, skip_locked=True, key_share=True)  # type: ignore[attr-defined]
+    .with_for_update(of=Task.__table__, skip_locked=True, key_share=True),  # type: ignore[attr-defined]
+    TASK.id,
 )
 _QUEUE = Prepared(
     lambda given: (
@@ -322,16 +349,17 @@ _QUEUE = Prepared(
     task=TASK.id,
     renewed=TASK.token,
 )
-_OUT = Prepared(
+_OUT = Listing(
     select(TASK.id, TASK.token, TASK.group_name, TASK.attempt, TASK.queued_at, TASK.offers, TASK.name, RUN.job)
     .join(Run, RUN.id == TASK.run_id)
     .where(OUT, is_(State.QUEUED))
-    .order_by(TASK.queued_at, TASK.id)
+    .order_by(TASK.queued_at, TASK.id),
+    TASK.id,
 )
 _TAKE_BACK = Prepared(
     lambda given: (
         update(Task)
-        .where(TASK.id == given.task, TASK.token == given.held, was(State.QUEUED))
+        .where(TASK.id == given.task, TASK.token.is_not_distinct_from(given.held), was(State.QUEUED))
         .values(status=State.READY.value, token=None, queued_at=None)
     ),
     task=TASK.id,
@@ -340,7 +368,7 @@ _TAKE_BACK = Prepared(
 _OFFER_AGAIN = Prepared(
     lambda given: (
         update(Task)
-        .where(TASK.id == given.task, TASK.token == given.held, was(State.QUEUED))
+        .where(TASK.id == given.task, TASK.token.is_not_distinct_from(given.held), was(State.QUEUED))
         .values(token=given.renewed, queued_at=bindparam("now"), offers=TASK.offers + 1)
     ),
     task=TASK.id,
@@ -351,10 +379,11 @@ _LOCK_OUT = Prepared(select(TASK.id).where(OUT, is_(State.QUEUED)).order_by(TASK
 _by_id = select(TASK.id).where(among(TASK.id, "tasks")).order_by(TASK.id)
 _LOCK_FREE = Prepared(_by_id.with_for_update(key_share=True, skip_locked=True))
 _LOCK_ALL = Prepared(_by_id.with_for_update(key_share=True, nowait=True))
-_NOT_BEFORE = Prepared(
+_NOT_BEFORE = Listing(
     select(TASK.id, TASK.attempt, TASK.ready_at, TASK.retry_delay).where(
         is_(State.READY), TASK.ready_at > bindparam("now")
-    )
+    ),
+    TASK.id,
 )
 _HASTEN = Prepared(
     lambda given: (
@@ -368,14 +397,14 @@ _HASTEN = Prepared(
 )
 
 
-def occupancy(tx: Connection) -> tuple[dict[int, int], dict[str, int]]:
-    """How many tasks each server executes, and how many tickets of each group are out."""
-    return counted(occupancy_later(tx))
+def occupancy(tx: Connection, aside: Collection[int] = ()) -> tuple[dict[int, int], dict[str, int]]:
+    """How many tasks each server executes, and how many tickets of each group are out, but for those `aside`."""
+    return counted(occupancy_later(tx, aside))
 
 
-def occupancy_later(tx: Connection) -> Later:
+def occupancy_later(tx: Connection, aside: Collection[int] = (), alone: Collection[int] | None = None) -> Later:
     """The rows that `counted` reads, together with what is asked next."""
-    return _OCCUPANCY.later(tx)
+    return _OCCUPANCY.later(tx, aside, alone)
 
 
 def counted(occupancy: Later) -> tuple[dict[int, int], dict[str, int]]:
@@ -398,24 +427,40 @@ class Looked:
     rows: Later
 
 
-def look(tx: Connection, limits: Mapping[str, int], now: datetime) -> dict[str, Looked]:
+def look(
+    tx: Connection,
+    limits: Mapping[str, int],
+    now: datetime,
+    aside: Collection[int] = (),
+    alone: Collection[int] | None = None,
+) -> dict[str, Looked]:
     """Look at the best ready tasks of each group, at most so many of each, and hold them."""
     return {
-        group: Looked(limit, _READY.later(tx, group=group, limit=limit, now=now)) for group, limit in limits.items()
+        group: Looked(limit, _READY.later(tx, aside, alone, group=group, limit=limit, now=now))
+        for group, limit in limits.items()
     }
 
 
-def ready(tx: Connection, limits: Mapping[str, int], looked: Mapping[str, Looked], now: datetime) -> list[Any]:
+def ready(
+    tx: Connection,
+    limits: Mapping[str, int],
+    looked: Mapping[str, Looked],
+    now: datetime,
+    aside: Collection[int] = (),
+) -> list[Any]:
     """The best ready tasks of each group, at most so many of each, best first: priority, then waiting time.
 
     Where somebody `looked` far enough already, nothing is asked again.
     """
     short = {group: limit for group, limit in limits.items() if not _saw(looked.get(group), limit)}
-    looked = {**looked, **look(tx, short, now)}
+    looked = {**looked, **look(tx, short, now, aside)}
     rows = [row for group, limit in limits.items() for row in looked[group].rows.rows[:limit]]
-    if len(limits) > 1:
-        rows.sort(key=lambda row: (-row.priority, row.ready_at, row.id))
-    return rows
+    return in_order(rows) if len(limits) > 1 else rows
+
+
+def in_order(rows: Iterable[Any]) -> list[Any]:
+    """Ready tasks, the best first: priority, then waiting time."""
+    return sorted(rows, key=lambda row: (-row.priority, row.ready_at, row.id))
 
 
 def _saw(looked: Looked | None, limit: int) -> bool:
@@ -440,9 +485,9 @@ def new_token() -> str:
     return str(uuid.uuid4())
 
 
-def tickets_out(tx: Connection) -> Sequence[Any]:
+def tickets_out(tx: Connection, aside: Collection[int] = (), alone: Collection[int] | None = None) -> Sequence[Any]:
     """Every ticket that is out, oldest first, with its token, age and how often it was offered."""
-    return _OUT(tx)
+    return _OUT.later(tx, aside, alone).rows
 
 
 def lock_out(tx: Connection) -> None:
@@ -479,9 +524,11 @@ def offer_again(tx: Connection, rows: Iterable[Any], now: datetime) -> list[Tick
     return tickets
 
 
-def not_before(tx: Connection, now: datetime) -> Sequence[Any]:
+def not_before(
+    tx: Connection, now: datetime, aside: Collection[int] = (), alone: Collection[int] | None = None
+) -> Sequence[Any]:
     """The ready tasks whose instant is still to come, with what that depends on, in the order of their ids."""
-    return sorted(_NOT_BEFORE(tx, now=now))
+    return sorted(_NOT_BEFORE.later(tx, aside, alone, now=now).rows)
 
 
 def hasten(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> int:
@@ -576,7 +623,7 @@ _HELD = Prepared(
 _FINISH = Prepared(
     lambda given: (
         update(Task)
-        .where(TASK.id == given.task, TASK.token == given.held, was(State.EXECUTING))
+        .where(TASK.id == given.task, TASK.token.is_not_distinct_from(given.held), was(State.EXECUTING))
         .values(status=given.state, unsettled=given.flag, ready_at=func.coalesce(given.again, TASK.ready_at))
         .values(ended_at=bindparam("now"), error=given.reason, result=given.value)
     ),
@@ -594,7 +641,7 @@ _ATTEMPT = Prepared(
     **_attempt,
 )
 _EXECUTING_ON = Prepared(
-    select(TASK.id, TASK.token, TASK.attempt, TASK.epoch, TASK.claimed_at)
+    select(TASK.id, TASK.token, TASK.epoch)
     .where(OUT, is_(State.EXECUTING), TASK.server_id == bindparam("server"))
     .order_by(TASK.id)
 )
@@ -618,6 +665,16 @@ def executing_on(tx: Connection, server: int) -> Sequence[Any]:
     return _EXECUTING_ON(tx, server=server)
 
 
+def left_executing(tx: Connection, task: int) -> Any | None:
+    """An attempt that the books have executing under a life that is over, with the name of its server; or None."""
+    name = func.coalesce(SERVER.name, "?").label("server")
+    over = or_(SERVER.id.is_(None), SERVER.epoch != TASK.epoch, SERVER.liveness != Liveness.RUNNING.value)
+    statement = select(TASK.id, TASK.token, TASK.epoch, TASK.server_id, name).outerjoin(
+        Server, SERVER.id == TASK.server_id
+    )
+    return tx.execute(statement.where(TASK.id == task, OUT, is_(State.EXECUTING), over)).one_or_none()
+
+
 # --- canceling ----------------------------------------------------------------------------------------------
 
 
@@ -634,6 +691,27 @@ def begin_cancel(tx: Connection, run: int, now: datetime) -> int:
     ).rowcount
 
 
+# --- what may be broken, by its numbers alone ---------------------------------------------------------------
+
+
+def numbers_out(tx: Connection, *states: State) -> list[int]:
+    """The tasks that are queued or executing, whatever else stands in their rows."""
+    return list(tx.execute(select(TASK.id).where(OUT, is_(*states)).order_by(TASK.id)).scalars())
+
+
+def numbers_ready(tx: Connection, group: str, limit: int) -> list[int]:
+    """The first ready tasks of a group in the order of dispatch, whatever else stands in their rows."""
+    order = (TASK.priority.desc(), TASK.ready_at, TASK.id)
+    ready = select(TASK.id).where(is_(State.READY), TASK.group_name == group).order_by(*order)
+    return list(tx.execute(ready.limit(limit)).scalars())
+
+
+def numbers_not_before(tx: Connection, now: datetime) -> list[int]:
+    """The ready tasks whose instant is still to come, or is none."""
+    later = select(TASK.id).where(is_(State.READY), TASK.ready_at > now)
+    return list(tx.execute(later.order_by(TASK.id)).scalars())
+
+
 # --- the coordinator's questions ----------------------------------------------------------------------------
 
 _ANYTHING_OPEN = Prepared(
@@ -643,21 +721,29 @@ _ANYTHING_OPEN = Prepared(
             exists(select(TASK.id).where(is_(State.READY))),
             exists(select(TASK.id).where(OUT, is_(State.QUEUED))),
             exists(select(RUN.id).where(STORING)),
+            exists(select(TROUBLE.number)),
         )
     )
 )
 
 
 def anything_open(tx: Connection) -> bool:
-    """Whether a tick has anything to move: an end to settle, a task to hand out, a ticket out, a run being stored."""
+    """Whether a tick has anything to move: an end to settle, a task to hand out, a ticket out, a run being stored, or
+    what was set aside.
+    """
     ((open_,),) = _ANYTHING_OPEN(tx)
     return bool(open_)
 
 
-def discard_unstored(tx: Connection, before: datetime, now: datetime) -> list[int]:
+def discard_unstored(tx: Connection, before: datetime, now: datetime, aside: Collection[int] = ()) -> list[int]:
     """storing → canceled for runs submitted earlier, whose submit died half-way; returns them."""
+    return [run for run in numbers_storing(tx, before) if run not in aside and give_up(tx, run, now)]
+
+
+def numbers_storing(tx: Connection, before: datetime) -> list[int]:
+    """The runs submitted earlier that are still being stored."""
     storing = select(RUN.id).where(STORING, RUN.submitted_at < before)
-    return [run for run in tx.execute(storing.order_by(RUN.id)).scalars().all() if give_up(tx, run, now)]
+    return list(tx.execute(storing.order_by(RUN.id)).scalars())
 
 
 def give_up(tx: Connection, run: int, now: datetime) -> bool:

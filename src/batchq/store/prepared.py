@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from sqlalchemy import ARRAY, Boolean, Connection, Dialect, Float, Text, bindparam, column, table
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.elements import BindParameter, ColumnElement
 from sqlalchemy.types import TypeDecorator, TypeEngine
@@ -99,7 +99,11 @@ class Prepared:
     def later(self, tx: Connection, over: Rows | None = None, **values: Any) -> Later:
         """Run it before whatever runs next, together with that where the database is a round trip away."""
         form = self.form(tx)
-        return Later(tx, form, form.bind(values, over or ()))
+        try:
+            bound = form.bind(values, over or ())
+        except Exception as error:  # a value that the database has no way to hold
+            raise _unfit(error, form) from error
+        return Later(tx, form, bound)
 
     def form(self, tx: Connection) -> _OnSqlite | _OnPostgresql:
         """The statement in the words of this database."""
@@ -159,14 +163,24 @@ def send(tx: Connection, *, commit: bool = False) -> None:
         asked = [(later._form.sentence, later._values) for later in waiting]
         results = waiting[0]._form.exchange(driver, tx.info.setdefault(PREPARED, set()), asked, commit=commit)
     except base as error:
-        if tx.dialect.name == "postgresql" and driver.pgconn.pipeline_status:
+        if tx.dialect.name == "postgresql" and (driver.closed or driver.pgconn.pipeline_status):
             tx.invalidate(error)
         raise DBAPIError.instance(waiting[0]._form.sql, None, error, base, dialect=tx.dialect) from error
     except BaseException as error:
+        if isinstance(error, Exception) and tx.dialect.name == "sqlite":
+            raise _unfit(error, waiting[0]._form) from error
         tx.invalidate(error)
         raise
     for later, result in zip(waiting, results, strict=True):
-        later._answer = later._form.answer(result)
+        try:
+            later._answer = later._form.answer(result)
+        except Exception as error:  # an instant that Python does not know
+            raise _unfit(error, later._form) from error
+
+
+def _unfit(error: Exception, form: _Form) -> StatementError:
+    """A value that cannot be written or read, as an error of the kind that all who use the database reckon with."""
+    return StatementError(f"{type(error).__name__}: {error}", form.sql, None, error, hide_parameters=True)
 
 
 def forget(tx: Connection) -> None:

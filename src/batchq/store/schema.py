@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection, String, column, func, inspect, select, table
 
 from batchq.config import masked
-from batchq.errors import DatabaseOutdated, DatabaseTooNew
+from batchq.errors import DatabaseOutdated, DatabaseRefuses, DatabaseTooNew
 from batchq.store.database import Database
 from batchq.store.prepared import Prepared
 
 FOLDER = Path(__file__).parent.parent / "migrations"
 # The newest revision that this version knows; written down, as Alembic takes long to import.
-NEWEST = "0005"
+NEWEST = "0006"
+STRANGE = "Its table batchq_version is none of ours: put back a backup, or set BATCHQ_DATABASE_URL to another database."
 # The number, for all deployments and databases, under which upgrades wait for each other: "batchq" as bytes.
 TURN = 0x626174636871
+UPGRADE_SECONDS = 3600.0
 
 
 def upgrade(database: Database) -> tuple[str | None, str]:
@@ -26,11 +29,13 @@ def upgrade(database: Database) -> tuple[str | None, str]:
 
     def act(tx: Connection) -> tuple[str | None, str]:
         if not database.embedded:
+            driver: Any = tx.connection.driver_connection
+            driver.answer_seconds = UPGRADE_SECONDS  # tables may be large, and the turn of others comes first
             tx.execute(select(func.pg_advisory_xact_lock(TURN)))
         before = _revision(tx)
         if before != NEWEST:
             _refuse_newer(database, before)
-            _upgrade(tx)
+            _upgrade(database, tx)
         return before, NEWEST
 
     return database.run(act)
@@ -61,14 +66,18 @@ def _refuse_newer(database: Database, revision: str | None) -> None:
         raise DatabaseTooNew(url=masked(str(database.url)), revision=revision, newest=NEWEST)
 
 
-def _upgrade(tx: Connection) -> None:
+def _upgrade(database: Database, tx: Connection) -> None:
     from alembic import command
     from alembic.config import Config
+    from alembic.util import CommandError
 
     config = Config()
     config.set_main_option("script_location", str(FOLDER).replace("%", "%%"))
     config.attributes["connection"] = tx
-    command.upgrade(config, "head")
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        raise DatabaseRefuses(url=masked(str(database.url)), reason=str(error).rstrip("."), advice=STRANGE) from error
 
 
 def _revision(tx: Connection) -> str | None:

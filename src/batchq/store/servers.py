@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime, time
 from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, delete, func, insert, literal_column, select, update
+from sqlalchemy import Connection, Select, String, bindparam, cast, delete, func, insert, literal_column, select, update
 
+from batchq.core.affinity import Aside, Topology
 from batchq.core.affinity import Server as Seen
-from batchq.core.affinity import Topology
 from batchq.core.states import NOT_STARTED, TERMINAL, State
-from batchq.core.windows import Window, format_days, format_time, is_zone, parse_days, parse_time
-from batchq.store import moves
+from batchq.core.windows import UNREADABLE, Window, format_days, format_time, is_zone, parse_days, parse_time
+from batchq.store import moves, trouble
 from batchq.store.database import Database
-from batchq.store.moves import RUN, RUN_IS_OPEN, STORING, TASK, is_
+from batchq.store.moves import RUN, RUN_IS_OPEN, SERVER, STORING, TASK, is_
 from batchq.store.prepared import Later, Prepared, among
 from batchq.tables import Dispatch, Group, Liveness, Run, Server, ServerGroup, ServerWindow, Task
 
 GROUP = Group.__table__.c  # type: ignore[attr-defined]
-SERVER = Server.__table__.c  # type: ignore[attr-defined]
 BINDING = ServerGroup.__table__.c  # type: ignore[attr-defined]
 WINDOW = ServerWindow.__table__.c  # type: ignore[attr-defined]
 DISPATCH = Dispatch.__table__.c  # type: ignore[attr-defined]
@@ -95,6 +94,11 @@ def seen(tx: Connection) -> Topology:
     return _load(tx, newest(tx))
 
 
+def aside(tx: Connection, database: Database) -> Aside:
+    """What is set aside, by the topology that is known: to ask for a newer one would cost every transaction."""
+    return (database.topology if database.topology.version else topology(tx, database)).aside
+
+
 def newest(tx: Connection) -> int:
     """The topology's version as it stands now."""
     return int(_VERSION(tx)[0].topology)
@@ -105,31 +109,51 @@ def _load(tx: Connection, version: int) -> Topology:
     for server, group in tx.execute(select(BINDING.server_id, BINDING.group_name)):
         groups.setdefault(server, set()).add(group)
     windows: dict[int, list[Window]] = {}
-    for row in tx.execute(select(ServerWindow.__table__).order_by(WINDOW.id)):  # type: ignore[attr-defined]
+    for row in tx.execute(_WINDOWS):
         windows.setdefault(row.server_id, []).append(window_of(row))
-    servers = tuple(
-        Seen(
-            id=row.id,
-            name=row.name,
-            threads=row.threads,
-            groups=frozenset(groups.get(row.id, ())),
-            windows=tuple(windows.get(row.id, ())),
-            enabled=row.enabled,
-            alive=row.liveness == Liveness.RUNNING.value,
-            epoch=row.epoch,
-            pool=row.pool,
-        )
-        for row in tx.execute(select(Server.__table__).order_by(SERVER.name))  # type: ignore[attr-defined]
-    )
+    found = (_seen(row, groups.get(row.id, ()), windows.get(row.id, ())) for row in tx.execute(_SERVERS))
     paused = tx.execute(select(GROUP.name).where(GROUP.paused)).scalars()
-    return Topology(servers, version, frozenset(paused))
+    return Topology(tuple(found), version, frozenset(paused), trouble.aside(tx))
+
+
+# As they stand there: one that nobody can read must not keep the others from being read.
+_WINDOWS = select(
+    *(column for column in WINDOW if column.name != "only"), cast(WINDOW.only, String).label("only")
+).order_by(WINDOW.id)
+_SERVERS = select(
+    SERVER.id, SERVER.name, SERVER.threads, SERVER.enabled, SERVER.liveness, SERVER.epoch, SERVER.pool
+).order_by(SERVER.name)
+
+
+def _seen(row: Any, groups: Collection[str], windows: Collection[Window]) -> Seen:
+    """The server that a row describes; one whose numbers are none starts nothing."""
+    numbers = isinstance(row.threads, int) and isinstance(row.epoch, int) and isinstance(row.pool, int | None)
+    return Seen(
+        id=row.id,
+        name=str(row.name),
+        threads=row.threads if numbers else 0,
+        groups=frozenset(groups),
+        windows=tuple(windows) if numbers else (),
+        enabled=row.enabled,
+        alive=row.liveness == Liveness.RUNNING.value,
+        epoch=row.epoch if numbers else 0,
+        pool=row.pool if numbers else 0,
+    )
 
 
 def window_of(row: Any) -> Window:
-    """The window that a row describes; one whose zone is not in this machine's list any more never opens."""
-    days = parse_days(row.days.split(",")) if row.days else None
-    start, end = parse_time(row.start), parse_time(row.end)
-    return Window(start, end, row.threads, row.timezone, days, row.only, vanished=not is_zone(row.timezone))
+    """The window that a row describes; one that nobody can read, or whose zone is not in this machine's list any more,
+    never opens.
+    """
+    try:
+        days = parse_days(row.days.split(",")) if row.days else None
+        only = date.fromisoformat(row.only) if row.only else None
+        start, end, zone = parse_time(row.start), parse_time(row.end), row.timezone
+        if not isinstance(row.threads, int) or not isinstance(zone, str):
+            raise TypeError
+        return Window(start, end, row.threads, zone, days, only, vanished=not is_zone(zone))
+    except (ValueError, TypeError, AttributeError):
+        return Window(time(), time(), 0, UNREADABLE.format(row.id), vanished=True)
 
 
 def changed(tx: Connection) -> None:
@@ -162,9 +186,11 @@ class Demand:
         return [row.name for row in self._groups.rows]
 
 
-def demand(tx: Connection) -> Demand:
-    """Take the dispatch lock, and read what dispatch goes by; asked for together with what follows."""
-    return Demand(_LOCK.later(tx), moves.occupancy_later(tx), _GROUPS_READY.later(tx))
+def demand(tx: Connection, aside: Collection[int] = ()) -> Demand:
+    """Take the dispatch lock, and read what dispatch goes by, but for tasks `aside`; asked for together with what
+    follows.
+    """
+    return Demand(_LOCK.later(tx), moves.occupancy_later(tx, aside), _GROUPS_READY.later(tx))
 
 
 # --- groups -------------------------------------------------------------------------------------------------
@@ -260,8 +286,9 @@ def _insert_if_new(tx: Connection, table: Any, values: Mapping[str, Any]) -> Non
 
 def find(tx: Connection, name: str) -> Any | None:
     """The server's row, locked until the commit, or None."""
-    statement = select(Server.__table__).where(SERVER.name == name).with_for_update(key_share=True)  # type: ignore[attr-defined]
-    return tx.execute(statement).one_or_none()
+    # Its instants are for people only: one that nobody can read must not keep the server from starting.
+    columns = [column for column in SERVER if column.name not in ("beat_at", "started_at")]
+    return tx.execute(select(*columns).where(SERVER.name == name).with_for_update(key_share=True)).one_or_none()
 
 
 def create(tx: Connection, name: str, threads: int = 1) -> None:

@@ -24,8 +24,8 @@ from batchq.core.states import NOT_STARTED, RUN_ENDED, RUN_OPEN, TERMINAL, Outco
 from batchq.core.windows import format_days, format_time
 from batchq.errors import NotFound, unknown
 from batchq.store import moves
-from batchq.store.moves import CONDITION, CONDITIONS_AT, JOB, RUN, RUN_IS_OPEN, TASK, is_
-from batchq.store.servers import GROUP, PRIORITIES, SERVER, seen
+from batchq.store.moves import CONDITION, CONDITIONS_AT, JOB, RUN, RUN_IS_OPEN, SERVER, TASK, is_
+from batchq.store.servers import GROUP, PRIORITIES, seen
 from batchq.tables import Attempt, Job, Liveness, Run, Server, Task, TaskCondition
 
 T = TypeVar("T")
@@ -268,7 +268,7 @@ def task_view(tx: Connection, run: int, name: str, now: datetime | None = None, 
         **_task(row, _why_task(row, after, Reasons(tx, now, timezone)), handled.get(row.id)),
         "args": json.loads(row.args),
         "kwargs": secrets.masked(row.kwargs),
-        "priority": PRIORITY_NAMES[row.priority],
+        "priority": PRIORITY_NAMES.get(row.priority, str(row.priority)),
         "retries": row.retries,
         "retry_delay": row.retry_delay,
         "time_limit": row.time_limit,
@@ -526,7 +526,7 @@ def groups(tx: Connection, now: datetime | None = None, *, timezone: str | None 
     return [
         {
             "group": row.name,
-            "priority": PRIORITY_NAMES[row.priority],
+            "priority": PRIORITY_NAMES.get(row.priority, str(row.priority)),
             "paused": row.paused,
             "ready": ready[row.name].number if row.name in ready else 0,
             "queued": out.get((row.name, State.QUEUED.value), 0),

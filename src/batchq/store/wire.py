@@ -10,13 +10,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from select import POLLIN, POLLOUT, poll
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from psycopg import Connection, DataError
 from psycopg.errors import error_from_result
 from psycopg.pq import ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGconn, PGresult
 from sqlalchemy.types import Boolean, DateTime, Float, Integer, String, TypeDecorator, TypeEngine
+
+if TYPE_CHECKING:
+    from batchq.store.session import Session
 
 _PARAMETER = re.compile(r"%\((\w+)\)s|%%")
 _FAILED = (ExecStatus.FATAL_ERROR, ExecStatus.PIPELINE_ABORTED)
@@ -107,11 +110,13 @@ def has_ended(driver: Connection[Any]) -> bool:
     """Whether an idle connection is of no more use: the server ended it, and has said so. Asks nothing."""
     if driver.closed:
         return True
-    return _wait(driver.pgconn, POLLIN, 0)
+    waiting = poll()
+    waiting.register(driver.pgconn.socket, POLLIN)
+    return bool(waiting.poll(0))
 
 
 def exchange(
-    driver: Connection[Any],
+    driver: Session,
     known: set[bytes],
     asked: Iterable[tuple[Sentence, Sequence[bytes | None]]],
     *,
@@ -120,7 +125,7 @@ def exchange(
     """Send these sentences with their values, as they are written, in one round trip.
 
     It goes on with the transaction that is under way, or begins one. `known` are the names that this connection has
-    prepared. Raises the driver's errors.
+    prepared. Raises the driver's errors, also for a server that says nothing for too long.
     """
     conn = driver.pgconn
     # What each of the results will be about: a name that is prepared, a sentence that is asked, or neither.
@@ -140,7 +145,10 @@ def exchange(
         conn.send_query_params(b"COMMIT", None)
         about.append(None)
     conn.pipeline_sync()
-    results = list(zip(about, _results(conn, len(about)), strict=True))
+    try:
+        results = list(zip(about, _results(conn, len(about), int(driver.answer_seconds * 1000)), strict=True))
+    except TimeoutError:
+        raise driver.silent() from None
     conn.exit_pipeline_mode()
     known.update(what for what, result in results if isinstance(what, bytes) and result.status not in _FAILED)
     for _, result in results:
@@ -154,21 +162,21 @@ def _begin(driver: Connection[Any]) -> bytes:
     return b"BEGIN" if level is None else b"BEGIN ISOLATION LEVEL " + level.name.replace("_", " ").encode()
 
 
-def _results(conn: PGconn, number: int) -> list[PGresult]:
+def _results(conn: PGconn, number: int, most: int) -> list[PGresult]:
     while conn.flush():
         # What it answers meanwhile must be taken in, or both sides wait for each other.
-        if _wait(conn, POLLIN | POLLOUT):
+        if _hear(conn, POLLIN | POLLOUT, most) & ~POLLOUT:
             conn.consume_input()
-    results = [_next(conn) for _ in range(number)]
+    results = [_next(conn, most) for _ in range(number)]
     # The end of the pipeline.
-    _next(conn, last=True)
+    _next(conn, most, last=True)
     return results
 
 
-def _next(conn: PGconn, *, last: bool = False) -> PGresult:
+def _next(conn: PGconn, most: int, *, last: bool = False) -> PGresult:
     """The next statement's result; the wait for it can be interrupted."""
     while conn.is_busy():
-        _wait(conn, POLLIN)
+        _hear(conn, POLLIN, most)
         conn.consume_input()
     result = conn.get_result()
     assert result is not None
@@ -177,8 +185,10 @@ def _next(conn: PGconn, *, last: bool = False) -> PGresult:
     return result
 
 
-def _wait(conn: PGconn, what: int, milliseconds: int | None = None) -> bool:
-    """Wait for the socket; returns whether there is something to read, if only the end."""
+def _hear(conn: PGconn, what: int, most: int) -> int:
+    """Wait for the socket, and return what it is ready for; raises TimeoutError after so many milliseconds."""
     waiting = poll()
     waiting.register(conn.socket, what)
-    return any(event & ~POLLOUT for _, event in waiting.poll(milliseconds))
+    for _, event in waiting.poll(most):
+        return event
+    raise TimeoutError

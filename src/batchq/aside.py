@@ -1,0 +1,206 @@
+"""One bad thing never holds up the others: what always fails is found, set aside, told in `check`, and tried again.
+
+Whatever makes a transaction for many fail by its content alone (a row that somebody broke, a text that the database
+refuses) is found by doing all that moves work for fewer and fewer at once, and undoing it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Concatenate, ParamSpec, TypeVar
+
+from sqlalchemy import Connection, select
+
+from batchq import engine
+from batchq.core.states import State
+from batchq.engine import Report
+from batchq.store import moves, servers, trouble
+from batchq.store.database import Database, of_content, why
+from batchq.store.moves import SERVER, TASK
+from batchq.store.trouble import Key, What
+from batchq.tables import Liveness, Server
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+logger = logging.getLogger(__name__)
+
+# A run that nobody goes on storing for so long is given up.
+STORING = timedelta(hours=1)
+# So many of each kind are looked through at once, as many as may be handed out at once at least.
+MOST = 500
+TIMES = 3
+Act = Callable[[Sequence[int]], object]
+
+
+def run(database: Database, act: Callable[Concatenate[Connection, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Do `act(tx, …)` as `Database.run` does; what makes it fail by its content is set aside first, if it is found."""
+    for _ in range(TIMES):
+        try:
+            return database.run(act, *args, **kwargs)
+        except Exception as error:
+            if not of_content(error) or not set_aside(database):
+                raise
+    return database.run(act, *args, **kwargs)
+
+
+def set_aside(database: Database) -> bool:
+    """Find what makes work fail by its content, and set it aside; False if there is nothing of the kind."""
+    return database.run(_set_aside, database)
+
+
+def _set_aside(tx: Connection, database: Database) -> bool:
+    known = servers.topology(tx, database, servers.newest(tx)).aside
+    now = database.now(tx)
+    found: dict[Key, str] = {}
+    for what, numbers, act in _stages(tx, database, now):
+        apart = known.runs if what is What.RUN else known.tasks
+        fresh = [number for number in numbers if number not in apart and (what, number) not in found]
+        found |= {(what, number): reason for number, reason in trouble.culprits(tx, fresh, act).items()}
+    for (what, number), reason in found.items():
+        logger.warning("%s %d always fails, and is set aside: %s", what.value, number, reason)
+    trouble.note(tx, found, database.name, now)
+    return bool(found or known.tasks or known.runs)
+
+
+def _stages(tx: Connection, database: Database, now: datetime) -> Iterator[tuple[What, Sequence[int], Act]]:
+    """All that is done for many at once: to what, and how it is done for some of them."""
+    asked = engine.unsettled(tx, servers.aside(tx, database).runs)
+    yield What.RUN, [row.run_id for row in asked.rows], partial(_settle, tx, now)
+    yield What.RUN, moves.numbers_storing(tx, now - STORING), partial(_give_up, tx, now)
+    queued, version = moves.numbers_out(tx, State.QUEUED), database.topology.version
+    yield What.TASK, moves.numbers_out(tx, State.EXECUTING, State.QUEUED), partial(_count, tx)
+    yield What.TASK, queued, partial(_take_back, tx)
+    yield What.TASK, queued, partial(_offer_and_claim, tx, version, now)
+    yield What.TASK, moves.numbers_not_before(tx, now), partial(_follow_clock, tx, now)
+    room = max(MOST, sum(server.threads for server in database.topology.servers))
+    for group in servers.demand(tx).ready:
+        yield What.TASK, moves.numbers_ready(tx, group, room), partial(_hand_out, tx, version, now, group)
+
+
+def _settle(tx: Connection, now: datetime, runs: Sequence[int]) -> None:
+    engine.settle_runs(tx, runs, now)
+
+
+def _give_up(tx: Connection, now: datetime, runs: Sequence[int]) -> None:
+    for number in runs:
+        moves.give_up(tx, number, now)
+
+
+def _count(tx: Connection, tasks: Sequence[int]) -> None:
+    moves.counted(moves.occupancy_later(tx, alone=tasks))
+
+
+def _take_back(tx: Connection, tasks: Sequence[int]) -> None:
+    moves.take_back(tx, [(row.id, row.token) for row in moves.tickets_out(tx, alone=tasks)])
+
+
+def _offer_and_claim(tx: Connection, version: int, now: datetime, tasks: Sequence[int]) -> None:
+    rows = moves.tickets_out(tx, alone=tasks)
+    for row in rows:
+        engine.is_overdue(row, now, 1.0)
+    _claim(tx, version, now, [(ticket.task, ticket.token) for ticket in moves.offer_again(tx, rows, now)])
+
+
+def _follow_clock(tx: Connection, now: datetime, tasks: Sequence[int]) -> None:
+    engine.follow_clock(tx, now, alone=tasks)
+
+
+def _hand_out(tx: Connection, version: int, now: datetime, group: str, tasks: Sequence[int]) -> None:
+    rows = moves.in_order(moves.look(tx, {group: len(tasks)}, now, alone=tasks)[group].rows.rows)
+    queued = moves.queue(tx, rows, now)
+    for row in queued:
+        moves.ticket(row)
+    _claim(tx, version, now, [(row.id, row.token) for row in queued])
+
+
+def _claim(tx: Connection, version: int, now: datetime, tickets: Sequence[tuple[int, str]]) -> None:
+    """Claim for a server that there is not: no one starts anything by it."""
+    if tickets:
+        assert len(moves.claim(tx, tickets, 0, 0, version, now).rows) == len(tickets)
+
+
+# --- again --------------------------------------------------------------------------------------------------
+
+
+def try_again(database: Database) -> None:
+    """Let go on what was set aside and goes through now; the rest is tried again later, and less and less often."""
+    with database.read() as tx:
+        due = trouble.due(tx, database.now(tx))
+    for row in due:
+        database.run(_try_again, database, What(row.what), row.number)
+
+
+def _try_again(tx: Connection, database: Database, what: What, number: int) -> None:
+    now = database.now(tx)
+    if not trouble.hold(tx, what, number, now):
+        return
+    if what in (What.REPORT, What.SERVER):
+        # Those who have them try again themselves, and their word for it counts as long as they live.
+        if not (_is_kept(tx, number) if what is What.REPORT else _runs(tx, number)):
+            trouble.forget(tx, what, number)
+        return
+    error = trouble.tried(tx, lambda: _do_alone(tx, database, what, number, now), keep=what is What.LOST)
+    if error is None:
+        trouble.forget(tx, what, number)
+    else:
+        trouble.note(tx, {(what, number): why(error)}, database.name, now)
+
+
+def _do_alone(tx: Connection, database: Database, what: What, number: int, now: datetime) -> None:
+    if what is What.LOST:
+        engine.lose_again(tx, number, now)
+        return
+    servers.topology(tx, database, servers.newest(tx))
+    for kind, _, act in _stages(tx, database, now):
+        if kind is what:
+            act([number])
+    if what is What.RUN:
+        _settle(tx, now, [number])
+
+
+def _is_kept(tx: Connection, task: int) -> bool:
+    """Whether the server that executes the task is still the one that started it."""
+    same = select(TASK.id).join(Server, SERVER.id == TASK.server_id).where(TASK.id == task)
+    same = same.where(TASK.status == State.EXECUTING.value, TASK.epoch == SERVER.epoch)
+    return tx.execute(same.where(SERVER.liveness == Liveness.RUNNING.value)).scalar() is not None
+
+
+def _runs(tx: Connection, server: int) -> bool:
+    found = select(SERVER.id).where(SERVER.id == server, SERVER.liveness == Liveness.RUNNING.value)
+    return tx.execute(found).scalar() is not None
+
+
+def lose(database: Database, server: int, act: Callable[[int], object]) -> None:
+    """Declare a server lost by `act`; one for which that always fails is set aside, and the others go on."""
+    with database.read() as tx:
+        if trouble.pauses(tx, What.SERVER, server, database.now(tx)):
+            return
+    try:
+        act(server)
+    except Exception as error:
+        if not of_content(error):
+            raise
+        reason = why(error)
+        database.run(lambda tx: trouble.note(tx, {(What.SERVER, server): reason}, database.name, database.now(tx)))
+        return
+    database.run(lambda tx: trouble.forget(tx, What.SERVER, server))
+
+
+# --- outcomes -----------------------------------------------------------------------------------------------
+
+
+def bare(report: Report, reason: str) -> Report:
+    """An outcome as it was, without its words; a result that is left out is nothing (rule 9a)."""
+    said = f"what it said was left out, as the database refuses it: {reason}"
+    return replace(report, result=None, error=None if report.ok else said, log=said if report.ok else None)
+
+
+def refused(report: Report, reason: str) -> Report:
+    """What becomes of an outcome that cannot be stored as it was."""
+    said = f"its outcome was refused by the database: {reason}"
+    return replace(report, ok=False, final=True, error=said, result=None, log=None)

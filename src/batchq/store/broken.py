@@ -1,0 +1,207 @@
+"""What is stored and cannot be so: rows that somebody changed by hand, and what was set aside because of them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from sqlalchemy import Boolean, Connection, Float, Integer, String, func, or_, select, type_coerce
+from sqlalchemy.sql.elements import ColumnElement
+
+from batchq.core import secrets
+from batchq.core.states import NOT_STARTED, TERMINAL, RunState, State
+from batchq.store import moves, trouble
+from batchq.store.moves import RUN, RUN_IS_OPEN, SERVER, TASK
+from batchq.store.servers import GROUP, PRIORITIES
+from batchq.store.trouble import What
+from batchq.tables import Run, Server, Task
+
+# What they hold is of no matter here, and may be long.
+LONG = ("error", "result", "definition")
+TYPES: tuple[tuple[type, tuple[type, ...]], ...] = (
+    (Integer, (int,)),
+    (Boolean, (int,)),
+    (Float, (int, float)),
+    (String, (str,)),
+)
+SAID = {
+    What.TASK: "{name} can be neither handed out, claimed nor taken back ({reason})",
+    What.LOST: "the attempt of {name} that was lost cannot be ended ({reason})",
+    What.REPORT: "the outcome of {name} cannot be stored ({reason}), and is kept by {told_by}",
+    What.RUN: "{name} can be neither settled, closed nor discarded ({reason})",
+    What.SERVER: "{name} cannot be declared lost ({reason})",
+}
+
+
+def broken(tx: Connection) -> Iterator[str]:
+    """Every row of something open that cannot be as it is, and all that is set aside, a sentence each."""
+    if tx.dialect.name == "sqlite":
+        driver: Any = tx.connection.driver_connection
+        driver.text_factory = str  # here bytes that are no text are what is looked for
+    for row in trouble.every(tx):
+        said = SAID[What(row.what)].format(name=_named(tx, row), reason=row.reason, told_by=row.told_by)
+        yield f"{said[0].upper()}{said[1:]}: it is set aside since {row.since:%Y-%m-%d %H:%M:%S} UTC, and tried again."
+    groups = {row.name: row for row in _all_groups(tx)}
+    yield from _of_servers(tx)
+    yield from (said for name, row in groups.items() for said in _of_group(name, row))
+    yield from _of_runs(tx)
+    yield from _of_tasks(tx, groups)
+
+
+def _named(tx: Connection, row: Any) -> str:
+    """What was set aside, by its name if that can be read."""
+    if row.what == What.RUN:
+        return f"run {row.number}"
+    if row.what == What.SERVER:
+        return f"server {_name(tx, SERVER, row.number)}"
+    return _task(tx, row.number)
+
+
+def _task(tx: Connection, number: int) -> str:
+    return f"task {_name(tx, TASK, number)} of run {moves.run_of(number)}"
+
+
+def _name(tx: Connection, table: Any, number: int) -> str:
+    names: list[Any] = []
+    error = trouble.tried(
+        tx, lambda: names.extend(tx.execute(select(table.name).where(table.id == number)).scalars()), keep=False
+    )
+    return repr(names[0]) if not error and names and isinstance(names[0], str) else f"number {number}"
+
+
+# --- reading --------------------------------------------------------------------------------------------------
+
+
+def _read(tx: Connection, table: Any, where: Any) -> tuple[Sequence[Any], dict[int, str]]:
+    """The rows that can be read, and why the others cannot, by their ids."""
+    statement = select(*(_as_it_is(column) for column in table.c if column.name not in LONG))
+    found: dict[int, Any] = {}
+
+    def read(numbers: Sequence[int]) -> None:
+        found.update((row.id, row) for row in tx.execute(statement.where(table.c.id.in_(numbers))))
+
+    numbers = list(tx.execute(select(table.c.id).where(where).order_by(table.c.id)).scalars())
+    unread: dict[int, str] = {}
+    for first in range(0, len(numbers), CHUNK):
+        unread |= trouble.culprits(tx, numbers[first : first + CHUNK], read)
+    return list(found.values()), unread
+
+
+CHUNK = 1000
+
+
+def _as_it_is(column: Any) -> Any:
+    return type_coerce(column, Integer).label(column.name) if isinstance(column.type, Boolean) else column
+
+
+def _odd(row: Any, columns: Sequence[ColumnElement[Any]]) -> Iterator[str]:
+    """What stands in a column of another type, which SQLite lets be."""
+    for column in columns:
+        value = row._mapping.get(column.name)
+        held = getattr(column.type, "impl_instance", column.type)
+        for kind, types in TYPES:
+            if isinstance(held, kind) and value is not None and not isinstance(value, types):
+                yield f"its {column.name} is {_short(value)}"
+
+
+def _short(value: object) -> str:
+    text = ascii(value)
+    return text if len(text) <= 40 else f"{text[:37]}…"
+
+
+def _all_groups(tx: Connection) -> Sequence[Any]:
+    rows: list[Any] = []
+    names = select(GROUP.name, GROUP.priority)
+    if trouble.tried(tx, lambda: rows.extend(tx.execute(names).all()), keep=False):
+        rows += tx.execute(select(func.hex(GROUP.name).label("name"), GROUP.priority)).all()
+    return rows
+
+
+# --- what is said ---------------------------------------------------------------------------------------------
+
+
+def _of_servers(tx: Connection) -> Iterator[str]:
+    table = Server.__table__  # type: ignore[attr-defined]
+    found, unread = _read(tx, table, table.c.id.is_not(None))
+    for number, reason in unread.items():
+        yield f"Server number {number} cannot be read ({reason}). Correct its row of batchq_server."
+    for row in found:
+        wrong = list(_odd(row, list(table.c)))
+        if not wrong and row.life is not None and _json(row.life) is None:
+            wrong.append(f"its life is {_short(row.life)}")
+        if wrong:
+            yield f"Server {_short(row.name)} cannot be as it is ({'; '.join(wrong)}). Correct it in batchq_server."
+
+
+def _of_group(name: Any, row: Any) -> Iterator[str]:
+    if not isinstance(name, str) or not name or row.priority not in PRIORITIES.values():
+        fact = f"its priority is {_short(row.priority)}" if isinstance(name, str) and name else "its name is none"
+        yield f"Group {_short(name)} cannot be as it is ({fact}). Correct its row of batchq_group."
+
+
+def _of_runs(tx: Connection) -> Iterator[str]:
+    table = Run.__table__  # type: ignore[attr-defined]
+    found, unread = _read(tx, table, RUN_IS_OPEN)
+    for number, reason in unread.items():
+        yield f"Run {number} cannot be read ({reason}). Correct its row of batchq_run."
+    still_open = or_(TASK.status.not_in([state.value for state in TERMINAL]), TASK.unsettled)
+    counted = select(TASK.run_id, func.count()).join(Run, RUN.id == TASK.run_id).where(RUN_IS_OPEN, still_open)
+    numbers = Counter(dict(map(tuple, tx.execute(counted.group_by(TASK.run_id)))))
+    for row in found:
+        wrong = list(_odd(row, list(table.c)))
+        if not wrong and row.status != RunState.STORING and row.open_tasks != numbers[row.id]:
+            wrong.append(f"it counts {row.open_tasks} open tasks, and has {numbers[row.id]}")
+        if wrong:
+            yield f"Run {row.id} cannot be as it is ({'; '.join(wrong)}). Correct its row of batchq_run."
+
+
+def _of_tasks(tx: Connection, groups: Any) -> Iterator[str]:
+    table = Task.__table__  # type: ignore[attr-defined]
+    is_open = TASK.run_id.in_(select(RUN.id).where(RUN_IS_OPEN, RUN.status != RunState.STORING.value))
+    found, unread = _read(tx, table, is_open & TASK.status.not_in([state.value for state in TERMINAL]))
+    for number, reason in unread.items():
+        yield f"Task number {number & 0xFFFFF} of run {moves.run_of(number)} cannot be read ({reason}). {CORRECT}"
+    lives = {row.id: row.epoch for row in tx.execute(select(SERVER.id, SERVER.epoch))}
+    for row in found:
+        if wrong := list(_odd(row, list(table.c))) or list(_wrong(row, groups, lives)):
+            yield f"Task {_short(row.name)} of run {row.run_id} cannot be as it is ({'; '.join(wrong)}). {CORRECT}"
+
+
+CORRECT = "Correct its row of batchq_task, or cancel the run."
+
+
+def _wrong(row: Any, groups: Any, lives: Any) -> Iterator[str]:
+    """What the types allow, and the rules do not."""
+    if row.group_name not in groups:
+        yield f"there is no group {_short(row.group_name)}"
+    if row.status in NOT_STARTED:
+        if not isinstance(_json(row.args), list):
+            yield "its args are no JSON list"
+        if not _has_arguments(row.kwargs):
+            yield "its kwargs are no JSON object"
+        if not row.operation:
+            yield "it has no operation"
+    if row.status == State.READY and row.ready_at is None:
+        yield "it is ready, and since no instant"
+    if row.status == State.WAITING and row.waits_with is None and not row.pending:
+        yield "it waits, and for nothing"
+    if row.status in (State.QUEUED, State.EXECUTING) and not row.token:
+        yield "it has no token"
+    if row.status == State.EXECUTING and (row.server_id not in lives or lives[row.server_id] != row.epoch):
+        yield "it executes on no server that lives"
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        return None
+
+
+def _has_arguments(text: str) -> bool:
+    try:
+        return all(isinstance(part, dict) for part in secrets.unpacked(text))
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return False

@@ -1,0 +1,144 @@
+"""A session of PostgreSQL: how it begins, what nobody's settings may change of it, and how long it may be silent."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Generator
+from typing import Any, TypeVar
+
+import psycopg
+from sqlalchemy.engine import URL
+
+from batchq.errors import DatabaseRefuses
+from batchq.store.database import WAYS
+
+T = TypeVar("T")
+
+# Nobody waits longer for a lock: a session that says nothing for longer counts as away.
+LOCK_SECONDS = 5.0
+# What an operator may make of it: a lock is waited for no longer than a second less.
+MOST_SECONDS = 8.0
+# PostgreSQL ends a transaction whose process says nothing for so long: a stopped one holds its locks no longer.
+SILENT_SECONDS = 7
+# What a session works with whatever its role, its database, the environment or the URL says: it would store or read
+# something else by another, or not what it had been told is stored.
+FIXED = {
+    "client_encoding": "UTF8",
+    "DateStyle": "ISO, MDY",
+    "IntervalStyle": "postgres",
+    "TimeZone": "UTC",
+    "extra_float_digits": "3",
+    "standard_conforming_strings": "on",
+    "bytea_output": "hex",
+    "array_nulls": "on",
+    "transform_null_equals": "off",
+    "default_transaction_isolation": "read committed",
+    "default_transaction_deferrable": "off",
+    "row_security": "on",
+}
+_FIX = "SELECT " + ", ".join(f"set_config('{name}', '{value}', false)" for name, value in FIXED.items())
+# Only where it is otherwise: to say so may need a right, and what is more than `on` may stay.
+_MEND = """
+    SELECT CASE WHEN current_setting('synchronous_commit') IN ('off', 'local')
+                THEN set_config('synchronous_commit', 'on', false) END,
+           CASE WHEN current_setting('session_replication_role') <> 'origin'
+                THEN set_config('session_replication_role', 'origin', false) END,
+           CASE WHEN current_setting('transaction_timeout', true) <> '0'
+                THEN set_config('transaction_timeout', '0', false) END,
+           extract(epoch FROM current_setting('lock_timeout')::interval)::float
+"""
+
+
+def settings(url: URL, patience: float, answer: float, name: str) -> dict[str, Any]:
+    """How a session begins; what the URL, PGOPTIONS and PGAPPNAME say goes before."""
+    values = {
+        "lock_timeout": int(min(patience, LOCK_SECONDS) * 1000),
+        "idle_in_transaction_session_timeout": SILENT_SECONDS * 1000,
+        # A limit that a role has for its people would break off a large submit at each of its tries.
+        "statement_timeout": 0,
+        # Every statement that is run often has its index. So one plan does for good, also while a table that was
+        # empty grows: another way that was chosen for few rows would be kept until the next ANALYZE. And only who
+        # walks an index marks its dead entries, so that the next one need not look at them again.
+        **dict.fromkeys(WAYS, "off"),
+        "plan_cache_mode": "force_generic_plan",
+        "jit": "off",
+    }
+    ours = " ".join(f"-c {key}={value}" for key, value in values.items())
+    theirs = url.query.get("options") or os.environ.get("PGOPTIONS", "")
+    given = {
+        "fallback_application_name": name,
+        # Its own prepared statements, and its DEALLOCATE ALL after a rollback, would get in the way of ours.
+        "prepare_threshold": None,
+        "connect_timeout": max(2, int(min(patience, LOCK_SECONDS))),
+        # A host that is gone without a word is noticed within 25 s, not after a quarter of an hour.
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 25_000,
+    }
+    given = {key: value for key, value in given.items() if key not in url.query}
+    return given | {"options": " ".join([ours, *([theirs] if isinstance(theirs, str) else theirs)]).strip()}
+
+
+class Session(psycopg.Connection[Any]):
+    """A connection that is closed, and of no more use, once it was silent for so many seconds when asked."""
+
+    answer_seconds = 60.0
+
+    def wait(self, gen: Generator[Any, Any, T], *args: Any, **options: Any) -> T:
+        """Wait for what the driver does, which would wait for ever."""
+        return super().wait(self._heard(gen), *args, **options)
+
+    def _heard(self, gen: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
+        """The same steps; between them there may be that much silence."""
+        heard = time.monotonic()
+        try:
+            wants = next(gen)
+            while True:
+                ready = yield wants
+                now = time.monotonic()
+                if ready:
+                    heard = now
+                elif now - heard > self.answer_seconds:
+                    raise self.silent()
+                wants = gen.send(ready)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    def silent(self) -> psycopg.OperationalError:
+        """Close the connection without a wait; returns the error to raise."""
+        self.close()
+        return psycopg.OperationalError(f"it said nothing for {self.answer_seconds:g} s")
+
+
+def connect(url: str, answer: float, *args: Any, **options: Any) -> Session:
+    """Begin a session; raises the driver's errors, and DatabaseRefuses for a database that cannot hold every text."""
+    driver = Session.connect(*args, **options)
+    driver.answer_seconds = answer
+    try:
+        encoding = driver.info.parameter_status("server_encoding")
+        if encoding != "UTF8":
+            raise DatabaseRefuses(url=url, reason=f"its encoding is {encoding}, not UTF8", advice=ENCODING)
+        # Each by itself, as there is no transaction yet which could be rolled back with it.
+        driver.autocommit = True
+        driver.execute(_FIX)
+        *_, lock = driver.execute(_MEND).fetchone() or (0,)
+        _bound(driver, lock)
+        driver.autocommit = False
+    except BaseException:
+        driver.close()
+        raise
+    return driver
+
+
+def _bound(driver: Session, lock: float) -> None:
+    """Wait longer for an answer than the server waits for a lock, which is no silence; but neither for too long."""
+    if not 0 < lock <= MOST_SECONDS - 1:
+        lock = MOST_SECONDS - 1
+        driver.execute(f"SET lock_timeout = {int(lock * 1000)}")
+    driver.answer_seconds = max(driver.answer_seconds, lock + 1)
+
+
+ENCODING = "Create one with `createdb -E UTF8 -T template0`, and set BATCHQ_DATABASE_URL to it."

@@ -1,0 +1,135 @@
+"""What always fails because of what is stored there, or is to be: set aside with the reason, and tried again alone.
+
+Whoever finds it tells all others by the topology, which counts on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Connection, delete, insert, select, update
+
+from batchq.core.affinity import Aside
+from batchq.store.database import of_content, why
+from batchq.store.prepared import forget as drop_waiting
+from batchq.store.prepared import send
+from batchq.tables import Dispatch, Trouble
+
+TROUBLE = Trouble.__table__.c  # type: ignore[attr-defined]
+
+LONGEST_SECONDS = 60.0
+
+
+class What(StrEnum):
+    """What is set aside, and the row that its number is of."""
+
+    TASK = "task"  # cannot be handed out, claimed or taken back: a task
+    LOST = "lost"  # its attempt cannot be ended as lost: a task
+    REPORT = "report"  # its outcome cannot be stored, and is kept by its server: a task
+    RUN = "run"  # cannot be settled, closed or discarded: a run
+    SERVER = "server"  # cannot be declared lost: a server
+
+
+Key = tuple[What, int]
+
+
+def tried(tx: Connection, act: Callable[[], object], *, keep: bool) -> Exception | None:
+    """Do `act`, and `keep` what it did; returns the error of a content that made it fail, and then nothing is done.
+
+    Raises what is no matter of contents.
+    """
+    nested = tx.begin_nested()
+    try:
+        act()
+        send(tx)
+    except Exception as error:
+        drop_waiting(tx)
+        if not of_content(error):
+            raise
+        nested.rollback()
+        return error
+    if keep:
+        nested.commit()
+    else:
+        nested.rollback()
+    return None
+
+
+def culprits(tx: Connection, numbers: Sequence[int], act: Callable[[Sequence[int]], object]) -> dict[int, str]:
+    """Those of the numbers with which `act` fails, alone as well, and why; nothing of what it does stays."""
+    error = tried(tx, lambda: act(numbers), keep=False) if numbers else None
+    if error is None:
+        return {}
+    if len(numbers) == 1:
+        return {numbers[0]: why(error)}
+    half = len(numbers) // 2
+    return culprits(tx, numbers[:half], act) | culprits(tx, numbers[half:], act)
+
+
+def aside(tx: Connection) -> Aside:
+    """What is left out of all that is done for many at once."""
+    found = [(row.what, row.number) for row in tx.execute(select(TROUBLE.what, TROUBLE.number))]
+    tasks = frozenset(number for what, number in found if what in (What.TASK, What.LOST, What.REPORT))
+    return Aside(tasks, frozenset(number for what, number in found if what == What.RUN))
+
+
+def note(tx: Connection, found: Mapping[Key, str], told_by: str, now: datetime) -> bool:
+    """Set these aside, each with its reason, for a second and then twice as long each time; False if there are none."""
+    for (what, number), reason in sorted(found.items()):
+        tries = tx.execute(_its(what, number, TROUBLE.tries)).scalar()
+        again = now + timedelta(seconds=min(2.0 ** min(tries or 0, 10), LONGEST_SECONDS))
+        values = {"reason": reason, "told_by": told_by[:200], "tries": (tries or 0) + 1, "again_at": again}
+        if tries is None:
+            tx.execute(insert(Trouble).values(what=what.value, number=number, since=now, **values))
+        else:
+            tx.execute(update(Trouble).where(TROUBLE.what == what.value, TROUBLE.number == number).values(**values))
+    if found:
+        _tell(tx)
+    return bool(found)
+
+
+def forget(tx: Connection, what: What, number: int) -> bool:
+    """It goes through again; False if it was not set aside."""
+    gone = tx.execute(delete(Trouble).where(TROUBLE.what == what.value, TROUBLE.number == number)).rowcount
+    if gone:
+        _tell(tx)
+    return bool(gone)
+
+
+def due(tx: Connection, now: datetime) -> Sequence[Any]:
+    """What is to be tried again; nobody else tries it before the commit."""
+    rows = select(Trouble.__table__).where(TROUBLE.again_at <= now)  # type: ignore[attr-defined]
+    return tx.execute(rows.order_by(TROUBLE.what, TROUBLE.number)).all()
+
+
+def pauses(tx: Connection, what: What, number: int, now: datetime) -> bool:
+    """Whether it is set aside, and not to be tried again yet."""
+    return tx.execute(_its(what, number, TROUBLE.tries, TROUBLE.again_at > now)).scalar() is not None
+
+
+def hold(tx: Connection, what: What, number: int, now: datetime) -> bool:
+    """Lock one that is due, unless another process has it."""
+    return (
+        tx.execute(
+            _its(what, number, TROUBLE.tries, TROUBLE.again_at <= now).with_for_update(skip_locked=True)
+        ).scalar()
+        is not None
+    )
+
+
+def every(tx: Connection) -> Sequence[Any]:
+    """All that is set aside, the oldest first."""
+    return tx.execute(
+        select(Trouble.__table__).order_by(TROUBLE.since, TROUBLE.what, TROUBLE.number)  # type: ignore[attr-defined]
+    ).all()
+
+
+def _its(what: What, number: int, column: Any, *more: Any) -> Any:
+    return select(column).where(TROUBLE.what == what.value, TROUBLE.number == number, *more)
+
+
+def _tell(tx: Connection) -> None:
+    tx.execute(update(Dispatch).values(topology=Dispatch.__table__.c.topology + 1))  # type: ignore[attr-defined]
