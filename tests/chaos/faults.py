@@ -93,14 +93,14 @@ class Surgeon:
         return (lambda: all(self.site.started.last.get(name, 0.0) > since for name in names)) if names else None
 
     def hears(self, since: float) -> Check:
-        """Whether every server has since taken what was sent to it: whoever is idle gets work by a ticket only."""
-        mark = [since]
+        """Whether every server has since taken what was sent to it: once all are idle, work comes by tickets only."""
+        mark = [math.inf]
 
         def over() -> bool:
             works = self.works(since=mark[0])
             if works is None or works():
                 return works is not None
-            rows = self.site.rows(OPEN_TASKS)
+            rows = self.site.rows(OPEN_TASKS) if time.monotonic() > since else None
             if rows and rows[0][0] <= 1:  # the probe is always there
                 mark[0] = time.monotonic()
                 with suppress(BatchqError, SQLAlchemyError):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from batchq.engine import Offer
 from batchq.errors import BrokerUnreachable
 from batchq.server.ledger import Arrival
-from batchq.server.tickets import Aside
+from batchq.server.tickets import Avoided
 from batchq.store.moves import Ticket
 
 if TYPE_CHECKING:
@@ -155,12 +155,12 @@ class Link:
         self._world = world
         self._actor = actor
         self._patience = patience
-        self._aside = Aside()
+        self._avoided = Avoided()
 
     @property
     def unsendable(self) -> frozenset[str]:
         """The groups whose tickets this process cannot send for now."""
-        return self._aside.names
+        return self._avoided.names
 
     def publish(self, tickets: Iterable[Ticket]) -> list[Ticket]:
         """Send tickets, and return those that the broker refuses; the process may die, or stand still, before each."""
@@ -168,13 +168,13 @@ class Link:
 
     def _published(self, ticket: Ticket) -> bool:
         self._world.boundary(self._actor)
-        if ticket.group in self._aside:
+        if ticket.group in self._avoided:
             return False
         if self._world.broker.hangs:
             self._world.wait(self._actor, self._patience)
         elif self._world.broker.refuses(ticket.group):
-            self._aside.put(ticket.group)
+            self._avoided.put(ticket.group)
             return False
         self._world.broker.take(ticket)
-        self._aside.clear(ticket.group)
+        self._avoided.clear(ticket.group)
         return True

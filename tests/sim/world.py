@@ -22,7 +22,7 @@ from unittest.mock import patch
 from zoneinfo import ZoneInfo
 
 import rules
-from batchq import actions, engine
+from batchq import actions, aside, engine
 from batchq.config import Settings
 from batchq.coordinator import Coordinator
 from batchq.core.windows import Window, parse_time
@@ -324,6 +324,7 @@ class ServerProcess(Process):
             beside = Beside(self)
             self.ledger._beside = beside  # type: ignore[assignment]
             self.ledger._database = Books(world.shared, world, beside.actor)
+        self.enlistment = life.Enlistment(self.database, world.settings, self.name, "prefork", anew=True)
         self.watch = Watch(self.database, world.settings, self.ledger)
         self.watch._database = Books(world.shared, world, self.watcher)
         world.after(self.watcher, 0.0, self._tend)
@@ -361,13 +362,15 @@ class ServerProcess(Process):
 
     def _begin_anew(self) -> None:
         try:
-            self.life = life.enlist(self.database, self.world.settings, self.name, "prefork", anew=True)
+            own = self.enlistment.ask()
         except (Conflict, NotFound):
             self.kill()
             raise Killed from None
         except Unreachable:
             return
-        self.ledger.begin_life(self.life)
+        if own is not None:
+            self.life = own
+            self.ledger.begin_life(own)
 
     def _follow(self) -> None:
         if self.watch.wanted is None:
@@ -448,7 +451,7 @@ class Client(Process):
         world, database, link = self.world, self.database, Link(self.world, self.main)
         more = world.settings.fast_path
         while more:
-            step = database.run(lambda tx: engine.advance(tx, database, ahead=world.ahead, unsendable=link.unsendable))
+            step = aside.run(database, engine.advance, database, ahead=world.ahead, unsendable=link.unsendable)
             refused: list[moves.Ticket] = []
             with suppress(BrokerUnreachable):
                 refused = link.publish(step.tickets)
