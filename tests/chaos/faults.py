@@ -382,10 +382,9 @@ class Surgeon:
                 break
         self.site.disk.free()
         back = time.monotonic()
-        # Where other faults are at work at the same time, it may be the broker that is missed.
-        self.said += [
-            f"disk full: {said}" for said in refusals if "Free some room" not in said and "broker" not in said
-        ]
+        # Where other faults are at work at the same time, it may be the broker that is missed, or all of the database.
+        others = ["broker"] if self.alone else ["broker", "does not answer"]
+        self.said += [f"disk full: {said}" for said in refusals if not _has(said, "Free some room", *others)]
         return Blow("disk full", f"{len(refusals)} jobs refused", back, self.works(since=back))
 
     def _refused(self) -> list[str]:
@@ -413,6 +412,10 @@ class Surgeon:
     def jump_a_day(self) -> Blow:
         """And the next time back."""
         return self.jump(86400.0)
+
+
+def _has(said: str, *words: str) -> bool:
+    return any(word in said for word in words)
 
 
 def resume(processes: Iterable[psutil.Process]) -> None:

@@ -219,11 +219,6 @@ def stops_at_a_ticket_that_cannot_be_sent() -> AbstractContextManager[None]:
     return replaced((Link, "publish", stopping), (Link, "unsendable", frozenset()))
 
 
-def starts_what_it_claimed_long_ago() -> AbstractContextManager[None]:
-    """The answer to a claim is good however old it is, though its server may count as lost by now."""
-    return replaced((Ledger, "_ask_again", Ledger._carry_out))
-
-
 MUTANTS: list[Callable[[], AbstractContextManager[None]]] = [
     claims_whatever_is_queued,
     takes_tickets_by_their_task_alone,
@@ -241,7 +236,6 @@ MUTANTS: list[Callable[[], AbstractContextManager[None]]] = [
     believes_host_and_pid,
     keeps_tickets_that_cannot_be_sent,
     stops_at_a_ticket_that_cannot_be_sent,
-    starts_what_it_claimed_long_ago,
 ]
 
 

@@ -57,13 +57,16 @@ def test_a_seed_tells_the_same_story_in_every_process():
 
 
 def test_the_worlds_are_worth_living_in():
-    """In some of them tasks start, fail, are lost, are tried again, and every kind of process dies."""
+    """In some of them tasks start, fail, are lost, are tried again, are refused, and every kind of process dies."""
     seen: set[str] = set()
     for seed in range(80):
         history = World(seed).play()
         seen |= {line.word for line in history.lines} | {action.what for action in history.actions}
         seen |= {f"ok: {line.ok}" for line in history.lines}
         seen |= {"tried again" for line in history.lines if line.attempt > 1}
+        seen |= {f"poisoned: {line.ok}" for line in history.lines if line.poisoned}
+        seen |= {"refused" for until in history.refused_until.values() if until > history.calm_at}
     wanted = {"start", "end", "died", "ok: True", "ok: False", "tried again"}
+    wanted |= {"poisoned: True", "poisoned: False", "refused"}
     wanted |= {"cancel", "pause", "resume", "threads", "windows", "bindings", "disable", "enable", "priority"}
     assert wanted <= seen

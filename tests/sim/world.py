@@ -46,6 +46,8 @@ DAYS = [
 ]
 ZONES = ["UTC", "Europe/Oslo", "America/New_York", "Asia/Kathmandu"]
 GROUPS = ["default", "BG1", "BG2"]
+# Where a second life of a server's name may begin; a container has its host's name, and pids of its own.
+SECOND_PLACES = ["here", "there", "elsewhere", "here/in a container", "here/in a container"]
 FAULTY_SECONDS = 20.0
 LONGEST = 400.0
 DEEPEST = 3
@@ -87,7 +89,7 @@ EVENTS = {
     "kill": 2,
     "stop": 1,
     "freeze": 2,
-    "second life": 1,
+    "second life": 2,
     "kill coordinator": 1,
     "freeze coordinator": 1,
     "clock": 3,
@@ -551,7 +553,7 @@ class World:
                 heappush(self._events, (later, order, actor, act))
             else:
                 self._do(actor, act)
-        if not self.over:
+        if not self.over or self._depth:  # whoever waits for a time of his own must see it come
             self.mono = max(self.mono, until)
 
     def _do(self, actor: Actor, act: Callable[[], object]) -> None:
@@ -771,7 +773,7 @@ class World:
 
     def _on_second_life(self) -> None:
         ServerProcess(
-            self, self.rng.choice(self.names), self.rng.choice(["here", "there", "elsewhere", "here/in a container"])
+            self, self.rng.choice(self.names), self.rng.choice(SECOND_PLACES)
         )
 
     def _on_kill_coordinator(self) -> None:
