@@ -169,3 +169,17 @@ def test_an_answer_is_waited_for_longer_than_a_lock_and_at_most_8_s(
         found = tx.execute(text("SELECT extract(epoch FROM current_setting('lock_timeout')::interval)")).scalar_one()
         assert float(found) == lock
     database.dispose()
+
+
+def test_a_connection_that_rested_is_asked_first_where_a_statement_may_take_long(postgresql_url: str, proxy: Proxy):
+    there = make_url(postgresql_url).set(host=proxy.host, port=proxy.port, query={"sslmode": "disable"})
+    database = Database(there.render_as_string(hide_password=False), answer=60)
+    beat(database)
+    proxy.silence()
+    resting = time.monotonic()
+    while time.monotonic() - resting < 1.1:
+        os.sched_yield()
+    began = time.monotonic()
+    beat(database)
+    assert time.monotonic() - began < 10
+    database.dispose()
