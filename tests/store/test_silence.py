@@ -53,7 +53,6 @@ ASKING: dict[str, Callable[[Database], Any]] = {
     "a heartbeat, by the protocol itself": beat,
     "a large statement": long_list,
     "a check of the schema": schema.check,
-    "an upgrade that has nothing to do": schema.upgrade,
     "a view": lambda database: reading(database, views.servers),
     "a statement of the driver's own": lambda database: reading(database, lambda tx: tx.execute(text("SELECT 1"))),
 }
@@ -67,9 +66,8 @@ def reading(database: Database, look: Callable[[Any], Any]) -> None:
 @pytest.mark.parametrize("fault", ["silence", "hang"])
 @pytest.mark.parametrize("asks", ASKING)
 def test_a_silent_connection_is_given_up_and_the_next_one_goes_on(
-    database: Database, proxy: Proxy, fault: str, asks: str, monkeypatch: pytest.MonkeyPatch
+    database: Database, proxy: Proxy, fault: str, asks: str
 ):
-    monkeypatch.setattr(schema, "UPGRADE_SECONDS", ANSWER)
     ASKING[asks](database)
     getattr(proxy, fault)()
     began = time.monotonic()

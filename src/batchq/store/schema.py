@@ -39,7 +39,8 @@ def upgrade(database: Database) -> tuple[str | None, str]:
         return before, NEWEST
 
     done = database.run(act)
-    database.dispose()
+    if not database.embedded:
+        database.dispose()
     return done
 
 
