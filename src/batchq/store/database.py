@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -312,8 +313,13 @@ def _postgresql(url: URL, patience: float, answer: float, name: str) -> Engine:
 
     @event.listens_for(engine, "checkout")
     def replace(driver: Any, *_: Any) -> None:
-        if wire.has_ended(driver):
+        if wire.has_ended(driver) or driver.is_silent():
             raise DisconnectionError
+
+    @event.listens_for(engine, "checkin")
+    def rest(driver: Any, *_: Any) -> None:
+        if driver is not None:
+            driver.rests_since = time.monotonic()
 
     @event.listens_for(engine, "begin")
     def begin(tx: Connection) -> None:
