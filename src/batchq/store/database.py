@@ -43,7 +43,8 @@ R = TypeVar("R")
 REPEATABLE = {"40001", "40P01", "55P03"}
 # So long a PostgreSQL may say nothing: longer than anybody waits for a lock there, or for a slow disk.
 ANSWER_SECONDS = 7.0
-SILENT = "25P03"
+# It ended a session in which a transaction stood still, or took longer than somebody allows.
+SILENT = ("25P03", "25P04")
 CONTENDED = "Another session holds a lock for long: pg_stat_activity shows which. Try again later."
 # What a PostgreSQL that answers may refuse, by its SQLSTATE, or by its words where it has none; and what helps.
 REFUSALS = {
@@ -189,7 +190,7 @@ class Database:
                 raise self.lost from error
             if advice := _advice(_sqlstate(error), reason):
                 raise DatabaseRefuses(url=url, reason=_refusal(reason), advice=advice) from error
-            if not isinstance(error, (OperationalError, InterfaceError)) and _sqlstate(error) != SILENT:
+            if not isinstance(error, (OperationalError, InterfaceError)) and _sqlstate(error) not in SILENT:
                 raise
             if not self.embedded:
                 # The others are hardly better off, and each would be waited for by itself.
