@@ -184,6 +184,6 @@ def _notes(joined: BatchQ, opened: Database | None) -> Iterator[str]:
     for server in servers:
         if server["pool_kind"] == "threads":
             yield (
-                f"Server {server['name']} runs tasks in threads: they can be neither aborted nor timed out, and one that "
-                "ends the process, or changes its limits, signals, environment or folder, does so for all."
+                f"Server {server['name']} runs tasks in threads: they can be neither aborted nor timed out. One that ends "
+                "the process, or changes its limits, signals, environment or folder, does so for all."
             )
