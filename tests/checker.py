@@ -8,12 +8,13 @@ The ledger is a file to which each line is appended in one write, a JSON object.
 end, on the monotonic clock; whoever plays the test adds what the database does not keep:
 
     {"event": "start", "at": 7.1, "run": 1, "task": "A", "attempt": 1, "server": "AOS1", "pid": 4711}
-    {"event": "end", "at": 7.2, …, "ok": true}
+    {"event": "end", "at": 7.2, …, "ok": true}       with "refused": true, the database takes nothing of what it said
     {"event": "clock", "at": 1.0, "offset": 1763000000.0}         what the wall clock says beyond the monotonic one
     {"event": "submitted", "at": 2.0, "run": 1, "tasks": {"A": {"retries": 0, "join": "all", …, "after": []}}}
     {"event": "setup", "begun": "…", "done": "…", "servers": {…}, "paused": []}     as `setup_in` has it
     {"event": "canceled", "at": 5.0, "run": 1}                    the cancel was acknowledged
     {"event": "fault", "at": 6.0, "kind": "…", "until": 9.0, "hits": [4711, "AOS1"]}  whom it may have cost an attempt
+    {"event": "calm", "at": 8.0}                                  all faults so far are over
 
 Times in the database are those of its wall clock. Of the invariants, 11 is not judged: there is no recurrence yet; 10,
 and most of 9, need the journal that `--watch` makes the database keep of every move of a task.
@@ -26,7 +27,7 @@ import json
 import time
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as clock_time
 from itertools import groupby
@@ -71,7 +72,10 @@ class Violation(NamedTuple):
 
 @dataclass(frozen=True)
 class Entry:
-    """One start of an operation, by its own word; `end` and `ok` are None if it never came to its end."""
+    """One start of an operation, by its own word; `end` and `ok` are None if it never came to its end.
+
+    What it said beside how it ended is `refused` by the database.
+    """
 
     run: int
     task: str
@@ -81,6 +85,7 @@ class Entry:
     start: float
     end: float | None = None
     ok: bool | None = None
+    refused: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,10 @@ class Fault:
     at: float
     until: float
     hits: frozenset[int | str]
+
+    def over_by(self, at: float) -> Fault:
+        """The same, if it was ended at this time at the latest."""
+        return replace(self, until=min(self.until, at))
 
 
 @dataclass(frozen=True)
@@ -154,6 +163,8 @@ class Ledger:
                 case "fault":
                     until = line.get("until", line["at"])
                     ledger.faults.append(Fault(line["kind"], line["at"], until, frozenset(line.get("hits", ()))))
+                case "calm":
+                    ledger.faults = [fault.over_by(line["at"]) for fault in ledger.faults]
                 case "clock":
                     eras.append((line["at"], line["offset"]))
         if eras:
@@ -172,7 +183,8 @@ class Ledger:
         key = line["run"], line["task"], line["attempt"]
         begun = self.entries[key]
         if begun.pid == line["pid"]:
-            self.entries[key] = Entry(*key, begun.server, begun.pid, begun.start, line["at"], line.get("ok"))
+            end = {"end": line["at"], "ok": line.get("ok"), "refused": line.get("refused", False)}
+            self.entries[key] = replace(begun, **end)
 
 
 # --- servers, groups and windows ----------------------------------------------------------------------------
@@ -297,7 +309,8 @@ class Books:
 
 RUN = "id, job, status, open_tasks, started_at, ended_at"
 TASK = """id, run_id, name, group_name, retries, ignore_failure, joined, pending, met, impossible, waits_with,
-          sharing, status, unsettled, settled_up_to, attempt, server_id, ready_at, claimed_at, ended_at"""
+          sharing, status, unsettled, settled_up_to, attempt, server_id, ready_at, claimed_at, ended_at,
+          result IS NOT NULL AS has_result"""
 ATTEMPT = "task_id, attempt, server, status, claimed_at, ended_at, error"
 CONDITION = "task_id, predecessor_id, outcome, handles"
 SERVER = "id, name, liveness, started_at"
@@ -574,6 +587,10 @@ def _outcome(case: Case, task: Any, number: int, attempt: Any, entry: Entry | No
         yield Violation(8, f"{who} is a {attempt.status}, but its operation wrote {wrote}")
     elif entry.server != attempt.server:
         yield Violation(8, f"{who} ran on {entry.server}, by the books on {attempt.server}")
+    elif entry.refused and attempt.status == "error" and not attempt.error:
+        yield Violation(8, f"{who} is an error without a reason, though the database refused what it said")
+    elif entry.refused and last and task.has_result:
+        yield Violation(8, f"{who} has a result, though the database refused what it said")
 
 
 def _explained(case: Case, who: str, attempt: Any, entry: Entry | None) -> Iterator[Violation]:

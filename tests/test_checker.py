@@ -221,6 +221,15 @@ def early_fault(written: list[Line]) -> None:
             each["at"] = 3.0
 
 
+def early_calm(written: list[Line]) -> None:
+    """The fault was to last, and was ended before."""
+    early_fault(written)
+    for each in written:
+        if each["event"] == "fault":
+            each["until"] = 6.0
+    written.append({"event": "calm", "at": 3.5})
+
+
 def early_cancel(written: list[Line]) -> None:
     written[-1]["at"] = 19.0
 
@@ -330,6 +339,9 @@ DOCTORED: list[tuple[int, str, list[str | Edit]]] = [
     (8, "a start that is not in the books", [drop("start", "B"), add("start", "B", 2, attempt=0, at=6.5)]),
     (8, "another server than the books have", [put("start", "E", server="AOS3"), put("end", "E", server="AOS3")]),
     (8, "a verdict that does not follow", ["UPDATE batchq_run SET status = 'success' WHERE id = 1"]),
+    (8, "a refused outcome with a result", [put("end", "D", refused=True), sets("D", "result = '1'")]),
+    (8, "a refused error without a reason", [put("end", "E", refused=True), attempt("E", "error = NULL")]),
+    (8, "a loss after all faults were over", [early_calm]),
     (9, "another attempt after a success", [attempt("B", "status = 'success', error = NULL"), ended_well]),
     (9, "a task that ended became ready again", [move("E", "error", "ready", 6)]),
     (10, "two transactions handed out by turns", [move("F", "ready", "queued", 2)]),
@@ -359,6 +371,13 @@ def test_each_broken_invariant_is_found(tx: Connection, invariant: int, acts: li
             act(written)
 
     assert {violation.invariant for violation in found(tx, written)} == {invariant}
+
+
+def test_an_outcome_that_the_database_refuses_is_what_it_was_without_a_result(tx: Connection) -> None:
+    written = lines()
+    for name in ("D", "E"):
+        put("end", name, refused=True)(written)
+    assert found(tx, written) == []
 
 
 def test_the_table_has_every_invariant_but_that_of_recurrences() -> None:

@@ -9,7 +9,8 @@ Run it in the folder tests. Every ticket is published one to three times, in ano
 task must be terminal within 60 s; the exit code is 1 if that is not so, if an invariant was broken, or if a process
 ended by itself. The same seed draws the same faults; when they meet the work is not the same.
 
-A full disk needs the right to mount one; without it that fault is left out.
+A full disk needs the right to mount one, a network that is cut the right to make one; without them these faults are
+left out, and that is said.
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ from pathlib import Path
 
 from chaos.campaign import Campaign
 from chaos.disk import SmallDisk
-from chaos.faults import ALL, SHORT, Surgeon
+from chaos.faults import Surgeon
 from chaos.installation import Feeder, Installation
+from chaos.network import Network
 from chaos.postgres import Postgres
 from chaos.soak import soak
+from chaos.table import ALL, SHORT
 
 
 def _given() -> argparse.Namespace:
@@ -77,14 +80,21 @@ def main() -> int:
             backlog=12 * given.tasks if long else 60,
             seconds=0.2 if long else 0.3,
         )
-        surgeon = Surgeon(site, random.Random(rng.random()), longest_stop=90.0 if long else 5.0)
+        surgeon = Surgeon(
+            site,
+            random.Random(rng.random()),
+            longest_stop=90.0 if long else 5.0,
+            longest_silence=5.0 if given.how == "short" else 60.0,
+            alone=not long,
+        )
         campaign = Campaign(site, surgeon, feeder)
         feeder.start()
         acts = [act for act in ALL if not given.only or any(word in act.__name__ for word in given.only)]
+        short = [act for act in SHORT if not given.only or any(word in act.__name__ for word in given.only)]
         if long:
             campaign.storm(tuple(acts), seconds=60 * minutes, every=given.every)
         elif given.how == "short":
-            campaign.one_by_one(SHORT, rest=3.0)
+            campaign.one_by_one(short, rest=3.0)
         else:
             campaign.one_by_one(acts * given.rounds, rest=30.0)
         wrong = campaign.verdict(given.within)
@@ -102,11 +112,15 @@ def _installation(given: argparse.Namespace) -> Iterator[Installation]:
         with ExitStack() as stack:
             # An hour's work is more than it holds.
             disk = stack.enter_context(SmallDisk(wanted=given.how != "soak"))
+            broker_disk = stack.enter_context(SmallDisk(wanted=given.how != "soak" and given.broker == "rabbitmq"))
+            network = stack.enter_context(Network(wanted=given.how != "soak"))
             room = disk.room_for("postgresql") if disk.mounted else None
             postgres = stack.enter_context(Postgres(room)) if given.database == "postgresql" else None
             site = Installation(
                 folder,
                 disk=disk,
+                broker_disk=broker_disk,
+                network=network,
                 postgres=postgres,
                 broker=given.broker,
                 servers=given.servers or (4 if long else 3),
@@ -114,6 +128,7 @@ def _installation(given: argparse.Namespace) -> Iterator[Installation]:
                 lost_seconds=12.0 if short else 30.0,
                 windows=short or long,
                 copies=given.how != "soak",
+                behind_doors=given.how != "soak",
             )
             yield stack.enter_context(site)
     finally:

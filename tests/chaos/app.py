@@ -18,6 +18,7 @@ from typing import Any
 import time_machine
 from kombu import Producer
 
+from chaos import hostile
 from e2e.ledger_app import app as app
 
 CLOCK = "CHAOS_CLOCK"
@@ -81,6 +82,7 @@ def publish(self: Producer, body: Any, **options: Any) -> Any:
 
 def begin() -> None:
     """Let it be as the environment says."""
+    hostile.register(app)
     if CLOCK in os.environ:
         follow_clock()
     if COPIES in os.environ:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import tempfile
 from contextlib import suppress
@@ -30,9 +31,12 @@ class SmallDisk:
         path.chmod(0o777)
         return path
 
-    def fill(self) -> None:
-        """Leave no room on it."""
+    def fill(self, leave: int = 0) -> None:
+        """Leave no room on it, or so many bytes."""
         with self._filler.open("ab", buffering=0) as file:
+            if leave:
+                os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(self.folder).free - leave)
+                return
             with suppress(OSError):
                 while True:
                     os.posix_fallocate(file.fileno(), file.seek(0, os.SEEK_END), STEP)

@@ -14,16 +14,17 @@ import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 
 import psutil
+from sqlalchemy.exc import SQLAlchemyError
 
 from batchq import Job
 from batchq.errors import BatchqError
-from chaos.installation import COORDINATORS, Check, Installation
+from chaos.installation import COORDINATORS, OPEN_TASKS, Check, Installation
 from e2e.brokers import Valkey
 from e2e.site import BROKER
 
@@ -32,32 +33,41 @@ JUMPS = (1.0, -1.0, 60.0, -60.0, 3600.0, -3600.0, 86400.0, -86400.0)
 FULL_SECONDS = 3.0
 # What a database may still have room for in its own files must be used up first.
 MOST_TOO_MUCH, TOO_MUCH_TASKS, TOO_MUCH_CHARACTERS = 25, 10, 40_000
-MOST_DATABASE_SECONDS = 10.0
+FILL_SECONDS = 0.4
 NUMBERS = count()
 
 
 @dataclass
 class Blow:
-    """A fault that was done: `kind` is its row in the table, `over` is asked from `since` on (monotonic seconds)."""
+    """A fault that was done: `kind` is its row in the table, `over` is asked from `since` on (monotonic seconds).
+
+    What `lasts` goes on for so many seconds, and `meanwhile` tells what should have been done before it is over, and
+    was not. To see what is over with a `calm` one, nobody else may submit anything.
+    """
 
     kind: str
     subject: str
     since: float
     over: Check | None
     then: Callable[[], None] = lambda: None
+    lasts: float = 0.0
+    calm: bool = False
+    meanwhile: Callable[[], str] | None = None
 
 
 @dataclass
 class Surgeon:
-    """Does faults to a site; what is to be done later, it does in `attend`."""
+    """Does faults to a site; what is to be done later, it does in `attend`. `alone` says that none meets another."""
 
     site: Installation
     rng: random.Random
     longest_stop: float
+    longest_silence: float
+    alone: bool
     full_seconds: float = FULL_SECONDS
     later: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
-    seen: dict[str, int] = field(default_factory=dict)
+    timers: list[threading.Timer] = field(default_factory=list)
 
     # --- the time between -----------------------------------------------------------------------------------
 
@@ -65,6 +75,10 @@ class Surgeon:
         """Do what is due; or all that was put off."""
         while self.later and (everything or self.later[0][0] <= time.monotonic()):
             heapq.heappop(self.later)[2]()
+        for timer in self.timers if everything else ():
+            if timer.is_alive():
+                timer.cancel()
+                timer.function()
         self.site.look_for_exits()
         self.site.started.look()
 
@@ -77,6 +91,59 @@ class Surgeon:
         if self.site.windows:  # the last one may be closed
             names = [name for name in names if name != list(self.site.servers)[-1]]
         return (lambda: all(self.site.started.last.get(name, 0.0) > since for name in names)) if names else None
+
+    def hears(self, since: float) -> Check:
+        """Whether every server has since taken what was sent to it: once all are idle, work comes by tickets only."""
+        mark = [math.inf]
+
+        def over() -> bool:
+            works = self.works(since=mark[0])
+            if works is None or works():
+                return works is not None
+            rows = self.site.rows(OPEN_TASKS) if time.monotonic() > since else None
+            if rows and rows[0][0] <= 1:  # the probe is always there
+                mark[0] = time.monotonic()
+                with suppress(BatchqError, SQLAlchemyError):
+                    self.site.submit(no_ops("FILL", sum(self.site.servers.values()), seconds=FILL_SECONDS))
+            return False
+
+        return over
+
+    def for_a_while(self, kind: str, subject: str, seconds: float, undo: Callable[[], object]) -> Blow:
+        """What was done is undone after so many seconds, and is over once every server hears what it is sent."""
+        blow = Blow(kind, f"{subject}{seconds:.1f} s", math.inf, lambda: False, lasts=seconds, calm=True)
+
+        def end() -> None:
+            undo()
+            back = time.monotonic()
+            blow.over = self.hears(back)
+            blow.since = back
+
+        # In a thread: whoever asks a database that stands still could not wake it.
+        timer = threading.Timer(seconds, end)
+        timer.daemon = True
+        timer.start()
+        self.timers = [each for each in self.timers if each.is_alive()] + [timer]
+        return blow
+
+    def wait(self, seconds: float) -> None:
+        """See to what happens meanwhile."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            self.attend()
+            time.sleep(0.02)
+
+    def seconds(self, least: float, most: float) -> float:
+        """Often short, at times long."""
+        most = min(most, self.longest_silence)
+        return math.exp(self.rng.uniform(math.log(min(least, most)), math.log(most)))
+
+    @property
+    def broker_stands(self) -> bool:
+        """Whether the broker is there, and is not stopped."""
+        with suppress(KeyError, psutil.Error):
+            return psutil.Process(self.site.processes[BROKER].pid).status() != psutil.STATUS_STOPPED
+        return False
 
     def _server(self, *, busy: bool = False) -> str | None:
         """One of those that are there; if it is to be `busy`, one that executes something."""
@@ -158,20 +225,15 @@ class Surgeon:
                 process.suspend()
         self.site.fault(kind, seconds, hits)
 
-        def resume() -> None:
-            for process in processes:
-                with suppress(psutil.Error):
-                    process.resume()
-
         # In a thread: whoever asks a database that stands still could not wake it.
-        timer = threading.Timer(seconds, resume)
+        timer = threading.Timer(seconds, resume, [processes])
         timer.daemon = True
         timer.start()
         return time.monotonic() + seconds
 
-    def _seconds(self, most: float | None = None) -> float:
+    def _seconds(self) -> float:
         """Often short, at times long."""
-        return math.exp(self.rng.uniform(0.0, math.log(most or self.longest_stop)))
+        return math.exp(self.rng.uniform(0.0, math.log(self.longest_stop)))
 
     def stop_server(self, seconds: float | None = None) -> Blow | None:
         """Its main process; its children go on."""
@@ -208,20 +270,6 @@ class Surgeon:
             started = self.site.started
             return Blow("child stopped", f"{line['server']}, {seconds:.1f} s", back, lambda: key not in started.running)
         return None
-
-    def stop_broker(self) -> Blow | None:
-        if BROKER not in self.site.processes:
-            return None
-        seconds = self._seconds()
-        back = self._still("broker stopped", [psutil.Process(self.site.processes[BROKER].pid)], seconds, [])
-        return Blow("broker stopped", f"{seconds:.1f} s", back, self.works(since=back))
-
-    def stop_database(self) -> Blow | None:
-        if self.site.postgres is None:
-            return None
-        seconds = self._seconds(MOST_DATABASE_SECONDS)
-        back = self._still("database stopped", self.site.postgres.processes(), seconds, [])
-        return Blow("database stopped", f"{seconds:.1f} s", back, self.works(since=back))
 
     # --- the broker -----------------------------------------------------------------------------------------
 
@@ -367,47 +415,16 @@ class Surgeon:
         return self.jump(86400.0)
 
 
-# Each with its row in the table and the limit that reliability asks for (p99, seconds); None where there is none.
-LIMITS: dict[str, float | None] = {
-    "child killed": 5,
-    "server killed, started again": 5,
-    "server lost": 35,
-    "coordinator killed": 5,
-    "broker restarted empty": 15,
-    "broker flushed": 15,
-    "queue deleted": 15,
-    "PostgreSQL restarted, immediate": 10,
-    "backends terminated": 10,
-    "lock held 10 s": 10,
-    "clock set": 2,
-    "disk full": 10,
-    "server stopped": None,
-    "coordinator stopped": None,
-    "child stopped": None,
-    "broker stopped": None,
-    "database stopped": None,
-}
-SHORT = (
-    Surgeon.kill_child,
-    Surgeon.flush_broker,
-    Surgeon.stop_child,
-    Surgeon.kill_coordinator,
-    Surgeon.jump,
-    Surgeon.jump,
-    Surgeon.stop_server,
-    Surgeon.empty_broker,
-    Surgeon.restart_database,
-    Surgeon.end_backends,
-    Surgeon.stop_coordinator,
-    Surgeon.delete_queue,
-    Surgeon.kill_server,
-    Surgeon.stop_broker,
-    Surgeon.fill_disk,
-    Surgeon.jump_a_day,
-    Surgeon.jump,
-    Surgeon.lock_database,
-    Surgeon.stop_database,
-    Surgeon.stop_server_for_long,
-    Surgeon.lose_server,
-)
-ALL = tuple(dict.fromkeys(act for act in SHORT if act not in (Surgeon.stop_server_for_long, Surgeon.jump_a_day)))
+def resume(processes: Iterable[psutil.Process]) -> None:
+    """Let them go on, those that are still there."""
+    for process in processes:
+        with suppress(psutil.Error):
+            process.resume()
+
+
+def no_ops(name: str, count: int, seconds: float = 0.0) -> Job:
+    """So many tasks that do nothing, each for so many seconds."""
+    job = Job(name)
+    for number in range(count):
+        job.task(f"task {number}", "ledger.work", kwargs={"seconds": seconds})
+    return job

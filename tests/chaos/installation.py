@@ -5,27 +5,32 @@ from __future__ import annotations
 import json
 import os
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import psutil
-from sqlalchemy import create_engine, text
+from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 import checker
 from batchq import Job, actions
 from batchq.errors import BatchqError
-from chaos import app
+from chaos import app, hostile
 from chaos.disk import SmallDisk
+from chaos.doors import Doors
+from chaos.network import Network
 from chaos.postgres import Postgres
+from e2e.brokers import Valkey
 from e2e.site import BROKER, Site
 
 COORDINATORS = ("coordinator 1", "coordinator 2")
@@ -41,11 +46,15 @@ AWAY, BORN_SECONDS = 4, 30.0
 class Installation(Site):
     """A site on which faults are played; `lost_seconds` is the silence after which a server counts as lost."""
 
+    least_free = 96 * 2**20
+
     def __init__(
         self,
         folder: Path,
         *,
         disk: SmallDisk,
+        broker_disk: SmallDisk,
+        network: Network,
         postgres: Postgres | None,
         broker: str,
         servers: int,
@@ -53,19 +62,25 @@ class Installation(Site):
         lost_seconds: float,
         windows: bool = False,
         copies: bool = True,
+        behind_doors: bool = True,
     ) -> None:
         self._clock = folder / "clock"
         self.disk = disk
+        self.broker_disk = broker_disk
+        self.network = network
         self.postgres = postgres
         file = (disk.room_for("sqlite") if disk.mounted else folder) / "batchq.db"
         url = postgres.url if postgres else f"sqlite:///{file}"
         super().__init__(folder, app="chaos.app", broker=broker, database_url=url, lost_seconds=lost_seconds)
+        hostile.register(self.batch.app)
+        self._make_unkind()
         # This process belongs to the installation as well: it submits.
         os.environ |= {app.CLOCK: str(self._clock)} | ({app.COPIES: "1"} if copies else {})
         self.env |= {name: os.environ[name] for name in (app.CLOCK, app.COPIES) if name in os.environ}
         app.begin()
         self.lost_seconds = lost_seconds
         self.servers = {f"AOS{number}": threads for number in range(1, servers + 1)}
+        self._open_doors(behind_doors)
         self.windows = windows
         self.exits: list[str] = []
         self.unborn = 0
@@ -77,12 +92,44 @@ class Installation(Site):
         # Not the site's own: what looks must never wait for what is looked at.
         self._engine = create_engine(url, poolclass=NullPool, connect_args=_at_once(postgres))
 
+    def _make_unkind(self) -> None:
+        """Let the broker be one that can refuse."""
+        if isinstance(self._broker, Valkey):
+            self._broker.argv += ["--enable-protected-configs", "yes", "--enable-debug-command", "yes"]
+        elif self.broker_disk.mounted:
+            self._broker.stay_on(self.broker_disk.room_for("rabbitmq"), self.least_free)
+
+    def _open_doors(self, wanted: bool) -> None:
+        """The first server has a network of its own, the second one and a coordinator reach all past the doors."""
+        names = [*self.servers, *COORDINATORS] if wanted else []
+        self.behind_doors = [name for name in names if name not in (list(self.servers)[1], COORDINATORS[1])]
+        self.outside = next(iter(self.servers)) if self.network.made else None
+        addresses = ["127.0.0.1", *([self.network.address] if self.network.made else [])]
+        self.broker_doors = self._ends.enter_context(Doors(self._broker.target, addresses, self._broker.url_at))
+        self.database_doors = None
+        if self.postgres:
+            doors = Doors(self.postgres.target, addresses, self.postgres.url_at)
+            self.database_doors = self._ends.enter_context(doors)
+
     # --- up and down ----------------------------------------------------------------------------------------
+
+    def start(self, name: str, *words: str, **env: str) -> subprocess.Popen[bytes]:
+        """Start `batchq …` as the site does; what is behind the doors finds broker and database there."""
+        argv = [sys.executable, "-m", "batchq", *words]
+        if name in self.behind_doors:
+            outside = name == self.outside
+            argv = [*(self.network.argv if outside else ()), *argv]
+            address = self.network.address if outside else "127.0.0.1"
+            env = {"BATCHQ_BROKER_URL": self.broker_doors.url(address)} | env
+            if self.database_doors:
+                env = {"BATCHQ_DATABASE_URL": self.database_doors.url(address)} | env
+        return self._start(name, argv, env)
 
     def open(self) -> None:
         """Set it up, and start everything."""
         with self._engine.begin() as tx:
             checker.watch(tx)
+            refuse_poison(tx)
         self.apply(self._setup())
         self.start_broker()
         for name in COORDINATORS:
@@ -107,6 +154,9 @@ class Installation(Site):
 
     def go_on(self) -> None:
         """Whatever stands still."""
+        self.network.mend()
+        for doors in filter(None, (self.broker_doors, self.database_doors)):
+            doors.resume()
         for process in [*self.alive(), *(self.postgres.processes() if self.postgres else ())]:
             with suppress(psutil.Error):
                 process.resume()
@@ -226,6 +276,36 @@ class Installation(Site):
         return None
 
 
+# The reasons for which databases refuse: a constraint, and a character that their encoding lacks.
+_REFUSE = {
+    "postgresql": f"""
+        ALTER TABLE batchq_task ADD CHECK (result NOT LIKE '%{hostile.POISON}%');
+        CREATE FUNCTION chaos_refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            RAISE EXCEPTION 'character with no equivalent in the encoding' USING ERRCODE = '22P05';
+        END $$;
+        CREATE TRIGGER chaos_refuse BEFORE INSERT OR UPDATE ON batchq_attempt FOR EACH ROW
+        WHEN (concat(new.error, new.log) LIKE '%{hostile.POISON}%') EXECUTE FUNCTION chaos_refuse()
+    """,
+    "sqlite": f"""
+        CREATE TRIGGER chaos_refuse_result BEFORE UPDATE ON batchq_task WHEN instr(new.result, '{hostile.POISON}')
+        BEGIN SELECT RAISE(ABORT, 'the result is refused')\\; END;
+        CREATE TRIGGER chaos_refuse_text BEFORE INSERT ON batchq_attempt
+        WHEN instr(coalesce(new.error, '') || coalesce(new.log, ''), '{hostile.POISON}')
+        BEGIN SELECT RAISE(ABORT, 'the text is refused')\\; END
+    """,
+}
+
+
+def refuse_poison(tx: Connection) -> None:
+    """Make the database refuse whatever outcome says the poisonous word."""
+    kind = tx.dialect.name
+    whole = _REFUSE[kind]
+    for statement in [whole] if kind == "postgresql" else whole.replace("\\;", "\0").split(";"):
+        tx.exec_driver_sql(
+            statement.replace("\0", ";").replace("%", "%%") if kind == "postgresql" else statement.replace("\0", ";")
+        )
+
+
 class Started:
     """Follows the ledger: what runs, and when each server last started something."""
 
@@ -234,6 +314,7 @@ class Started:
         self._read = 0
         self.number = 0
         self.running: dict[tuple[int, str, int], dict[str, Any]] = {}
+        self.ended: dict[tuple[int, str, int], float] = {}
         self.last: dict[str, float] = {}
 
     def look(self) -> None:
@@ -249,6 +330,7 @@ class Started:
                 self.last[line["server"]] = line["at"]
             elif line["event"] == "end":
                 self.running.pop(_key(line), None)
+                self.ended[_key(line)] = line["at"]
 
 
 def _key(line: dict[str, Any]) -> tuple[int, str, int]:
@@ -275,11 +357,12 @@ class Feeder(threading.Thread):
         self._site, self._rng = site, rng
         self._tasks, self._most, self._every, self._backlog, self._seconds = tasks, most, every, backlog, seconds
         self._over = threading.Event()
+        self._holds = threading.Event()
 
     def run(self) -> None:
         began = time.monotonic()
         while not self._over.is_set() and (self._most is None or self.jobs < self._most):
-            due = time.monotonic() - began >= self.jobs * self._every
+            due = time.monotonic() - began >= self.jobs * self._every and not self._holds.is_set()
             rows = self._site.rows(OPEN_TASKS) if due else None
             if rows and rows[0][0] < self._backlog:
                 self._submit()
@@ -296,6 +379,15 @@ class Feeder(threading.Thread):
                 self._site.note("canceled", run=run)
         except (BatchqError, SQLAlchemyError):
             self.refused += 1
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let nothing be submitted here meanwhile."""
+        self._holds.set()
+        try:
+            yield
+        finally:
+            self._holds.clear()
 
     def end(self) -> None:
         self._over.set()

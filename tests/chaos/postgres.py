@@ -48,6 +48,15 @@ class Postgres:
         return self._own.replace("postgresql://", "postgresql+psycopg://")
 
     @property
+    def target(self) -> Path:
+        """Its socket."""
+        return Path(self._server.pgdata) / ".s.PGSQL.5432"
+
+    def url_at(self, address: str) -> str:
+        """SQLAlchemy's URL of the database by way of a proxy at this address."""
+        return f"postgresql+psycopg://postgres@{address}/{NAME}"
+
+    @property
     def _own(self) -> str:
         return self._address.replace("/postgres?", f"/{NAME}?")
 

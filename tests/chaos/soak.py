@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import psutil
 
-from batchq import Job
+from chaos.faults import no_ops
 from chaos.installation import OPEN_TASKS, Installation
 from e2e.brokers import Valkey
 
@@ -21,14 +21,6 @@ SAMPLE_SECONDS = 2.0
 # By how much the last third of the time may be above the first, in parts of it and at least: the heap of a process
 # breathes, and a coordinator opens its connections for tickets only when it has the first to send.
 MOST = {"memory": (0.10, 2.0), "files": (0.02, 4.0), "keys": (0.02, 4.0)}
-
-
-def no_ops(name: str, count: int) -> Job:
-    """So many tasks that do nothing."""
-    job = Job(name)
-    for number in range(count):
-        job.task(f"task {number}", "ledger.work")
-    return job
 
 
 def peak(site: Installation) -> float:

@@ -69,6 +69,7 @@ class RabbitMQ:
     def __init__(self, folder: Path) -> None:
         assert PROGRAM, NO_RABBITMQ
         self._folder = folder
+        self._data = folder / "data"
         self._held = _held_port()
         self._unused = _held_port()
         self.target: tuple[str, int] = self._held.getsockname()
@@ -106,13 +107,16 @@ class RabbitMQ:
             "RABBITMQ_SERVER_START_ARGS": "-noinput",
         }
 
-    @property
-    def _data(self) -> Path:
-        return self._folder / "data"
-
     def url_at(self, address: str) -> str:
         """Its URL by way of a proxy at this address."""
         return f"amqp://guest:guest@{address}//"
+
+    def stay_on(self, folder: Path, least: int) -> None:
+        """Keep its data in this folder, and take no message while its disk has fewer than `least` bytes left."""
+        self._data = folder / "data"
+        self.env["RABBITMQ_MNESIA_BASE"] = str(self._data)
+        path = self._folder / "advanced.config"
+        path.write_text(path.read_text().replace("[{rabbit, [", f"[{{rabbit, [{{disk_free_limit, {least}}}, "))
 
     def answers(self) -> bool:
         """Whether it lets a client in."""

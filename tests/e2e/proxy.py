@@ -35,10 +35,14 @@ class Connection:
 
 
 class Proxy:
-    """Listens on a port of this machine, and carries every connection to the target: an address, or a socket's path."""
+    """Listens on a port of this machine, and carries every connection to the target: an address, or a socket's path.
 
-    def __init__(self, target: Target) -> None:
+    The port is of the loopback interface, unless `at` is another address of this machine.
+    """
+
+    def __init__(self, target: Target, at: str = "127.0.0.1") -> None:
         self._target = target
+        self._at = at
         self._loop = asyncio.new_event_loop()
         self._connections: set[Connection] = set()
         self._pumps: set[asyncio.Task[None]] = set()
@@ -96,7 +100,7 @@ class Proxy:
     async def _listen(self) -> tuple[str, int]:
         self._flows = asyncio.Event()
         self._flows.set()
-        self._server = await asyncio.start_server(self._carry, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._carry, self._at, 0)
         host, port = self._server.sockets[0].getsockname()
         return host, port
 

@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any, Protocol
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from batchq.core.affinity import Topology
 from batchq.errors import BatchqError, DatabaseUnreachable
@@ -40,6 +40,10 @@ WATCHED = {
     "batchq_attempt": ("attempt", "task_id, attempt, server, epoch, status, error", "1"),
 }
 COLUMNS = "abcdefgh"
+# What is refused in whatever an outcome says, and in the reason of the refusal.
+POISON = "poison"
+REFUSES = {"batchq_task": "BEFORE UPDATE OF result, error", "batchq_attempt": "BEFORE INSERT"}
+SAID = {"batchq_task": ("result", "error"), "batchq_attempt": ("error", "log")}
 
 
 def _triggers() -> Iterator[str]:
@@ -58,13 +62,23 @@ def _triggers() -> Iterator[str]:
             )
 
 
+def _refusals() -> Iterator[str]:
+    """The database refuses what says the poisonous word, as one does whose encoding lacks a character of it."""
+    for table, event in REFUSES.items():
+        says = " OR ".join(f"instr(new.{column}, '{POISON}')" for column in SAID[table])
+        yield (
+            f"CREATE TRIGGER refuse_{table} {event} ON {table} WHEN {says} "
+            f"BEGIN SELECT RAISE(ABORT, 'refused by its content'); END"
+        )
+
+
 @cache
 def _base() -> tuple[Database, sqlite3.Connection]:
     """The one database that all seeds use in turn, and what it looks like when empty."""
     database = Database(URL)
     schema.upgrade(database)
     own = driver(database)
-    for statement in _triggers():
+    for statement in (*_triggers(), *_refusals()):
         own.execute(statement)
     empty = sqlite3.connect(":memory:")
     own.backup(empty)
@@ -141,6 +155,10 @@ class Books(Database):
                 self._sign(tx)
                 self._before_commit(fate)
         except (BatchqError, OperationalError):
+            raise
+        except IntegrityError as error:
+            if "refused by its content" not in str(error.orig):
+                world.surprise(actor, error)
             raise
         except Exception as error:
             world.surprise(actor, error)

@@ -115,6 +115,8 @@ class Judge:
     claims: dict[str, Claim] = field(default_factory=dict)
     claimed: list[tuple[Task, str]] = field(default_factory=list)
     gone: list[tuple[Task, float]] = field(default_factory=list)
+    over: list[tuple[Task, int, bool]] = field(default_factory=list)
+    stored: dict[tuple[int, int], int] = field(default_factory=dict)
     beaten: list[Server] = field(default_factory=list)
     waiting_since: dict[int, float] = field(default_factory=dict)
 
@@ -197,6 +199,7 @@ class Judge:
             self.gone.append((known, self.servers[known.server].beat_at))  # type: ignore[index]
         if attempt != known.attempt:
             self.say(8, f"{self._name(task)}: attempt {attempt} ended while {known.attempt} was the one")
+        self.over.append((known, attempt, bool(error and "no longer has" in error)))
 
     def _see_commit(self, number: int, mono: float, wall: str, actor: str, *_: Any) -> None:
         instant = datetime.fromisoformat(wall)
@@ -204,9 +207,13 @@ class Judge:
             self._judge_claim(task, _instant(claimed_at), number, instant, actor)
         for task, beat_at in self.gone:
             self._judge_loss(task, mono - beat_at, number)
+        for task, attempt, missed in self.over:
+            self.stored[task.id, attempt] = number
+            if missed:
+                self._judge_missing(task, number)
         for server in self.beaten:
             server.beat_at = mono
-        for acts in (self.claimed, self.gone, self.beaten):
+        for acts in (self.claimed, self.gone, self.over, self.beaten):
             acts.clear()
         if mono > self.history.calm_at:
             self._judge_waiting(mono, instant)
@@ -270,6 +277,14 @@ class Judge:
         if silence < self.history.lost_seconds:
             self.say(8, f"{self._name(task.id)} was lost, though {start.server} was silent for {silence:.1f} s only")
 
+    def _judge_missing(self, task: Task, commit: int) -> None:
+        """A server that lives gives up no attempt whose outcome it was told: it stores that."""
+        end = self.ends.get(task.token or "")
+        if end is None or end.word != "end" or commit > self.deaths.get(end.pid, commit):
+            return
+        if end.commits < commit:
+            self.say(8, f"{self._name(task.id)} was given up, though {end.server} knew how it ended")
+
     # --- the calm -------------------------------------------------------------------------------------------
 
     def _judge_waiting(self, mono: float, wall: datetime) -> None:
@@ -284,7 +299,8 @@ class Judge:
             due = task.status == "queued" or (task.status == "ready" and task.ready_at <= wall)
             if due and any(self._takes(server, self.facts.tasks[task.id].group_name) for server in free):
                 since = self.waiting_since.setdefault(task.id, mono)
-                if mono > max(self.history.calm_at + AFTER_FAULTS, since) + USUALLY:
+                refused = self.history.refused_until.get(self.facts.tasks[task.id].group_name, 0.0)
+                if mono > max(max(self.history.calm_at, refused) + AFTER_FAULTS, since) + USUALLY:
                     self.say(
                         13, f"{self._name(task.id)} has waited beside a free thread since {since:.1f}, at {mono:.1f}"
                     )
@@ -316,6 +332,8 @@ class Judge:
                 self.say(4, f"{self._name(line.task)} started under {line.token}, which nobody claimed")
             elif claim.commit > line.commits:
                 self.say(4, f"{self._name(line.task)} started before it was claimed")
+            if self.stored.get((line.task, line.attempt), line.commits + 1) <= line.commits:
+                self.say(8, f"attempt {line.attempt} of {self._name(line.task)} started after it was over in the books")
 
     def _judge_task(self, task: Any) -> None:
         name, run = self._name(task.id), self.facts.runs[task.run_id]
@@ -344,7 +362,8 @@ class Judge:
                 self.say(8, f"attempt {number} of {name} is {attempt.status}, but wrote {written}")
         if attempt.status != task.status or task.unsettled:
             self.say(8, f"{name} is {task.status}, its last attempt {attempt.status}")
-        if task.status == "success" and json.loads(task.result) != task.attempt:
+        poisoned = line is not None and line.poisoned
+        if task.status == "success" and json.loads(task.result or "null") != (None if poisoned else task.attempt):
             self.say(8, f"{name} has the result {task.result} of another attempt than {task.attempt}")
         again = task.status == "error" and task.attempt <= task.retries
         if again and run.status != "canceled" and not (attempt.error or "").startswith("final:"):

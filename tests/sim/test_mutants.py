@@ -11,14 +11,18 @@ from unittest.mock import patch
 import pytest
 from sqlalchemy import bindparam, select, update
 
-from batchq import actions, engine
+from batchq import actions, aside, engine
 from batchq.coordinator import Silence
 from batchq.core import states
 from batchq.core.states import State
+from batchq.errors import BrokerUnreachable
+from batchq.server import ledger, life
+from batchq.server.ledger import Ledger
 from batchq.store import moves, servers
 from batchq.store.moves import CONDITION, RUN, TASK
 from batchq.store.prepared import Prepared, among
 from batchq.tables import Run, Task
+from sim.broker import Link
 from sim.runs import campaign, judged
 
 MOST = 300
@@ -161,6 +165,65 @@ def tries_once_too_often() -> AbstractContextManager[None]:
     return replaced((engine, "after_attempt", generous))
 
 
+def drops_what_the_database_refuses() -> AbstractContextManager[None]:
+    """One outcome that the database refuses, and all of the commit that it came with are forgotten."""
+
+    def forgetful(self: Ledger, batch: Any) -> Any:
+        batch.reports = []
+        return self._serve(batch)
+
+    return replaced((Ledger, "_commit_apart", forgetful))
+
+
+def tries_what_the_database_refuses_for_ever() -> AbstractContextManager[None]:
+    """A refusal of what is to be stored is taken for an outage: the whole commit is tried again, and again."""
+    return replaced((ledger, "of_content", lambda error: False))
+
+
+def makes_failures_of_what_the_database_refuses() -> AbstractContextManager[None]:
+    """A success whose result is refused becomes an error."""
+    return replaced((aside, "bare", aside.refused))
+
+
+def believes_host_and_pid() -> AbstractContextManager[None]:
+    """Another container of the same host name is taken for this one: whoever is not seen there is dead."""
+
+    def seen(row: Any) -> bool | None:
+        there = row.host == life.platform.node()  # type: ignore[attr-defined]
+        return life._exists(row.pid) if there else None
+
+    return replaced((life, "seen_alive", seen))
+
+
+def keeps_tickets_that_cannot_be_sent() -> AbstractContextManager[None]:
+    """A ticket whose queue is refused counts as sent, and holds a thread that others could have."""
+
+    def sent(self: Link, tickets: Any) -> list[Any]:
+        publish(self, tickets)
+        return []
+
+    publish = Link.publish
+    return replaced((Link, "publish", sent), (Link, "unsendable", frozenset()))
+
+
+def stops_at_a_ticket_that_cannot_be_sent() -> AbstractContextManager[None]:
+    """A refused queue is taken for a broker that is away: what comes behind it waits as well."""
+
+    def stopping(self: Link, tickets: Any) -> list[Any]:
+        for ticket in tickets:
+            if publish(self, [ticket]):
+                raise BrokerUnreachable(url="sim", reason="refused")
+        return []
+
+    publish = Link.publish
+    return replaced((Link, "publish", stopping), (Link, "unsendable", frozenset()))
+
+
+def starts_what_it_claimed_long_ago() -> AbstractContextManager[None]:
+    """The answer to a claim is good however old it is, though its server may count as lost by now."""
+    return replaced((Ledger, "_ask_again", Ledger._carry_out))
+
+
 MUTANTS: list[Callable[[], AbstractContextManager[None]]] = [
     claims_whatever_is_queued,
     takes_tickets_by_their_task_alone,
@@ -172,6 +235,13 @@ MUTANTS: list[Callable[[], AbstractContextManager[None]]] = [
     pauses_all_but_tickets,
     changes_without_telling,
     tries_once_too_often,
+    drops_what_the_database_refuses,
+    tries_what_the_database_refuses_for_ever,
+    makes_failures_of_what_the_database_refuses,
+    believes_host_and_pid,
+    keeps_tickets_that_cannot_be_sent,
+    stops_at_a_ticket_that_cannot_be_sent,
+    starts_what_it_claimed_long_ago,
 ]
 
 

@@ -11,7 +11,7 @@ import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from heapq import heappop, heappush
@@ -22,20 +22,20 @@ from unittest.mock import patch
 from zoneinfo import ZoneInfo
 
 import rules
-from batchq import actions, engine
+from batchq import actions, aside, engine
 from batchq.config import Settings
 from batchq.coordinator import Coordinator
 from batchq.core.windows import Window, parse_time
 from batchq.engine import Report
 from batchq.errors import BatchqError, BrokerUnreachable, Conflict, NotFound, Unreachable
-from batchq.server import ledger, life, worker
+from batchq.server import ledger, life, tickets, worker
 from batchq.server.ledger import Arrival, Ledger
 from batchq.server.worker import Watch
 from batchq.spec import JobSpec, TaskSpec
 from batchq.store import moves, runs
 from batchq.store.database import Database
-from sim.books import Books, driver, emptied
-from sim.broker import Broker, Link
+from sim.books import POISON, Books, driver, emptied
+from sim.broker import SERVER_PATIENCE, Broker, Link
 
 # On some days clocks change an hour after these; on the others they do not.
 DAYS = [
@@ -67,6 +67,7 @@ CHANCES = {
     "pool refuses": 0.03,
     "report doubled": 0.1,
     "tick lost": 0.2,
+    "poisoned": 0.1,
 }
 # What happens to a commit, of which only one thing can.
 FATES = ("refused", "fails", "deadlock", "reply lost", "dies before", "dies after")
@@ -92,6 +93,8 @@ EVENTS = {
     "clock": 3,
     "broker emptied": 1,
     "broker away": 1,
+    "broker hangs": 1,
+    "queue refused": 2,
     "replay": 3,
 }
 
@@ -123,16 +126,23 @@ class Actor:
 class Process:
     """Something that runs until it dies, and may stand still."""
 
-    def __init__(self, world: World, name: str, host: str = "here") -> None:
+    def __init__(self, world: World, name: str, place: str = "here") -> None:
         self.world = world
         self.name = name
-        self.host = host
+        self.host, _, self.namespace = place.partition("/")
         self.pid = next(world.pids)
+        # What it is called where it runs: another process may have been called so before, and one elsewhere may be.
+        self.number = world.number(self.place)
         self.dead = False
         self.stopped_until = 0.0
         self.children_stopped_until = 0.0
         self.main = Actor(self, "main")
         world.processes[self.pid] = self
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Within what its number means something."""
+        return self.host, self.namespace
 
     def kill(self) -> None:
         """End it, with nothing said to anybody."""
@@ -149,7 +159,10 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What a simulated operation wrote down: `word` is start, end or died; `commits` how many there were before."""
+    """What a simulated operation wrote down: `word` is start, end or died; `commits` how many there were before.
+
+    The database takes nothing of what a `poisoned` one said.
+    """
 
     word: str
     task: int
@@ -160,6 +173,7 @@ class Line:
     at: float
     commits: int
     ok: bool | None = None
+    poisoned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,20 +202,22 @@ class Child:
         act = self._die if world.happens("child dies") else self._end
         world.after(self.actor, seconds, act)
 
-    def write(self, word: str, ok: bool | None = None) -> None:
+    def write(self, word: str, ok: bool | None = None, *, poisoned: bool = False) -> None:
         """Write a line, as the operations of the long runs do."""
         world, row, server = self.server.world, self.row, self.server
         self.over = word != "start"
-        line = Line(word, row.id, row.attempt, row.token, server.name, server.pid, world.mono, world.commits, ok)
-        world.lines.append(line)
+        who = row.id, row.attempt, row.token, server.name, server.pid
+        world.lines.append(Line(word, *who, world.mono, world.commits, ok, poisoned))
 
     def _end(self) -> None:
         world, row = self.server.world, self.row
         ok = world.rng.random() < world.luck
-        self.write("end", ok)
+        poisoned = world.happens("poisoned")
+        self.write("end", ok, poisoned=poisoned)
         final = not ok and world.rng.random() < 0.1
         error = None if ok else "final: told to fail" if final else "told to fail"
-        self._tell(Report(row.id, row.token, ok, error, json.dumps(row.attempt) if ok else None, final=final))
+        report = Report(row.id, row.token, ok, error, json.dumps(row.attempt) if ok else None, final=final)
+        self._tell(_poisoned(report, world.rng) if poisoned else report)
 
     def _die(self) -> None:
         self.write("died")
@@ -219,32 +235,48 @@ class Child:
                 world.after(server.main, 0.002, lambda: server.ledger.report(self.arrival, report))
 
 
+def _poisoned(report: Report, rng: random.Random) -> Report:
+    """The same with a word in it that the database refuses."""
+    place = rng.choice(["log", "result" if report.ok else "error"])
+    return replace(report, **{place: f"{getattr(report, place) or ''} {POISON}"})
+
+
 class Beside:
-    """Stands for the thread in which a ledger commits where the database is far away."""
+    """Stands for the thread in which a ledger commits where the database is far away: one thing after the other."""
 
     def __init__(self, server: ServerProcess) -> None:
-        self._server = server
-        self._actor = Actor(server, "commits")
+        self.actor = Actor(server, "commits")
+        self._world = server.world
+        self._free_at = 0.0
 
-    def submit(self, act: Callable[[Any], Any], batch: Any) -> Beside:
-        done = Beside(self._server)
-        done._actor = self._actor
-        delay = self._server.world.rng.random() * 0.05
-        self._server.world.after(self._actor, delay, lambda: done._do(act, batch))
-        return done
+    def submit(self, act: Callable[..., Any], *args: Any) -> Promise:
+        promise = Promise()
+        self._free_at = max(self._free_at, self._world.mono + self._world.rng.random() * 0.05)
+        self._world.after(self.actor, self._free_at - self._world.mono, lambda: promise.keep(act(*args)))
+        return promise
 
-    def add_done_callback(self, callback: Callable[[Beside], object]) -> None:
-        self._callback = callback
 
-    def _do(self, act: Callable[[Any], Any], batch: Any) -> None:
-        self._outcome = act(batch)
-        self._callback(self)
+class Promise:
+    """What comes of something that is done beside the loop."""
+
+    def __init__(self) -> None:
+        self._kept: list[Any] = []
+        self._callbacks: list[Callable[[Promise], object]] = []
+
+    def keep(self, outcome: Any) -> None:
+        """It is done; the callbacks are told."""
+        self._kept.append(outcome)
+        for callback in self._callbacks:
+            callback(self)
+
+    def add_done_callback(self, callback: Callable[[Promise], object]) -> None:
+        self._callbacks.append(callback)
 
     def done(self) -> bool:
-        return hasattr(self, "_outcome")
+        return bool(self._kept)
 
     def result(self) -> Any:
-        return self._outcome
+        return self._kept[0]
 
 
 class ServerProcess(Process):
@@ -282,7 +314,7 @@ class ServerProcess(Process):
             self.database,
             self.life,
             world.settings,
-            Link(world, self.main),  # type: ignore[arg-type]
+            Link(world, self.main, SERVER_PATIENCE),  # type: ignore[arg-type]
             self,
             self._start,
             pool=lambda: max(self.threads, 1),
@@ -291,7 +323,8 @@ class ServerProcess(Process):
         if world.beside:
             beside = Beside(self)
             self.ledger._beside = beside  # type: ignore[assignment]
-            self.ledger._database = Books(world.shared, world, beside._actor)
+            self.ledger._database = Books(world.shared, world, beside.actor)
+        self.enlistment = life.Enlistment(self.database, world.settings, self.name, "prefork", anew=True)
         self.watch = Watch(self.database, world.settings, self.ledger)
         self.watch._database = Books(world.shared, world, self.watcher)
         world.after(self.watcher, 0.0, self._tend)
@@ -319,6 +352,7 @@ class ServerProcess(Process):
 
     def _look_again(self) -> None:
         self.world.after(self.main, 0.5, self._look_again)
+        self.ledger.broker_away = self.world.broker.is_missed
         if self.ledger.fenced and not self.stopping:
             self._begin_anew()
         self._follow()
@@ -328,13 +362,15 @@ class ServerProcess(Process):
 
     def _begin_anew(self) -> None:
         try:
-            self.life = life.enlist(self.database, self.world.settings, self.name, "prefork", anew=True)
+            own = self.enlistment.ask()
         except (Conflict, NotFound):
             self.kill()
             raise Killed from None
         except Unreachable:
             return
-        self.ledger.begin_life(self.life)
+        if own is not None:
+            self.life = own
+            self.ledger.begin_life(own)
 
     def _follow(self) -> None:
         if self.watch.wanted is None:
@@ -386,7 +422,7 @@ class CoordinatorProcess(Process):
     def _tick(self) -> None:
         world = self.world
         world.after(self.main, world.settings.tick_seconds, self._tick)
-        if world.broker.away or world.happens("tick lost"):
+        if world.broker.away or world.broker.hangs or world.happens("tick lost"):
             return
         with suppress(Unreachable):
             self._coordinator.tick(world.mono)
@@ -415,10 +451,13 @@ class Client(Process):
         world, database, link = self.world, self.database, Link(self.world, self.main)
         more = world.settings.fast_path
         while more:
-            step = database.run(lambda tx: engine.advance(tx, database, ahead=world.ahead))
+            step = aside.run(database, engine.advance, database, ahead=world.ahead, unsendable=link.unsendable)
+            refused: list[moves.Ticket] = []
             with suppress(BrokerUnreachable):
-                link.publish(step.tickets)
-            more = step.more
+                refused = link.publish(step.tickets)
+            if refused:
+                database.run(moves.take_back, [(ticket.task, ticket.token) for ticket in refused])
+            more = step.more or bool(refused)
 
 
 # --- the world ----------------------------------------------------------------------------------------------
@@ -436,6 +475,7 @@ class History:
     plans: dict[str, rules.Plan]
     retries: dict[str, dict[str, int]]
     calm_at: float
+    refused_until: dict[str, float]
     lost_seconds: float
     database: Database = field(repr=False)
 
@@ -535,6 +575,13 @@ class World:
         if process.dead:
             raise Killed
 
+    def wait(self, actor: Actor, seconds: float) -> None:
+        """Let the actor wait for somebody who does not answer; the others go on."""
+        if self._depth < DEEPEST:
+            current, self._current = self._current, actor.process
+            self.sleep(seconds)
+            self._current = current
+
     # --- what happens around a transaction ------------------------------------------------------------------
 
     def happens(self, name: str) -> bool:
@@ -552,9 +599,7 @@ class World:
             seconds = self.rng.choice([0.02, 0.3, 1.0, 15.0]) * self.rng.random()
             if seconds > 1:
                 actor.process.freeze(seconds)
-            current, self._current = self._current, actor.process
-            self.sleep(seconds)
-            self._current = current
+            self.wait(actor, seconds)
         if actor.process.dead:
             raise Killed
 
@@ -578,16 +623,35 @@ class World:
         """The servers that run."""
         return [each for each in self.processes.values() if isinstance(each, ServerProcess) and each.serves]
 
-    def this_life(self) -> dict[str, str | int]:
-        """As `life.this_life`, for the process whose turn it is."""
-        process = self._current
-        assert process is not None
-        return {"host": process.host, "pid": process.pid, "life": "{}"}
+    def number(self, place: tuple[str, str]) -> int:
+        """What a new process is called there; a number that is free again may be taken again."""
+        taken = {each.number for each in self.processes.values() if each.place == place and not each.dead}
+        return self.rng.choice([number for number in range(1, len(taken) + 4) if number not in taken])
 
-    def seen_alive(self, row: Any) -> bool | None:
-        """As `life.seen_alive`, for the process whose turn it is."""
+    @property
+    def _here(self) -> Process:
         assert self._current is not None
-        return None if row.host != self._current.host else not self.processes[row.pid].dead
+        return self._current
+
+    def _found(self, number: int) -> Process | None:
+        """The process of that number which the one whose turn it is can see."""
+        place = self._here.place
+        found = (each for each in self.processes.values() if (each.place, each.number) == (place, number))
+        return next((each for each in found if not each.dead), None)
+
+    def stat(self, number: int | str) -> list[str]:
+        """As the kernel has it in /proc: its state first, and its start time."""
+        process = self._here if number == "self" else self._found(int(number))
+        return ["S", *[""] * 18, str(process.pid)] if process else []
+
+    def _kernel(self) -> Iterator[tuple[Any, str, Any]]:
+        """What `life` asks of the machine, answered for the process whose turn it is."""
+        yield life, "platform", SimpleNamespace(node=lambda: self._here.host)
+        yield life, "os", SimpleNamespace(getpid=lambda: self._here.number)
+        yield life, "_boot", lambda: f"boot of {self._here.host}"
+        yield life, "_namespace", lambda kind: f"{kind} {self._here.place}"
+        yield life, "_stat", self.stat
+        yield life, "_exists", lambda number: self._found(number) is not None
 
     def _supervise(self) -> None:
         """Once a second: whatever died is started again, after a while, here or elsewhere."""
@@ -706,7 +770,9 @@ class World:
             server.freeze(self.rng.choice([1.0, 6.0, 25.0]) * self.rng.random())
 
     def _on_second_life(self) -> None:
-        ServerProcess(self, self.rng.choice(self.names), self.rng.choice(["here", "there", "elsewhere"]))
+        ServerProcess(
+            self, self.rng.choice(self.names), self.rng.choice(["here", "there", "elsewhere", "here/in a container"])
+        )
 
     def _on_kill_coordinator(self) -> None:
         if coordinator := self._any(CoordinatorProcess):
@@ -729,6 +795,12 @@ class World:
 
     def _broker_back(self) -> None:
         self.broker.away = False
+
+    def _on_broker_hangs(self) -> None:
+        self.broker.hang(self.rng.choice([1.0, 6.0, 15.0]) * self.rng.random())
+
+    def _on_queue_refused(self) -> None:
+        self.broker.refused_until[self.rng.choice(GROUPS)] = self.mono + self.rng.choice([3.0, 200.0])
 
     def _on_replay(self) -> None:
         self.broker.replay()
@@ -753,6 +825,7 @@ class World:
             self.plans,
             self.retries,
             calm_at,
+            self.broker.refused_until,
             self.settings.lost_seconds,
             self.shared,
         )
@@ -775,7 +848,7 @@ class World:
 
     def _calm_down(self) -> float:
         """End all faults, and let operators and machines mend what they did; returns when."""
-        self.calm, self.broker.away = True, False
+        self.calm, self.broker.away, self.broker.hung_until = True, False, 0.0
         for process in self.processes.values():
             process.stopped_until = process.children_stopped_until = 0.0
             if isinstance(process, Client):
@@ -795,9 +868,18 @@ class World:
         self.after(self._clockwork, 1.0, self._inspect)
         query = "SELECT status FROM batchq_run WHERE status IN ('storing', 'executing', 'canceling')"
         open_ = [status for (status,) in driver(self.shared).execute(query)]
+        self._take_queues_again()
         if open_ and set(open_) == {"storing"}:
             self._day += timedelta(hours=2)
         self.over = self.over or not open_
+
+    def _take_queues_again(self) -> None:
+        """Once nothing waits but for queues that are refused: all else must go on beside them."""
+        query = "SELECT DISTINCT group_name FROM batchq_task WHERE status IN ('ready', 'queued', 'executing')"
+        waiting = {group for (group,) in driver(self.shared).execute(query)}
+        if waiting and all(map(self.broker.refuses, waiting)):
+            for group in waiting:
+                self.broker.refused_until[group] = self.mono
 
     @contextmanager
     def _virtual(self) -> Iterator[None]:
@@ -810,8 +892,8 @@ class World:
                 (ledger, "random", self.rng),
                 (worker, "time", clock),
                 (life, "time", clock),
-                (life, "this_life", self.this_life),
-                (life, "seen_alive", self.seen_alive),
+                (tickets, "time", clock),
+                *self._kernel(),
                 (moves, "uuid", tokens),
             ):
                 stack.enter_context(patch.object(module, name, value))
