@@ -142,7 +142,7 @@ def test_a_log_is_that_of_the_last_attempt_or_of_the_one_asked_for(batchq, batch
     stage.end("A", "OSError: away", log="first\n")
     stage.start("Batch1")
     stage.end("A", log="second\n\x1b[31mred")
-    assert batchq("task", "log", "last", "A").stdout == "second\n\x1b[31mred\n"
+    assert batchq("task", "log", "last", "A").stdout == "second\n\\x1b[31mred\n"
     assert batchq("task", "log", "last", "A", "--attempt", "1").stdout == "first\n"
     assert [one["log"] for one in batchq_json("task", "log", 1, "A")] == ["first\n", "second\n\x1b[31mred"]
     assert "Attempts that ended: 1, 2." in batchq("task", "log", 1, "A", "--attempt", "3", code=3).stderr

@@ -46,6 +46,7 @@ class Proxy:
         self._loop = asyncio.new_event_loop()
         self._connections: set[Connection] = set()
         self._pumps: set[asyncio.Task[None]] = set()
+        self._accepted: set[asyncio.StreamWriter] = set()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
 
     def __enter__(self) -> Self:
@@ -109,15 +110,20 @@ class Proxy:
             pump.cancel()
         for connection in list(self._connections):
             connection.close()
+        for writer in list(self._accepted):
+            writer.close()
         await asyncio.sleep(0)
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._accepted.add(writer)
         await self._flows.wait()
         try:
             there = await self._reach()
         except OSError:
             writer.close()
             return
+        finally:
+            self._accepted.discard(writer)
         connection = Connection(writer, there[1])
         self._connections.add(connection)
         pumps = [self._pump(connection, reader, there[1]), self._pump(connection, there[0], writer)]

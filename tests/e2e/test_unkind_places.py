@@ -85,7 +85,7 @@ def alien_application(folder: Path) -> None:
 
 
 def version_without_tables(folder: Path) -> None:
-    sql(folder, "CREATE TABLE batchq_version (version_num)", "INSERT INTO batchq_version VALUES ('0005')")
+    sql(folder, "CREATE TABLE batchq_version (version_num)", "INSERT INTO batchq_version VALUES ('0006')")
 
 
 def sql(folder: Path, *statements: str) -> None:

@@ -162,3 +162,25 @@ def test_what_the_books_have_and_nobody_here_is_lost(
         watch._look()
 
     assert stage.states(run) == {"A": "error"}
+
+
+def test_a_look_that_fails_for_a_reason_nobody_knows_does_not_stop_the_heart(stage: Stage, ledger: Ledger) -> None:
+    watch = Watch(stage.database, SETTINGS.model_copy(update={"heartbeat_seconds": 0.05}), ledger)
+    beats: list[int] = []
+    beat = watch._beat
+
+    def counted() -> None:
+        beats.append(1)
+        beat()
+
+    def broken() -> None:
+        raise RuntimeError("what nobody reckoned with")
+
+    watch._beat, watch._look = counted, broken  # type: ignore[method-assign]
+    watch.start()
+    deadline = time.monotonic() + 30
+    while len(beats) < 3:
+        assert watch.is_alive()
+        assert time.monotonic() < deadline
+        watch.look()
+    watch.stop()

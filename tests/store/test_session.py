@@ -39,7 +39,7 @@ HOSTILE = {
 # These a role may have for its people, but whoever starts a process may say so too.
 BY_ROLE = {
     "statement_timeout": ("1ms", "0"),
-    "transaction_timeout": ("1ms", "0"),
+    "transaction_timeout": ("3s", "0"),
     "idle_in_transaction_session_timeout": ("1ms", "7s"),
     "lock_timeout": ("1ms", "5s"),
     "jit": ("on", "off"),

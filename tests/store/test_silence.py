@@ -53,7 +53,6 @@ ASKING: dict[str, Callable[[Database], Any]] = {
     "a heartbeat, by the protocol itself": beat,
     "a large statement": long_list,
     "a check of the schema": schema.check,
-    "an upgrade that has nothing to do": schema.upgrade,
     "a view": lambda database: reading(database, views.servers),
     "a statement of the driver's own": lambda database: reading(database, lambda tx: tx.execute(text("SELECT 1"))),
 }
@@ -67,9 +66,8 @@ def reading(database: Database, look: Callable[[Any], Any]) -> None:
 @pytest.mark.parametrize("fault", ["silence", "hang"])
 @pytest.mark.parametrize("asks", ASKING)
 def test_a_silent_connection_is_given_up_and_the_next_one_goes_on(
-    database: Database, proxy: Proxy, fault: str, asks: str, monkeypatch: pytest.MonkeyPatch
+    database: Database, proxy: Proxy, fault: str, asks: str
 ):
-    monkeypatch.setattr(schema, "UPGRADE_SECONDS", ANSWER)
     ASKING[asks](database)
     getattr(proxy, fault)()
     began = time.monotonic()
@@ -168,4 +166,18 @@ def test_an_answer_is_waited_for_longer_than_a_lock_and_at_most_8_s(
         assert tx.connection.driver_connection.answer_seconds == answer
         found = tx.execute(text("SELECT extract(epoch FROM current_setting('lock_timeout')::interval)")).scalar_one()
         assert float(found) == lock
+    database.dispose()
+
+
+def test_a_connection_that_rested_is_asked_first_where_a_statement_may_take_long(postgresql_url: str, proxy: Proxy):
+    there = make_url(postgresql_url).set(host=proxy.host, port=proxy.port, query={"sslmode": "disable"})
+    database = Database(there.render_as_string(hide_password=False), answer=60)
+    beat(database)
+    proxy.silence()
+    resting = time.monotonic()
+    while time.monotonic() - resting < 1.1:
+        os.sched_yield()
+    began = time.monotonic()
+    beat(database)
+    assert time.monotonic() - began < 10
     database.dispose()

@@ -183,4 +183,6 @@ def _notes(joined: BatchQ, opened: Database | None) -> Iterator[str]:
             yield f"Group {name} is paused: nothing of it starts. `batchq group resume {name}` lets it go on."
     for server in servers:
         if server["pool_kind"] == "threads":
-            yield f"Server {server['name']} runs tasks in threads: they can be neither aborted nor timed out."
+            shared = "one that ends the process, or changes its limits, signals or folder, does so for all"
+            name = server["name"]
+            yield f"Server {name} runs tasks in threads: they can be neither aborted nor timed out, and {shared}."

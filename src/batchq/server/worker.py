@@ -89,6 +89,8 @@ class Watch(threading.Thread):
                 self.too_new = error
             except (DatabaseUnreachable, SQLAlchemyError) as error:
                 logger.debug("the watch waits for the database: %s", error)
+            except Exception:  # whatever it was: without this thread the server would count as lost
+                logger.exception("the watch failed, and goes on")
             looked = time.monotonic()
             if self._asked.wait(pause):
                 self._ended.wait(looked + LEAST_SECONDS - time.monotonic())

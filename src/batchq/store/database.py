@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -42,7 +43,8 @@ R = TypeVar("R")
 REPEATABLE = {"40001", "40P01", "55P03"}
 # So long a PostgreSQL may say nothing: longer than anybody waits for a lock there, or for a slow disk.
 ANSWER_SECONDS = 7.0
-SILENT = "25P03"
+# It ended a session in which a transaction stood still, or took longer than somebody allows.
+SILENT = ("25P03", "25P04")
 CONTENDED = "Another session holds a lock for long: pg_stat_activity shows which. Try again later."
 # What a PostgreSQL that answers may refuse, by its SQLSTATE, or by its words where it has none; and what helps.
 REFUSALS = {
@@ -188,7 +190,7 @@ class Database:
                 raise self.lost from error
             if advice := _advice(_sqlstate(error), reason):
                 raise DatabaseRefuses(url=url, reason=_refusal(reason), advice=advice) from error
-            if not isinstance(error, (OperationalError, InterfaceError)) and _sqlstate(error) != SILENT:
+            if not isinstance(error, (OperationalError, InterfaceError)) and _sqlstate(error) not in SILENT:
                 raise
             if not self.embedded:
                 # The others are hardly better off, and each would be waited for by itself.
@@ -312,8 +314,13 @@ def _postgresql(url: URL, patience: float, answer: float, name: str) -> Engine:
 
     @event.listens_for(engine, "checkout")
     def replace(driver: Any, *_: Any) -> None:
-        if wire.has_ended(driver):
+        if wire.has_ended(driver) or driver.is_silent():
             raise DisconnectionError
+
+    @event.listens_for(engine, "checkin")
+    def rest(driver: Any, *_: Any) -> None:
+        if driver is not None:
+            driver.rests_since = time.monotonic()
 
     @event.listens_for(engine, "begin")
     def begin(tx: Connection) -> None:

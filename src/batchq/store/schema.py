@@ -29,8 +29,9 @@ def upgrade(database: Database) -> tuple[str | None, str]:
 
     def act(tx: Connection) -> tuple[str | None, str]:
         if not database.embedded:
+            # Tables may be large, and the turn of others comes first; no session is used again that waits so long.
             driver: Any = tx.connection.driver_connection
-            driver.answer_seconds = UPGRADE_SECONDS  # tables may be large, and the turn of others comes first
+            driver.answer_seconds = UPGRADE_SECONDS
             tx.execute(select(func.pg_advisory_xact_lock(TURN)))
         before = _revision(tx)
         if before != NEWEST:
@@ -38,7 +39,10 @@ def upgrade(database: Database) -> tuple[str | None, str]:
             _upgrade(database, tx)
         return before, NEWEST
 
-    return database.run(act)
+    done = database.run(act)
+    if not database.embedded:
+        database.dispose()
+    return done
 
 
 def check(database: Database) -> None:

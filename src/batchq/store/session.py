@@ -85,6 +85,7 @@ class Session(psycopg.Connection[Any]):
     """A connection that is closed, and of no more use, once it was silent for so many seconds when asked."""
 
     answer_seconds = 60.0
+    rests_since: float | None = None
 
     def wait(self, gen: Generator[Any, Any, T], *args: Any, **options: Any) -> T:
         """Wait for what the driver does, which would wait for ever."""
@@ -106,6 +107,19 @@ class Session(psycopg.Connection[Any]):
         except StopIteration as end:
             result: T = end.value
             return result
+
+    def is_silent(self) -> bool:
+        """Whether it says nothing any more; asked only if it rested, and where an answer may take longer than that."""
+        patience = self.answer_seconds
+        if patience <= MOST_SECONDS or self.rests_since is None or time.monotonic() - self.rests_since < 1:
+            return False
+        self.answer_seconds, self.autocommit = LOCK_SECONDS, True
+        try:
+            self.execute("SELECT 1")
+        except psycopg.Error:
+            return True
+        self.answer_seconds, self.autocommit = patience, False
+        return False
 
     def silent(self) -> psycopg.OperationalError:
         """Close the connection without a wait; returns the error to raise."""
