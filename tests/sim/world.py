@@ -772,9 +772,7 @@ class World:
             server.freeze(self.rng.choice([1.0, 6.0, 25.0]) * self.rng.random())
 
     def _on_second_life(self) -> None:
-        ServerProcess(
-            self, self.rng.choice(self.names), self.rng.choice(SECOND_PLACES)
-        )
+        ServerProcess(self, self.rng.choice(self.names), self.rng.choice(SECOND_PLACES))
 
     def _on_kill_coordinator(self) -> None:
         if coordinator := self._any(CoordinatorProcess):
