@@ -366,7 +366,7 @@ class Judge:
         if task.status == "success" and json.loads(task.result or "null") != (None if poisoned else task.attempt):
             self.say(8, f"{name} has the result {task.result} of another attempt than {task.attempt}")
         again = task.status == "error" and task.attempt <= task.retries
-        if again and run.status != "canceled" and not (attempt.error or "").startswith("final:"):
+        if again and run.status != "canceled" and not (line and line.final):
             self.say(8, f"{name} failed at attempt {task.attempt}, with retries left")
 
     def _end_of(self, task: int, attempt: int) -> Line | None:

@@ -163,7 +163,7 @@ class Process:
 class Line:
     """What a simulated operation wrote down: `word` is start, end or died; `commits` how many there were before.
 
-    The database takes nothing of what a `poisoned` one said.
+    The database takes nothing of what a `poisoned` one said; after a `final` failure there is no further attempt.
     """
 
     word: str
@@ -176,6 +176,7 @@ class Line:
     commits: int
     ok: bool | None = None
     poisoned: bool = False
+    final: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,20 +205,20 @@ class Child:
         act = self._die if world.happens("child dies") else self._end
         world.after(self.actor, seconds, act)
 
-    def write(self, word: str, ok: bool | None = None, *, poisoned: bool = False) -> None:
+    def write(self, word: str, ok: bool | None = None, **facts: bool) -> None:
         """Write a line, as the operations of the long runs do."""
         world, row, server = self.server.world, self.row, self.server
         self.over = word != "start"
         who = row.id, row.attempt, row.token, server.name, server.pid
-        world.lines.append(Line(word, *who, world.mono, world.commits, ok, poisoned))
+        world.lines.append(Line(word, *who, world.mono, world.commits, ok, **facts))
 
     def _end(self) -> None:
         world, row = self.server.world, self.row
         ok = world.rng.random() < world.luck
         poisoned = world.happens("poisoned")
-        self.write("end", ok, poisoned=poisoned)
         final = not ok and world.rng.random() < 0.1
-        error = None if ok else "final: told to fail" if final else "told to fail"
+        self.write("end", ok, poisoned=poisoned, final=final)
+        error = None if ok else "told to fail"
         report = Report(row.id, row.token, ok, error, json.dumps(row.attempt) if ok else None, final=final)
         self._tell(_poisoned(report, world.rng) if poisoned else report)
 
