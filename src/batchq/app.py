@@ -106,10 +106,12 @@ class BatchQ:
     @property
     def publisher(self) -> Publisher:
         """What sends messages to the app's broker; a forked child gets one of its own."""
+        from batchq.server.broker import CONNECT_SECONDS
         from batchq.server.tickets import Publisher
 
         if self._publishing is None or self._publishing[0] != os.getpid():
-            self._publishing = os.getpid(), Publisher(self.app, self.settings, patience=self.patience)
+            publisher = Publisher(self.app, self.settings, self.patience, max(self.patience, CONNECT_SECONDS))
+            self._publishing = os.getpid(), publisher
         return self._publishing[1]
 
     # --- what it does ---------------------------------------------------------------------------------------

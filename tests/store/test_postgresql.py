@@ -11,12 +11,14 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Boolean, Connection, Integer, func, select, text
 from sqlalchemy.engine import URL, make_url
 
+from batchq import aside
 from batchq.errors import DatabaseOutdated, DatabaseRefuses, DatabaseTooNew, DatabaseUnreachable
-from batchq.store import schema, servers
+from batchq.store import schema, servers, trouble
 from batchq.store.database import Database
+from batchq.store.prepared import Prepared
 from batchq.tables import Row
 
 
@@ -270,3 +272,26 @@ def test_tasks_are_swept_by_how_many_moved_whatever_there_is_to_remember(postgre
     with postgresql.read() as tx:
         (options,) = tx.execute(text("SELECT reloptions FROM pg_class WHERE relname = 'batchq_task'")).one()
     assert "autovacuum_vacuum_scale_factor=0" in options
+
+
+@pytest.mark.parametrize("way", ["the driver's own", "ours"])
+def test_a_connection_that_is_lost_inside_a_savepoint_is_an_outage_and_no_fault_of_what_was_stored(
+    postgresql: Database, way: str
+) -> None:
+    end = text("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    def lose(tx: Connection) -> None:
+        if way == "ours":
+            ended = func.pg_terminate_backend(func.pg_backend_pid(type_=Integer), type_=Boolean)
+            Prepared(select(ended.label("ended")))(tx)
+        else:
+            tx.execute(end)
+
+    def act(tx: Connection) -> None:
+        trouble.tried(tx, lambda: lose(tx), keep=True)
+
+    with pytest.raises(DatabaseUnreachable):
+        postgresql.run(act)
+    with pytest.raises(DatabaseUnreachable):
+        aside.run(postgresql, act)
+    assert postgresql.run(lambda tx: tx.execute(text("SELECT 1")).scalar()) == 1

@@ -120,10 +120,10 @@ class Line:
         consumer.first_connection_attempt = self._gives_up = False
         return connection
 
-    def _tried(self, connection: Any) -> bool:
-        """Whether the connection could be made at once; waits no longer than for one answer."""
+    def _tried(self, connection: Any, seconds: float = ANSWER_SECONDS) -> bool:
+        """Whether the connection could be made within about so many seconds."""
         try:
-            opened(connection)
+            opened(connection, connect=seconds)
         except Exception as error:
             self._say(error)
             return False
@@ -132,7 +132,8 @@ class Line:
     def _wait_for(self, connection: Any) -> None:
         while True:
             error = self._asked(connection)
-            if error is None and self._tried(connection):
+            # It answers: what takes long now is a line that is slow.
+            if error is None and self._tried(connection, CONNECT_SECONDS):
                 return
             if error is not None:
                 self._say(error)
@@ -273,35 +274,34 @@ class Line:
             bound_open_broker_sockets(connection, ANSWER_SECONDS / 2)
 
 
-def bounded(connection: Any, seconds: float = ANSWER_SECONDS) -> Any:
-    """The connection, none of whose answers will be waited for longer than so many seconds; its own bounds hold too."""
+def opened(connection: Any, *, answer: float = ANSWER_SECONDS, connect: float = ANSWER_SECONDS) -> Any:
+    """The connection, made now or not at all; no answer will be waited for longer than so many seconds."""
+    _bound(connection, answer, connect)
+    connection.ensure_connection(max_retries=1, interval_start=0, timeout=connect)
+    if connection.transport.driver_type == "amqp":
+        # Its own time-outs are of the kernel's kind, after which it reads on.
+        connection.connection.transport.sock.settimeout(answer)
+    return connection
+
+
+def _bound(connection: Any, answer: float, connect: float) -> None:
+    """Set its time-outs, unless the project's own are shorter."""
     options = dict(connection.transport_options or {})
     if connection.transport.driver_type == "redis":
-        for name in ("socket_timeout", "socket_connect_timeout"):
+        for name, seconds in (("socket_timeout", answer), ("socket_connect_timeout", connect)):
             options[name] = min(options.get(name) or seconds, seconds)
         options["health_check_interval"] = HEARTBEAT_SECONDS
         options["retry_on_timeout"] = False
         connection.transport_options = options
     else:
-        connection.connect_timeout = min(connection.connect_timeout or seconds, seconds)
-    return connection
-
-
-def opened(connection: Any, seconds: float = ANSWER_SECONDS) -> Any:
-    """The connection, made at once or not at all, with the same bound for all that is asked on it."""
-    bounded(connection, seconds)
-    connection.ensure_connection(max_retries=1, interval_start=0, timeout=connection.connect_timeout)
-    if connection.transport.driver_type == "amqp":
-        # Its own time-outs are of the kernel's kind, after which it reads on.
-        connection.connection.transport.sock.settimeout(seconds)
-    return connection
+        connection.connect_timeout = min(connection.connect_timeout or connect, connect)
 
 
 def refusal(connection: Any) -> Exception | None:
     """Why this broker does not work at this moment, asked on a connection of its own; None if it does."""
     probe: Connection = connection.clone()
     try:
-        opened(probe, CONNECT_SECONDS)
+        opened(probe, answer=CONNECT_SECONDS, connect=CONNECT_SECONDS)
         if probe.transport.driver_type == "redis":
             _write(probe)
         return None

@@ -176,10 +176,11 @@ _ADVICE = {
 class Publisher:
     """Sends messages over one held connection, from one thread; reconnects once before it says the broker is away."""
 
-    def __init__(self, app: Celery, settings: Settings, patience: float = 5.0) -> None:
+    def __init__(self, app: Celery, settings: Settings, patience: float = 5.0, connect: float | None = None) -> None:
         self._app = app
         self._settings = settings
         self._patience = patience
+        self._connect = connect or patience
         self._producer: Producer | None = None
         self._declared: dict[str, float] = {}
         self._declaring: Any = None
@@ -222,7 +223,7 @@ class Publisher:
         """Raise BrokerUnreachable unless the broker answers."""
         self._twice(
             lambda producer: producer.connection.ensure_connection(
-                max_retries=1, interval_start=0, timeout=self._patience
+                max_retries=1, interval_start=0, timeout=self._connect
             )
         )
 
@@ -331,7 +332,8 @@ class Publisher:
     def _open(self) -> Producer:
         if self._producer is None:
             # Nobody would send its heartbeats, and what is written to a connection that was closed for that is lost.
-            connection = opened(self._app.connection_for_write(heartbeat=0), self._patience)
+            connection = self._app.connection_for_write(heartbeat=0)
+            opened(connection, answer=self._patience, connect=self._connect)
             self._producer = Producer(connection, auto_declare=False)
         return self._producer
 

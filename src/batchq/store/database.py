@@ -18,8 +18,10 @@ from sqlalchemy.exc import (
     DisconnectionError,
     IntegrityError,
     InterfaceError,
+    InvalidRequestError,
     NoSuchModuleError,
     OperationalError,
+    PendingRollbackError,
 )
 
 from batchq import clock
@@ -178,6 +180,8 @@ class Database:
         except DatabaseLost as error:
             self.lost = error
             raise
+        except PendingRollbackError as error:
+            raise DatabaseUnreachable(url=masked(str(self.url)), reason="the connection was lost") from error
         except DBAPIError as error:
             self._bears_garbage = self._bears_garbage or (self.embedded and _no_text(error))
             if _sqlstate(error) in REPEATABLE or of_content(error):
@@ -271,7 +275,7 @@ def of_content(error: BaseException) -> bool:
     if not isinstance(error, Exception) or isinstance(error, (BatchqError, OSError, MemoryError)):
         return False
     if not isinstance(error, DBAPIError):
-        return True
+        return not isinstance(error, InvalidRequestError)  # what SQLAlchemy says of a connection that was lost
     if error.connection_invalidated:
         return False
     state = _sqlstate(error)

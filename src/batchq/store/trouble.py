@@ -6,11 +6,13 @@ Whoever finds it tells all others by the topology, which counts on.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy.exc import SQLAlchemyError
 
 from batchq.core.affinity import Aside
 from batchq.store.database import of_content, why
@@ -48,6 +50,8 @@ def tried(tx: Connection, act: Callable[[], object], *, keep: bool) -> Exception
     except Exception as error:
         drop_waiting(tx)
         if not of_content(error):
+            with suppress(SQLAlchemyError):  # else what ends the transaction would fail in its turn, by this savepoint
+                nested.rollback()
             raise
         nested.rollback()
         return error
