@@ -277,10 +277,14 @@ class Line:
 def opened(connection: Any, *, answer: float = ANSWER_SECONDS, connect: float = ANSWER_SECONDS) -> Any:
     """The connection, made now or not at all; no answer will be waited for longer than so many seconds."""
     _bound(connection, answer, connect)
-    connection.ensure_connection(max_retries=1, interval_start=0, timeout=connect)
-    if connection.transport.driver_type == "amqp":
-        # Its own time-outs are of the kernel's kind, after which it reads on.
-        connection.connection.transport.sock.settimeout(answer)
+    try:
+        connection.ensure_connection(max_retries=1, interval_start=0, timeout=connect)
+        if connection.transport.driver_type == "amqp":
+            # Its own time-outs are of the kernel's kind, after which it reads on.
+            connection.connection.transport.sock.settimeout(answer)
+    except BaseException:
+        discard(connection)
+        raise
     return connection
 
 

@@ -18,6 +18,12 @@ def cold() -> bool:
     return _set(state.should_terminate)
 
 
+def exit_code() -> int:
+    """What a cold stop ends with: 1, or what whoever asked for it said."""
+    code = state.should_terminate
+    return code if isinstance(code, int) and not isinstance(code, bool) and code else 1
+
+
 def _set(flag: Any) -> bool:
     """Celery keeps an exit code here, which may be 0."""
     return flag is not None and flag is not False

@@ -383,7 +383,7 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
             logger.warning("%s was stopped, and %d attempts with it: they are lost", self.name, lost)
         if lost and self.kind == "threads":
             logging.shutdown()
-            os._exit(1)  # no thread can be ended, and Python would wait for each
+            os._exit(stop.exit_code())  # no thread can be ended, and Python would wait for each
         worker.pool.terminate()
 
     def _settle_up(self, database: Database, seconds: float) -> None:
