@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 RUN = "batchq.run"
 COORDINATE = "batchq.coordinate"
-# So much longer than for a lock a server's ledger waits for an answer: a slow disk is no silence.
+# A server's ledger waits so much longer for an answer than for a lock: a slow disk is no silence.
 LONGER_SECONDS = 6.0
 
 

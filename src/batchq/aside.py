@@ -68,7 +68,7 @@ def _set_aside(tx: Connection, database: Database) -> bool:
 
 
 def _stages(tx: Connection, database: Database, now: datetime) -> Iterator[tuple[What, Sequence[int], Act]]:
-    """All that is done for many at once: to what, and how it is done for some of them."""
+    """List each kind of work that is done for many rows at once: the rows, and how to do it for some of them."""
     asked = engine.unsettled(tx, servers.aside(tx, database).runs)
     yield What.RUN, [row.run_id for row in asked.rows], partial(_settle, tx, now)
     yield What.RUN, moves.numbers_storing(tx, now - STORING), partial(_give_up, tx, now)
@@ -119,7 +119,7 @@ def _hand_out(tx: Connection, version: int, now: datetime, group: str, tasks: Se
 
 
 def _claim(tx: Connection, version: int, now: datetime, tickets: Sequence[tuple[int, str]]) -> None:
-    """Claim for a server that there is not: no one starts anything by it."""
+    """Rehearse a claim for a server that does not exist, so that nothing can start."""
     if tickets:
         assert len(moves.claim(tx, tickets, 0, 0, version, now).rows) == len(tickets)
 
@@ -128,7 +128,7 @@ def _claim(tx: Connection, version: int, now: datetime, tickets: Sequence[tuple[
 
 
 def try_again(database: Database) -> None:
-    """Let go on what was set aside and goes through now; the rest is tried again later, and less and less often."""
+    """Try what was set aside once more: let it go on if it goes through, else wait twice as long."""
     with database.read() as tx:
         due = trouble.due(tx, database.now(tx))
     for row in due:
@@ -176,7 +176,7 @@ def _runs(tx: Connection, server: int) -> bool:
 
 
 def lose(database: Database, server: int, act: Callable[[int], object]) -> None:
-    """Declare a server lost by `act`; one for which that always fails is set aside, and the others go on."""
+    """Declare a server lost by `act`; set it aside if that always fails, so that the others go on."""
     with database.read() as tx:
         if trouble.pauses(tx, What.SERVER, server, database.now(tx)):
             return

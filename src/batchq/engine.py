@@ -304,7 +304,7 @@ def offer_again(tx: Connection, database: Database, now: datetime, after: float)
 
 
 def is_overdue(row: Any, now: datetime, after: float) -> bool:
-    """Whether a ticket is out for longer than one is waited for that was offered so often.
+    """Whether a ticket is out for longer than its patience, which doubles with each offer.
 
     Raises ValueError for a token that no statement finds again: it would be out for ever.
     """
@@ -664,7 +664,7 @@ def recover_missing(tx: Connection, life: Life, tokens: Collection[str], now: da
 
 
 def lose_attempts(tx: Connection, server: int, name: str, executing: Sequence[Any], reason: str, now: datetime) -> int:
-    """Finish these attempts as lost, with this reason; one of which that cannot be stored is set aside."""
+    """Finish these attempts as lost, for this reason; set aside each one for which that cannot be stored."""
     if not executing:
         return 0
     rows = {row.id: row for row in executing}

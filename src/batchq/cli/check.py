@@ -90,7 +90,7 @@ def _read_twice(act: Callable[[], T]) -> T:
 
 
 def _of_deleted_files(named: Database) -> Iterator[str]:
-    """Who still works on SQLite's file after it was deleted; only the processes know of it, so they are looked at."""
+    """Name the processes that still work on SQLite's file after it was deleted, as /proc shows them."""
     from batchq.store import sqlite
 
     for pid in sqlite.holders(named.file) if named.file is not None else ():
@@ -139,7 +139,7 @@ def _of_coordinators(joined: BatchQ) -> Iterator[str]:
 
 
 def _of_queues(joined: BatchQ, opened: Database | None) -> Iterator[str]:
-    """What the broker refuses though it answers: it alone knows, so it is asked about each queue."""
+    """Ask the broker about each queue, and name those that it refuses."""
     from batchq.store import views
 
     groups = []

@@ -23,7 +23,7 @@ MESSAGE_BYTES = 64 * 1024
 TOO_LARGE = b"too large"
 # All that is text; other codecs of Python unpack.
 ENCODINGS = (None, "", "utf-8", "utf8", "us-ascii", "ascii", "binary")
-# What reading something can raise that is no message, however deep or strange.
+# Errors that reading garbage can raise.
 NO_MESSAGE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 # AMQP's frames: the announcement of a content, and each of its parts.
 HEADER, BODY = 2, 3
@@ -69,7 +69,7 @@ def _bound_channel(channel: Any, drop: Callable[[object], None], mend: Callable[
 
 @cache
 def _plain(kind: type[Any]) -> type[Any]:
-    """The class of messages that stay as they came: `kind` itself unpacks a body before anybody has looked at it."""
+    """A message class that leaves the body packed: `kind` would unpack it before anybody has looked at it."""
 
     class Plain(kind):  # type: ignore[misc]
         def __init__(self, *raw: Any, **named: Any) -> None:
@@ -161,7 +161,7 @@ def _reason(error: Exception) -> str:
 
 
 def _bound_restoring(channel: Any) -> None:
-    """Leave what another worker left unacknowledged, and is large or strange, to the workers whose it is."""
+    """Do not put back an unacknowledged message that is large or strange: its own worker may."""
     qos = channel.qos
     restore = qos.restore_by_tag
 

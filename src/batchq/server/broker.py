@@ -37,7 +37,7 @@ HEARTBEAT_SECONDS = 3
 # A connection that did not last so long was refused something: the next one is tried later, and later.
 SHORT_SECONDS = 5.0
 MOST_PAUSE_SECONDS = 3.0
-# How long a connection that is given up is waited for: it is broken, and so is the rest of what it would say.
+# Closing a connection that was given up may take so long: it is broken, and nothing it says matters.
 BROKEN_SECONDS = 0.01
 STEP_SECONDS = 0.1
 # Celery's settings by which a connection that breaks would end the worker, or the tasks that run in it.
@@ -140,7 +140,7 @@ class Line:
             self._attend(STEP_SECONDS)
 
     def _asked(self, connection: Any) -> Exception | None:
-        """Why the broker does not work, or None; a thread asks it, as who waits for a broker sees to nothing else."""
+        """Why the broker does not work, or None. A thread asks, so that the loop goes on meanwhile."""
         answer: list[Exception | None] = []
         asks = threading.Thread(target=lambda: answer.append(refusal(connection)), name="batchq-broker", daemon=True)
         asks.start()
@@ -174,7 +174,7 @@ class Line:
         self._set_away(True)
 
     def _works(self) -> None:
-        """The loop turns on a connection that everything has been declared on."""
+        """Note that the loop turns on the new connection, with all queues declared."""
         if self._announced:
             logger.warning("the broker %s answers again", self._consumer.conninfo.as_uri())
         self._announced = False
@@ -204,7 +204,7 @@ class Line:
         if self._gives_up or consumer.connection is None or consumer.hub is None:
             return
         self._gives_up = True
-        # By a timer: what is called soon and raises takes along all that was to be called with it.
+        # By a timer: kombu drops all callbacks that were queued beside one that raises.
         consumer.hub.call_later(0, _raise, error)
 
     def acknowledge(self, message: Any) -> None:
@@ -230,7 +230,7 @@ class Line:
         consumer.connection = None
 
     def watch(self) -> None:
-        """Notice it when an event or an answer to `celery inspect` cannot be sent on the connection that was made."""
+        """Notice when an event, or an answer to `celery inspect`, cannot be sent on the new connection."""
         self._consumer.hub.call_later(0, self._works)
         dispatcher = self._consumer.event_dispatcher
         if dispatcher is not None:
@@ -280,7 +280,7 @@ def opened(connection: Any, *, answer: float = ANSWER_SECONDS, connect: float = 
     try:
         connection.ensure_connection(max_retries=1, interval_start=0, timeout=connect)
         if connection.transport.driver_type == "amqp":
-            # Its own time-outs are of the kernel's kind, after which it reads on.
+            # amqp's read_timeout is the kernel's, after which it simply reads on.
             connection.connection.transport.sock.settimeout(answer)
     except BaseException:
         discard(connection)
@@ -336,7 +336,7 @@ def _raise(reason: object) -> None:
 
 
 def _emptied(reset: Callable[[], object]) -> None:
-    """Empty the loop of a coordinator; what a lost connection had left to do there fails, and is nothing to tell."""
+    """Empty a coordinator's loop; callbacks of the lost connection may fail there, which does not matter."""
     try:
         reset()
     except Exception:

@@ -102,7 +102,7 @@ def execute(order: Order) -> Done:
     except _Anything as error:
         _let_a_signal_end(error)
         done = _error(error)
-    # One that a signal told to end, and whose operation went on all the same, takes each later error for that end.
+    # After a signal told this process to end, it would take every later error for that end: so it runs nothing more.
     spent = house is not None and (house.spent or terminate_handler_fired())
     return replace(done, spent=True) if spent else done
 
@@ -133,7 +133,7 @@ def _found(order: Order, kwargs: dict[str, Any], house: restore.House | None) ->
 
 
 def _let_a_signal_end(error: BaseException) -> None:
-    """Go on to the end of this process, if a signal has begun it: the attempt has not come to its own."""
+    """Raise again if a signal is ending this process: the attempt is lost then, and did not fail by itself."""
     if terminate_handler_fired():
         raise error
 

@@ -87,7 +87,7 @@ def _look(consumer: Any) -> dict[str, str]:
 
 
 def _stats(state: Any) -> dict[str, Any]:
-    """Celery's, but of the broker its address alone: its options, and other brokers' URLs, may hold passwords."""
+    """Celery's statistics, with no more of the broker than its address: its options may hold passwords."""
     stats: dict[str, Any] = state.consumer.controller.stats()
     said = {name: stats.get("broker", {}).get(name) for name in ADDRESS}
     return stats | {"broker": {name: said[name] for name in ADDRESS if "@" not in str(said[name])}}

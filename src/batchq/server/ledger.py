@@ -28,7 +28,7 @@ from batchq.store.trouble import LONGEST_SECONDS, What
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 0.05
-# What nobody reckoned with has a cause that will hardly be gone in a moment.
+# An error that nobody reckoned with is hardly gone in a moment.
 UNKNOWN_SECONDS = 0.5
 # What was started together and ends together is stored together: so long the first report waits for the others,
 # if they were started no longer ago than that.
@@ -238,7 +238,7 @@ class Ledger:
         self.flush()
 
     def _join(self) -> None:
-        """Take in a commit that has ended beside the loop; it is looked at again, as a loop may lose this call."""
+        """Take in a commit that has ended beside the loop. `look_again` calls it too, as a loop may lose a callback."""
         if self._under_way is None or not self._under_way[1].done():
             return
         (batch, future), self._under_way = self._under_way, None
@@ -302,7 +302,7 @@ class Ledger:
     # --- what makes a commit fail by its content ------------------------------------------------------------
 
     def _commit_apart(self, batch: Batch) -> Served:
-        """The same where something in it makes all of it fail: each outcome alone, and then the rest."""
+        """Commit a batch that something in it makes fail: each outcome alone, then the rest."""
         for arrival, report in batch.reports:
             self._store_alone(batch, arrival, report)
         rest = replace(batch, reports=[], again=batch.again or bool(batch.reports))

@@ -19,7 +19,7 @@ def cold() -> bool:
 
 
 def exit_code() -> int:
-    """What a cold stop ends with: 1, or what whoever asked for it said."""
+    """The exit code of a cold stop: 1, unless its cause set another."""
     code = state.should_terminate
     return code if isinstance(code, int) and not isinstance(code, bool) and code else 1
 
@@ -48,4 +48,4 @@ def _first_interrupt(worker: Any) -> None:
 
 
 def _noted(worker: Any) -> None:
-    """Do nothing here: what sees to the rest is the loop, which stands still in a handler."""
+    """Do nothing: the loop, which stands still during a handler, does the rest."""
