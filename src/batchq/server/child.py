@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field, replace
 from json import JSONEncoder, loads
@@ -78,6 +79,7 @@ _current: ContextVar[Current] = ContextVar("batchq_current")
 # Bound here: an operation may put something else in the place of `json`, or of a builtin.
 _encode = JSONEncoder(allow_nan=False).encode
 _Anything = BaseException
+_NOTHING = nullcontext()
 _Ignored = Ignore
 
 
@@ -111,7 +113,7 @@ def _attempted(order: Order, house: restore.House | None) -> Done:
     shown, secret = secrets.unpacked(order.kwargs)
     veil = Veil(secret) if secret else None
     with kept.log(order.log_bytes, veil, order.alone) as log:
-        with kept.hidden(veil):
+        with kept.hidden(veil) if veil is not None else _NOTHING:
             try:
                 done = _found(order, shown | secret, house)
             except _Anything as error:

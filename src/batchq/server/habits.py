@@ -16,7 +16,8 @@ import threading
 import time
 import warnings
 
-# Those of `signal` make an enum of each number, and take twenty times as long.
+# Those of `signal` make an enum of each number, and take twenty times as long; that of `locale` takes twice as long.
+from _locale import setlocale as _locale
 from _signal import getsignal, pthread_sigmask  # type: ignore[import-not-found]
 from collections.abc import Callable
 from operator import attrgetter
@@ -43,6 +44,8 @@ _system, _lists = attrgetter(*SYSTEM), attrgetter(*LISTS)
 _arithmetic = attrgetter("prec", "rounding", "Emin", "Emax", "capitals", "clamp")
 # The one that every attempt begins with, and how it was: what an operation puts in its place ends with the attempt.
 _calculates: list[decimal.Context] = []
+_streams: list[Any] = []
+_in_root = [True]
 _logs = attrgetter("level", "disabled", "propagate", "handlers", "filters")
 _loggers = [logging.getLogger(name) for name in ("", "celery", "celery.task", "celery.redirected", "batchq")]
 
@@ -126,7 +129,14 @@ def _umask() -> int:
     return now
 
 
-def _root() -> tuple[int, int]:
+def _is_in_root() -> None:
+    """Note whether the working folder cannot tell that the root is another: any other one then has another name."""
+    _in_root[:] = [os.getcwd() == "/"]  # noqa: PTH109
+
+
+def _root() -> tuple[int, int] | None:
+    if not _in_root[0]:
+        return None
     found = os.stat("/")  # noqa: PTH116  # a Path takes three times as long
     return found.st_dev, found.st_ino
 
@@ -140,10 +150,13 @@ def _be(before: tuple[Any, Any]) -> None:
     os.setresgid(*before[1])
 
 
+_number = ctypes.c_int()
+_there = ctypes.byref(_number)
+
+
 def _death_signal() -> int:
-    number = ctypes.c_int()
-    _prctl(PR_GET_PDEATHSIG, ctypes.byref(number))  # type: ignore[misc]
-    return number.value
+    _prctl(PR_GET_PDEATHSIG, _there)  # type: ignore[misc]
+    return _number.value
 
 
 def _files() -> list[Any]:
@@ -163,7 +176,8 @@ def _reopen(copies: list[int | None]) -> None:
 # --- the environment ----------------------------------------------------------------------------------------
 
 
-def _environment() -> Any:
+def environment() -> Any:
+    """What stands in `os.environ`, in the dictionary that it is kept in."""
     return _environ._data  # type: ignore[attr-defined]
 
 
@@ -201,13 +215,22 @@ def _lists_back(before: list[tuple[Any, Any]]) -> None:
 
 
 def _closed() -> list[bool]:
-    return [bool(getattr(getattr(sys, name), "closed", False)) for name in STREAMS]
+    return [_is_closed(stream) for stream in _streams or _all_streams()]
+
+
+def _is_closed(stream: Any) -> bool:
+    return bool(getattr(stream, "closed", False))
+
+
+def _all_streams() -> list[Any]:
+    """The streams that are looked at, each once: that `sys` still has the same is seen elsewhere."""
+    _streams[:] = {id(stream): stream for name in STREAMS if (stream := getattr(sys, name)) is not None}.values()
+    return _streams
 
 
 def _open(before: list[bool]) -> None:
-    for name, was in zip(STREAMS, before, strict=True):
-        stream = getattr(sys, name)
-        if stream is not None and stream.closed != was:
+    for stream, was in zip(_streams, before, strict=True):
+        if stream.closed != was:
             stream.closed = was  # Celery's, which is only a flag; a file's cannot be set
 
 
@@ -242,6 +265,36 @@ def _collect(before: tuple[bool, tuple[int, int, int], int]) -> None:
 def _trace(before: tuple[Any, Any]) -> None:
     sys.settrace(before[0])
     sys.setprofile(before[1])
+
+
+# --- all at once --------------------------------------------------------------------------------------------
+
+
+def glance() -> Any:
+    """All of the table below in one value, for nobody to read; raises OSError where a part cannot be seen.
+
+    It is asked for after each operation, in a process that has just been woken up: one flat function of builtins takes
+    half as long there as the table does.
+    """
+    umask = os.umask(0o077)
+    os.umask(umask)
+    if _prctl is not None:
+        _prctl(PR_GET_PDEATHSIG, _there)
+    return (
+        [*map(resource.getrlimit, LIMITS)], [*map(signal.getitimer, TIMERS)], [*map(getsignal, SIGNALS)],
+        pthread_sigmask(signal.SIG_BLOCK, ()), signal.set_wakeup_fd(-1), os.getresuid(), os.getresgid(),
+        os.getcwd(), _in_root[0] and _root(), umask, os.fstat(0)[1:3], os.fstat(1)[1:3], os.fstat(2)[1:3],  # noqa: PTH109
+        os.getpgid(0), os.getsid(0), os.getpriority(os.PRIO_PROCESS, 0), os.sched_getaffinity(0), _number.value,
+        _locale(locale.LC_ALL), sys.path, sys.meta_path, sys.path_hooks, sys.argv, [*map(_is_closed, _streams)],
+        sys.getrecursionlimit(), sys.gettrace(), sys.getprofile(), gc.isenabled(), gc.get_threshold(), gc.get_debug(),
+        _arithmetic(_calculates[0]), _calculates[0].traps == _calculates[1].traps, socket.getdefaulttimeout(),
+        warnings.filters, _logging(), _outlets(),
+    )  # fmt: skip
+
+
+def in_names() -> Any:
+    """The parts that `glance` leaves out: they change with a dictionary, if its version can be asked for."""
+    return environment(), _zone(), _interpreter()
 
 
 # --- logging ------------------------------------------------------------------------------------------------
@@ -308,7 +361,7 @@ HABITS = (
     Habit("blocked signals", _mask, _unmask, lambda: (_mask(), _handlers())),
     Habit("the wake-up file of signals", lambda: signal.set_wakeup_fd(-1), never, lambda: None),
     Habit("user and group", _users, _be, _users),
-    Habit("the root folder", _root, never, lambda: None),
+    Habit("the root folder", _root, never, _is_in_root),
     Habit("the working folder", os.getcwd, os.chdir, os.getcwd),
     Habit("umask", _umask, os.umask, _umask),
     Habit("standard files", _files, _reopen, _copies),
@@ -318,10 +371,10 @@ HABITS = (
     Habit("processors", lambda: os.sched_getaffinity(0), lambda was: os.sched_setaffinity(0, was),
           lambda: os.sched_getaffinity(0)),
     Habit("death signal", _death_signal, lambda was: _prctl(PR_SET_PDEATHSIG, was), _death_signal),  # type: ignore[misc]
-    Habit("environment", _environment, _environ_back, lambda: dict(_environment())),
+    Habit("environment", environment, _environ_back, lambda: dict(environment())),
     Habit("time zone", _zone, lambda _: time.tzset(), lambda: None),
-    Habit("locale", lambda: locale.setlocale(locale.LC_ALL), lambda was: locale.setlocale(locale.LC_ALL, was),
-          lambda: locale.setlocale(locale.LC_ALL)),
+    Habit("locale", lambda: _locale(locale.LC_ALL), lambda was: locale.setlocale(locale.LC_ALL, was),
+          lambda: _locale(locale.LC_ALL)),
     Habit("sys", _interpreter, _system_back, lambda: (_system(sys), sys.modules)),
     Habit("lists of sys", lambda: _lists(sys), _lists_back, lambda: [(each, [*each]) for each in _lists(sys)]),
     Habit("closed streams", _closed, _open, _closed),

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import ctypes
+import gc
 import io
 import json
 import logging
@@ -22,7 +24,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from operator import attrgetter, itemgetter
 from os import _exit as end_process
 from os import getpid
@@ -37,7 +39,8 @@ from batchq.server import habits
 logger = logging.getLogger(__name__)
 
 LOST = 70  # the exit code of a process that cannot report any more
-# Compared name by name, at some 10 ns each: those of CORE again after the hooks, since the report needs them.
+# Where it cannot be told by their versions, these are compared name by name, at some 10 to 50 ns each: those of CORE
+# again after the hooks, since the report needs them.
 CORE = (builtins, json, json.decoder, json.encoder)
 COMMON = (time, signal, threading, logging, pickle, io, struct, select, traceback, warnings, subprocess)
 CLASSES = (
@@ -52,6 +55,8 @@ OS = (
     "scandir", "sep", "set_blocking", "stat", "symlink", "sysconf", "umask", "unlink", "unsetenv", "urandom", "waitpid",
     "walk", "write",
 )  # fmt: skip
+# In a dictionary, behind the count of its references, its type and its length.
+VERSION_AT = 3 * ctypes.sizeof(ctypes.c_void_p)
 # These follow from the environment, and are put back with it.
 OF_THE_ZONE = ("tzname", "timezone", "altzone", "daylight")
 
@@ -86,17 +91,43 @@ class House:
         self._picked = self._pick(sys.modules)
         self._pick_os = attrgetter(*OS)
         self._picked_os = self._pick_os(os)
+        watched = [_names_of(owner) for owner, _, _ in self._names]
+        watched += [vars(os), vars(sys), sys.modules, habits.environment()]
+        self._versions = _versions(watched) if _have_versions() else None
+        self._seen = self._versions_now()
+        # Whether one of them has changed since all was looked at.
+        self._stirred = False
         self._habits = [(habit, before) for habit in habits.HABITS if (before := _seen(habit)) is not None]
-        self._looks = [habit.look for habit, _ in self._habits]
-        self._before = [before[0] for _, before in self._habits]
+        # What cannot be seen at first is never the same: the table then says what is.
+        self._glanced = None
+        with contextlib.suppress(Exception):
+            self._glanced = habits.copied(self._glance())
 
     def put_names_back(self) -> None:
         """Give modules and builtins back what the operation replaced in them; needs none of them itself."""
-        self._put_names_back(self._names)
+        self._look_at_names(self._names)
         if active_count() > self._threads and habits.unlock_logging():
             self._changed.append("locks of logging")
             self.spent = True
             self._names = [_names(each) if each is logging else (each, now, was) for each, now, was in self._names]
+
+    def _versions_now(self) -> list[int] | None:
+        return None if self._versions is None else [version.value for version in self._versions]
+
+    def _look_at_names(self, most: list[Any]) -> None:
+        """Put the names of all back if one of them has changed; those of `most` where that cannot be told."""
+        if self._seen is not None:
+            if self._versions_now() == self._seen:
+                return
+            self._stirred, most = True, self._names
+        self._put_names_back(most)
+        self._put_modules_back()
+        self._seen = self._versions_now()
+
+    def _glance(self) -> Any:
+        return habits.glance() if self._seen is not None else (habits.glance(), habits.in_names())
+
+    def _put_modules_back(self) -> None:
         try:
             if self._pick(sys.modules) == self._picked and self._pick_os(os) == self._picked_os:
                 return
@@ -130,13 +161,14 @@ class House:
 
     def put_back(self) -> None:
         """Put back all that the operation left changed, and say what; ends the process if it can report nothing."""
-        self._put_names_back(self._names[: len(CORE)])
+        self._look_at_names(self._names[: len(CORE)])
         try:
-            same = [look() for look in self._looks] == self._before
+            same = not self._stirred and self._glance() == self._glanced
         except Exception:
             same = False
         if not same:
             self._mend()
+            self._seen, self._stirred = self._versions_now(), False
         for number, before in self._pipes:
             if habits.file(number) != before:
                 self._end()
@@ -170,6 +202,31 @@ class House:
 
 def _names(owner: Any) -> tuple[Any, Any, dict[str, Any]]:
     return owner, vars(owner), dict(vars(owner))
+
+
+def _names_of(owner: Any) -> dict[str, Any]:
+    """The dictionary itself; a class shows only a view of it."""
+    names = vars(owner)
+    found: dict[str, Any] = names if isinstance(names, dict) else gc.get_referents(names)[0]
+    return found
+
+
+def _versions(dictionaries: Iterable[dict[str, Any]]) -> list[ctypes.c_uint64]:
+    """The versions of dictionaries that live as long as the process, each to be read whenever it is asked for."""
+    return [ctypes.c_uint64.from_address(id(each) + VERSION_AT) for each in dictionaries]
+
+
+def _have_versions() -> bool:
+    """Whether this Python gives a dictionary a new version with each change (PEP 509: CPython up to 3.12)."""
+    if sys.implementation.name != "cpython" or sys.version_info >= (3, 13):
+        return False
+    names = {"one": 1}
+    (version,) = _versions([names])
+    seen = [version.value, version.value]
+    for change in (lambda: names.update(one=2), lambda: names.update(two=2), lambda: names.pop("two")):
+        change()
+        seen.append(version.value)
+    return seen[0] == seen[1] and len({*seen}) == len(seen) - 1
 
 
 def _seen(habit: habits.Habit) -> tuple[Any, Any] | None:
