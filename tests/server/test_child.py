@@ -22,6 +22,9 @@ class Hooked(Task):
     def on_success(self, retval, task_id, args, kwargs):
         seen.append(("on_success", retval))
 
+    def on_retry(self, exc, task_id, args, kwargs, einfo):
+        seen.append(("on_retry", type(exc).__name__))
+
     def on_failure(self, exc, task_id, args, kwargs, einfo):
         seen.append(("on_failure", type(exc).__name__))
 
@@ -78,10 +81,10 @@ def as_in_a_child():
 
 
 def run(
-    operation: str, args: str = "[]", kwargs: str = "{}", *, log_bytes: int = 1000, result_bytes: int = 100
+    operation: str, args: str = "[]", kwargs: str = "{}", *, log_bytes: int = 1000, result_bytes: int = 100, **more: Any
 ) -> Done:
     work = Current("JOB 1", 7, "TASK 3", 2, "anna", "dat")
-    return execute(Order(operation, args, kwargs, "5f0c", work, "AOS1@h", "BG1", log_bytes, result_bytes))
+    return execute(Order(operation, args, kwargs, "5f0c", work, "AOS1@h", "BG1", log_bytes, result_bytes, **more))
 
 
 def test_a_result_comes_back_as_json_and_the_hooks_are_called():

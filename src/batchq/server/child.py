@@ -6,29 +6,25 @@ Nothing here touches the database or the broker: a value goes back to the server
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from contextlib import nullcontext
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field, replace
 from json import JSONEncoder, loads
-from os import _exit as end_process
 from os import getpid
-from sys import exc_info, gettrace, settrace
 from typing import Any
 
 from billiard.common import terminate_handler_fired
-from billiard.einfo import ExceptionInfo
 from billiard.exceptions import SoftTimeLimitExceeded
-from celery import Task, current_app, signals, states
-from celery._state import _task_stack
-from celery.exceptions import Ignore
+from celery import Task, current_app, states
+from celery.utils.saferepr import saferepr
 
 from batchq import crash
 from batchq.core import secrets
 from batchq.core.secrets import Veil
-from batchq.server import kept, restore
+from batchq.server import kept, restore, trace
 
 ERROR_CHARS = 2000
+REPR_CHARS = 1024
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +57,10 @@ class Order:
     result_bytes: int
     # Whether the process that runs it runs nothing else meanwhile: it is then put back in order.
     alone: bool = False
+    # Whether no further attempt follows if this one fails.
+    last: bool = True
+    # The hard and the soft time limit, in seconds.
+    limits: tuple[float | None, float | None] = (None, None)
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,6 @@ _current: ContextVar[Current] = ContextVar("batchq_current")
 _encode = JSONEncoder(allow_nan=False).encode
 _Anything = BaseException
 _NOTHING = nullcontext()
-_Ignored = Ignore
 
 
 def current() -> Current:
@@ -102,7 +101,7 @@ def execute(order: Order) -> Done:
         # What it sets in its context, decimal's for one, ends with it.
         done = copy_context().run(_attempted, order, house)
     except _Anything as error:
-        _let_a_signal_end(error)
+        trace.let_a_signal_end(error)
         done = _error(error)
     # After a signal told this process to end, it would take every later error for that end: so it runs nothing more.
     spent = house is not None and (house.spent or terminate_handler_fired())
@@ -117,7 +116,7 @@ def _attempted(order: Order, house: restore.House | None) -> Done:
             try:
                 done = _found(order, shown | secret, house)
             except _Anything as error:
-                _let_a_signal_end(error)
+                trace.let_a_signal_end(error)
                 done = _error(error)
         if house is not None:
             house.put_back()
@@ -129,21 +128,9 @@ def _found(order: Order, kwargs: dict[str, Any], house: restore.House | None) ->
     _current.set(order.current)
     task = current_app.tasks.get(order.operation)
     done = _missing(order) if task is None else _perform(order, task, kwargs, house)
-    _end_copy(process)
+    trace.end_copy(process)
     crash.point("operation-over")
     return done
-
-
-def _let_a_signal_end(error: BaseException) -> None:
-    """Raise again if a signal is ending this process: the attempt is lost then, and did not fail by itself."""
-    if terminate_handler_fired():
-        raise error
-
-
-def _end_copy(process: int) -> None:
-    """End a copy of the process that the operation forked: it must neither report nor take another order."""
-    if getpid() != process:
-        end_process(0)
 
 
 def _missing(order: Order) -> Done:
@@ -151,63 +138,39 @@ def _missing(order: Order) -> Done:
 
 
 def _perform(order: Order, task: Task, kwargs: dict[str, Any], house: restore.House | None) -> Done:
-    args = loads(order.args)
-    # The tracer is left out on purpose: through it, self.retry() and autoretry_for would send a message
-    # of their own. Called like this they only raise, so that retries stay in our hands.
-    _task_stack.push(task)
-    task.push_request(
-        id=order.token,
-        root_id=order.token,
-        task=order.operation,
-        args=args,
-        kwargs=kwargs,
-        retries=order.current.attempt - 1,
-        hostname=order.hostname,
-        delivery_info={"exchange": "", "routing_key": order.group, "priority": None, "redelivered": False},
-        ignore_result=True,
-    )
-    try:
-        crash.point("operation-ahead")
-        return _with_hooks(order, task, args, kwargs, house)
-    finally:
-        task.pop_request()
-        _task_stack.pop()
+    crash.point("operation-ahead")
+    trial = trace.run(task, trace.Trial(order.token, order.last, house), _request(order, loads(order.args), kwargs))
+    state, value = trial.state, trial.value
+    if state == states.SUCCESS:
+        return _result(value, order.result_bytes)
+    if state == states.IGNORED:
+        return Done(True)
+    if state == states.RETRY and value.exc is None:
+        return Done(False, "Retry: the operation asked for it")
+    return _error(value.exc if state == states.RETRY else value)
 
 
-def _with_hooks(order: Order, task: Task, args: list[Any], kwargs: dict[str, Any], house: restore.House | None) -> Done:
+def _request(order: Order, args: list[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """What Celery's request of a task holds: its fields, and no others, as they would be of a message."""
     token = order.token
-    told = {"task_id": token, "task": task, "args": args, "kwargs": kwargs}
-    state, value, einfo = states.SUCCESS, None, None
-    try:
-        signals.task_prerun.send(sender=task, **told)
-        task.before_start(token, args, kwargs)
-        value = _called(task, args, kwargs, house)
-        done = _result(value, order.result_bytes)
-        task.on_success(value, token, args, kwargs)
-        signals.task_success.send(sender=task, result=value)
-    except _Ignored:
-        state, done = states.IGNORED, Done(True)
-    except _Anything as error:
-        _let_a_signal_end(error)
-        kept.write(kept.told(error))
-        state, value, einfo, done = states.FAILURE, error, _einfo(error), _error(error)
-        _quietly(task.on_failure, error, token, args, kwargs, einfo)
-        facts = {"exception": error, "traceback": exc_info()[2], "einfo": einfo}
-        _quietly(signals.task_failure.send, sender=task, task_id=token, args=args, kwargs=kwargs, **facts)
-    _quietly(task.after_return, state, value, token, args, kwargs, einfo)
-    _quietly(signals.task_postrun.send, sender=task, retval=value, state=state, **told)
-    return done
-
-
-def _called(task: Task, args: list[Any], kwargs: dict[str, Any], house: restore.House | None) -> Any:
-    process, trace = getpid(), gettrace()
-    try:
-        return task.run(*args, **kwargs)
-    finally:
-        settrace(trace)  # first of all: one that raises would do so in each call
-        _end_copy(process)
-        if house is not None:
-            house.put_names_back()
+    return {
+        "lang": "py",
+        "task": order.operation,
+        "id": token,
+        "root_id": token,
+        "correlation_id": token,
+        "args": args,
+        "kwargs": kwargs,
+        "argsrepr": saferepr(args, REPR_CHARS) if args else "[]",
+        "kwargsrepr": kept.hide(saferepr(kwargs, REPR_CHARS)) if kwargs else "{}",
+        "retries": order.current.attempt - 1,
+        "timelimit": list(order.limits),
+        "hostname": order.hostname,
+        "origin": order.hostname,
+        "delivery_info": {"exchange": "", "routing_key": order.group, "priority": None, "redelivered": False},
+        "properties": {},
+        "ignore_result": True,
+    }
 
 
 def _result(value: Any, limit: int) -> Done:
@@ -229,24 +192,3 @@ def _result(value: Any, limit: int) -> Done:
 
 def _error(error: BaseException) -> Done:
     return Done(False, kept.clean(kept.hide(kept.in_a_line(error)))[:ERROR_CHARS])
-
-
-def _einfo(error: BaseException) -> ExceptionInfo:
-    """What Celery's hooks are given of an exception; of one that cannot be told, its text."""
-    try:
-        if kept.is_tellable(error):
-            return ExceptionInfo()
-    except _Anything:
-        logger.debug("an exception that cannot be told")
-    try:
-        raise RuntimeError(kept.in_a_line(error)) from None
-    except RuntimeError:
-        return ExceptionInfo()
-
-
-def _quietly(act: Callable[..., object], *args: Any, **named: Any) -> None:
-    try:
-        act(*args, **named)
-    except _Anything as error:  # what fails after the operation does not change how the attempt ended
-        _let_a_signal_end(error)
-        logger.error("%s raised:\n%s", getattr(act, "__qualname__", act), kept.told(error))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from billiard.einfo import ExceptionWithTraceback
+from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
-from celery import Celery, Task
+from celery import Celery, Task, signals
+from celery.app.task import Context
+from celery.exceptions import Retry
 from celery.worker import state
 from celery.worker.request import Request
 
@@ -133,6 +136,8 @@ class Attempt(Request):  # type: ignore[misc]
             settings.log_bytes,
             settings.result_bytes,
             alone=self.server.kind == "prefork",
+            last=row.attempt > row.retries,
+            limits=(self.hard_limit, self.soft_limit),
         )
 
     # --- what the pool calls; on the threads pool from its threads -------------------------------------------
@@ -165,6 +170,7 @@ class Attempt(Request):  # type: ignore[misc]
         elif issubclass(type(error), WorkerLostError):
             how = str(error).removeprefix("Worker exited prematurely: ").partition(" Job: ")[0].rstrip(".")
             self._fail(f"lost: its process ended ({how}) during this attempt; what it did is not known")
+            self._tell(error)
         else:
             # Veiled here too: it may be about what could not be sent.
             text = Veil(secrets.unpacked(self.row.kwargs)[1]).hide(kept.in_a_line(error))
@@ -179,10 +185,28 @@ class Attempt(Request):  # type: ignore[misc]
 
     def _timed_out(self, timeout: float) -> None:
         self._fail(f"timed out: still running after {timeout:g} s")
+        self._tell(TimeLimitExceeded(timeout))
 
     def _fail(self, error: str) -> None:
         self._report(False, Done(False, error))
         self.send_event("task-failed", exception=error, traceback="")
+
+    def _tell(self, error: Exception) -> None:
+        """Tell receivers of Celery's signals of an end that the process of the operation cannot tell any more."""
+        task, row = self.app.tasks.get(self.row.operation), self.row
+        last = row.attempt > row.retries
+        if task is None or not (signals.task_failure if last else signals.task_retry).receivers:
+            return
+        shown, secret = secrets.unpacked(row.kwargs)
+        args, kwargs, einfo = json.loads(row.args), shown | secret, ExceptionInfo((type(error), error, None))
+        if last:
+            facts = {"exception": error, "traceback": einfo.traceback, "einfo": einfo}
+            signals.task_failure.send(sender=task, task_id=row.token, args=args, kwargs=kwargs, **facts)
+        else:
+            request = Context(
+                id=row.token, root_id=row.token, task=row.operation, args=args, kwargs=kwargs, retries=row.attempt - 1
+            )
+            signals.task_retry.send(sender=task, request=request, reason=Retry(exc=error), einfo=einfo)
 
     def _report(self, ok: bool, done: Done) -> None:
         state.task_ready(self, successful=ok)
