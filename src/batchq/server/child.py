@@ -9,14 +9,17 @@ import logging
 from contextlib import nullcontext
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field, replace
-from json import JSONEncoder, loads
+from decimal import Decimal
+from json import loads
 from os import getpid
 from typing import Any
+from uuid import UUID
 
 from billiard.common import terminate_handler_fired
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Task, current_app, states
 from celery.utils.saferepr import saferepr
+from kombu.utils.json import JSONEncoder
 
 from batchq import crash
 from batchq.core import secrets
@@ -77,7 +80,19 @@ class Done:
 
 _current: ContextVar[Current] = ContextVar("batchq_current")
 # Bound here: an operation may put something else in the place of `json`, or of a builtin.
-_encode = JSONEncoder(allow_nan=False).encode
+
+
+class _Encoder(JSONEncoder):  # type: ignore[misc]
+    """JSON of what Celery's JSON takes, in plain words: without the marks by which Celery knows the types again."""
+
+    def default(self, o: Any) -> Any:
+        if isinstance(o, Decimal | UUID):
+            return str(o)
+        made = super().default(o)
+        return made["__value__"] if isinstance(made, dict) and made.keys() == {"__type__", "__value__"} else made
+
+
+_encode = _Encoder(allow_nan=False).encode
 _Anything = BaseException
 _NOTHING = nullcontext()
 
@@ -169,6 +184,7 @@ def _request(order: Order, args: list[Any], kwargs: dict[str, Any]) -> dict[str,
         "origin": order.hostname,
         "delivery_info": {"exchange": "", "routing_key": order.group, "priority": None, "redelivered": False},
         "properties": {},
+        "stamps": {},
         "ignore_result": True,
     }
 
@@ -178,7 +194,8 @@ def _result(value: Any, limit: int) -> Done:
         return Done(True)
     try:
         # What hides secrets takes values apart in its own way: only where there are any.
-        result = kept.clean(_encode(kept.hide_in(value)))
+        hidden = kept.hide_in(value)
+        result = kept.clean(_encode(hidden))
     except SoftTimeLimitExceeded:
         raise
     except _Anything as error:

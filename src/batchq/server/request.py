@@ -198,7 +198,11 @@ class Attempt(Request):  # type: ignore[misc]
         if task is None or not (signals.task_failure if last else signals.task_retry).receivers:
             return
         shown, secret = secrets.unpacked(row.kwargs)
-        args, kwargs, einfo = json.loads(row.args), shown | secret, ExceptionInfo((type(error), error, None))
+        args, kwargs = json.loads(row.args), shown | secret
+        try:
+            raise error
+        except Exception:
+            einfo = ExceptionInfo()
         if last:
             facts = {"exception": error, "traceback": einfo.traceback, "einfo": einfo}
             signals.task_failure.send(sender=task, task_id=row.token, args=args, kwargs=kwargs, **facts)

@@ -1,0 +1,157 @@
+"""The same project under `celery worker` and on a batch server: what can be seen is the same, or stands in a table."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from celery import Celery
+
+from conformance import host
+from e2e.site import Site
+
+IDS = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+class Meant(NamedTuple):
+    """A difference that is meant: patterns of cases and of observations, and the reason."""
+
+    cases: str
+    observations: str
+    reason: str
+
+
+MEANT = (
+    Meant("*", "request.ignore_result request.reply_to", "results are kept in SQL; no backend or client is sent one"),
+    Meant("replaced", "*", "a task in its place would be none of the job's: an error that says so"),
+    Meant("coroutine generator", "*", "nothing of it ran: an error, where Celery stores a success or stumbles"),
+    Meant("rejects", "*", "there is no message to go anywhere else: an error"),
+    Meant("exits is_*", "*", "any exception fails its attempt; its process goes on"),
+    Meant("ignores", "end", "somebody has to say how the task ended: a success without a result"),
+    Meant("*_its_process", "end", "what became of a process is told in words of our own"),
+    Meant("stopped_hard", "*", "so is a passed limit, and once: Celery tells hooks of it as well, and receivers twice"),
+    Meant("fails_oddly", "*", "the exception itself reaches the hooks, not what Celery could pickle of it"),
+)
+
+
+def under_celery(site: Site, pool: str, cases: list[str], env: dict[str, str]) -> dict[str, Any]:
+    """How each case ended under Celery's own worker; sends one after the other."""
+    argv = [sys.executable, "-m", "celery", "-A", "conformance.host", "worker", "-P", pool, "-c", "1", "-l", "INFO"]
+    site._start("celery", argv, env)
+    client = Celery("client", broker=site.broker_url, backend=env["HOST_BACKEND"], set_as_current=False)
+    notes = Path(env["HOST_NOTES"])
+
+    def over(case: str, result: Any) -> bool:
+        told = notes.read_text() if notes.exists() else ""
+        postrun = any(line["what"] == "task_postrun" for line in lines(told) if line["case"] == case)
+        return result.ready() or (postrun and case in ("host.ignores", "host.rejects", "host.replaced"))
+
+    ends = {}
+    for case in cases:
+        args, kwargs = host.ARGUMENTS[case]
+        result = client.send_task(case, args, kwargs)
+        site.wait_for(f"{case} to end under Celery", lambda case=case, result=result: over(case, result))
+        ends[case] = end_of(result)
+    site.stop("celery")
+    client.close()
+    return ends
+
+
+def end_of(result: Any) -> Any:
+    if not result.ready():
+        return ["nothing"]
+    value = result.result
+    if result.failed():
+        return ["error", f"{type(value).__name__}: {value}".replace(result.id, "…")]
+    return [
+        "success",
+        json.loads(json.dumps(value, default=lambda v: v.isoformat() if isinstance(v, datetime) else str(v))),
+    ]
+
+
+def on_a_server(site: Site, pool: str, cases: list[str], env: dict[str, str]) -> dict[str, Any]:
+    """How each case ended as a task of a job."""
+    tasks = {
+        case: {"run": case, "args": args, "kwargs": kwargs, "retries": host.RETRIES[case]}
+        for case, (args, kwargs) in host.ARGUMENTS.items()
+        if case in cases
+    }
+    (site.folder / "cases.json").write_text(json.dumps({"job": "CASES", "tasks": tasks}))
+    site.start_coordinator(**(env | {"HOST_NOTES": "/dev/null"}))
+    site.start_server("AOS1", 1, pool=pool, **env)
+    run = site.json("submit", "cases.json", **env)["run"]
+    site.wait_end(run, 120)
+    ends = {}
+    for name, task in site.tasks(run).items():
+        ends[name] = (
+            ["success", task["result"]] if task["status"] == "success" else ["error", IDS.sub("…", task["error"])]
+        )
+    return ends
+
+
+def lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def observed(notes: Path, ends: dict[str, Any]) -> dict[tuple[str, str], Any]:
+    """What is seen of each case: how it ended, what was told in which order and where, and each single fact."""
+    seen: dict[tuple[str, str], Any] = {}
+    for case, end in ends.items():
+        seen[case.removeprefix("host."), "end"] = end
+    for line in lines(notes.read_text()):
+        case, what = line["case"].removeprefix("host."), line["what"]
+        if "." in what or what in ("log", "argument", "sent", "ran", "current_task"):
+            seen.setdefault((case, what), []).append(line["value"])
+        elif what != "worker_process_init":
+            seen.setdefault((case, f"told in the {line['place']} process"), []).append([what, line["value"]])
+        else:
+            seen[case, what] = line["place"]
+    return seen
+
+
+@pytest.fixture(scope="module", params=["prefork", "threads"])
+def sides(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[dict[tuple[str, str], Any], ...]]:
+    """All that was observed under `celery worker`, and on a batch server."""
+    pool = request.param
+    cases = [name for name in host.RETRIES if pool == "prefork" or name not in host.PROCESSES_ONLY]
+    with Site(tmp_path_factory.mktemp(pool), app="conformance.host") as site:
+        site.start_broker()
+        (site.folder / "results").mkdir()
+        env = {"HOST_BACKEND": f"file://{site.folder / 'results'}", "CELERY_BROKER_URL": site.broker_url}
+        notes = [site.folder / "celery.jsonl", site.folder / "batchq.jsonl"]
+        plays = [
+            play(site, pool, cases, env | {"HOST_NOTES": str(path)})
+            for play, path in zip((under_celery, on_a_server), notes, strict=True)
+        ]
+        yield tuple(observed(path, ends) for path, ends in zip(notes, plays, strict=True))
+
+
+def is_in(row: Meant, what: tuple[str, str]) -> bool:
+    """Whether the row of the table speaks of this observation."""
+    both = zip(what, (row.cases, row.observations), strict=True)
+    return all(any(fnmatchcase(said, each) for each in patterns.split()) for said, patterns in both)
+
+
+def test_nobody_sees_a_difference_but_those_that_are_meant(sides: tuple[dict[tuple[str, str], Any], ...]) -> None:
+    celery, batchq = sides
+    observations = celery.keys() | batchq.keys()
+    differences = {what for what in observations if celery.get(what) != batchq.get(what)}
+    unmeant = [what for what in sorted(differences) if not any(is_in(row, what) for row in MEANT)]
+
+    assert len(observations) >= 60
+    assert len(MEANT) <= 10
+    said = [f"{what}\n celery {celery.get(what)}\n batchq {batchq.get(what)}" for what in unmeant]
+    assert not said, "\n".join(said)
+    if any(case == "exits" for case, _ in observations):  # on the pool that has all cases, each row is needed
+        assert [row for row in MEANT if not any(is_in(row, what) for what in differences)] == []
