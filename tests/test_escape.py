@@ -9,7 +9,8 @@ import pytest
 
 from batchq.cli.context import Failure
 from batchq.errors import NotFound
-from batchq.escape import LINES, Escaped, printable, printable_json
+from batchq.escape import LINES, printable, printable_json
+from batchq.logs import Escaped
 
 HIDDEN = [
     "\0",

@@ -15,7 +15,7 @@ from celery import Celery
 
 from batchq.core.secrets import Veil
 from batchq.server.child import Current, Order, execute
-from batchq.server.kept import Kept
+from batchq.server.kept import Kept, listen
 
 LIMIT = 65536
 MOST = 8 * LIMIT
@@ -150,6 +150,7 @@ def test_what_ends_by_a_base_exception_keeps_its_log_and_its_text_is_cut() -> No
 
 def test_the_output_is_as_it_was_when_the_attempt_is_over() -> None:
     app.set_current()
+    listen()
     before = sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__
     secret = json.dumps([{}, {"password": "hunter2"}])
     execute(Order("talks.and fails", "[]", secret, "t", Current("J", 1, "A", 1), "h", "g", LIMIT, LIMIT))

@@ -13,6 +13,7 @@ from json import JSONEncoder, loads
 from os import _exit as end_process
 from os import getpid
 from sys import exc_info, gettrace, settrace
+from time import perf_counter
 from typing import Any
 
 from billiard.common import terminate_handler_fired
@@ -25,7 +26,7 @@ from celery.exceptions import Ignore
 from batchq import crash
 from batchq.core import secrets
 from batchq.core.secrets import Veil
-from batchq.server import kept, restore
+from batchq.server import kept, lines, restore
 
 ERROR_CHARS = 2000
 
@@ -101,6 +102,7 @@ def execute(order: Order) -> Done:
         done = copy_context().run(_attempted, order, house)
     except _Anything as error:
         _let_a_signal_end(error)
+        lines.failed(order, 0.0, error)
         done = _error(error)
     # After a signal told this process to end, it would take every later error for that end: so it runs nothing more.
     spent = house is not None and (house.spent or terminate_handler_fired())
@@ -116,6 +118,7 @@ def _attempted(order: Order, house: restore.House | None) -> Done:
                 done = _found(order, shown | secret, house)
             except _Anything as error:
                 _let_a_signal_end(error)
+                lines.failed(order, 0.0, error)
                 done = _error(error)
         if house is not None:
             house.put_back()
@@ -145,7 +148,9 @@ def _end_copy(process: int) -> None:
 
 
 def _missing(order: Order) -> Done:
-    return Done(False, f"No task named {order.operation!r} is registered with the app of {order.hostname}.")
+    error = f"No task named {order.operation!r} is registered with the app of {order.hostname}."
+    lines.not_found(order, error)
+    return Done(False, error)
 
 
 def _perform(order: Order, task: Task, kwargs: dict[str, Any], house: restore.House | None) -> Done:
@@ -176,6 +181,8 @@ def _with_hooks(order: Order, task: Task, args: list[Any], kwargs: dict[str, Any
     token = order.token
     told = {"task_id": token, "task": task, "args": args, "kwargs": kwargs}
     state, value, einfo = states.SUCCESS, None, None
+    lines.started(order)
+    began = perf_counter()
     try:
         signals.task_prerun.send(sender=task, **told)
         task.before_start(token, args, kwargs)
@@ -183,15 +190,19 @@ def _with_hooks(order: Order, task: Task, args: list[Any], kwargs: dict[str, Any
         done = _result(value, order.result_bytes)
         task.on_success(value, token, args, kwargs)
         signals.task_success.send(sender=task, result=value)
+        lines.succeeded(order, perf_counter() - began)
     except _Ignored:
         state, done = states.IGNORED, Done(True)
+        lines.succeeded(order, perf_counter() - began)
     except _Anything as error:
         _let_a_signal_end(error)
-        kept.write(kept.told(error))
+        seconds, trace = perf_counter() - began, kept.told(error)
+        kept.write(trace)
         state, value, einfo, done = states.FAILURE, error, _einfo(error), _error(error)
         _quietly(task.on_failure, error, token, args, kwargs, einfo)
         facts = {"exception": error, "traceback": exc_info()[2], "einfo": einfo}
         _quietly(signals.task_failure.send, sender=task, task_id=token, args=args, kwargs=kwargs, **facts)
+        lines.failed(order, seconds, error, trace)
     _quietly(task.after_return, state, value, token, args, kwargs, einfo)
     _quietly(signals.task_postrun.send, sender=task, retval=value, state=state, **told)
     return done

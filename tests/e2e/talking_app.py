@@ -1,0 +1,109 @@
+"""A project whose operation says something in every way, under the set-up of logs that TALK_SETUP names.
+
+As a program it lets Celery set up its logs as a worker does, and runs the operation as on both pools: it prints as JSON
+what is kept of that. What the operation says itself is on stderr, or where the set-up sends it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import logging.config
+import os
+import sys
+import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from celery import Celery, signals
+from celery.utils.log import get_task_logger
+
+HANDLER = {"class": "logging.StreamHandler"}
+CONFIG: dict[str, Any] = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "handlers": {"console": HANDLER},
+    "loggers": {"talk.own": {"level": "INFO", "handlers": ["console"], "propagate": False}},
+    "root": {"level": "WARNING", "handlers": ["console"]},
+}
+OFF = {"worker_redirect_stdouts": False}
+# Each with Celery's settings, and what a receiver of `setup_logging` passes to dictConfig, if there is one.
+SETUPS: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {
+    "celery": ({}, None),
+    "redirects off": (OFF, None),
+    "redirects at a level that is off": ({"worker_redirect_stdouts_level": "DEBUG"}, None),
+    "root not hijacked": ({"worker_hijack_root_logger": False}, None),
+    "dictConfig": (OFF, CONFIG),
+    "dictConfig beside redirects": ({}, CONFIG),
+    "dictConfig that disables": ({}, CONFIG | {"disable_existing_loggers": True}),
+    "no handler": (OFF, {"version": 1, "disable_existing_loggers": False}),
+}
+WAYS = ("print", "stderr", "first stderr", "own", "root", "task", "warning", "thread's print", "thread's logger")
+
+own, tasks = logging.getLogger("talk.own"), get_task_logger("talk.tasks")
+app = Celery("talk", set_as_current=False)
+settings, config = SETUPS[os.environ.get("TALK_SETUP", "celery")]
+app.conf.update(settings)
+if not settings.get("worker_hijack_root_logger", True):
+    logging.basicConfig(format="the host's: %(message)s")
+
+
+def set_up(**_: Any) -> None:
+    """Set up logs as the host has it."""
+    assert config is not None
+    logging.config.dictConfig(config)
+
+
+if config is not None:
+    signals.setup_logging.connect(set_up)
+
+
+@app.task(name="talk.all", shared=False)
+def say_all() -> None:
+    """Say one thing in each way."""
+    print("by print")
+    sys.stderr.write("by stderr\n")
+    print("by first stderr", file=sys.__stderr__)
+    own.info("by own")
+    own.debug("by a level that is off")
+    logging.getLogger().warning("by root")
+    tasks.warning("by task")
+    warnings.warn("by warning", stacklevel=1)
+    thread = threading.Thread(target=_say_beside)
+    thread.start()
+    thread.join()
+
+
+def _say_beside() -> None:
+    print("by thread's print")
+    own.warning("by thread's logger")
+
+
+@app.task(name="talk.fail", shared=False)
+def fail(password: str = "") -> None:
+    """Fail, with characters that no terminal should get."""
+    print("before \x1b[2J\x7f", end="\n")
+    raise ValueError("it failed\x1b[2J\nand more" + password)
+
+
+def _kept(alone: bool) -> str | None:
+    from batchq.server.child import Current, Order, execute
+
+    app.set_current()
+    return execute(Order("talk.all", "[]", "{}", "t", Current("J", 1, "A", 1), "h", "g", 9999, 9999, alone)).log
+
+
+def main() -> None:
+    """Run the operation as on both pools."""
+    out = os.dup(1)
+    handled = app.log.setup("INFO", None, redirect_stdouts=False)
+    if not handled and app.conf.worker_redirect_stdouts:
+        app.log.redirect_stdouts(app.conf.worker_redirect_stdouts_level)
+    with ThreadPoolExecutor(1) as pool:
+        beside = pool.submit(_kept, False).result()
+    os.write(out, (json.dumps({"threads": beside, "prefork": _kept(True)}) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()
