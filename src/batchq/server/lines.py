@@ -111,10 +111,18 @@ def _say(
     error: BaseException | None = None,
     trace: str | None = None,
 ) -> None:
-    # Others have to tell the error too, and a chain of a million causes takes them seconds.
-    told = (type(error), error, error.__traceback__) if error is not None and kept.is_tellable(error) else None
-    record = logger.makeRecord(logger.name, level, __file__, 0, text, said, told, "attempt")
+    record = logger.makeRecord(logger.name, level, __file__, 0, text, said, _for_others(error), "attempt")
     # Not by `extra`, which refuses a name that the host's factory of records has used.
     vars(record).update(facts)
     record.exc_text = trace
     kept.say_aside(logger, record)
+
+
+def _for_others(error: BaseException | None) -> Any:
+    """The exception for handlers that tell it in their own way; None if that takes seconds, or raises."""
+    try:
+        if error is not None and kept.is_tellable(error):
+            return type(error), error, error.__traceback__
+    except BaseException:
+        return None
+    return None
