@@ -97,7 +97,7 @@ class Json(JsonFormatter):
         for name, value in list(vars(plain).items()):
             if name not in OWN_FACTS:
                 del vars(plain)[name]
-                vars(plain)[str(name)] = _text(repr, value)
+                vars(plain)[str(name)] = value if type(value) in PLAIN else _text(repr, value)
         plain.msg, plain.args = _text(logging.LogRecord.getMessage, record) or cannot_be_formatted(record), None
         if plain.exc_info:
             plain.exc_text, plain.exc_info = _text(self.formatException, plain.exc_info), None
@@ -115,6 +115,7 @@ def _text(make: Any, value: Any) -> str | None:
         return None
 
 
+PLAIN = (str, int, bool, type(None))
 OWN_FACTS = frozenset(vars(logging.makeLogRecord({})))
 
 

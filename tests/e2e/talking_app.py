@@ -12,12 +12,15 @@ import logging.config
 import os
 import sys
 import threading
+import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from celery import Celery, signals
 from celery.utils.log import get_task_logger
+
+from batchq import BatchQ
 
 HANDLER = {"class": "logging.StreamHandler"}
 CONFIG: dict[str, Any] = {
@@ -82,9 +85,21 @@ def _say_beside() -> None:
 
 @app.task(name="talk.fail", shared=False)
 def fail(password: str = "") -> None:
-    """Fail, with characters that no terminal should get."""
-    print("before \x1b[2J\x7f", end="\n")
-    raise ValueError("it failed\x1b[2J\nand more" + password)
+    """Fail, with characters that no terminal should get, and a password."""
+    own.warning("about to fail\x1b[2J\x7f", extra={"order": 7, "odd": {1.0: float("nan")}})
+    raise ValueError(f"it failed\x1b[2J\nand more {password}")
+
+
+@app.task(name="talk.die", shared=False)
+def die() -> None:
+    """End the process."""
+    os._exit(7)
+
+
+@app.task(name="talk.sleep", shared=False)
+def sleep(seconds: float) -> None:
+    """Take so many seconds."""
+    time.sleep(seconds)
 
 
 def _kept(alone: bool) -> str | None:
@@ -105,5 +120,7 @@ def main() -> None:
     os.write(out, (json.dumps({"threads": beside, "prefork": _kept(True)}) + "\n").encode())
 
 
+if os.environ.get("TALK_JOINS"):
+    BatchQ(app)
 if __name__ == "__main__":
     main()
