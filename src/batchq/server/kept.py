@@ -197,8 +197,8 @@ class _Mouth(threading.local):
     aside = False
     # Whether a record that comes of what is written is so too.
     silent = False
-    # Whether what was written to a stream became a record.
-    told = False
+    # Whether what was written to a stream became a record, and what was written before that.
+    told = line_told = False
 
 
 _mouth = _Mouth()
@@ -355,8 +355,10 @@ class Stream:
             return int(self.inner.write(text) or 0)
         finally:
             _mouth.aside, _mouth.silent = aside, silent
-            if not aside and not _mouth.told:
+            # The end of a line that became a record is no line.
+            if not aside and not _mouth.told and not (_mouth.line_told and text == "\n"):
                 self._keep(text, kept)
+            _mouth.line_told = _mouth.told
 
     def _keep(self, text: str, kept: Kept) -> None:
         if not isinstance(self.inner, LoggingProxy):
