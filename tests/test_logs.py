@@ -13,6 +13,7 @@ from celery import signals
 from celery.app.log import TaskFormatter
 from celery.utils.log import ColorFormatter
 from pythonjsonlogger.json import JsonFormatter
+from tornado.log import LogFormatter
 
 from batchq.logs import Escaped, Json, dress, told_at
 
@@ -43,7 +44,7 @@ LOOP.append(LOOP)
         (record("%s\x1b[2J\x7f\n", "é\u202e"), "é\u202e\x1b[2J\x7f\n", {}),
         (record("too few %s %s", 1), "a message that cannot be formatted, of /srv/x.py:7", {}),
         (record("%s", Unwilling()), "a message that cannot be formatted, of /srv/x.py:7", {}),
-        (record("a", order=7, level="mine"), "a", {"order": 7}),
+        (record("a", order=7, level="mine"), "a", {"order": 7, "level": "INFO", "logger": "x"}),
         (record("a", share=float("nan"), order=7), "a", {"share": "nan", "order": 7}),
         (record("a", loop=LOOP), "a", {"loop": "[[...]]"}),
         (record("a", by={(1, 2): 3}), "a", {"by": "{(1, 2): 3}"}),
@@ -99,8 +100,8 @@ class Own(logging.Formatter):
     """The host's own."""
 
 
-@pytest.mark.parametrize("celerys", [ColorFormatter, TaskFormatter])
-def test_what_celery_set_up_writes_our_form(handler: logging.Handler, celerys: Callable[[str], Any]) -> None:
+@pytest.mark.parametrize("celerys", [ColorFormatter, TaskFormatter, LogFormatter], ids=["all", "tasks", "Flower"])
+def test_what_celery_and_flower_set_up_writes_our_form(handler: logging.Handler, celerys: Callable[[str], Any]) -> None:
     handler.setFormatter(celerys("[%(asctime)s] %(message)s"))
     dress("text")
     dress("text")

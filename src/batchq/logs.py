@@ -21,6 +21,7 @@ from batchq.escape import LINES, printable
 
 # Whose formatters we may change; what another formats, the host has set up.
 SET_UP_FOR_US = ("celery.", "tornado.")
+JSON = ("structlog.", "pythonjsonlogger.")
 FIELDS = {
     "asctime": "time",
     "levelname": "level",
@@ -29,8 +30,10 @@ FIELDS = {
     "threadName": "thread",
     "message": "message",
 }
-
-
+# What a caller's `extra` of the same name must not hide.
+FIRST = ("asctime", "levelname", "name")
+PLAIN = (str, int, bool, type(None))
+OWN_FACTS = frozenset(vars(logging.makeLogRecord({})))
 # The last one that was told: the next is mostly the same.
 _second = (-1, "", "")
 
@@ -47,7 +50,7 @@ def told_at(seconds: float) -> str:
 
 
 def _copied(record: logging.LogRecord) -> logging.LogRecord:
-    """The record anew, so that no other handler sees what is done to it; ten times faster than by `copy`."""
+    """The record anew, so that no other handler sees what is done to it; at a third of what `copy` costs."""
     other = logging.LogRecord.__new__(type(record))
     vars(other).update(vars(record))
     return other
@@ -86,7 +89,8 @@ class Json(JsonFormatter):
     """One object a line, with all that a record's caller added, and with the Celery task that said it."""
 
     def __init__(self) -> None:
-        super().__init__([*FIELDS], rename_fields=FIELDS, json_serializer=_strictly)
+        fields = " ".join(f"%({name})s" for name in FIELDS)
+        super().__init__(fields, rename_fields=FIELDS, json_serializer=_strictly)
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 (of logging)
         return told_at(record.created)
@@ -102,6 +106,11 @@ class Json(JsonFormatter):
             return self._line(shown)
         except Exception:
             return self._line(self._told_plainly(shown))
+
+    def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
+        super().add_fields(log_data, record, message_dict)
+        for name in FIRST:
+            log_data[FIELDS[name]] = getattr(record, name)
 
     def _line(self, record: logging.LogRecord) -> str:
         # The only character that JSON leaves as it is, and no terminal shows.
@@ -129,10 +138,6 @@ def _text(make: Any, value: Any) -> str | None:
         return str(make(value))
     except Exception:
         return None
-
-
-PLAIN = (str, int, bool, type(None))
-OWN_FACTS = frozenset(vars(logging.makeLogRecord({})))
 
 
 # --- where they are put -------------------------------------------------------------------------------------
@@ -165,13 +170,12 @@ def _is_ours_to_change(formatter: logging.Formatter) -> bool:
 
 def is_set_up_by_host() -> bool:
     """Whether Celery leaves it to the host to set up logging."""
-    return bool(signals.setup_logging.receivers)
+    return bool(signals.setup_logging.has_listeners())
 
 
 def _makes_json(formatter: logging.Formatter) -> bool:
     """Whether its output is escaped as JSON is, and its message may be no text."""
-    names = [f"{each.__module__}.{each.__qualname__}".lower() for each in type(formatter).__mro__]
-    return any("json" in name or name.startswith("structlog.") for name in names)
+    return any("json" in each.__name__.lower() or each.__module__.startswith(JSON) for each in type(formatter).__mro__)
 
 
 def _with_zone(formatter: logging.Formatter) -> logging.Formatter:

@@ -69,8 +69,20 @@ def not_found(order: Order, error: str) -> None:
         _say(_child, logging.ERROR, FAILED, said, _facts(order) | _end("error", 0.0) | {"error": error, "again": False})
 
 
-def ended(row: Any, run: int, hostname: str, error: str, seconds: float | None = None, *, again: bool = False) -> None:
-    """Say what no child can tell: how the attempt of this row ended, and after how long, if it had begun."""
+def ended(
+    row: Any,
+    run: int,
+    hostname: str,
+    error: str,
+    seconds: float | None = None,
+    *,
+    cause: BaseException | None = None,
+    again: bool = False,
+) -> None:
+    """Say what no child can tell: how the attempt of this row ended, and after how long, if it had begun.
+
+    `cause` is an error of ours that is told with its traceback.
+    """
     level = logging.WARNING if again else logging.ERROR
     if not _parent.isEnabledFor(level):
         return
@@ -79,7 +91,7 @@ def ended(row: Any, run: int, hostname: str, error: str, seconds: float | None =
     facts |= _end("error", seconds) | {"error": error[:TEXT_CHARS], "again": again}
     after = "" if seconds is None else f" after {seconds:.3f} s"
     said = row.job, row.name, after, run, row.attempt, row.operation, error[:TEXT_CHARS]
-    _say(_parent, level, ENDED, said, facts)
+    _say(_parent, level, ENDED, said, facts, cause)
 
 
 def _facts(order: Order) -> dict[str, Any]:

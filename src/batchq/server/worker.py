@@ -262,8 +262,7 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
             Attempt(self, arrival, row, self.worker.consumer).start(self.worker.pool)
         except Exception as error:
             reason = f"not started: the pool of {self.name} did not take it ({type(error).__name__}: {error})"
-            lines.ended(row, moves.run_of(row.id), self.worker.hostname, reason)
-            logger.debug("the pool did not take it", exc_info=True)
+            lines.ended(row, moves.run_of(row.id), self.worker.hostname, reason, cause=error)
             self.ledger.report(arrival, Report(row.id, row.token, ok=False, error=reason))
 
     def _look_again(self) -> None:
