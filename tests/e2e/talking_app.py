@@ -1,7 +1,7 @@
 """A project whose operation says something in every way, under the set-up of logs that TALK_SETUP names.
 
-As a program it lets Celery set up its logs as a worker does, and runs the operation as on both pools: it prints as JSON
-what is kept of that. What the operation says itself is on stderr, or where the set-up sends it.
+As a program it does so under each set-up in a process of its own, as on both pools; into the folder that it is given it
+writes what is kept as JSON, and beside it what the process wrote.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ import os
 import sys
 import threading
 import time
+import traceback
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from celery import Celery, signals
@@ -46,20 +48,16 @@ WAYS = ("print", "stderr", "first stderr", "own", "root", "task", "warning", "th
 
 own, tasks = logging.getLogger("talk.own"), get_task_logger("talk.tasks")
 app = Celery("talk", set_as_current=False)
-settings, config = SETUPS[os.environ.get("TALK_SETUP", "celery")]
-app.conf.update(settings)
-if not settings.get("worker_hijack_root_logger", True):
-    logging.basicConfig(format="the host's: %(message)s")
 
 
-def set_up(**_: Any) -> None:
-    """Set up logs as the host has it."""
-    assert config is not None
-    logging.config.dictConfig(config)
-
-
-if config is not None:
-    signals.setup_logging.connect(set_up)
+def prepare(setup: str) -> None:
+    """Be a project with this set-up, before Celery looks at it."""
+    settings, config = SETUPS[setup]
+    app.conf.update(settings)
+    if not settings.get("worker_hijack_root_logger", True):
+        logging.basicConfig(format="the host's: %(message)s")
+    if config is not None:
+        signals.setup_logging.connect(lambda **_: logging.config.dictConfig(config), weak=False)
 
 
 @app.task(name="talk.all", shared=False)
@@ -109,18 +107,42 @@ def _kept(alone: bool) -> str | None:
     return execute(Order("talk.all", "[]", "{}", "t", Current("J", 1, "A", 1), "h", "g", 9999, 9999, alone)).log
 
 
-def main() -> None:
-    """Run the operation as on both pools."""
-    out = os.dup(1)
+def _run(setup: str, place: Path) -> None:
+    """Run the operation as on both pools, after Celery has set up its logs as a worker does."""
+    out = sys.stdout
+    file = os.open(place.with_suffix(".log"), os.O_WRONLY | os.O_CREAT)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    prepare(setup)
     handled = app.log.setup("INFO", None, redirect_stdouts=False)
     if not handled and app.conf.worker_redirect_stdouts:
         app.log.redirect_stdouts(app.conf.worker_redirect_stdouts_level)
     with ThreadPoolExecutor(1) as pool:
-        beside = pool.submit(_kept, False).result()
-    os.write(out, (json.dumps({"threads": beside, "prefork": _kept(True)}) + "\n").encode())
+        kept = {"threads": pool.submit(_kept, False).result()}
+    kept["prefork"] = _kept(True)
+    out.flush()
+    place.with_suffix(".json").write_text(json.dumps(kept))
+
+
+def main(folder: Path) -> None:
+    """Do so for each set-up."""
+    from batchq.server import child
+
+    assert child
+    for setup in SETUPS:
+        if not os.fork():
+            try:
+                _run(setup, folder / setup)
+            except BaseException:
+                traceback.print_exc(file=sys.__stderr__)
+            finally:
+                os._exit(0)
+        os.wait()
 
 
 if os.environ.get("TALK_JOINS"):
     BatchQ(app)
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]))
+else:
+    prepare(os.environ.get("TALK_SETUP", "celery"))

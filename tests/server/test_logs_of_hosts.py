@@ -25,16 +25,24 @@ UNWRITTEN = {
 }
 
 
-@pytest.fixture(scope="module", params=SETUPS)
-def said(request: pytest.FixtureRequest) -> tuple[str, dict[str, str], str]:
-    """The set-up, what is kept on each pool, and what the process wrote."""
-    env = os.environ | {"TALK_SETUP": request.param, "TZ": "Asia/Kathmandu"}
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is kept and what is written under each set-up."""
+    folder = tmp_path_factory.mktemp("logs")
+    env = os.environ | {"TZ": "Asia/Kathmandu"}
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
-    argv = [sys.executable, "-W", "always", "-m", "e2e.talking_app"]
-    ended = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=60, check=False)
-    assert ended.returncode == 0, ended.stderr
-    *written, logs = ended.stdout.splitlines()
-    return request.param, json.loads(logs), "\n".join([*written, ended.stderr])
+    argv = [sys.executable, "-W", "always", "-m", "e2e.talking_app", str(folder)]
+    ended = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=100, check=False)
+    assert (ended.returncode, ended.stdout) == (0, ""), ended.stderr
+    return folder
+
+
+@pytest.fixture(params=SETUPS)
+def said(request: pytest.FixtureRequest, folder: Path) -> tuple[str, dict[str, str], str]:
+    """The set-up, what is kept on each pool, and what the process wrote."""
+    written = (folder / f"{request.param}.log").read_text()
+    assert (folder / f"{request.param}.json").exists(), written
+    return request.param, json.loads((folder / f"{request.param}.json").read_text()), written
 
 
 def test_all_that_an_operation_says_is_kept_once(said: tuple[str, dict[str, Any], str]) -> None:
@@ -48,7 +56,7 @@ def test_all_that_an_operation_says_is_kept_once(said: tuple[str, dict[str, Any]
 def test_it_is_written_where_the_host_has_it_too(said: tuple[str, dict[str, Any], str]) -> None:
     name, _, written = said
     unwritten = SILENT.get(name, set()) | UNWRITTEN.get(name, set())
-    assert {way for way in WAYS if f"by {way}\n" not in f"{written}\n"} == unwritten, written
+    assert {way for way in WAYS if f"by {way}\n" not in written} == unwritten, written
 
 
 def test_the_times_of_what_is_logged_carry_their_zone(said: tuple[str, dict[str, Any], str]) -> None:
