@@ -82,7 +82,7 @@ def test_what_is_told_already_is_not_told_anew() -> None:
     """A secret was taken out of it, or the causes that nobody could read."""
     said = record("failed", error=ValueError("hunter2"), exc_text="ValueError: ***\x1b")
     assert "hunter2" not in Json().format(said)
-    assert Escaped(logging.Formatter()).format(said) == "failed\nValueError: ***\\x1b"
+    assert Escaped(logging.Formatter()).format(said) == "failed\n  ValueError: ***\\x1b"
 
 
 # --- whose formatter it is ----------------------------------------------------------------------------------

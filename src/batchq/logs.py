@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from textwrap import indent
 from types import MethodType
 from typing import Any
 
@@ -65,7 +66,10 @@ def cannot_be_formatted(record: logging.LogRecord) -> str:
 
 
 class Escaped(logging.Formatter):
-    """A formatter around another one: a record's message is one line, and its traceback no more than text."""
+    """A formatter around another one: a record's message is one line, and its traceback indented text.
+
+    Else an error of several lines could look like records that nobody logged.
+    """
 
     def __init__(self, inner: logging.Formatter) -> None:
         super().__init__()
@@ -79,9 +83,9 @@ class Escaped(logging.Formatter):
         if not trace and record.exc_info and record.exc_info[0] is not None:
             trace = self.inner.formatException(record.exc_info)
         if trace:
-            shown.exc_text = printable(trace, LINES)
+            shown.exc_text = indent(printable(trace, LINES), "  ")
         if record.stack_info:
-            shown.stack_info = printable(record.stack_info, LINES)
+            shown.stack_info = indent(printable(record.stack_info, LINES), "  ")
         return self.inner.format(shown)
 
 
