@@ -51,8 +51,8 @@ def test_two_runs_in_one_folder_share_an_engine_that_stays_for_both(folder: Fold
     assert "TWO run 2: Ended" in folder.log("two")
     assert folder.alive() == []
     for log in (folder.folder / ".batchq" / "logs").iterdir():
-        times = re.findall(r"\b20\d\d-\d\d-\d\d[T ]\S+", log.read_text())
-        assert all(re.search(r"[+-]\d\d:\d\d:?$", time) for time in times), log
+        times = re.findall(r"^(?:\[|\d+:\w )(20\d\d-\d\d-\d\d\S+)", log.read_text(), re.M)
+        assert all(re.search(r"\.\d{3}[+-]\d\d:\d\d:?$", time) for time in times), log
         assert times or log.name == "coordinator.log"
 
 
