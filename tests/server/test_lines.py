@@ -48,7 +48,8 @@ def error() -> ValueError:
 
 
 def facts(record: logging.LogRecord) -> dict[str, object]:
-    return {name: value for name, value in vars(record).items() if name not in kept.OWN_FACTS}
+    pythons = {*vars(logging.makeLogRecord({})), "message", "asctime"}
+    return {name: value for name, value in vars(record).items() if name not in pythons}
 
 
 def test_each_end_has_its_level_its_text_and_its_facts(told: Told) -> None:
