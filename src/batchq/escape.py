@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import json
-import logging
 import re
 
 # What text of several lines may hold as it is.
@@ -29,30 +27,3 @@ def printable_json(text: str) -> str:
 
 def _in_json(char: str) -> str:
     return char if char.isprintable() else json.dumps(char)[1:-1]
-
-
-class Escaped(logging.Formatter):
-    """A formatter around another one: a record's message is one line, and its traceback no more than text."""
-
-    def __init__(self, inner: logging.Formatter) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The record as the inner formatter has it, which may add colours of its own."""
-        shown = copy.copy(record)
-        shown.msg, shown.args = printable(record.getMessage(), "\t"), None
-        if record.exc_info and record.exc_info[0] is not None:
-            shown.exc_text = printable(self.inner.formatException(record.exc_info), LINES)
-        if record.stack_info:
-            shown.stack_info = printable(record.stack_info, LINES)
-        return self.inner.format(shown)
-
-
-def escape_logs() -> None:
-    """Let every handler of this process that writes to a terminal or a file write nothing raw."""
-    named = [each for each in logging.root.manager.loggerDict.values() if isinstance(each, logging.Logger)]
-    for logger in [logging.root, *named]:
-        for handler in logger.handlers:
-            if isinstance(handler, logging.StreamHandler) and not isinstance(handler.formatter, Escaped):
-                handler.setFormatter(Escaped(handler.formatter or logging.Formatter()))

@@ -321,7 +321,7 @@ RESULTS: dict[str, tuple[Callable[[], Any], bool]] = {
     "an object": (lambda: object(), False),
     "an object whose repr raises": (lambda: type("R", (), {"__repr__": raises(KeyboardInterrupt())})(), False),
     "a set": (lambda: {1}, False),
-    "bytes": (lambda: b"\xff", False),
+    "bytes": (lambda: b"\xff", True),
     "a mapping of objects": (lambda: {object(): 1}, False),
     "an exception": (lambda: ValueError("returned"), False),
     "a class": (lambda: type, False),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,6 +50,10 @@ def test_two_runs_in_one_folder_share_an_engine_that_stays_for_both(folder: Fold
     assert "ONE run 1: Ended" in folder.log("one")
     assert "TWO run 2: Ended" in folder.log("two")
     assert folder.alive() == []
+    for log in (folder.folder / ".batchq" / "logs").iterdir():
+        times = re.findall(r"^(?:\[|\d+:\w )(20\d\d-\d\d-\d\d\S+)", log.read_text(), re.M)
+        assert all(re.search(r"\.\d{3}[+-]\d\d:\d\d:?$", time) for time in times), log
+        assert times or log.name == "coordinator.log"
 
 
 def test_what_a_killed_engine_left_over_is_gone_or_canceled(folder: Folder) -> None:

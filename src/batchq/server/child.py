@@ -12,22 +12,25 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from json import loads
 from os import getpid
+from time import perf_counter
 from typing import Any
 from uuid import UUID
 
 from billiard.common import terminate_handler_fired
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery import Task, current_app, states
+from celery.exceptions import Retry
 from celery.utils.saferepr import saferepr
 from kombu.utils.json import JSONEncoder
 
 from batchq import crash
 from batchq.core import secrets
 from batchq.core.secrets import Veil
-from batchq.server import kept, restore, trace
+from batchq.server import kept, lines, restore, trace
 
 ERROR_CHARS = 2000
 REPR_CHARS = 1024
+ASKED = "Retry: the operation asked for it"
 
 logger = logging.getLogger(__name__)
 
@@ -117,6 +120,7 @@ def execute(order: Order) -> Done:
         done = copy_context().run(_attempted, order, house)
     except _Anything as error:
         trace.let_a_signal_end(error)
+        lines.failed(order, 0.0, error)
         done = _error(error)
     # After a signal told this process to end, it would take every later error for that end: so it runs nothing more.
     spent = house is not None and (house.spent or terminate_handler_fired())
@@ -132,6 +136,7 @@ def _attempted(order: Order, house: restore.House | None) -> Done:
                 done = _found(order, shown | secret, house)
             except _Anything as error:
                 trace.let_a_signal_end(error)
+                lines.failed(order, 0.0, error)
                 done = _error(error)
         if house is not None:
             house.put_back()
@@ -149,20 +154,24 @@ def _found(order: Order, kwargs: dict[str, Any], house: restore.House | None) ->
 
 
 def _missing(order: Order) -> Done:
-    return Done(False, f"No task named {order.operation!r} is registered with the app of {order.hostname}.")
+    error = f"No task named {order.operation!r} is registered with the app of {order.hostname}."
+    lines.not_found(order, error)
+    return Done(False, error)
 
 
 def _perform(order: Order, task: Task, kwargs: dict[str, Any], house: restore.House | None) -> Done:
     crash.point("operation-ahead")
-    trial = trace.run(task, trace.Trial(order.token, order.last, house), _request(order, loads(order.args), kwargs))
-    state, value = trial.state, trial.value
-    if state == states.SUCCESS:
-        return _result(value, order.result_bytes)
-    if state == states.IGNORED:
-        return Done(True)
-    if state == states.RETRY and value.exc is None:
-        return Done(False, "Retry: the operation asked for it")
-    return _error(value.exc if state == states.RETRY else value)
+    request = _request(order, loads(order.args), kwargs)
+    lines.started(order)
+    began = perf_counter()
+    trial = trace.run(task, trace.Trial(order.token, order.last, house), request)
+    seconds, state, value = perf_counter() - began, trial.state, trial.value
+    if state in (states.SUCCESS, states.IGNORED):
+        lines.succeeded(order, seconds)
+        return _result(value, order.result_bytes) if state == states.SUCCESS else Done(True)
+    error = trace.cause(value)
+    lines.failed(order, seconds, error, trial.told, again=not order.last)
+    return Done(False, ASKED) if type(error) is Retry else _error(error)
 
 
 def _request(order: Order, args: list[Any], kwargs: dict[str, Any]) -> dict[str, Any]:

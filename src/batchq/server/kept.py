@@ -1,6 +1,7 @@
 """What an operation says: the end of its log is kept, and its secrets are hidden, whoever in the process says it.
 
 An operation says something by logging, printing or failing, from its own thread or from one that it started.
+However the host sets up its logs, each record that a logger lets through is kept once, and so is each print.
 Out of reach is what it writes to a file descriptor itself, and what the programs say that it starts.
 """
 
@@ -17,8 +18,10 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from billiard.exceptions import SoftTimeLimitExceeded
+from celery.utils.log import LoggingProxy
 
 from batchq.core.secrets import Veil
+from batchq.logs import cannot_be_formatted, told_at
 
 # A long text is taken in by so many characters at once: else each step would copy the whole.
 PIECE = 1 << 14
@@ -40,6 +43,7 @@ class Kept:
         self._rest = ""
         self._end = bytearray()
         self._chars = 0
+        self._in_a_line = False
         # A signal's handler may log while its thread is in here.
         self._lock = threading.RLock()
 
@@ -49,6 +53,13 @@ class Kept:
             for text in texts:
                 for start in range(0, len(text), PIECE):
                     self._add(text[start : start + PIECE])
+                if text:
+                    self._in_a_line = not text.endswith("\n")
+
+    def write_line(self, *texts: str) -> None:
+        """Add these texts, and a line's end, on a line of their own."""
+        with self._lock:
+            self.write(*("\n",) * self._in_a_line, *texts, "\n")
 
     def _add(self, piece: str) -> None:
         if self._veil is None:
@@ -124,10 +135,10 @@ def _here() -> Kept | None:
 
 
 def write(text: str) -> None:
-    """Add the text to the log that is kept here, if one is."""
+    """Add the text, on lines of its own, to the log that is kept here, if one is."""
     kept = _here()
     if kept is not None:
-        kept.write(text)
+        kept.write_line(text.removesuffix("\n"))
 
 
 @contextmanager
@@ -173,56 +184,89 @@ def _change(act: Any, veil: Veil) -> None:
             stream = getattr(sys, name, None)  # an operation may have deleted it
             if isinstance(stream, Stream):
                 stream.say_rest()
-                if not _veils:
-                    setattr(sys, name, stream.inner)
-            elif stream is not None and _veils:
-                setattr(sys, name, Stream(stream))
 
 
 # --- what is logged -----------------------------------------------------------------------------------------
 
 
-class Keeper(logging.Handler):
-    """Keeps what an operation logs, or prints (Celery sends prints to the log), beside the worker's own log."""
+class _Mouth(threading.local):
+    """What this thread is about to say."""
 
-    def emit(self, record: logging.LogRecord) -> None:
-        kept = _here()
-        if kept is None:
-            return
-        try:
-            # Bit by bit: put together, a long message would be copied three times more.
-            kept.write(f"{WHEN.formatTime(record)} {record.levelname} ", record.getMessage(), "\n")
-            for more in (_exception_of(record), record.stack_info):
-                if more:
-                    kept.write(more.rstrip("\n"), "\n")
-        except SoftTimeLimitExceeded:
-            raise
-        except Exception:
-            kept.write(cannot_be_formatted(record), "\n")
+    record: logging.LogRecord | None = None
+    # Whether what is written now is part of something that is kept already, or that is none of the operation's.
+    aside = False
+    # Whether a record that comes of what is written is so too.
+    silent = False
+    # Whether what was written to a stream became a record, and what was written before that.
+    told = line_told = False
 
 
-WHEN = logging.Formatter()
-TOPS = (logging.getLogger(), logging.getLogger("celery.task"))
-# Python's own way to handle a record, once ours is in its place.
-_veiled: list[Callable[[logging.Logger, logging.LogRecord], None]] = []
+_mouth = _Mouth()
+# Python's own ways to handle a record and to hand it to its handlers, once ours are in their place.
+_pythons: list[Callable[[logging.Logger, logging.LogRecord], None]] = []
 OWN_FACTS = frozenset(vars(logging.makeLogRecord({})))
 
 
 def listen() -> None:
-    """Hear every record, at the top and where a worker's loggers hand nothing on to it; and see each thread start."""
-    for logger in TOPS:
-        if _is_top(logger) and not any(isinstance(handler, Keeper) for handler in logger.handlers):
-            logger.addHandler(Keeper())
-    if not _veiled:
-        _veiled.append(logging.Logger.handle)
+    """Hear every record that a logger lets through, and all that is printed; and see each thread start."""
+    if not _pythons:
+        _pythons[:] = [logging.Logger.handle, logging.Logger.callHandlers]
         logging.Logger.handle = _handle  # type: ignore[method-assign,assignment]
+        logging.Logger.callHandlers = _call_handlers  # type: ignore[method-assign,assignment]
     if not _starts:
         _starts.append(threading.Thread.start)
         threading.Thread.start = _start  # type: ignore[method-assign, assignment]
+    for name in STREAMS:
+        stream = getattr(sys, name, None)
+        if type(stream) is not Stream and stream is not None:
+            _listen_to(stream)
 
 
-def _is_top(logger: logging.Logger) -> bool:
-    return logger.parent is None or not logger.propagate
+def _listen_to(stream: Any) -> None:
+    ours = Stream(stream)
+    for name in STREAMS:
+        if getattr(sys, name, None) is stream:
+            setattr(sys, name, ours)
+
+
+def say_aside(logger: logging.Logger, record: logging.LogRecord) -> None:
+    """Log a record that is a server's own word: it is none of an attempt's log."""
+    before, _mouth.record, _mouth.aside = (_mouth.record, _mouth.aside), record, True
+    try:
+        logger.handle(record)
+    finally:
+        _mouth.record, _mouth.aside = before
+
+
+def _call_handlers(logger: logging.Logger, record: logging.LogRecord) -> None:
+    """Hand the record to its handlers as ever, and keep it, with or without any; once, if one hands it to a logger.
+
+    Afterwards, since a handler's filter may take something out of it that nobody is to see.
+    """
+    kept = _here()
+    if kept is None or _mouth.silent or _mouth.record is record:
+        _pythons[1](logger, record)
+        return
+    before, _mouth.record, _mouth.aside = (_mouth.record, _mouth.aside), record, True
+    try:
+        _pythons[1](logger, record)
+    finally:
+        _mouth.record, _mouth.aside = before
+        _mouth.told = True
+        _keep(kept, record)
+
+
+def _keep(kept: Kept, record: logging.LogRecord) -> None:
+    try:
+        # Bit by bit: put together, a long message would be copied three times more.
+        kept.write_line(f"{told_at(record.created)} {record.levelname} ", record.getMessage())
+        for more in (_exception_of(record), record.stack_info):
+            if more:
+                kept.write_line(more.rstrip("\n"))
+    except SoftTimeLimitExceeded:
+        raise
+    except Exception:
+        kept.write_line(cannot_be_formatted(record))
 
 
 def _handle(logger: logging.Logger, record: logging.LogRecord) -> None:
@@ -233,7 +277,7 @@ def _handle(logger: logging.Logger, record: logging.LogRecord) -> None:
     veil = _veil
     if veil is not None:
         _hide_in(record, veil)
-    _veiled[0](logger, record)
+    _pythons[0](logger, record)
 
 
 def _hide_in(record: logging.LogRecord, veil: Veil) -> None:
@@ -268,11 +312,6 @@ def _said(record: logging.LogRecord) -> str:
         return cannot_be_formatted(record)
 
 
-def cannot_be_formatted(record: logging.LogRecord) -> str:
-    """What stands in a log for a record whose message and arguments make no text."""
-    return f"a message that cannot be formatted, of {record.pathname}:{record.lineno}"
-
-
 def _exception_of(record: logging.LogRecord) -> str | None:
     if record.exc_text or not record.exc_info:
         return record.exc_text
@@ -284,25 +323,48 @@ def _exception_of(record: logging.LogRecord) -> str | None:
 
 
 class Stream:
-    """A stream that holds back what may be the beginning of a secret, and hides the secrets in the rest."""
+    """A stream around one of the process: what is written to it is kept, unless it becomes a record, which is kept.
+
+    It holds back what may be the beginning of a secret, and hides the secrets in the rest.
+    """
 
     def __init__(self, inner: Any) -> None:
         self.inner = inner
-        self._rest: dict[int, str] = {}
+        self._rest: dict[int, tuple[str, Kept | None]] = {}
 
     def write(self, text: str) -> int:
         """Write what is known to be no part of a secret."""
         veil = _veil
-        if veil is None or not isinstance(text, str):
-            return int(self.inner.write(text) or 0)
+        if not isinstance(text, str) or (veil is None and not self._rest):
+            return self._say(text, _here())
         me = threading.get_ident()
-        whole = self._rest.pop(me, "") + text
-        end = veil.settled(whole)
+        whole = self._rest.pop(me, ("", None))[0] + text
+        end = veil.settled(whole) if veil is not None else len(whole)
         if end < len(whole):
-            self._rest[me] = whole[end:]
+            self._rest[me] = whole[end:], _here()
         if end:
-            self.inner.write(veil.hide(whole[:end]))
+            self._say(hide(whole[:end]), _here())
         return len(text)
+
+    def _say(self, text: str, kept: Kept | None) -> int:
+        if kept is None or not isinstance(text, str):
+            return int(self.inner.write(text) or 0)
+        aside, silent = _mouth.aside, _mouth.silent
+        _mouth.aside, _mouth.silent, _mouth.told = True, aside, False
+        try:
+            return int(self.inner.write(text) or 0)
+        finally:
+            _mouth.aside, _mouth.silent = aside, silent
+            # The end of a line that became a record is no line.
+            if not aside and not _mouth.told and not (_mouth.line_told and text == "\n"):
+                self._keep(text, kept)
+            _mouth.line_told = _mouth.told
+
+    def _keep(self, text: str, kept: Kept) -> None:
+        if not isinstance(self.inner, LoggingProxy):
+            kept.write(text)
+        elif line := text.rstrip("\n"):  # each write is a record of its own there, if the level allows one
+            kept.write_line(line)
 
     def writelines(self, lines: Any) -> None:
         """Write one after the other."""
@@ -313,13 +375,53 @@ class Stream:
         """Write what this thread, or one that has ended, began and did not go on with."""
         alive = {thread.ident for thread in threading.enumerate()} - {threading.get_ident()}
         for thread in self._rest.keys() - alive:
-            rest = hide(self._rest.pop(thread))
+            rest, kept = self._rest.pop(thread)
             try:
-                self.inner.write(rest)
+                self._say(hide(rest), kept)
             except Exception:  # noqa: S112  # the operation closed it
                 continue
 
+    @property
+    def closed(self) -> bool:
+        return bool(self.inner.closed)
+
+    @closed.setter
+    def closed(self, closed: bool) -> None:
+        self.inner.closed = closed  # only Celery's takes that
+
+    @property
+    def buffer(self) -> Bytes:
+        return Bytes(self.inner.buffer)
+
     def __getattr__(self, name: str) -> Any:
+        if name == "inner":  # a copy has none yet
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+
+class Bytes:
+    """The stream of bytes below such a stream; a secret that is written to it piece by piece is not known as one."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def write(self, data: Any) -> int:
+        """Write bytes, and keep them as text."""
+        kept = _here()
+        if _mouth.aside or (kept is None and _veil is None):
+            return int(self.inner.write(data))
+        said = bytes(data).decode("utf-8", "replace")
+        hidden = hide(said)
+        if kept is not None:
+            kept.write(hidden)
+        if hidden == said:
+            return int(self.inner.write(data))
+        self.inner.write(hidden.encode())
+        return len(data)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "inner":
+            raise AttributeError(name)
         return getattr(self.inner, name)
 
 

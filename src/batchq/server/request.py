@@ -20,7 +20,7 @@ from batchq import crash
 from batchq.core import secrets
 from batchq.core.secrets import Veil
 from batchq.engine import Report
-from batchq.server import child, kept, tickets
+from batchq.server import child, kept, lines, tickets
 from batchq.server.child import Current, Done, Order
 from batchq.server.ledger import Arrival
 from batchq.store.moves import run_of
@@ -187,7 +187,15 @@ class Attempt(Request):  # type: ignore[misc]
         self._fail(f"timed out: still running after {timeout:g} s")
         self._tell(TimeLimitExceeded(timeout))
 
+    def say_end(self, error: str) -> None:
+        """Log an end that no child can tell, unless its end is known already."""
+        if self.id in self.server.ledger.active:
+            seconds = time.time() - self.time_start if self.time_start else None
+            again = self.row.attempt <= self.row.retries
+            lines.ended(self.row, run_of(self.row.id), self.hostname, error, seconds, again=again)
+
     def _fail(self, error: str) -> None:
+        self.say_end(error)
         self._report(False, Done(False, error))
         self.send_event("task-failed", exception=error, traceback="")
 

@@ -55,6 +55,8 @@ class Trial:
     state: str = ""
     # The result, or the exception that ended it.
     value: Any = None
+    # The exception with its traceback, as text.
+    told: str | None = None
     einfo: ExceptionInfo | None = None
 
 
@@ -135,7 +137,8 @@ class Ending(celerys.TraceInfo):  # type: ignore[misc]
         if trial.state:
             self.state, self.retval = trial.state, trial.value
             return trial.einfo
-        kept.write(kept.told(self.retval.exc if self.state == states.RETRY and self.retval.exc else self.retval))
+        trial.told = kept.told(cause(self.retval))
+        kept.write(trial.told)
         if self.state == states.FAILURE and not trial.last:
             self.state, self.retval = states.RETRY, _retry_for(self.retval)
         trial.state, trial.value, trial.einfo = self.state, self.retval, _einfo(self.retval)
@@ -162,6 +165,11 @@ class Ending(celerys.TraceInfo):  # type: ignore[misc]
 
     def handle_ignore(self, task: Task, req: Any, **_: Any) -> None:
         """An operation that ignores its end tells nothing of it."""
+
+
+def cause(error: BaseException) -> BaseException:
+    """The exception for which an operation, or the job, wants a retry; any other is its own."""
+    return error.exc if type(error) is Retry and error.exc is not None else error
 
 
 def _retry_for(error: BaseException) -> Retry:

@@ -17,7 +17,7 @@ from celery import bootsteps
 from celery.worker import state
 from sqlalchemy.exc import SQLAlchemyError
 
-from batchq import clock, crash, engine
+from batchq import clock, crash, engine, logs
 from batchq.config import Settings
 from batchq.core.affinity import Server
 from batchq.core.windows import next_change
@@ -31,8 +31,7 @@ from batchq.errors import (
     InvalidInput,
     NotFound,
 )
-from batchq.escape import escape_logs
-from batchq.server import bounds, control, intake, pool, stop, tickets
+from batchq.server import bounds, control, intake, lines, pool, stop, tickets
 from batchq.server.broker import Line, bear, hold_out
 from batchq.server.ledger import Arrival, Ledger
 from batchq.server.life import Enlistment, enlist
@@ -185,7 +184,7 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
             )
         if fault := name_fault(self.name):
             raise InvalidInput(f"--batch-server: {fault}.")
-        escape_logs()
+        logs.dress_worker(self.settings.log_format)
         if worker.autoscale:
             raise InvalidInput("The pool of a batch server follows its windows: start it without --autoscale.")
         self.kind = kind
@@ -256,13 +255,14 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
     def _start(self, arrival: Arrival, row: Any) -> None:
         if not self.app.batchq.may_run(row.operation):
             reason = f"not started: {self.name} may not run {row.operation!r} (BATCHQ_OPERATIONS)"
+            lines.ended(row, moves.run_of(row.id), self.worker.hostname, reason)
             self.ledger.report(arrival, Report(row.id, row.token, ok=False, error=reason))
             return
         try:
             Attempt(self, arrival, row, self.worker.consumer).start(self.worker.pool)
         except Exception as error:
-            logger.exception("the pool did not take %s / %s", row.job, row.name)
             reason = f"not started: the pool of {self.name} did not take it ({type(error).__name__}: {error})"
+            lines.ended(row, moves.run_of(row.id), self.worker.hostname, reason, cause=error)
             self.ledger.report(arrival, Report(row.id, row.token, ok=False, error=reason))
 
     def _look_again(self) -> None:
@@ -375,6 +375,9 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
         worker.pool.register_with_event_loop(worker.hub)
         self._drive(lambda: not self.ledger.active, KNOWN_SECONDS)
         lost = len(self.ledger.active)
+        for attempt in map(state.requests.get, list(self.ledger.active)):
+            if isinstance(attempt, Attempt):
+                attempt.say_end(engine.STOPPED)
         self.ledger.active.clear()  # what is heard of them from now on is what this stop does to them
         self.pool.tell_to_end()
         self._settle_up(self.database, COLD_SECONDS)

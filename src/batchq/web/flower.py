@@ -15,7 +15,7 @@ from tornado.options import Error
 
 from batchq.app import BatchQ
 from batchq.errors import Conflict, InvalidInput, NoBroker
-from batchq.escape import escape_logs
+from batchq.logs import dress
 from batchq.web.door import Door
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def dashboard(batch: BatchQ, *, address: str | None = None, port: int | None = N
         raise NoBroker
     command.extract_settings()
     command.setup_logging()
-    escape_logs()
+    dress(batch.settings.log_format)
     # Behind a socket file is a proxy: no browser comes there by itself, and the proxy knows its names.
     hosts = None if options.unix_socket else _names(batch.settings.web_hosts)
     flower = Door(hosts=hosts, capp=batch.app, options=options, **settings)
