@@ -169,7 +169,8 @@ class Ending(celerys.TraceInfo):  # type: ignore[misc]
 
 def cause(error: BaseException) -> BaseException:
     """The exception for which an operation, or the job, wants a retry; any other is its own."""
-    return error.exc if type(error) is Retry and error.exc is not None else error
+    reason: BaseException | None = error.exc if isinstance(error, Retry) else None
+    return error if reason is None else reason
 
 
 def _retry_for(error: BaseException) -> Retry:
