@@ -444,6 +444,7 @@ class BatchConsumer(bootsteps.StartStopStep):  # type: ignore[misc]
             self._line.watch()
         if not self._takes or consumer.hub is None:
             return
+        self._queues.guard()
         server = consumer.controller.batch_server
         act: Callable[[], object]
         if server is None:
