@@ -36,9 +36,14 @@ def interrupt_twice(site: Site) -> None:
     site.tell("AOS1", signal.SIGINT)
 
 
-def terminate_then_quit(site: Site) -> None:
+def terminate_and_wait(site: Site) -> None:
+    before = site.log("AOS1").count("Warm shutdown")
     site.tell("AOS1", signal.SIGTERM)
-    site.wait_for("the first to be heard", lambda: "Warm shutdown" in site.log("AOS1"))
+    site.wait_for("the first to be heard", lambda: site.log("AOS1").count("Warm shutdown") > before)
+
+
+def terminate_then_quit(site: Site) -> None:
+    terminate_and_wait(site)
     site.tell("AOS1", signal.SIGQUIT)
 
 
@@ -123,5 +128,19 @@ def test_what_ends_with_all_processes_of_its_server_reads_that_the_server_was_st
     terminate(site)  # as whoever ends a whole control group does
     os.kill(first.pid, signal.SIGTERM)
     site.wait_exit("AOS1", STOP_SECONDS)
+    assert site.tasks(run)["first"]["error"] == STOPPED
+    site.cli("runs", "cancel", str(run))
+
+
+def test_a_server_that_stops_does_not_wait_for_a_process_that_dies_before_it_begins(site: Site) -> None:
+    site.start_server("AOS1", threads=1)
+    (child,) = site.children("AOS1")
+    child.suspend()
+    run = site.submit(six("NEVER BEGUN"))
+    site.wait_for("the first to be claimed", lambda: site.states(run)["first"] == "executing")
+    terminate_and_wait(site)
+    child.kill()
+    site.wait_exit("AOS1", STOP_SECONDS)
+    assert site.ledger(run) == []
     assert site.tasks(run)["first"]["error"] == STOPPED
     site.cli("runs", "cancel", str(run))

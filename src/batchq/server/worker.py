@@ -277,7 +277,7 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
         if self.ledger.active:
             # Celery hears of a dead child through its pipe, at times before the kernel has its exit status,
             # and then looks again only after 5 s.
-            self.worker.pool.maintain_pool()
+            self.pool.bury()
         self._follow()
         self.ledger.look_again()
 
