@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
+import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
@@ -41,6 +43,7 @@ def quick(number):
 def listen(state, queue):
     state.consumer.add_task_queue(queue)
 """
+LISTENS = re.compile(r"http://127\.0\.0\.1:\d+")
 OURS = {
     "AOS1": {"batchq.default.default"},
     "AOS2": {"batchq.default.BG1"},
@@ -192,6 +195,18 @@ def test_what_an_operator_terminates_ends_in_an_error_that_says_so(
     assert task["status"] == "error"
     assert task["error"] == f"terminated by an operator ({name}) during this attempt; what it did is not known"
     run_in_between(site)
+
+
+def test_flowers_button_terminates_an_attempt(site: Site) -> None:
+    site.start("web", "web", "--port", "0", FLOWER_UNAUTHENTICATED_API="true")
+    url = site.wait_for("Flower to listen", lambda: LISTENS.search(site.log("web")))[0]
+    run, id_, _ = start(site)
+    asked = urllib.request.Request(f"{url}/api/task/revoke/{id_}?terminate=true", data=b"", method="POST")
+    with urllib.request.urlopen(asked, timeout=30) as answer:
+        assert answer.status == 200
+    error = site.wait_end(run)["tasks"][0]["error"]
+    site.stop("web")
+    assert error == "terminated by an operator (SIGTERM) during this attempt; what it did is not known"
 
 
 def test_an_operation_that_an_operators_signal_makes_fail_says_who_did_it(site: Site) -> None:
