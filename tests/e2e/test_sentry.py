@@ -86,7 +86,7 @@ def test_sentry_sees_the_error_of_a_failing_operation_and_the_trace_of_each(site
     assert (exception["type"], exception["value"]) == ("RuntimeError", "the period is closed")
     assert exception["mechanism"] == {"type": "celery", "handled": False}
     assert error["transaction"] == "erp.post"
-    assert error["extra"]["celery-job"] == {"task_name": "erp.post", "args": [True], "kwargs": {}}
+    assert error["extra"]["celery-job"]["task_name"] == "erp.post"
     assert sorted(_statuses(told)) == ["internal_error", "ok"]
 
 
