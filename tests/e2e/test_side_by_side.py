@@ -24,6 +24,7 @@ APP = """
 import os
 
 from celery import Celery
+from celery.signals import task_revoked
 from celery.worker.control import control_command
 
 from batchq import BatchQ
@@ -37,6 +38,12 @@ BatchQ(app)
 def quick(number):
     with open("quick", "a") as file:
         file.write(f"{number}\\n")
+
+
+@task_revoked.connect
+def told(sender, request, terminated, signum, **_):
+    with open("revoked", "a") as file:
+        file.write(f"{sender.name} {request.task} {request.id} {terminated} {signum}\\n")
 
 
 @control_command()
@@ -192,6 +199,7 @@ def test_what_an_operator_terminates_ends_in_an_error_that_says_so(
     task = site.wait_end(run)["tasks"][0]
 
     assert said == {"ok": f"terminated: LONG / A (run {run}, attempt 1)"}
+    assert f"ledger.work ledger.work {id_} True" in (site.folder / "revoked").read_text()
     assert task["status"] == "error"
     assert task["error"] == f"terminated by an operator ({name}) during this attempt; what it did is not known"
     run_in_between(site)
