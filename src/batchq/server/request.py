@@ -21,7 +21,7 @@ from celery.worker.request import Request
 from batchq import crash
 from batchq.core import secrets
 from batchq.core.secrets import Veil
-from batchq.engine import STOPPED, Report
+from batchq.engine import STOPPED, TERMINATED, Report
 from batchq.server import child, kept, stop, tickets
 from batchq.server.child import Current, Done, Order
 from batchq.server.ledger import Arrival
@@ -30,8 +30,6 @@ from batchq.store.moves import run_of
 if TYPE_CHECKING:
     from batchq.server.worker import BatchServer
 
-TERMINATED = "terminated by an operator ({signal})"
-TERM = "SIGTERM"
 LIMITS = ("soft_time_limit", "time_limit")
 
 logger = logging.getLogger(__name__)
@@ -211,7 +209,7 @@ class Attempt(Request):  # type: ignore[misc]
             how = human_status(-error.args[0])
         else:
             how = str(error).removeprefix("Worker exited prematurely: ").partition(" Job: ")[0].rstrip(".")
-        if stop.begun() and TERM in how:
+        if stop.begun() and "SIGTERM" in how:
             return STOPPED  # whoever stopped the server told its processes as well
         return f"lost: its process ended ({how}) during this attempt; what it did is not known"
 
