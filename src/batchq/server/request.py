@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 from billiard.common import TERM_SIGNAL, human_status
 from billiard.einfo import ExceptionWithTraceback
 from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
-from celery import Celery, Task
+from celery import Celery, Task, signals
 from celery.app.task import Context
-from celery.signals import task_revoked
 from celery.worker import state
 from celery.worker.request import Request
 
@@ -163,7 +162,7 @@ class Attempt(Request):  # type: ignore[misc]
         self.ended_by = number
         pool.terminate_job(self.worker_pid, number)
         task, request = self.app.tasks.get(self.row.operation), Context(self._request_dict, task=self.row.operation)
-        task_revoked.send(sender=task, request=request, terminated=True, signum=number, expired=False)
+        signals.task_revoked.send(sender=task, request=request, terminated=True, signum=number, expired=False)
 
     # --- what the pool calls; on the threads pool from its threads -------------------------------------------
 
