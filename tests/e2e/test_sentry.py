@@ -76,8 +76,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @pytest.mark.parametrize("group", ["default", "BG1"], ids=["prefork", "threads"])
 def test_sentry_sees_the_error_of_a_failing_operation_and_the_trace_of_each(site: Site, group: str) -> None:
-    run = site.submit(JOB.replace("GROUP", group))
-    site.wait_end(run)
+    (site.folder / "post.yaml").write_text(JOB.replace("GROUP", group))
+    site.wait_end(site.json("submit", "post.yaml")["run"])
     told = [json.loads(line) for line in (site.folder / "sentry").read_text().splitlines()]
     (site.folder / "sentry").unlink()
 
