@@ -37,6 +37,7 @@ MOST_FOLLOWERS = CONDITIONS_PER_TRANSACTION + len(Outcome)
 ROUNDS_PER_TRANSACTION = 50
 LOST = "lost: server {name} went away during this attempt; what it did is not known"
 STOPPED = "lost: its server was stopped during this attempt; what it did is not known"
+TERMINATED = "terminated by an operator ({signal})"
 MISSING = "lost: server {name} no longer has this attempt; what it did is not known"
 
 

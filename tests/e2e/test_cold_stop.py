@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -35,9 +36,14 @@ def interrupt_twice(site: Site) -> None:
     site.tell("AOS1", signal.SIGINT)
 
 
-def terminate_then_quit(site: Site) -> None:
+def terminate_and_wait(site: Site) -> None:
+    before = site.log("AOS1").count("Warm shutdown")
     site.tell("AOS1", signal.SIGTERM)
-    site.wait_for("the first to be heard", lambda: "Warm shutdown" in site.log("AOS1"))
+    site.wait_for("the first to be heard", lambda: site.log("AOS1").count("Warm shutdown") > before)
+
+
+def terminate_then_quit(site: Site) -> None:
+    terminate_and_wait(site)
     site.tell("AOS1", signal.SIGQUIT)
 
 
@@ -93,5 +99,48 @@ def test_a_cold_stop_does_not_wait_for_an_operation_that_heeds_no_signal(site: S
     quit_(site)
     site.wait_exit("AOS1", STOP_SECONDS)
     assert time.monotonic() - began < STOP_SECONDS
+    assert site.tasks(run)["first"]["error"] == STOPPED
+    site.cli("runs", "cancel", str(run))
+
+
+def test_of_six_tasks_of_two_seconds_on_one_thread_a_sigquit_during_the_first_loses_that_one_alone(site: Site) -> None:
+    site.start_server("AOS1", threads=1)
+    job = Job("SIX")
+    for number in range(6):
+        job.task(f"task {number}", "ledger.work", kwargs={"seconds": 2})
+    run = site.submit(job)
+    (first,) = site.wait_for("the first to start", lambda: site.ledger(run))
+    quit_(site)
+    site.wait_exit("AOS1", STOP_SECONDS)
+    site.start_server("AOS1", threads=6)
+
+    tasks = {task["name"]: task["error"] for task in site.wait_end(run)["tasks"]}
+    assert tasks.pop(first.task) == STOPPED
+    assert set(tasks.values()) == {None}
+    assert len(site.ledger(run)) == 6
+    site.stop("AOS1")
+
+
+def test_what_ends_with_all_processes_of_its_server_reads_that_the_server_was_stopped(site: Site) -> None:
+    site.start_server("AOS1", threads=1)
+    run = site.submit(six("ALL AT ONCE"))
+    (first,) = site.wait_for("the first to start", lambda: site.ledger(run))
+    terminate(site)  # as whoever ends a whole control group does
+    os.kill(first.pid, signal.SIGTERM)
+    site.wait_exit("AOS1", STOP_SECONDS)
+    assert site.tasks(run)["first"]["error"] == STOPPED
+    site.cli("runs", "cancel", str(run))
+
+
+def test_a_server_that_stops_does_not_wait_for_a_process_that_dies_before_it_begins(site: Site) -> None:
+    site.start_server("AOS1", threads=1)
+    (child,) = site.children("AOS1")
+    child.suspend()
+    run = site.submit(six("NEVER BEGUN"))
+    site.wait_for("the first to be claimed", lambda: site.states(run)["first"] == "executing")
+    terminate_and_wait(site)
+    child.kill()
+    site.wait_exit("AOS1", STOP_SECONDS)
+    assert site.ledger(run) == []
     assert site.tasks(run)["first"]["error"] == STOPPED
     site.cli("runs", "cancel", str(run))

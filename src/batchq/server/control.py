@@ -6,17 +6,21 @@ import logging
 import platform
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 import celery
 import kombu
 from celery.app.defaults import DEFAULTS
 from celery.app.utils import HIDDEN_SETTINGS
+from celery.platforms import signals
+from celery.utils.functional import maybe_list
 from celery.worker import control as celerys
+from celery.worker import state as workers
 from celery.worker.consumer.control import Control
 
 from batchq.config import Settings
-from batchq.server.request import count_refused, refuse
+from batchq.server.request import Attempt, count_refused, refuse
 
 LOOK = "batchq_look"
 # Celery's commands that only tell something, with the arguments that do no more; Flower asks for events.
@@ -35,6 +39,20 @@ INSPECTION: Mapping[str, tuple[str, ...]] = {
     "heartbeat": (),
     "enable_events": (),
 }
+QUEUES = "the queues of a batch server follow its groups (batchq server groups)"
+POOL = "the pool of a batch server follows its threads and windows (batchq server set, batchq server window)"
+# Celery's commands that would change what is decided in SQL or by the job, with the answer that says so.
+DECIDED_ELSEWHERE: Mapping[str, str] = {
+    "add_consumer": QUEUES,
+    "cancel_consumer": QUEUES,
+    "pool_grow": POOL,
+    "pool_shrink": POOL,
+    "autoscale": POOL,
+    "pool_restart": "to load new code, stop the batch server with SIGTERM and start it again",
+    "rate_limit": "rate limits do not hold for operations of a batch server",
+    "time_limit": "the time limits of an operation are those of its job and of its task in the app",
+}
+COORDINATES = "a coordinator listens to its own queue, and runs no task of the app"
 # What of a broker's address is no secret, and nobody's but its own.
 ADDRESS = ("hostname", "port", "transport", "virtual_host", "ssl")
 NAME_CHARS = 255
@@ -72,7 +90,7 @@ def _handlers(consumer: Any, obeys: str) -> dict[str, Handler]:
         return {}
     look = {LOOK: lambda state, **_: _look(consumer)}
     if obeys == "all":
-        return {**celerys.Panel.data, **look}
+        return {**celerys.Panel.data, **_in_place_of_celerys(consumer), **look}
     own = {name: handler for name, handler in celerys.Panel.data.items() if handler.__module__ == celerys.__name__}
     inspection = {name: own[name] for name in INSPECTION if name in own}
     return {**inspection, "stats": _stats, "conf": _conf, "report": _report, **look}
@@ -102,6 +120,58 @@ def _conf(state: Any) -> dict[str, Any]:
 def _report(state: Any) -> dict[str, str]:
     """The versions, without the settings that Celery adds."""
     return {"ok": f"celery:{celery.__version__} kombu:{kombu.__version__} py:{platform.python_version()}"}
+
+
+# --- where all is obeyed ------------------------------------------------------------------------------------
+
+
+def _in_place_of_celerys(consumer: Any) -> dict[str, Handler]:
+    """Our own answers to commands by which Celery would change what SQL decides, or end an attempt unaccounted for."""
+    serves = getattr(consumer.controller, "batch_server", None) is not None
+    refusals = {
+        name: partial(_decided_elsewhere, consumer, name, reason if serves else COORDINATES)
+        for name, reason in DECIDED_ELSEWHERE.items()
+    }
+    return {**refusals, "revoke": _revoke, "terminate": _terminate}
+
+
+def _decided_elsewhere(consumer: Any, method: str, reason: str, state: Any, **_: Any) -> dict[str, str]:
+    logger.warning("%s by remote control is not done: %s", method, reason)
+    return {"error": f"refused: {reason}"}
+
+
+def _terminate(state: Any, signal: str, task_id: Any, **_: Any) -> dict[str, str]:
+    return _revoke(state, task_id, terminate=True, signal=signal)
+
+
+def _revoke(
+    state: Any, task_id: Any, terminate: bool = False, signal: str | int | None = None, **_: Any
+) -> dict[str, str]:
+    """End the attempts of these ids that execute here, if told to terminate them; else say that they go on.
+
+    Any other id is remembered for the host's own workers, which ask all workers for such ids when they start. The
+    host's results are left to these too: a result store that is away would hold up the loop.
+    """
+    ids = set(maybe_list(task_id) or ())
+    attempts = [each for id_ in ids if isinstance(each := workers.requests.get(id_), Attempt)]
+    workers.revoked.update(ids.difference(each.id for each in attempts))
+    if not attempts:
+        return {"ok": "no attempt of this id executes here"}
+    try:
+        number = signals.signum(signal or "TERM")
+    except (AttributeError, TypeError):
+        return {"error": f"there is no signal {str(signal)[:NAME_CHARS]!r}"}
+    refusals = {each: each.not_ended_by(terminate) for each in attempts}
+    for attempt, refusal in refusals.items():
+        logger.warning("remote control: %s", refusal or f"{attempt} is terminated by an operator")
+        if not refusal:
+            attempt.terminate(state.consumer.pool, number)
+    if any(refusals.values()):
+        return {"error": "; ".join(filter(None, refusals.values()))}
+    return {"ok": f"terminated: {', '.join(map(str, attempts))}"}
+
+
+# --- where it is not ----------------------------------------------------------------------------------------
 
 
 class Clerk:

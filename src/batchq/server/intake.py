@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 from kombu.transport import pyamqp
@@ -29,6 +30,7 @@ class Queues:
         self._consumer = consumer
         self._avoided = Avoided()
         self._reluctant: set[str] = set()
+        self._ours: frozenset[str] = frozenset()
         if consumer.hub is not None:  # without a loop nobody would come to `fit` them
             self.forget()
 
@@ -36,10 +38,25 @@ class Queues:
         """Listen to nothing on the next connection, until `fit` says what is wanted."""
         self._consumer.app.amqp.queues._consume_from = {}
 
+    def guard(self) -> None:
+        """Listen on this connection to no queue but those that `fit` adds, whoever asks for it.
+
+        What would come from any other is for the host's own workers, and nothing here could run it.
+        """
+        channel = self._consumer.task_consumer.channel
+        channel.basic_consume = partial(self._consume, channel.basic_consume)
+
+    def _consume(self, consume: Callable[..., object], queue: str, *rest: Any, **options: Any) -> object:
+        if queue in self._ours:
+            return consume(queue, *rest, **options)
+        logger.warning("not listened to: the queue %r is not one of this worker's own", queue)
+        return None
+
     def fit(self, wanted: Collection[str]) -> bool:
         """Listen to the `wanted` queues and no others, as far as the broker lets it; returns whether one was added."""
         if self._consumer.task_consumer is None:  # its connection is gone
             return False
+        self._ours = frozenset(wanted)
         have = set(self._consumer.app.amqp.queues.consume_from)
         for name in sorted(have.difference(wanted)):
             self._consumer.cancel_task_queue(name)

@@ -33,6 +33,9 @@ class Following(Protocol):
     def fit(self, wanted: int) -> bool:
         """Move towards this size, at least 1; whether it is reached."""
 
+    def bury(self) -> None:
+        """Hear of processes that have died, and report what ran there."""
+
     def tell_to_end(self) -> None:
         """Tell all that runs to end now, where it can be told."""
 
@@ -75,6 +78,9 @@ class Threads:
         self._pool.limit = self._pool.executor._max_workers = max(wanted, 1)
         return True
 
+    def bury(self) -> None:
+        """A thread does not die alone."""
+
     def tell_to_end(self) -> None:
         """A thread cannot be told."""
 
@@ -107,6 +113,16 @@ class Children:
                 self._dismiss(child)
         self._pool.limit = self.size  # what Celery shows as the pool's size
         return self.size == wanted
+
+    def bury(self) -> None:
+        """Celery looks for the dead no more once a stop has begun, and would wait for what ran there for ever."""
+        inner = self._pool._pool
+        if inner is None or inner._state == RUN:
+            self._pool.maintain_pool()
+        else:
+            inner._join_exited_workers()
+            for job in [] if inner._pool else list(inner._cache.values()):
+                inner.mark_as_worker_lost(job, -signal.SIGTERM)  # nobody is left who could run it
 
     def tell_to_end(self) -> None:
         self._kill(signal.SIGTERM)

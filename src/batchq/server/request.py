@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from billiard.common import TERM_SIGNAL, human_status
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
-from billiard.exceptions import TimeLimitExceeded, WorkerLostError
+from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery import Celery, Task, signals
 from celery.app.task import Context
 from celery.exceptions import Retry
@@ -19,8 +22,8 @@ from celery.worker.request import Request
 from batchq import crash
 from batchq.core import secrets
 from batchq.core.secrets import Veil
-from batchq.engine import Report
-from batchq.server import child, kept, lines, tickets
+from batchq.engine import STOPPED, TERMINATED, Report
+from batchq.server import child, kept, lines, stop, tickets
 from batchq.server.child import Current, Done, Order
 from batchq.server.ledger import Arrival
 from batchq.store.moves import run_of
@@ -83,6 +86,7 @@ class Attempt(Request):  # type: ignore[misc]
         self.server = server
         self.arrival = arrival
         self.row = row
+        self.ended_by: int | None = None  # the signal that an operator had sent to its process
         self.soft_limit, self.hard_limit = self._limits()
 
     def _limits(self) -> tuple[float | None, float | None]:
@@ -140,6 +144,30 @@ class Attempt(Request):  # type: ignore[misc]
             limits=(self.hard_limit, self.soft_limit),
         )
 
+    def __str__(self) -> str:
+        return f"{self.row.job} / {self.row.name} (run {run_of(self.row.id)}, attempt {self.row.attempt})"
+
+    # --- what an operator asks for --------------------------------------------------------------------------
+
+    def not_ended_by(self, terminate: bool) -> str | None:
+        """Why it goes on although it was revoked, in one sentence; None if it can be terminated."""
+        if not terminate:
+            return f"{self} executes, and is not revoked: terminate it, or end its run with batchq runs cancel"
+        if self.server.kind == "threads":
+            return f"{self} runs in a thread of {self.server.name}, which cannot be terminated alone"
+        return None
+
+    def terminate(self, pool: Any, signal: int | None = None) -> None:
+        """Send its process this signal; an operation that ends itself with success after that is a success."""
+        number = signal or TERM_SIGNAL
+        if self.time_start is None:  # no process has it yet: Celery calls again when one has
+            self._terminate_on_ack = pool, number
+            return
+        self.ended_by = number
+        pool.terminate_job(self.worker_pid, number)
+        task, request = self.app.tasks.get(self.row.operation), Context(self._request_dict, task=self.row.operation)
+        signals.task_revoked.send(sender=task, request=request, terminated=True, signum=number, expired=False)
+
     # --- what the pool calls; on the threads pool from its threads -------------------------------------------
 
     def on_success(self, done: Done, **_: Any) -> None:
@@ -156,6 +184,8 @@ class Attempt(Request):  # type: ignore[misc]
             self._report(True, done)
             self.send_event("task-succeeded", result=None, runtime=time.time() - (self.time_start or 0))
         else:
+            if self.ended_by:
+                done = replace(done, error=f"{self._terminated()}: {done.error}"[: child.ERROR_CHARS])
             self._report(False, done)
             self.send_event("task-failed", exception=done.error, traceback="")
 
@@ -167,14 +197,29 @@ class Attempt(Request):  # type: ignore[misc]
             error = error.exc
         if issubclass(type(error), TimeLimitExceeded):
             self.on_timeout(soft=False, timeout=self.hard_limit)
-        elif issubclass(type(error), WorkerLostError):
-            how = str(error).removeprefix("Worker exited prematurely: ").partition(" Job: ")[0].rstrip(".")
-            self._fail(f"lost: its process ended ({how}) during this attempt; what it did is not known")
+        elif issubclass(type(error), WorkerLostError | Terminated):
+            self._fail(self._lost(error))
             self._tell(error)
         else:
             # Veiled here too: it may be about what could not be sent.
             text = Veil(secrets.unpacked(self.row.kwargs)[1]).hide(kept.in_a_line(error))
             self._fail(kept.clean(text)[: child.ERROR_CHARS])
+
+    def _lost(self, error: BaseException) -> str:
+        """Why its process ended, as far as this server knows."""
+        if self.ended_by:
+            return f"{self._terminated()} during this attempt; what it did is not known"
+        if issubclass(type(error), Terminated):  # Celery's word for any end of a process that was once sent a signal
+            how = human_status(-error.args[0])
+        else:
+            how = str(error).removeprefix("Worker exited prematurely: ").partition(" Job: ")[0].rstrip(".")
+        if stop.begun() and "SIGTERM" in how:
+            return STOPPED  # whoever stopped the server told its processes as well
+        return f"lost: its process ended ({how}) during this attempt; what it did is not known"
+
+    def _terminated(self) -> str:
+        known = {each.value: each.name for each in signal.Signals}
+        return TERMINATED.format(signal=known.get(self.ended_by or 0, f"signal {self.ended_by}"))
 
     def on_timeout(self, soft: bool, timeout: float | None) -> None:
         """A time limit passed; the soft one raises inside the operation, the hard one ends its process (rule 34)."""

@@ -169,7 +169,7 @@ class Ending(celerys.TraceInfo):  # type: ignore[misc]
 
 def cause(error: BaseException) -> BaseException:
     """The exception for which an operation, or the job, wants a retry; any other is its own."""
-    reason: BaseException | None = error.exc if isinstance(error, Retry) else None
+    reason: BaseException | None = error.exc if issubclass(type(error), Retry) else None  # type: ignore[attr-defined]
     return error if reason is None else reason
 
 

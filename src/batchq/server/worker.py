@@ -277,7 +277,7 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
         if self.ledger.active:
             # Celery hears of a dead child through its pipe, at times before the kernel has its exit status,
             # and then looks again only after 5 s.
-            self.worker.pool.maintain_pool()
+            self.pool.bury()
         self._follow()
         self.ledger.look_again()
 
@@ -447,6 +447,7 @@ class BatchConsumer(bootsteps.StartStopStep):  # type: ignore[misc]
             self._line.watch()
         if not self._takes or consumer.hub is None:
             return
+        self._queues.guard()
         server = consumer.controller.batch_server
         act: Callable[[], object]
         if server is None:

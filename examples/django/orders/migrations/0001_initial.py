@@ -1,0 +1,23 @@
+"""The first table."""
+
+from typing import ClassVar
+
+from django.db import migrations, models
+
+
+class Migration(migrations.Migration):
+    """Orders."""
+
+    initial = True
+    dependencies: ClassVar = []
+    operations: ClassVar = [
+        migrations.CreateModel(
+            name="Order",
+            fields=[
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("day", models.DateField()),
+                ("amount", models.PositiveIntegerField()),
+                ("closed", models.BooleanField(default=False)),
+            ],
+        ),
+    ]
