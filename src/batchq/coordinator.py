@@ -38,16 +38,17 @@ class Silence:
     heard: dict[int, tuple[int, float]] = field(default_factory=dict)
     looked: float = 0.0
 
-    def of(self, running: list[tuple[int, str, int, int]], clock: float) -> list[tuple[int, str, int]]:
+    def of(self, running: list[tuple[int, str, int, int]], clock: float, read: float) -> list[tuple[int, str, int]]:
         """The running servers (id, name, epoch, beat) that were silent too long, as (id, name, beat).
 
+        `clock` was asked before they were read, and `read` afterwards: what lies between counts as silence of nobody.
         After a pause of its own, or of the database, it counts afresh: an outage kills no healthy server.
         """
         if clock - self.looked > max(5.0, self.seconds / 3):
             self.heard.clear()
         self.looked = clock
         self.heard = {
-            id_: before if (before := self.heard.get(id_)) and before[0] == beat else (beat, clock)
+            id_: before if (before := self.heard.get(id_)) and before[0] == beat else (beat, read)
             for id_, _, _, beat in running
         }
         return [(id_, name, beat) for id_, name, _, beat in running if clock - self.heard[id_][1] > self.seconds]
@@ -79,9 +80,11 @@ class Coordinator:
             again = step.more or bool(refused)
 
     def _work_to_do(self, clock: float) -> bool:
+        began = time.monotonic()
         with self._database.read() as tx:
             schema.refuse_newer(self._database, tx)
-            silent = self._silence.of(servers.running(tx), clock)
+            running = servers.running(tx)
+            silent = self._silence.of(running, clock, clock + time.monotonic() - began)
             work = moves.anything_open(tx)
         for server, name, beat in silent:
             aside.lose(self._database, server, partial(self._lose, name=name, beat=beat))

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from batchq.config import Settings
+from batchq.coordinator import Silence
 from batchq.errors import Conflict, ServerRuns
 from batchq.server import life
 from batchq.server.life import Enlistment, seen_alive, this_life
@@ -126,6 +127,25 @@ def test_a_life_that_cannot_be_seen_is_followed_after_its_silence_and_not_before
     assert waiting.ask() is not None
 
 
+def test_the_time_in_which_a_process_stood_still_is_no_silence_of_the_life_that_it_reads_then(
+    unseen: Stage, clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting, run = enlistment(unseen), unseen.database.run
+
+    def stands_still(*args: Any) -> Any:
+        clock.now += 60
+        return run(*args)
+
+    monkeypatch.setattr(unseen.database, "run", stands_still)
+    assert waiting.ask() is None
+    monkeypatch.undo()
+    monkeypatch.setattr(life, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    clock.now += 29
+    assert waiting.ask() is None
+    clock.now += 2
+    assert waiting.ask() is not None
+
+
 def test_a_heartbeat_refuses_whoever_waits_for_silence(unseen: Stage, clock: SimpleNamespace) -> None:
     waiting = enlistment(unseen)
     assert waiting.ask() is None
@@ -151,3 +171,11 @@ def test_a_life_whose_name_is_taken_twice_within_its_silence_ends(stage: Stage, 
     clock.now += 29
     with pytest.raises(Conflict, match="AOS1 lost its name twice within 30 s"):
         again.ask()
+
+
+def test_a_coordinator_that_stood_still_while_it_read_counts_a_silence_from_then_on() -> None:
+    silence = Silence(30)
+    assert silence.of([(1, "AOS1", 1, 7)], 1000.0, 1009.0) == []
+    for clock in range(1009, 1039, 5):
+        assert silence.of([(1, "AOS1", 1, 7)], clock, clock) == []
+    assert silence.of([(1, "AOS1", 1, 7)], 1040.0, 1040.0) == [(1, "AOS1", 7)]

@@ -125,9 +125,9 @@ def stores_outcomes_without_the_guard() -> AbstractContextManager[None]:
 def gives_up_servers_that_live() -> AbstractContextManager[None]:
     """A server's attempts are lost after a moment's silence; its life goes on, and no epoch fences it off."""
 
-    def impatient(self: Silence, running: list[Any], clock: float) -> list[tuple[int, str, int]]:
+    def impatient(self: Silence, running: list[Any], clock: float, read: float) -> list[tuple[int, str, int]]:
         self.seconds = 0.5
-        return silent(self, running, clock)
+        return silent(self, running, clock, read)
 
     silent = Silence.of
     return replaced((servers, "lose", lambda *_: True), (Silence, "of", impatient))

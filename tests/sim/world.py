@@ -22,7 +22,7 @@ from unittest.mock import patch
 from zoneinfo import ZoneInfo
 
 import rules
-from batchq import actions, aside, engine
+from batchq import actions, aside, coordinator, engine
 from batchq.config import Settings
 from batchq.coordinator import Coordinator
 from batchq.core.windows import Window, parse_time
@@ -776,12 +776,12 @@ class World:
         ServerProcess(self, self.rng.choice(self.names), self.rng.choice(SECOND_PLACES))
 
     def _on_kill_coordinator(self) -> None:
-        if coordinator := self._any(CoordinatorProcess):
-            coordinator.kill()
+        if one := self._any(CoordinatorProcess):
+            one.kill()
 
     def _on_freeze_coordinator(self) -> None:
-        if coordinator := self._any(CoordinatorProcess):
-            coordinator.freeze(self.rng.choice([1.0, 6.0, 25.0]) * self.rng.random())
+        if one := self._any(CoordinatorProcess):
+            one.freeze(self.rng.choice([1.0, 6.0, 25.0]) * self.rng.random())
 
     def _on_clock(self) -> None:
         sign, size = self.rng.choice([-1, 1]), self.rng.choice([1, 10, 60, 3600, 86400])
@@ -893,6 +893,7 @@ class World:
                 (ledger, "random", self.rng),
                 (worker, "time", clock),
                 (life, "time", clock),
+                (coordinator, "time", clock),
                 (tickets, "time", clock),
                 *self._kernel(),
                 (moves, "uuid", tokens),

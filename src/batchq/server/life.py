@@ -170,7 +170,8 @@ class Enlistment:
 
     def _is_silent(self, row: Any, now: float) -> bool:
         if self._beat is None:
-            self._beat, self._since = row.beat, now
+            # Read anew: this process may have stood still, or waited for the database, since `now`.
+            self._beat, self._since = row.beat, time.monotonic()
             where = f"as pid {row.pid} of host {row.host}, which cannot be seen from here"
             logger.warning("%s runs %s: waiting for its silence", self.name, where)
         return now - self._since >= self.settings.lost_seconds
