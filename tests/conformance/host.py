@@ -173,6 +173,8 @@ class Awaiting(Noting):
 
 # Where `os._exit` and kills end everything, and where a limit cannot be held.
 PROCESSES_ONLY: set[str] = set()
+# Repeated by the job alone: Celery knows nothing like it.
+OF_THE_JOB: dict[str, int] = {}
 # How often the job repeats a case, where Celery is told so by the task.
 RETRIES: dict[str, int] = {}
 ARGUMENTS: dict[str, tuple[list[Any], dict[str, Any]]] = {}
@@ -517,3 +519,19 @@ class RaisingAfterwards(Noting):
 @case(base=RaisingAfterwards)
 def fails_afterwards() -> str:
     return "done"
+
+
+# --- what only a job can ask for ----------------------------------------------------------------------------
+
+
+@app.task(name="host.fails_thrice", base=Noting)
+def fails_thrice() -> None:
+    raise ValueError("no such order")
+
+
+@app.task(name="host.dies_thrice", base=Noting)
+def dies_thrice() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+OF_THE_JOB |= {"host.fails_thrice": 2, "host.dies_thrice": 2}

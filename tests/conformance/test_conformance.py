@@ -85,6 +85,8 @@ def on_a_server(site: Site, pool: str, cases: list[str], env: dict[str, str]) ->
         for case, (args, kwargs) in host.ARGUMENTS.items()
         if case in cases
     }
+    if pool == "prefork":
+        tasks |= {name: {"run": name, "retries": retries} for name, retries in host.OF_THE_JOB.items()}
     (site.folder / "cases.json").write_text(json.dumps({"job": "CASES", "tasks": tasks}))
     site.start_coordinator(**(env | {"HOST_NOTES": "/dev/null"}))
     site.start_server("AOS1", 1, pool=pool, **env)
@@ -145,6 +147,7 @@ def is_in(row: Meant, what: tuple[str, str]) -> bool:
 
 def test_nobody_sees_a_difference_but_those_that_are_meant(sides: tuple[dict[tuple[str, str], Any], ...]) -> None:
     celery, batchq = sides
+    batchq = {what: seen for what, seen in batchq.items() if f"host.{what[0]}" not in host.OF_THE_JOB}
     observations = celery.keys() | batchq.keys()
     differences = {what for what in observations if celery.get(what) != batchq.get(what)}
     unmeant = [what for what in sorted(differences) if not any(is_in(row, what) for row in MEANT)]
@@ -155,3 +158,21 @@ def test_nobody_sees_a_difference_but_those_that_are_meant(sides: tuple[dict[tup
     assert not said, "\n".join(said)
     if any(case == "exits" for case, _ in observations):  # on the pool that has all cases, each row is needed
         assert [row for row in MEANT if not any(is_in(row, what) for what in differences)] == []
+
+
+def test_what_the_job_repeats_is_a_retry_for_hooks_and_receivers_and_fails_once(
+    sides: tuple[dict[tuple[str, str], Any], ...],
+) -> None:
+    _, batchq = sides
+    if ("fails_thrice", "end") not in batchq:
+        pytest.skip("a death on the threads pool is the server's")
+    ends = ("on_retry", "task_retry", "on_failure", "task_failure")
+    told = [entry for entry in batchq["fails_thrice", "told in the child process"] if entry[0] in ends]
+    assert [(what, seen[0]) for what, seen in told] == [
+        *[("on_retry", "ValueError"), ("task_retry", "ValueError")] * 2,
+        *[("on_failure", "ValueError"), ("task_failure", "ValueError")],
+    ]
+    assert [(what, seen[0]) for what, seen in batchq["dies_thrice", "told in the main process"]] == [
+        *[("task_retry", "WorkerLostError")] * 2,
+        ("task_failure", "WorkerLostError"),
+    ]
