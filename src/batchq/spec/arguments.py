@@ -27,10 +27,21 @@ KINDS: dict[Callable[[Any], bool], str] = {
 
 
 class Calls:
-    """Holds calls of tasks to their signatures; looks each signature up once."""
+    """Takes calls of tasks as Celery writes them, and holds them to the tasks' signatures; looks each up once."""
 
     def __init__(self) -> None:
         self._heads: dict[Task, Head | None] = {}
+
+    def taken(self, run: object, args: Any, kwargs: Any) -> tuple[Any, Any, Any, Task | None]:
+        """The operation's name, its arguments, and its task where that is known, of a Celery task or signature.
+
+        Arguments beside a signature join its own as in `Signature.apply_async`. ValueError for what a job would drop.
+        """
+        if isinstance(run, Task):
+            return run.name, args, kwargs, run
+        if isinstance(run, Signature):
+            return run.task, *_joined(run, args, kwargs), run._type
+        return getattr(run, "name", run), args, kwargs, None
 
     def fault(self, task: Task, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
         """Why this call would fail, or run nothing, whatever the values are; None if it need not.
@@ -137,16 +148,6 @@ INSTEAD = {
     **dict.fromkeys(("time_limit", "soft_time_limit"), "time_limit"),
     "priority": "priority",
 }
-
-
-def call(run: object, args: Any, kwargs: Any) -> tuple[Any, Any, Any, Task | None]:
-    """The operation's name, its arguments, and its task where that is known, of a Celery task or signature.
-
-    Arguments beside a signature join its own as in `Signature.apply_async`. ValueError for what a job would drop.
-    """
-    if isinstance(run, Signature):
-        return run.task, *_joined(run, args, kwargs), run._type
-    return getattr(run, "name", run), args, kwargs, run if isinstance(run, Task) else None
 
 
 def _joined(signature: Signature, args: Any, kwargs: Any) -> tuple[Any, Any]:

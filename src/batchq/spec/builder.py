@@ -166,10 +166,8 @@ class Job:
         """The operation, its arguments, and the Celery task where that is given."""
         if isinstance(run, str):
             return run, args, kwargs, None
-        from batchq.spec.arguments import call
-
         try:
-            return call(run, args, kwargs)
+            return self._calls.taken(run, args, kwargs)
         except ValueError as error:
             raise self._refusal((name, "run"), str(error)) from None
 
