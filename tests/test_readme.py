@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from batchq import Current
 from batchq.cli import cli
 from batchq.config import Settings
 from batchq.core.states import LABELS, MOVES, State
@@ -43,6 +45,11 @@ def _default(value: object) -> str:
 @pytest.mark.parametrize(("name", "wanted"), [("states", state_diagram()), ("settings", settings_table())])
 def test_what_the_readme_shows_is_made_from_the_code(name: str, wanted: str):
     assert part(name) == wanted
+
+
+def test_what_the_readme_promises_of_current_is_what_it_has():
+    (promise,) = re.findall(r"`batchq\.current\(\)` has ([^.]*)\.", README.read_text(encoding="utf-8"))
+    assert re.findall(r"`(\w+)`", promise) == [field.name for field in fields(Current)]
 
 
 def test_every_state_has_a_word_for_people():
