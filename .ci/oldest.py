@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """Print the constraints under which pip installs the oldest versions that pyproject.toml admits."""
 
 from __future__ import annotations
