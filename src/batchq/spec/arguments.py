@@ -43,34 +43,36 @@ class Calls:
             return run.task, *_joined(run, args, kwargs), run._type
         return getattr(run, "name", run), args, kwargs, None
 
-    def fault(self, task: Task, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
-        """Why this call would fail, or run nothing, whatever the values are; None if it need not.
-
-        Names arguments, and never tells a value: that may be a secret.
-        """
+    def fits(self, task: Task, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+        """Whether this call may succeed: the task takes such arguments, and its body would run."""
         if task not in self._heads:
             self._heads[task] = head(task) if runs_nothing(task) is None else _refused
         takes = self._heads[task]
-        if takes is None:
-            return None
-        try:
-            takes(*args, **kwargs)
-        except TypeError as error:
-            return (
-                runs_nothing(task) or _in_words(task, takes, args, kwargs) or f"{shown(task.name)} refuses it: {error}"
-            )
-        return None
+        if takes is not None:
+            try:
+                takes(*args, **kwargs)
+            except TypeError:
+                return False
+        return True
+
+    def fault(self, task: Task, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+        """Why a call that does not fit cannot succeed; names arguments, and tells no value: that may be a secret."""
+        if (nothing := runs_nothing(task)) is not None:
+            return nothing
+        takes = self._heads[task]
+        faults = list(_mismatches(inspect.signature(takes).parameters, len(args), kwargs)) if takes else []
+        return f"{shown(task.name)} {', and '.join(faults) or 'refuses these arguments'}"
 
 
 def check(job: JobSpec, tasks: Mapping[str, Task]) -> None:
     """Raise InvalidInput unless each operation of the job takes the arguments that it is given, and would run."""
     calls = Calls()
-    faults = [(task, said) for task in job.tasks if (said := calls.fault(tasks[task.run], task.args, task.kwargs))]
-    if not faults:
+    wrong = [task for task in job.tasks if not calls.fits(tasks[task.run], task.args, task.kwargs)]
+    if not wrong:
         return
-    (task, said), more = faults[0], len(faults) - 1
+    task, more = wrong[0], len(wrong) - 1
     rest = f" {more} more {'tasks are' if more > 1 else 'task is'} called wrongly." if more else ""
-    raise InvalidInput(f"{job.name} / {task.name}: {said}.{rest}")
+    raise InvalidInput(f"{job.name} / {task.name}: {calls.fault(tasks[task.run], task.args, task.kwargs)}.{rest}")
 
 
 def runs_nothing(task: Task) -> str | None:
@@ -169,11 +171,6 @@ def _joined(signature: Signature, args: Any, kwargs: Any) -> tuple[Any, Any]:
 
 
 # --- in words -----------------------------------------------------------------------------------------------
-
-
-def _in_words(task: Task, takes: Head, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
-    faults = list(_mismatches(inspect.signature(takes).parameters, len(args), kwargs))
-    return f"{shown(task.name)} {', and '.join(faults)}" if faults else None
 
 
 def _mismatches(parameters: Mapping[str, Parameter], given: int, kwargs: Mapping[str, Any]) -> Iterator[str]:

@@ -153,8 +153,8 @@ class Job:
             duration=duration,
             ignore_failure=ignore_failure,
         )
-        if celery_task is not None and (said := self._calls.fault(celery_task, made.args, made.kwargs)):
-            raise self._refusal((name,), said)
+        if celery_task is not None and not self._calls.fits(celery_task, made.args, made.kwargs):
+            raise self._refusal((name,), self._calls.fault(celery_task, made.args, made.kwargs))
         self._tasks[name] = made
         return Task(self, name)
 
