@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
+import tomllib
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from batchq import Current
 from batchq.cli import cli
 from batchq.config import Settings
 from batchq.core.states import LABELS, MOVES, State
@@ -43,6 +46,23 @@ def _default(value: object) -> str:
 @pytest.mark.parametrize(("name", "wanted"), [("states", state_diagram()), ("settings", settings_table())])
 def test_what_the_readme_shows_is_made_from_the_code(name: str, wanted: str):
     assert part(name) == wanted
+
+
+def test_what_the_readme_promises_of_current_is_what_it_has():
+    (promise,) = re.findall(r"`batchq\.current\(\)` has ([^.]*)\.", README.read_text(encoding="utf-8"))
+    assert re.findall(r"`(\w+)`", promise) == [field.name for field in fields(Current)]
+
+
+def test_whoever_names_the_distribution_names_one_that_there_is():
+    project = tomllib.loads((README.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    folders = (README.parent / name for name in ("src", "deploy", "examples"))
+    files = [README, *(path for folder in folders for path in folder.rglob("*") if path.suffix != ".pyc")]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in files if path.is_file())
+    named = re.findall(r"\b(?:pip install (?:-\S+ )*['\"]?([a-z][\w-]*)|(\w[\w-]*)\[postgres\])", text)
+    assert {one or other for one, other in named} - {"atheris"} == {project["name"]}
+    extras = set(re.findall(rf"{project['name']}\[(\w+)\]", text))
+    assert "postgres" in extras
+    assert extras <= project["optional-dependencies"].keys()
 
 
 def test_every_state_has_a_word_for_people():

@@ -126,8 +126,8 @@ class BatchQ:
     def submit(self, job: Job | JobSpec) -> int:
         """Store a run of the job and start it; returns the run's number.
 
-        Raises InvalidInput for an operation that the app does not know, BrokerUnreachable or
-        DatabaseUnreachable before anything is stored.
+        Raises InvalidInput for an operation that the app does not know or that does not take its arguments,
+        BrokerUnreachable or DatabaseUnreachable, before anything is stored.
         """
         from batchq import engine
         from batchq.spec import Job
@@ -198,10 +198,13 @@ class BatchQ:
         return any(fnmatchcase(operation, pattern.strip()) for pattern in self.settings.operations.split(","))
 
     def check_operations(self, job: JobSpec) -> None:
-        """Raise InvalidInput unless the app knows every operation of the job."""
+        """Raise InvalidInput unless the app knows every operation of the job, and each takes what it is given."""
+        from batchq.spec import arguments
+
         known = set(self.operations())
         unknown = {task.run: task.name for task in reversed(job.tasks) if task.run not in known}
         if not unknown:
+            arguments.check(job, self.app.tasks)
             return
         operation, task = next(reversed(unknown.items()))
         if operation == "shell.run":

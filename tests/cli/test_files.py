@@ -365,13 +365,13 @@ def test_what_a_file_may_hold_at_most_is_set_and_what_is_stored_stays(batchq, tm
 
 
 def test_a_secret_argument_is_shown_by_no_command(batchq, batchq_json, tmp_path):
-    form = "{run: demo.echo, kwargs: {value: hunter2, day: today}, secret: [value]}"
+    form = "{run: demo.work, kwargs: {message: hunter2, seconds: 1}, secret: [message]}"
     (tmp_path / "job.yaml").write_text(f"job: JOB\ntasks: {{A: {form}}}\n")
     batchq("submit", "job.yaml")
 
-    assert "value=" in batchq("task", "show", "last", "A").stdout
-    assert batchq_json("task", "show", "last", "A")["kwargs"] == {"day": "today", "value": "***"}
-    assert batchq_json("job", "show", "JOB")["definition"]["tasks"][0]["kwargs"] == {"day": "today", "value": "***"}
+    assert "message=" in batchq("task", "show", "last", "A").stdout
+    assert batchq_json("task", "show", "last", "A")["kwargs"] == {"seconds": 1, "message": "***"}
+    assert batchq_json("job", "show", "JOB")["definition"]["tasks"][0]["kwargs"] == {"seconds": 1, "message": "***"}
     shown = [
         ("job", "show", "JOB"),
         ("task", "show", "last", "A"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -49,6 +50,16 @@ def test_a_run_shows_its_tasks_with_their_reasons_and_errors(batchq, failed):
     assert "RuntimeError: TASK 2 was told to fail" in rows["TASK 2"]
     assert rows["TASK 3"].endswith("TASK 2 failed")
     assert max(map(len, lines)) <= 110
+
+
+def test_a_run_shows_for_whom_and_in_which_company_it_runs(batchq, batchq_json, stage):
+    whose = [(None, None), ("anna", None), (None, "NO01"), ("anna", "NO01")]
+    said = ["", "; run by anna", "; company NO01", "; run by anna, company NO01"]
+    for (run_by, company), end in zip(whose, said, strict=True):
+        run = stage.submit(json.dumps({"job": "J", "run_by": run_by, "company": company, "tasks": {"A": {"run": "x"}}}))
+        view = batchq_json("runs", "show", run)
+        assert (view["run_by"], view["company"]) == (run_by, company)
+        assert batchq("runs", "show", run).stdout.splitlines()[0].partition(";")[1:] == (end[:1], end[1:])
 
 
 def test_to_show_a_failed_run_is_no_failure(batchq, failed):

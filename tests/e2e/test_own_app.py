@@ -162,7 +162,7 @@ def test_celerys_own_retries_only_raise(site: Site, run: int, task: str, errors:
     assert len(notes(site, f"host.{task} runs")) == len(errors)
 
 
-def test_an_operation_reads_its_job_run_task_attempt_user_and_company(site: Site, run: int) -> None:
+def test_an_operation_reads_its_job_run_task_attempt_run_by_and_company(site: Site, run: int) -> None:
     told = site.tasks(run)["who"]["result"]
     del told["pid"]
     assert told == {
@@ -174,6 +174,9 @@ def test_an_operation_reads_its_job_run_task_attempt_user_and_company(site: Site
         "company": "USMF",
         "retries_so_far": 0,
     }
+    shown = site.run(run)
+    assert (shown["run_by"], shown["company"]) == ("anna", "USMF")
+    assert site.cli("runs", "show", str(run)).stdout.splitlines()[0].endswith("; run by anna, company USMF")
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,12 @@ import math
 import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from batchq.cli.context import timezone
 from batchq.core.windows import DAYS, YEARS, Window, parse_date, parse_days, parse_time, zone
-
-V = TypeVar("V")
 
 TEXT = re.compile(r"\s*([\d:]+)\s*-\s*([\d:]+)\s*=\s*(-?\d{1,9})(?:\s+([^\s\[\]]+))?\s*(?:\[([^\[\]]*)\])?\s*")
 FORM = '"18:00-07:30=20 Europe/Oslo [mon-fri]"'
@@ -21,14 +19,14 @@ LONGEST_HOURS = 24 * 400
 LONGEST_SECONDS = 366 * 24 * 3600
 
 
-class Read(click.ParamType[V]):
+class Read(click.ParamType):  # type: ignore[type-arg]  # a subscript is refused at run time before click 8.4
     """A value that `read` makes of the text; its ValueError is a usage error."""
 
-    def __init__(self, name: str, read: Callable[[str], V]) -> None:
+    def __init__(self, name: str, read: Callable[[str], object]) -> None:
         self.name = name
         self._read = read
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> V:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The value that the text says."""
         try:
             return self._read(value)

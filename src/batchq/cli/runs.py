@@ -25,6 +25,8 @@ from batchq.cli.output import (
 from batchq.cli.task import tasks_table
 from batchq.core.states import RUN_ENDED, RunState
 
+WHOSE = (("run by", "run_by"), ("company", "company"))
+
 
 @click.group()
 def runs() -> None:
@@ -163,5 +165,6 @@ def _drawn(view: dict[str, Any]) -> Iterator[Part]:
     now = users_now()
     submitted = local(view["submitted_at"], now)
     name = f"{view['job']} run {view['run']}"
-    yield f"{name}: {label(view['status'])}, submitted {submitted}, {lasted(view, now)}"
+    whose = ", ".join(f"{said} {view[key]}" for said, key in WHOSE if view[key] is not None)
+    yield f"{name}: {label(view['status'])}, submitted {submitted}, {lasted(view, now)}{whose and f'; {whose}'}"
     yield tasks_table(view["tasks"], now)

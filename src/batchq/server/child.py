@@ -101,7 +101,7 @@ _NOTHING = nullcontext()
 
 
 def current() -> Current:
-    """The job, run, task, attempt, user and company that the calling operation runs for (rule 38).
+    """The job, run, task and attempt that the calling operation is, and the job's `run_by` and `company` (rule 38).
 
     Raises LookupError outside of an operation that a batch server runs.
     """

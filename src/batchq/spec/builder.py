@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn, TypeVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -14,6 +15,9 @@ from batchq.errors import InvalidInput
 from batchq.spec.faults import Fault, Path, faults_in, shown
 from batchq.spec.fields import JSON, Priority
 from batchq.spec.model import JobSpec, TaskSpec
+
+if TYPE_CHECKING:
+    from batchq.spec.arguments import Calls
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -119,22 +123,23 @@ class Job:
         duration: float | None = None,
         ignore_failure: bool = False,
     ) -> Task:
-        """Add a task that runs `run`, a name or a Celery task; InvalidInput if it cannot be.
+        """Add a task that runs `run`, a name, a Celery task or its signature; InvalidInput if it cannot be.
 
-        `after` is made of earlier tasks, or says the same as in a file. `secret` names the keyword arguments that
-        nobody is to see. `retry_delay`, `time_limit` and `duration`, which only `batchq plan` looks at, are seconds.
+        Arguments of a signature are the task's; its options are refused, as they would be dropped. `after` is made of
+        earlier tasks, or says the same as in a file. `secret` names the keyword arguments that nobody is to see.
+        `retry_delay`, `time_limit` and `duration`, which only `batchq plan` looks at, are seconds.
         """
         if name in self._tasks:
             raise InvalidInput(f"Job {shown(self.name)}: another task is named {shown(name)}.")
         said, joined = self._conditions(after)
         if joined and join and joined != join:
-            fault = Fault(("tasks", name, "join"), f"{join} contradicts how the conditions are joined")
-            raise InvalidInput(f"Job {shown(self.name)}: {fault}.")
-        self._tasks[name] = self._made(
+            raise self._refusal((name, "join"), f"{join} contradicts how the conditions are joined")
+        operation, args, kwargs, celery_task = self._called(name, run, args, kwargs)
+        made = self._made(
             TaskSpec,
             ("tasks", name),
             name=name,
-            run=getattr(run, "name", run),
+            run=operation,
             args=args,
             kwargs={} if kwargs is None else kwargs,
             secret=secret,
@@ -148,11 +153,32 @@ class Job:
             duration=duration,
             ignore_failure=ignore_failure,
         )
+        if celery_task is not None and not self._calls.fits(celery_task, made.args, made.kwargs):
+            raise self._refusal((name,), self._calls.fault(celery_task, made.args, made.kwargs))
+        self._tasks[name] = made
         return Task(self, name)
 
     def spec(self) -> JobSpec:
         """The job as it is submitted; InvalidInput if it breaks a rule (rule 1)."""
         return self._made(JobSpec, (), name=self.name, tasks=tuple(self._tasks.values()), **self._shared)
+
+    def _called(self, name: str, run: Any, args: Any, kwargs: Any) -> tuple[Any, Any, Any, Any]:
+        """The operation, its arguments, and the Celery task where that is given."""
+        if isinstance(run, str):
+            return run, args, kwargs, None
+        try:
+            return self._calls.taken(run, args, kwargs)
+        except ValueError as error:
+            raise self._refusal((name, "run"), str(error)) from None
+
+    @cached_property
+    def _calls(self) -> Calls:
+        from batchq.spec.arguments import Calls  # with Celery, which a job of names does without
+
+        return Calls()
+
+    def _refusal(self, path: Path, sentence: str) -> InvalidInput:
+        return InvalidInput(f"Job {shown(self.name)}: {Fault(('tasks', *path), sentence)}.")
 
     def _conditions(self, after: Any) -> tuple[Any, Join | None]:
         """What a model takes as `after`, and how `&` and `|` joined it."""

@@ -236,8 +236,9 @@ def _parse(url: str) -> URL:
         parsed = make_url(url)
         parsed.get_dialect()
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
+        said = str(error).replace(url, masked(url)).strip().splitlines()[0].rstrip(".")
         raise InvalidInput(
-            f"The database URL {masked(url)} cannot be used ({_reason(error)}). "
+            f"The database URL {masked(url)} cannot be used ({said}). "
             "Use sqlite:///path/to/file.db or postgresql+psycopg://user@host/name."
         ) from None
     except ValueError:  # a port that is no number

@@ -174,6 +174,8 @@ def _run_line(row: Any) -> View:
         "run": row.id,
         "job": row.job,
         "status": row.status,
+        "run_by": row.run_by,
+        "company": row.company,
         "submitted_at": iso(row.submitted_at),
         "started_at": iso(row.started_at),
         "ended_at": iso(row.ended_at),
