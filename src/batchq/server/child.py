@@ -60,6 +60,9 @@ class Order:
     result_bytes: int
     # Whether the process that runs it runs nothing else meanwhile: it is then put back in order.
     alone: bool = False
+    # After so many attempts, or with more memory than so many KiB, that process is replaced.
+    most_attempts: int | None = None
+    most_kilobytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,9 @@ def execute(order: Order) -> Done:
         _let_a_signal_end(error)
         done = _error(error)
     # After a signal told this process to end, it would take every later error for that end: so it runs nothing more.
-    spent = house is not None and (house.spent or terminate_handler_fired())
+    spent = house is not None and (
+        house.spent or terminate_handler_fired() or house.is_worn_by(order.most_attempts, order.most_kilobytes)
+    )
     return replace(done, spent=True) if spent else done
 
 

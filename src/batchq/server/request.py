@@ -25,8 +25,6 @@ from batchq.store.moves import run_of
 if TYPE_CHECKING:
     from batchq.server.worker import BatchServer
 
-LIMITS = ("soft_time_limit", "time_limit")
-
 logger = logging.getLogger(__name__)
 
 
@@ -80,17 +78,8 @@ class Attempt(Request):  # type: ignore[misc]
         self.server = server
         self.arrival = arrival
         self.row = row
-        self.soft_limit, self.hard_limit = self._limits()
-
-    def _limits(self) -> tuple[float | None, float | None]:
-        """The limits that the operation itself has, and over them the one of the job file."""
-        soft, hard = (self._own(name) for name in LIMITS)
-        return soft, self.row.time_limit or hard
-
-    def _own(self, name: str) -> float | None:
-        # Celery gives the app's default to every task without a limit; that one is for the host's own messages.
-        limit: float | None = getattr(self.app.tasks.get(self.row.operation), name, None)
-        return None if limit == self.server.limits[name] else limit
+        operation = self.app.tasks.get(row.operation)
+        self.soft_limit, self.hard_limit = server.limits.of(operation, row.time_limit)
 
     def start(self, pool: Any) -> None:
         """Hand the attempt to the pool."""
@@ -133,6 +122,8 @@ class Attempt(Request):  # type: ignore[misc]
             settings.log_bytes,
             settings.result_bytes,
             alone=self.server.kind == "prefork",
+            most_attempts=self.server.limits.attempts,
+            most_kilobytes=self.server.limits.kilobytes,
         )
 
     # --- what the pool calls; on the threads pool from its threads -------------------------------------------

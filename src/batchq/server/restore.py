@@ -26,6 +26,7 @@ from collections.abc import Iterator
 from operator import attrgetter, itemgetter
 from os import _exit as end_process
 from os import getpid
+from resource import RUSAGE_SELF, getrusage
 from threading import active_count
 from typing import Any
 
@@ -75,6 +76,7 @@ class House:
             # `kill 0` in an operation must not reach the server and its other children.
             os.setpgid(0, 0)
         self.spent = False
+        self.attempts = 0
         self.process = getpid()
         self._threads = active_count()
         self._changed: list[str] = []
@@ -89,6 +91,16 @@ class House:
         self._habits = [(habit, before) for habit in habits.HABITS if (before := _seen(habit)) is not None]
         self._looks = [habit.look for habit, _ in self._habits]
         self._before = [before[0] for _, before in self._habits]
+
+    def is_worn_by(self, attempts: int | None, kilobytes: int | None) -> bool:
+        """Count an attempt that ended here; whether this process has had its number of them, or its share of memory."""
+        self.attempts += 1
+        if attempts and self.attempts >= attempts:
+            return True
+        if not kilobytes or (held := getrusage(RUSAGE_SELF).ru_maxrss) <= kilobytes:
+            return False
+        logger.warning("this process has held %d KiB, and worker_max_memory_per_child is %d: it ends", held, kilobytes)
+        return True
 
     def put_names_back(self) -> None:
         """Give modules and builtins back what the operation replaced in them; needs none of them itself."""
