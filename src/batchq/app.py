@@ -412,7 +412,10 @@ def _found(path: str) -> Celery | BatchQ:
         if not (isinstance(error, ModuleNotFoundError) and _leads_to(error.name, path)):
             raise _not_imported(path, error) from error
     apps: list[str] = []
-    for place in _places(module, path):
+    places = _places(module, path)
+    if not attribute and places[0].__name__ != module:
+        attribute = module.rpartition(".")[2]
+    for place in places:
         for name in [attribute] if attribute else NAMES:
             # Celery takes whatever is named `app`, which may be Flask's.
             if isinstance(found := getattr(place, name, None), Celery | BatchQ):
@@ -432,7 +435,7 @@ def _places(module: str, path: str) -> list[ModuleType]:
         return [there]
     except ModuleNotFoundError as error:
         above = module.rpartition(".")[0]
-        if above and error.name == module:
+        if above and error.name == module and ":" not in path:
             return _places(above, path)
         if _leads_to(error.name, module):
             said = f"No module named {error.name!r} for the app {path!r}; looked in {Path.cwd()} too."
@@ -444,7 +447,7 @@ def _places(module: str, path: str) -> list[ModuleType]:
 
 def _leads_to(name: str | None, path: str) -> bool:
     """Whether the module of this name is the one that the path names, or one of those above it."""
-    return bool(name) and f"{path.replace(':', '.')}.".startswith(f"{name}.")
+    return bool(name) and f"{path}.".replace(":", ".").startswith(f"{name}.".replace(":", "."))
 
 
 def _not_imported(path: str, error: Exception) -> InvalidInput:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from kombu import pools
 
 from batchq.cli import cli
 from e2e import brokers
@@ -32,7 +33,7 @@ def broker() -> Iterator[str]:
 
 
 @pytest.fixture
-def batchq(stage: Any, broker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+def batchq(stage: Any, broker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Command]:
     """Run a command in the stage's folder; the broker takes all, and only a test that asks for it advances."""
     for name in ("BATCHQ_APP", "BATCHQ_DATABASE_URL", "BATCHQ_BROKER_URL"):
         monkeypatch.delenv(name, raising=False)
@@ -49,7 +50,9 @@ def batchq(stage: Any, broker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         result.stderr_bytes = NO_APP.sub(b"", result.stderr_bytes, count=1)
         return result
 
-    return run
+    yield run
+    # A process that a later test forks would read from what is left open here.
+    pools.reset()
 
 
 @pytest.fixture

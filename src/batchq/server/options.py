@@ -86,7 +86,8 @@ class ServerOption(click.Option):
     def handle_parse_result(self, ctx: click.Context, opts: Any, args: list[str]) -> tuple[Any, list[str]]:
         """The option's value, as click has it."""
         name, args = super().handle_parse_result(ctx, opts, args)
-        if name and not ctx.resilient_parsing:
+        # Not given, it may be a sentinel of click's own.
+        if isinstance(name, str) and name and not ctx.resilient_parsing:
             try:
                 self._look_over(name, ctx, opts)
             except BatchqError as error:
