@@ -216,6 +216,15 @@ def test_that_sentence_helps(site: Site, played: Any) -> None:
     assert "does not hold for a batch server" not in site.log("AOS5")
 
 
+@pytest.mark.slow
+def test_a_server_starts_below_celerys_own_command_too(site: Site, played: Any) -> None:
+    site._start("AOS6", [*WORKER[:-1], "batchq", "server", "start", "AOS6", "-c", "7"], {})
+    site.wait_for("AOS6 to be ready", lambda: site._readied("AOS6"))
+    assert len(pids(played(FOUR))) == 4
+    assert site.log("AOS6").count("Warning: -c does not hold for a batch server: ") == 1
+    assert "more than once" not in site.log("AOS6")
+
+
 def test_validate_says_of_rate_limits_that_they_do_not_hold(site: Site) -> None:
     path = site.folder / "mail.yaml"
     path.write_text("job: MAIL\ntasks: {A: {run: shop.mail}, B: {run: shop.pid}}\n")

@@ -146,7 +146,7 @@ def unfit_options(command: F) -> F:
 
 
 def _told(ctx: click.Context, param: click.Parameter, value: object) -> None:
-    for warning in refuse("NAME", [param.name or ""] if value is not None else []):
+    for warning in refuse("NAME", [param.name or ""] if value not in (None, False) else []):
         say(f"Warning: {warning}", err=True)
 
 

@@ -169,7 +169,7 @@ class Limits:
             "task_time_limit": self.time_limit,
             "task_soft_time_limit": self.soft_time_limit,
         }
-        return ", ".join(f"{name}={value:g}" for name, value in named.items() if value)
+        return ", ".join(f"{name}={value}" for name, value in named.items() if value)
 
 
 def _number(value: Any, name: str) -> int | None:
