@@ -8,21 +8,26 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
 import click
 from celery import Celery
+from celery.app.utils import find_app as find_celery_app
 from celery.signals import celeryd_after_setup, celeryd_init
+from celery.utils.time import rate
 from kombu.transport import TRANSPORT_ALIASES
 
 from batchq import crash
 from batchq.config import Settings
 from batchq.errors import BrokerUnreachable, InvalidInput, NoBroker, closest
+from batchq.server.options import ServerOption
 
 if TYPE_CHECKING:
     from batchq.coordinator import Coordinator
@@ -44,10 +49,20 @@ class BatchQ:
 
     Adds two tasks, two bootsteps and a worker option; changes none of the app's own settings. The settings of
     batchq are the `batchq_*` keys of `app.conf`, over them what is given here, over all `BATCHQ_*` of the environment.
+    An app has one of it: to join it again gives the same, and adds the settings that are given then.
     """
 
+    def __new__(cls, app: Celery, **settings: Any) -> Self:
+        """The one that joined the app before, or a new one."""
+        joined = getattr(app, "batchq", None)
+        return joined if isinstance(joined, cls) else super().__new__(cls)
+
     def __init__(self, app: Celery, **settings: Any) -> None:
+        if getattr(app, "batchq", None) is self:
+            self._add(settings)
+            return
         self.app = app
+        self.announce: Callable[[], None] | None = None  # called once, before the database is opened
         self.patience = 5.0  # how long an answer of the broker is waited for, in seconds
         self.process = "batchq"  # what PostgreSQL's pg_stat_activity shows of this one
         self._given = settings
@@ -70,9 +85,7 @@ class BatchQ:
         app.task(_done_by_its_strategy, name=COORDINATE, Strategy="batchq.coordinator:strategy", **own)
         app.steps["worker"].add("batchq.server.worker:BatchServer")
         app.steps["consumer"].add("batchq.server.worker:BatchConsumer")
-        app.user_options["worker"].add(
-            click.Option(["--batch-server"], metavar="NAME", help="Be the batch server of this name (batchq).")
-        )
+        app.user_options["worker"].add(ServerOption(app.conf, self._make_server))
         celeryd_init.connect(self._begin_logs)
 
     def _begin_logs(self, instance: Any, options: Any, **_: object) -> None:
@@ -80,6 +93,22 @@ class BatchQ:
             from batchq import logs
 
             logs.begin(self.settings.log_format, instance)
+
+    def _add(self, settings: dict[str, Any]) -> None:
+        """Take further settings; what was made of the former ones is made anew when it is asked for."""
+        if not settings.items() - self._given.items():
+            return
+        self._given |= settings
+        if "database" in vars(self):
+            self.database.dispose()
+        for made in ("settings", "database", "coordinator"):
+            vars(self).pop(made, None)
+        self._publishing = None
+
+    def _make_server(self, name: str) -> None:
+        """Make this process ready to be a batch server; raises InvalidInput for a broker or database that cannot be."""
+        self.check_named()
+        self.lead_to_broker(writes=False)
 
     # --- what it is made of ---------------------------------------------------------------------------------
 
@@ -100,6 +129,9 @@ class BatchQ:
         """
         from batchq.store.database import ANSWER_SECONDS, Database
 
+        announce, self.announce = self.announce, None
+        if announce is not None:
+            announce()
         most = min(ANSWER_SECONDS, patience + LONGER_SECONDS) if answer is None else answer
         return Database(self.settings.database, patience=patience, answer=most, name=self.process)
 
@@ -173,11 +205,22 @@ class BatchQ:
 
     @property
     def names_broker(self) -> bool:
-        """Whether the app or the environment says which broker to use; raises InvalidInput if nobody can read it."""
-        named = os.environ.get("CELERY_BROKER_URL") or self.app.conf.broker_read_url
-        for url in named.split(";") if isinstance(named, str) else named or ():
-            _refuse_mangled(url)
-        return bool(named)
+        """Whether settings, app or environment say which broker to use; raises InvalidInput for one that cannot be."""
+        conf = self.app.conf
+        named = (
+            [self.settings.broker_url] if self.settings.broker_url else [conf.broker_read_url, conf.broker_write_url]
+        )
+        for urls in filter(None, named):
+            for url in urls.split(";") if isinstance(urls, str) else urls:
+                _refuse_broker(url, conf.broker_transport)
+        return any(named)
+
+    def check_named(self) -> None:
+        """Raise InvalidInput for a broker or a database that is named, and on which batchq cannot work."""
+        from batchq.store.database import Database
+
+        _ = self.names_broker
+        Database(self.settings.database)
 
     def check_broker(self) -> None:
         """Raise BrokerUnreachable unless the broker answers, NoBroker if none is named."""
@@ -185,6 +228,18 @@ class BatchQ:
             raise NoBroker
         with self._lock:
             self.publisher.check()
+
+    def lead_to_broker(self, *, writes: bool) -> None:
+        """Lead Celery's own connections in this process to the broker that `broker_url` names, if it does.
+
+        Without `writes` what the app sends itself goes where the app says; for it is not batchq's.
+        """
+        url, conf = self.settings.broker_url, self.app.conf
+        if not url:
+            return
+        for kind in ("read", "write") if writes or not conf.broker_write_url else ("read",):
+            os.environ.pop(f"CELERY_BROKER_{kind.upper()}_URL", None)
+            conf[f"broker_{kind}_url"] = url
 
     def operations(self) -> list[str]:
         """The names of all tasks that a job may run."""
@@ -196,6 +251,18 @@ class BatchQ:
         if operation.startswith(("celery.", "batchq.")) or (operation == "shell.run" and not self.settings.shell):
             return False
         return any(fnmatchcase(operation, pattern.strip()) for pattern in self.settings.operations.split(","))
+
+    def rate_limits(self, operations: Iterable[str]) -> str | None:
+        """The sentence about those operations that have a `rate_limit`, which does not hold here; None if none has."""
+        if self.app.conf.worker_disable_rate_limits:
+            return None
+        tasks = ((name, self.app.tasks.get(name)) for name in sorted(set(operations)))
+        found = [f"{name} {task.rate_limit}" for name, task in tasks if task is not None and rate(task.rate_limit)]
+        if not found:
+            return None
+        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+        said = f"{', '.join(found[:5])}{more}"
+        return f"rate_limit does not hold for operations ({said}): threads and windows decide how many run at once."
 
     def check_operations(self, job: JobSpec) -> None:
         """Raise InvalidInput unless the app knows every operation of the job, and each takes what it is given."""
@@ -227,11 +294,10 @@ class BatchQ:
         """
         from batchq.store import schema
 
+        self.check_named()
         schema.check(self.database)
         self.database.dispose()
-        # By its other name: "prefork" would leave the choice to the host's own worker_pool.
-        kind = "processes" if pool == "prefork" else pool
-        options = ["--batch-server", name, "-n", f"{_node(name)}@%h", "-P", kind, "-c", "1"]
+        options = ["--batch-server", name, "-n", f"{_node(name)}@%h", "-P", pool]
         return self._celery("worker", *options, *(["-E"] if events else []), "-l", loglevel, *QUIET)
 
     def coordinate(self, *, loglevel: str = "WARNING") -> int:
@@ -241,8 +307,10 @@ class BatchQ:
         from batchq.server.tickets import queue
         from batchq.store import schema
 
+        self.check_named()
         schema.check(self.database)
         self.database.dispose()
+        self.lead_to_broker(writes=True)
         hold_out(self.app, "a coordinator")
         self.patience = 1.0  # no longer, as it heeds no signal meanwhile
         self._coordinates = True
@@ -258,6 +326,9 @@ class BatchQ:
     def _celery(self, *argv: str) -> int:
         from celery.bin.celery import celery
 
+        for command in celery.commands.values():
+            # Below `celery -A …` they are there already: Celery adds them each time it begins.
+            command.params[:] = [each for each in command.params if not self._is_users(each)]
         # What Celery.start() does, but for the exit code, which it forgets.
         celery.params[0].default = self.app
         try:
@@ -265,19 +336,36 @@ class BatchQ:
         finally:
             celery.params[0].default = None
 
+    def _is_users(self, option: click.Parameter) -> bool:
+        """Whether somebody added this option to Celery's commands for this app."""
+        return any(option in added for added in self.app.user_options.values())
+
 
 QUIET = ["--without-gossip", "--without-mingle"]
 
 
-def _refuse_mangled(url: str) -> None:
-    """Raise InvalidInput for a broker URL that cannot be read, and tell no part of it: it may be one of a password."""
+# What carries tickets: Redis and Valkey, and RabbitMQ; by the names that kombu has for them.
+BROKERS = ("redis", "rediss", "redis+socket", "sentinel", "amqp", "amqps", "pyamqp")
+_TRANSPORTS = {TRANSPORT_ALIASES.get(name) for name in BROKERS} - {None}
+
+
+def _refuse_broker(url: str, transport: str | None) -> None:
+    """Raise InvalidInput for a broker that cannot carry tickets, or whose URL cannot be read.
+
+    No part of the URL but its scheme is told: any other may be one of a password. `transport` is the one that Celery
+    takes for an address without a scheme.
+    """
     try:
         scheme, _ = urlsplit(url).scheme, urlsplit(url).port
     except ValueError:
         advice = "In its password, write @ as %40, / as %2F and : as %3A."
         raise InvalidInput(f"The broker URL cannot be read. {advice}") from None
-    if scheme and scheme.partition("+")[0] not in TRANSPORT_ALIASES and "." not in scheme:
-        raise InvalidInput(f"No broker speaks {scheme!r}{closest(scheme, TRANSPORT_ALIASES)}. Use redis:// or amqp://.")
+    kind = scheme if "://" in url else transport or "amqp"
+    if kind not in BROKERS and TRANSPORT_ALIASES.get(kind, kind) not in _TRANSPORTS:
+        raise InvalidInput(
+            f"No broker of batchq speaks {kind!r}{closest(kind, BROKERS)}: it is Redis, Valkey or RabbitMQ. "
+            "Set BATCHQ_BROKER_URL to redis://… or amqp://…."
+        )
 
 
 def _done_by_its_strategy(*_: object, **__: object) -> None:
@@ -290,23 +378,21 @@ def _node(name: str) -> str:
 
 # --- finding the app ----------------------------------------------------------------------------------------
 
+# Where else than Celery an app is looked for, by what projects call it.
+NAMES = ("app", "celery", "celery_app", "batch")
+
 
 def find_app(path: str | None = None) -> BatchQ:
-    """The BatchQ of the app at `module:attribute`, else of BATCHQ_APP, else of our own demo app.
+    """The BatchQ of the app at `path`, as `celery -A` finds it, else of BATCHQ_APP, else of our own demo app.
 
     Raises InvalidInput when there is none there.
     """
     path = path or os.environ.get("BATCHQ_APP")
-    broker = os.environ.get("BATCHQ_BROKER_URL")
-    if broker:
-        # Celery's own variable wins over the app's setting, and so nothing in the app has to be changed.
-        os.environ["CELERY_BROKER_URL"] = broker
     if not path:
         return demo_app()
-    module, _, attribute = path.partition(":")
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
-    found = _attribute(_import(module, path), attribute, path)
+    found = _found(path)
     joined: BatchQ = found if isinstance(found, BatchQ) else BatchQ.of(found)
     return joined
 
@@ -321,25 +407,57 @@ def demo_app() -> BatchQ:
     return batch
 
 
-def _import(module: str, path: str) -> Any:
+def _found(path: str) -> Celery | BatchQ:
+    """What Celery finds at the path, or else what stands there under another name."""
+    module, _, attribute = path.partition(":")
     try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name and (module == error.name or module.startswith(f"{error.name}.")):
-            raise InvalidInput(
-                f"No module named {module!r} for the app {path!r}; looked in {Path.cwd()} too."
-            ) from None
-        raise InvalidInput(f"The app {path!r} cannot be imported: {error}.") from error
-    except Exception as error:
-        raise InvalidInput(f"The app {path!r} cannot be imported: {type(error).__name__}: {error}.") from error
-
-
-def _attribute(module: Any, attribute: str, path: str) -> Any:
-    names = [attribute] if attribute else ["app", "celery", "celery_app", "batch"]
-    for name in names:
-        found = getattr(module, name, None)
+        found = find_celery_app(path)
         if isinstance(found, Celery | BatchQ):
             return found
-    apps = [name for name, value in vars(module).items() if isinstance(value, Celery)]
-    hint = f" It has {', '.join(repr(f'{module.__name__}:{name}') for name in apps)}." if apps else ""
+    except AttributeError:  # there is none where Celery looks, or the import itself failed, which then fails again
+        pass
+    except Exception as error:
+        if not (isinstance(error, ModuleNotFoundError) and _leads_to(error.name, path)):
+            raise _not_imported(path, error) from error
+    apps: list[str] = []
+    places = _places(module, path)
+    if not attribute and places[0].__name__ != module:
+        attribute = module.rpartition(".")[2]
+    for place in places:
+        for name in [attribute] if attribute else NAMES:
+            # Celery takes whatever is named `app`, which may be Flask's.
+            if isinstance(found := getattr(place, name, None), Celery | BatchQ):
+                return found
+        apps += [f"{place.__name__}:{name}" for name, value in vars(place).items() if isinstance(value, Celery)]
+    hint = f" It has {', '.join(map(repr, apps))}." if apps else ""
     raise InvalidInput(f"{path!r} names no Celery app.{hint}")
+
+
+def _places(module: str, path: str) -> list[ModuleType]:
+    """The module, or the one that is meant to hold its last word, and its own module `celery`; raises InvalidInput."""
+    try:
+        there = importlib.import_module(module)
+        if hasattr(there, "__path__") and find_spec(f"{module}.celery"):
+            # Celery passes over whatever goes wrong in it.
+            return [there, importlib.import_module(f"{module}.celery")]
+        return [there]
+    except ModuleNotFoundError as error:
+        above = module.rpartition(".")[0]
+        if above and error.name == module and ":" not in path:
+            return _places(above, path)
+        if _leads_to(error.name, module):
+            said = f"No module named {error.name!r} for the app {path!r}; looked in {Path.cwd()} too."
+            raise InvalidInput(said) from None
+        raise _not_imported(path, error) from error
+    except Exception as error:
+        raise _not_imported(path, error) from error
+
+
+def _leads_to(name: str | None, path: str) -> bool:
+    """Whether the module of this name is the one that the path names, or one of those above it."""
+    return bool(name) and f"{path}.".replace(":", ".").startswith(f"{name}.".replace(":", "."))
+
+
+def _not_imported(path: str, error: Exception) -> InvalidInput:
+    kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
+    return InvalidInput(f"The app {path!r} cannot be imported: {kind}{str(error).strip().rstrip('.')}.")

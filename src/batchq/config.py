@@ -27,7 +27,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="BATCHQ_", frozen=True, extra="ignore")
 
-    app: str | None = Field(None, description="Celery app as module:attribute; none = the demo app")
+    app: str | None = Field(None, description="Celery app, as `celery -A` finds it; none = the demo app")
     home: Path = Field(Path(".batchq"), description="folder of the embedded database, logs and lock")
     database_url: str | None = Field(None, repr=False, description="SQLAlchemy URL; none = SQLite below `home`")
     broker_url: str | None = Field(

@@ -166,7 +166,7 @@ class Embedded:
             self._clear_up()
         assert self._lock is not None
         # A password stays where it was: whoever joins then names the broker as well.
-        broker = os.environ.get("CELERY_BROKER_URL")
+        broker = self.batch.settings.broker_url or os.environ.get("CELERY_BROKER_URL")
         json.dump({"pid": os.getpid(), "broker": broker if broker and "@" not in broker else None}, self._lock)
         self._lock.flush()
 

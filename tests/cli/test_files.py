@@ -30,7 +30,7 @@ TWO = "{jobs: {J: {tasks: {A: {run: demo.work}}}, K: {tasks: {A: {run: demo.work
 
 def project():
     """What Celery's own command hands to ours: a context with the app of `celery -A`."""
-    app = Celery("proj", broker="memory://")
+    app = Celery("proj")
 
     @app.task(name="proj.add", shared=False)
     def add():
@@ -102,7 +102,7 @@ def test_validate_says_what_a_valid_file_holds(batchq, batchq_json, files):
         f"{two}: valid, 2 jobs, 2 tasks",
     ]
     assert batchq_json("validate", two) == [
-        {"file": str(two), "valid": True, "errors": [], "jobs": 2, "groups": 0, "servers": 0, "tasks": 2}
+        {"file": str(two), "valid": True, "errors": [], "notes": [], "jobs": 2, "groups": 0, "servers": 0, "tasks": 2}
     ]
 
 

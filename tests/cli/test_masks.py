@@ -49,9 +49,9 @@ def told(batchq, *words: str) -> str:
 
 
 @pytest.mark.parametrize("what", DATABASES)
-def test_the_database_is_told_without_its_password(batchq, good, what):
+def test_the_database_is_told_without_its_password(batchq, good, broker, what):
     good.setenv("BATCHQ_DATABASE_URL", DATABASES[what])
-    good.setenv("CELERY_BROKER_URL", "memory://")
+    good.setenv("CELERY_BROKER_URL", broker)
     for command in COMMANDS:
         assert SECRET not in told(batchq, *command.split())
 

@@ -23,7 +23,7 @@ def nothing() -> None:
 
 
 def batch(**settings: str) -> BatchQ:
-    app = Celery("shop", set_as_current=False, broker="memory://")
+    app = Celery("shop", set_as_current=False, broker="redis://127.0.0.1:1/0")
     for name in NAMES:
         app.task(nothing, name=name, shared=False)
     return BatchQ(app, **settings)

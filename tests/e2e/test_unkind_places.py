@@ -258,7 +258,7 @@ COMMANDS = (
 @pytest.mark.parametrize("words", COMMANDS)
 def test_every_command_says_of_junk_that_it_is_no_database(tmp_path: Path, words: str) -> None:
     with place(tmp_path, below("batchq.db", b"junk " * 1000)) as folder:
-        broker = {} if words.startswith(("run", "dev")) else {"BATCHQ_BROKER_URL": "memory://"}
+        broker = {} if words.startswith(("run", "dev")) else {"BATCHQ_BROKER_URL": "amqp://"}
         ended = type_there(folder, Place(words, env=broker))
     said = f"exit {ended.returncode}\n{ended.stdout}\n{ended.stderr}"
     assert ended.returncode == 4, said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,6 +86,36 @@ def test_a_database_that_is_away_is_exit_code_4_with_advice(folder: Folder, word
     assert "Start it, or set BATCHQ_DATABASE_URL" in refused.stderr
     assert "Traceback" not in refused.stderr
     assert "secret" not in refused.stderr + refused.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("raise ModuleNotFoundError(\"No module named 'psycopg'\", name='psycopg')", "No module named 'psycopg'"),
+        # What it says where it is installed without its own copy of PostgreSQL's library, and there is no other.
+        ("raise ImportError('no pq wrapper available.\\nAttempts made:\\n- ...')", "no pq wrapper available"),
+    ],
+    ids=["not installed", "without libpq"],
+)
+def test_postgresql_without_its_driver_is_one_sentence_with_what_to_install(
+    folder: Folder, words: str, said: str
+) -> None:
+    (folder.folder / "job.yaml").write_text("job: J\ntasks: {A: {run: shop.add}}\n")
+    (folder.folder / "lacking").mkdir()
+    (folder.folder / "lacking" / "psycopg.py").write_text(words)
+    lacks = {
+        "PYTHONPATH": os.pathsep.join([str(folder.folder / "lacking"), folder.env["PYTHONPATH"]]),
+        "BATCHQ_DATABASE_URL": "postgresql+psycopg://ops:secret@127.0.0.1:1/x",
+    }
+    (folder.folder / "shop.py").write_text(
+        "from celery import Celery\napp = Celery('shop')\n@app.task\ndef add(): pass\n"
+    )
+    for command in ("submit job.yaml", "status", "db upgrade", "coordinator", "server start AOS1"):
+        (line,) = folder.cli("-A", "shop", *command.split(), code=2, **lacks).stderr.splitlines()
+        assert line == (
+            "Error: The database postgresql+psycopg://ops:***@127.0.0.1:1/x needs the driver psycopg, which cannot be "
+            f"imported ({said}): pip install 'celery-batchq[postgres]'."
+        )
 
 
 def closed_port() -> int:

@@ -201,7 +201,7 @@ class Forks:
 @pytest.fixture(scope="module")
 def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
     folder = tmp_path_factory.mktemp("forks")
-    env = {"PATH": "", "BATCHQ_HOME": str(folder / "home"), "CELERY_BROKER_URL": "memory://", "BATCHQ_TIMEZONE": "UTC"}
+    env = {"PATH": "", "BATCHQ_HOME": str(folder / "home"), "CELERY_BROKER_URL": "amqp://", "BATCHQ_TIMEZONE": "UTC"}
     with subprocess.Popen(
         [sys.executable, "-c", FORKS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env, cwd=folder
     ) as process:

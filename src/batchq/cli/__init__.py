@@ -34,7 +34,8 @@ COMMANDS: tuple[click.Command, ...] = (
 )
 
 
-@click.group(cls=context.Commands, context_settings={"help_option_names": ["-h", "--help"]})
+# By this name Celery's own command has it too.
+@click.group("batchq", cls=context.Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @context.app_option
 @click.version_option(__version__, prog_name="batchq", help="Print the version.")
 def cli() -> None:

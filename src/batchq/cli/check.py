@@ -132,6 +132,7 @@ def _of_coordinators(joined: BatchQ) -> Iterator[str]:
     """A coordinator is a worker on the coordinators' queue: the workers are asked, as only they know."""
     if joined.settings.obeys == "off":
         return  # they answer nobody
+    joined.lead_to_broker(writes=True)
     answers = joined.app.control.inspect(timeout=ANSWER_SECONDS).active_queues() or {}
     queues = {queue["name"] for worker in answers.values() for queue in worker}
     if joined.settings.coordinator_queue not in queues:

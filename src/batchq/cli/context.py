@@ -6,16 +6,14 @@ import errno
 import fcntl
 import json
 import os
-import sys
 from contextlib import suppress
 from datetime import datetime
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchq.cli.output import now_in
+from batchq.cli.output import now_in, say
 from batchq.errors import BatchqError, Broken, BrokerUnreachable, DatabaseOutdated, NoBroker, PlaceRefuses
 from batchq.escape import LINES, printable
 
@@ -131,6 +129,7 @@ def batch() -> BatchQ:
     if JOINED not in meta:
         meta[JOINED] = _join(meta.get(APP))
         meta[JOINED].process = click.get_current_context().command_path
+        meta[JOINED].announce = _say_where
         click.get_current_context().find_root().call_on_close(lambda: _close(meta[JOINED]))
     joined: BatchQ = meta[JOINED]
     return joined
@@ -141,22 +140,46 @@ def _close(joined: BatchQ) -> None:
         joined.database.dispose()
 
 
+def _say_where() -> None:
+    """Where nobody named an app, say in a line which one is looked at, and which database; never beside JSON."""
+    from batchq.config import masked
+
+    if _is_named() or click.get_current_context().params.get("output") == "json":
+        return
+    joined = batch()
+    which = "the demo app" if _of_celery() is None else f"Celery's app {joined.app.main or 'default'!r}"
+    place = f"{which}, with the database {masked(joined.settings.database)}"
+    say(f"No app is named: this is {place}. -A MODULE:APP or BATCHQ_APP names one.", err=True)
+
+
+def _is_named() -> bool:
+    meta = click.get_current_context().meta
+    return bool(meta.get(APP) or os.environ.get("BATCHQ_APP") or _is_handed_over())
+
+
 def path_of_app() -> str | None:
     """How a child process finds the same app: the text behind `-A`, here or of `celery -A`; None without one."""
-    path = click.get_current_context().meta.get(APP)
-    if path is None and getattr(click.get_current_context().obj, "app", None) is not None:
-        words = sys.argv[1:]
-        for option, value in pairwise(words):
-            if option in ("-A", "--app"):
-                return value
-        return next((word.partition("=")[2] for word in words if word.startswith("--app=")), None)
-    return path
+    ctx = click.get_current_context()
+    of_celery = ctx.find_root().params.get("app")
+    return ctx.meta.get(APP) or (of_celery if isinstance(of_celery, str) else None)
+
+
+def _of_celery() -> Any:
+    """The app that Celery's own command hands over; one that nobody named there gives way to BATCHQ_APP."""
+    app = getattr(click.get_current_context().obj, "app", None)
+    return app if _is_handed_over() or not os.environ.get("BATCHQ_APP") else None
+
+
+def _is_handed_over() -> bool:
+    """Whether Celery's own command was told which app it is."""
+    ctx = click.get_current_context()
+    return getattr(ctx.obj, "app", None) is not None and bool(ctx.find_root().params.get("app", True))
 
 
 def _join(path: str | None) -> BatchQ:
     from batchq.app import BatchQ, find_app
 
-    of_celery = getattr(click.get_current_context().obj, "app", None)
+    of_celery = _of_celery()
     joined = BatchQ.of(of_celery) if path is None and of_celery is not None else find_app(path)
     if not joined.names_broker:
         _find_broker(joined.settings.home)

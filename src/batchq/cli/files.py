@@ -65,6 +65,8 @@ def validate(files: tuple[Path, ...], output: str) -> None:
         if view["valid"]:
             counts = ", ".join(count(view[part], part[:-1]) for part in PARTS if view[part])
             say(f"{view['file']}: valid, {counts or 'empty'}")
+        for note in view["notes"]:
+            say(f"Note: {note}", err=True)
         for error in view["errors"]:
             say(f"Error: {error}", err=True)
     if not all(view["valid"] for view in views):
@@ -138,7 +140,16 @@ def _validated(file: Path) -> dict[str, Any]:
         for job in document.jobs.values() if names_app() else ():
             batch().check_operations(job)
     except InvalidInput as error:
-        return {"file": os.fspath(file), "valid": False, "errors": str(error).splitlines()}
+        return {"file": os.fspath(file), "valid": False, "errors": str(error).splitlines(), "notes": []}
+    used = {task.run for job in document.jobs.values() for task in job.tasks}
+    note = batch().rate_limits(used) if names_app() else None
     numbers = {part: len(getattr(document, part)) for part in ("jobs", "groups", "servers")}
     tasks = sum(len(job.tasks) for job in document.jobs.values())
-    return {"file": os.fspath(file), "valid": True, "errors": [], **numbers, "tasks": tasks}
+    return {
+        "file": os.fspath(file),
+        "valid": True,
+        "errors": [],
+        "notes": [note] if note else [],
+        **numbers,
+        "tasks": tasks,
+    }

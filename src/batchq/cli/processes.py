@@ -14,7 +14,8 @@ import click
 from batchq.cli.context import app_option, batch, limits, path_of_app, timezone
 from batchq.cli.fields import ADDRESS, NAME, SECONDS, SERVER
 from batchq.cli.files import FILE, chosen_job
-from batchq.cli.output import output_option, print_json, say
+from batchq.cli.output import F, output_option, print_json, say
+from batchq.server.options import UNFIT, refuse
 
 if TYPE_CHECKING:
     from batchq.embedded import Embedded
@@ -128,6 +129,27 @@ def coordinator(loglevel: str) -> None:
     raise click.exceptions.Exit(batch().coordinate(loglevel=loglevel))
 
 
+def unfit_options(command: F) -> F:
+    """Know the options of `celery worker` that cannot hold, to say so."""
+    for name, unfit in UNFIT.items():
+        command = click.option(
+            *unfit.flags,
+            name,
+            is_flag=unfit.is_flag,
+            default=None,
+            hidden=True,
+            expose_value=False,
+            callback=_told,
+            help=f"Not for a batch server: {unfit.instead.format(name='NAME')}.",
+        )(command)
+    return command
+
+
+def _told(ctx: click.Context, param: click.Parameter, value: object) -> None:
+    for warning in refuse("NAME", [param.name or ""] if value not in (None, False) else []):
+        say(f"Warning: {warning}", err=True)
+
+
 @click.command()
 @click.argument("name", type=NAME)
 @click.option(
@@ -137,6 +159,7 @@ def coordinator(loglevel: str) -> None:
     help="Set the server's threads first, as `server set` does.",
 )
 @click.option(
+    "-P",
     "--pool",
     type=click.Choice(["prefork", "threads"]),
     default="prefork",
@@ -144,6 +167,7 @@ def coordinator(loglevel: str) -> None:
     help="Celery's pool.",
 )
 @click.option("--no-events", is_flag=True, help="Send no task events: Flower shows nothing, work is a little faster.")
+@unfit_options
 @app_option
 @loglevel_option
 def start(name: str, threads: int | None, pool: str, no_events: bool, loglevel: str) -> None:

@@ -72,6 +72,8 @@ def _was_set(app: Any, setting: str) -> bool:
 def bear(consumer: Any) -> Line:
     """Let the consumer of a worker of ours outlive whatever its broker does; for its whole life."""
     consumer.amqheartbeat = HEARTBEAT_SECONDS
+    # Its events, and else what the worker says itself; what operations send goes where the app says.
+    consumer.connection_for_write = partial(consumer.connection_for_write, consumer.app.batchq.settings.broker_url)
     # What a broker refuses is told as an error of the channel, which would end the worker.
     consumer.connection_errors = (*consumer.connection_errors, *consumer.channel_errors)
     if consumer.hub is not None and consumer.controller.batch_server is None:

@@ -67,6 +67,9 @@ class Order:
     last: bool = True
     # The hard and the soft time limit, in seconds.
     limits: tuple[float | None, float | None] = (None, None)
+    # After so many attempts, or with more memory than so many KiB, that process is replaced.
+    most_attempts: int | None = None
+    most_kilobytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,9 @@ def execute(order: Order) -> Done:
         lines.failed(order, 0.0, error)
         done = _error(error)
     # After a signal told this process to end, it would take every later error for that end: so it runs nothing more.
-    spent = house is not None and (house.spent or terminate_handler_fired())
+    spent = house is not None and (
+        house.spent or terminate_handler_fired() or house.is_worn_by(order.most_attempts, order.most_kilobytes)
+    )
     return replace(done, spent=True) if spent else done
 
 

@@ -31,8 +31,6 @@ from batchq.store.moves import run_of
 if TYPE_CHECKING:
     from batchq.server.worker import BatchServer
 
-LIMITS = ("soft_time_limit", "time_limit")
-
 logger = logging.getLogger(__name__)
 
 
@@ -87,17 +85,8 @@ class Attempt(Request):  # type: ignore[misc]
         self.arrival = arrival
         self.row = row
         self.ended_by: int | None = None  # the signal that an operator had sent to its process
-        self.soft_limit, self.hard_limit = self._limits()
-
-    def _limits(self) -> tuple[float | None, float | None]:
-        """The limits that the operation itself has, and over them the one of the job file."""
-        soft, hard = (self._own(name) for name in LIMITS)
-        return soft, self.row.time_limit or hard
-
-    def _own(self, name: str) -> float | None:
-        # Celery gives the app's default to every task without a limit; that one is for the host's own messages.
-        limit: float | None = getattr(self.app.tasks.get(self.row.operation), name, None)
-        return None if limit == self.server.limits[name] else limit
+        operation = self.app.tasks.get(row.operation)
+        self.soft_limit, self.hard_limit = server.limits.of(operation, row.time_limit)
 
     def start(self, pool: Any) -> None:
         """Hand the attempt to the pool."""
@@ -142,6 +131,8 @@ class Attempt(Request):  # type: ignore[misc]
             alone=self.server.kind == "prefork",
             last=row.attempt > row.retries,
             limits=(self.hard_limit, self.soft_limit),
+            most_attempts=self.server.limits.attempts,
+            most_kilobytes=self.server.limits.kilobytes,
         )
 
     def __str__(self) -> str:

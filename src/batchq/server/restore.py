@@ -28,6 +28,7 @@ from collections.abc import Iterable, Iterator
 from operator import attrgetter, itemgetter
 from os import _exit as end_process
 from os import getpid
+from resource import RUSAGE_SELF, getrusage
 from threading import active_count
 from typing import Any
 
@@ -80,6 +81,7 @@ class House:
             # `kill 0` in an operation must not reach the server and its other children.
             os.setpgid(0, 0)
         self.spent = False
+        self.attempts = 0
         self.process = getpid()
         self._threads = active_count()
         self._changed: list[str] = []
@@ -102,6 +104,16 @@ class House:
         self._glanced = None
         with contextlib.suppress(Exception):
             self._glanced = habits.copied(self._glance())
+
+    def is_worn_by(self, attempts: int | None, kilobytes: int | None) -> bool:
+        """Count an attempt that ended here; whether this process has had its number of them, or its share of memory."""
+        self.attempts += 1
+        if attempts and self.attempts >= attempts:
+            return True
+        if not kilobytes or (held := getrusage(RUSAGE_SELF).ru_maxrss) <= kilobytes:
+            return False
+        logger.warning("this process has held %d KiB, and worker_max_memory_per_child is %d: it ends", held, kilobytes)
+        return True
 
     def put_names_back(self) -> None:
         """Give modules and builtins back what the operation replaced in them; needs none of them itself."""

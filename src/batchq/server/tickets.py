@@ -249,7 +249,7 @@ class Publisher:
     @property
     def url(self) -> str:
         """The broker's address without its password."""
-        connection = self._app.connection_for_write()
+        connection = self._app.connection_for_write(self._settings.broker_url)
         address = str(connection.as_uri())
         # For Redis kombu masks a password even where there is none.
         return address if connection.password else address.replace(":**@", "")
@@ -332,7 +332,7 @@ class Publisher:
     def _open(self) -> Producer:
         if self._producer is None:
             # Nobody would send its heartbeats, and what is written to a connection that was closed for that is lost.
-            connection = self._app.connection_for_write(heartbeat=0)
+            connection = self._app.connection_for_write(self._settings.broker_url, heartbeat=0)
             opened(connection, answer=self._patience, connect=self._connect)
             self._producer = Producer(connection, auto_declare=False)
         return self._producer

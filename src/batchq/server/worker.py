@@ -31,11 +31,12 @@ from batchq.errors import (
     InvalidInput,
     NotFound,
 )
-from batchq.server import bounds, control, intake, lines, pool, stop, tickets
+from batchq.server import bounds, control, intake, lines, options, pool, stop, tickets
 from batchq.server.broker import Line, bear, hold_out
 from batchq.server.ledger import Arrival, Ledger
 from batchq.server.life import Enlistment, enlist
-from batchq.server.request import LIMITS, Attempt
+from batchq.server.options import Limits
+from batchq.server.request import Attempt
 from batchq.server.tickets import Publisher
 from batchq.spec.fields import name_fault
 from batchq.store import moves, schema, servers
@@ -167,7 +168,11 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
             self.app: Celery = worker.app
             self.worker = worker
             self.name = batch_server
-            self._prepare(worker)
+            try:
+                self._prepare(worker)
+            except BatchqError as error:
+                logger.critical("%s", error)
+                raise SystemExit(error.exit_code) from None
 
     def include_if(self, worker: Any) -> bool:
         return self.enabled
@@ -186,13 +191,14 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
             raise InvalidInput(f"--batch-server: {fault}.")
         logs.dress_worker(self.settings.log_format)
         if worker.autoscale:
-            raise InvalidInput("The pool of a batch server follows its windows: start it without --autoscale.")
+            raise InvalidInput(options.UNFIT["autoscale"].said(self.name))
+        batch.lead_to_broker(writes=False)
         self.kind = kind
         hold_out(self.app, self.name)
-        # The host project's own limits are for its own tasks: they must not reach ours.
-        worker.max_tasks_per_child = worker.max_memory_per_child = None
-        worker.time_limit = worker.soft_time_limit = None
+        self.limits = Limits.taken_from(worker)
         worker.prefetch_multiplier = 1
+        # It begins with one process, or thread, and then follows what is wanted of it.
+        worker.concurrency = worker.min_concurrency = 1
         # It needs nothing of what other workers tell: and one of them could have it send any task.
         worker.options |= {"without_gossip": True, "without_mingle": True}
         worker.worker_lost_wait = self.settings.lost_child_seconds
@@ -220,8 +226,7 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
     def start(self, worker: Any) -> None:
         self.publisher = Publisher(self.app, self.settings, patience=0.2)
         self.pool = pool.following(self.kind, worker.pool)
-        # Celery's configuration is no place to look something up for each attempt.
-        self.limits = {name: self.app.conf[f"task_{name}"] for name in LIMITS}
+        self._say_what_does_not_hold()
         self.threads = 0
         self._change: tuple[Server, datetime, datetime | None] | None = None
         self._follow_at = 0.0
@@ -251,6 +256,13 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
         worker.hub.call_repeatedly(LOOK_SECONDS, self._look_again)
         stop.heed(worker)
         logger.info("%s is a batch server: epoch %d, %s pool", self.name, self.life.epoch, self.kind)
+
+    def _say_what_does_not_hold(self) -> None:
+        if self.kind == "threads" and (said := self.limits.said()):
+            logger.warning("On the threads pool these do not hold: %s. No thread can be ended or replaced.", said)
+        batch = self.app.batchq
+        if said := batch.rate_limits(batch.operations()):
+            logger.warning("%s", said)
 
     def _start(self, arrival: Arrival, row: Any) -> None:
         if not self.app.batchq.may_run(row.operation):

@@ -249,7 +249,21 @@ def _parse(url: str) -> URL:
         raise InvalidInput(
             f"The database {masked(url)} is neither SQLite nor PostgreSQL, the two that batchq works on."
         )
+    if parsed.get_backend_name() == "postgresql":
+        _refuse_without_driver(masked(url))
     return parsed
+
+
+def _refuse_without_driver(shown: str) -> None:
+    """Raise InvalidInput where psycopg is not installed, or finds no library of PostgreSQL's to work with."""
+    try:
+        import psycopg  # noqa: F401
+    except ImportError as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".:")
+        raise InvalidInput(
+            f"The database {shown} needs the driver psycopg, which cannot be imported ({reason}): "
+            "pip install 'celery-batchq[postgres]'."
+        ) from error
 
 
 def _reason(error: Exception) -> str:

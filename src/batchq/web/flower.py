@@ -40,6 +40,7 @@ def dashboard(batch: BatchQ, *, address: str | None = None, port: int | None = N
     _refuse_open_door()
     if not batch.names_broker:
         raise NoBroker
+    batch.lead_to_broker(writes=True)
     command.extract_settings()
     command.setup_logging()
     dress(batch.settings.log_format)

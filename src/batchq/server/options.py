@@ -1,0 +1,180 @@
+"""What a batch server makes of Celery's options for workers: what holds for operations, and what is refused.
+
+A batch server is a worker; but its groups choose the queues, and its windows and threads the size of its pool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from batchq.errors import BatchqError, InvalidInput
+from batchq.escape import LINES, printable
+
+QUEUES = "its groups decide which queues it takes: `batchq server groups set {name} GROUP`"
+SIZE = "its windows and threads decide how many tasks it runs: `batchq server set {name} --threads N`"
+AHEAD = "it takes what its free threads can start, and BATCHQ_TICKETS_AHEAD more"
+STORED = "what waits is in the database: `batchq runs cancel` cancels it"
+
+
+@dataclass(frozen=True)
+class Unfit:
+    """An option of `celery worker` that cannot hold; one that is not `refused` is only warned of."""
+
+    flags: tuple[str, ...]
+    instead: str
+    refused: bool = True
+    is_flag: bool = False
+
+    def said(self, name: str) -> str:
+        """The sentence about it for the batch server of this name."""
+        return f"{self.flags[0]} does not hold for a batch server: {self.instead.format(name=name)}."
+
+
+# By the name of click's parameter. Scripts that start workers give the latter three to each of them.
+UNFIT = {
+    "queues": Unfit(("-Q", "--queues"), QUEUES),
+    "exclude_queues": Unfit(("-X", "--exclude-queues"), QUEUES),
+    "autoscale": Unfit(("--autoscale",), SIZE),
+    "purge": Unfit(("--purge", "--discard"), STORED, is_flag=True),
+    "concurrency": Unfit(("-c", "--concurrency"), SIZE, refused=False),
+    "prefetch_multiplier": Unfit(("--prefetch-multiplier",), AHEAD, refused=False),
+    "disable_prefetch": Unfit(("--disable-prefetch",), AHEAD, refused=False, is_flag=True),
+}
+# Celery's other pools; of one that a project brings along nobody can know before it is imported.
+UNFIT_POOLS = frozenset({"solo", "eventlet", "gevent"})
+
+
+def refuse(name: str, given: Collection[str]) -> Iterator[str]:
+    """Say each option among those given that is only warned of; raises InvalidInput for one that is refused."""
+    for option in given:
+        if (unfit := UNFIT.get(option)) is not None:
+            if unfit.refused:
+                raise InvalidInput(unfit.said(name))
+            yield unfit.said(name)
+
+
+def refuse_pool(pool: object, where: str) -> None:
+    """Raise InvalidInput for the name of a pool that no batch server can run on."""
+    if pool in UNFIT_POOLS:
+        raise InvalidInput(
+            f"A batch server runs on the prefork or the threads pool, not on {pool!r}, as {where} says: "
+            "start it with --pool prefork or --pool threads."
+        )
+
+
+class ServerOption(click.Option):
+    """`--batch-server NAME` of `celery worker`: refuses, before anything starts, what cannot be a batch server.
+
+    `make_ready` is called with the name; what it raises is told in the same way.
+    """
+
+    def __init__(self, conf: Mapping[str, Any], make_ready: Callable[[str], None]) -> None:
+        super().__init__(
+            ["--batch-server"],
+            metavar="NAME",
+            help="Be the batch server of this name (batchq).",
+            # Before Celery imports a pool or chooses queues.
+            is_eager=True,
+        )
+        self._conf = conf
+        self._make_ready = make_ready
+
+    def handle_parse_result(self, ctx: click.Context, opts: Any, args: list[str]) -> tuple[Any, list[str]]:
+        """The option's value, as click has it."""
+        name, args = super().handle_parse_result(ctx, opts, args)
+        # Not given, it may be a sentinel of click's own.
+        if isinstance(name, str) and name and not ctx.resilient_parsing:
+            try:
+                self._look_over(name, ctx, opts)
+            except BatchqError as error:
+                failure = click.ClickException(printable(str(error), LINES))
+                failure.exit_code = error.exit_code  # type: ignore[misc]
+                raise failure from error
+        return name, args
+
+    def _look_over(self, name: str, ctx: click.Context, opts: Any) -> None:
+        given = _given(ctx, opts)
+        for warning in refuse(name, given):
+            click.echo(f"Warning: {warning}", err=True)
+        if "pool" in given:
+            refuse_pool(given["pool"], "--pool")
+        else:
+            refuse_pool(self._conf["worker_pool"], "the app's worker_pool")
+        if given.get("pool") == "prefork":
+            # By its other name: this one would leave the choice to the app's worker_pool.
+            opts["pool"] = "processes"
+        self._make_ready(name)
+
+
+def _given(ctx: click.Context, opts: Mapping[str, Any]) -> dict[str, Any]:
+    """What somebody gave to the command himself, on its line or in CELERY_WORKER_*, as text."""
+    given: dict[str, Any] = {}
+    for param in ctx.command.params:
+        if param.name in opts:
+            given[param.name] = opts[param.name]
+        elif not getattr(param, "is_flag", False) and (said := param.value_from_envvar(ctx)) is not None:
+            given[param.name] = said
+    return given
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What app and worker say of operations that say nothing themselves: times in seconds, memory in KiB."""
+
+    soft_time_limit: float | None
+    time_limit: float | None
+    attempts: int | None
+    kilobytes: int | None
+    # Celery gives these to each task that has none of its own.
+    of_app: Mapping[str, float | None]
+
+    @classmethod
+    def taken_from(cls, worker: Any) -> Limits:
+        """The worker's, which then has none: its pool would hold them in its own way.
+
+        Celery ends a child that ran its last task while the next order may be on its way to it already.
+        """
+        conf = worker.app.conf
+        limits = cls(
+            worker.soft_time_limit or None,
+            worker.time_limit or None,
+            _number(worker.max_tasks_per_child, "worker_max_tasks_per_child"),
+            _number(worker.max_memory_per_child, "worker_max_memory_per_child"),
+            {name: conf[f"task_{name}"] for name in ("soft_time_limit", "time_limit")},
+        )
+        worker.soft_time_limit = worker.time_limit = None
+        worker.max_tasks_per_child = worker.max_memory_per_child = None
+        return limits
+
+    def of(self, task: Any, hard: float | None) -> tuple[float | None, float | None]:
+        """The soft and the hard limit of an operation; `hard`, the one of the job file, counts first (rule 34)."""
+        soft, hard = self._one(task, "soft_time_limit"), hard or self._one(task, "time_limit")
+        # Celery lets the hard one begin when the soft one has passed.
+        return (None if soft and hard and soft >= hard else soft), hard
+
+    def _one(self, task: Any, name: str) -> float | None:
+        own: float | None = getattr(task, name, None)
+        in_force: float | None = getattr(self, name)
+        return own if own and own != self.of_app[name] else in_force
+
+    def said(self) -> str:
+        """Those that are set, as the app's settings are written; empty if none is."""
+        named = {
+            "worker_max_tasks_per_child": self.attempts,
+            "worker_max_memory_per_child": self.kilobytes,
+            "task_time_limit": self.time_limit,
+            "task_soft_time_limit": self.soft_time_limit,
+        }
+        return ", ".join(f"{name}={value}" for name, value in named.items() if value)
+
+
+def _number(value: Any, name: str) -> int | None:
+    try:
+        number = int(value or 0)
+    except (TypeError, ValueError):
+        raise InvalidInput(f"{name} is {value!r}, where a whole number should be.") from None
+    return number if number > 0 else None
