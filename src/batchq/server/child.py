@@ -82,6 +82,8 @@ class Done:
     log: str | None = None
     # Whether the process that ran it must run nothing more.
     spent: bool = False
+    # Whether it ran nothing at all, as the process was found so only after its last report.
+    returned: bool = False
 
 
 _current: ContextVar[Current] = ContextVar("batchq_current")
@@ -118,6 +120,8 @@ def execute(order: Order) -> Done:
     """Run one attempt; whatever the operation does, a `Done` comes back, or this process ends."""
     kept.listen()
     house = restore.house() if order.alone else None
+    if house is not None and house.spent:
+        return Done(False, spent=True, returned=True)
     try:
         # What it sets in its context, decimal's for one, ends with it.
         done = copy_context().run(_attempted, order, house)
@@ -144,7 +148,7 @@ def _attempted(order: Order, house: restore.House | None) -> Done:
                 lines.failed(order, 0.0, error)
                 done = _error(error)
         if house is not None:
-            house.put_back()
+            house.put_back(order.current)
         return Done(done.ok, done.error, done.result, log.text())
 
 

@@ -292,6 +292,13 @@ def glance() -> Any:
     )  # fmt: skip
 
 
+def first() -> Any:
+    """The parts by which an operation could keep its own report from being made: limits, timers, depth, a profiler."""
+    return (
+        [*map(resource.getrlimit, LIMITS)], [*map(signal.getitimer, TIMERS)], sys.getrecursionlimit(), sys.getprofile(),
+    )  # fmt: skip
+
+
 def in_names() -> Any:
     """The parts that `glance` leaves out: they change with a dictionary, if its version can be asked for."""
     return environment(), _zone(), _interpreter()

@@ -102,6 +102,9 @@ class Attempt(Request):  # type: ignore[misc]
             eta=None,
             expires=None,
         )
+        self._hand_to(pool)
+
+    def _hand_to(self, pool: Any) -> None:
         # The ledger admits no more than the pool has processes, so the worker's own semaphore is left aside.
         pool.apply_async(
             child.execute,
@@ -171,6 +174,9 @@ class Attempt(Request):  # type: ignore[misc]
             return
         if done.spent:
             self.server.pool.replace(self.worker_pid)
+        if done.returned:
+            self._hand_to(self.server.worker.pool)
+            return
         if done.ok:
             self._report(True, done)
             self.send_event("task-succeeded", result=None, runtime=time.time() - (self.time_start or 0))

@@ -1,7 +1,8 @@
 """What an operation may leave changed in its process, and how that is put back before the next one.
 
 On the prefork pool a process runs one operation at a time: it is looked over once, before the first, and after each.
-What cannot be put back makes the process end after its report.
+What the report needs is put back before it, all else between the report and the next order, while the server does its
+own part. What cannot be put back makes the process run nothing more.
 """
 
 from __future__ import annotations
@@ -63,6 +64,8 @@ OF_THE_ZONE = ("tzname", "timezone", "altzone", "daylight")
 
 _Anything, _set = BaseException, setattr
 _house: House | None = None
+# Whether this process comes to `_look_over` between two orders.
+_attended = False
 
 
 def house() -> House:
@@ -73,6 +76,23 @@ def house() -> House:
     return _house
 
 
+def attend(**_: object) -> None:
+    """Have this process, a new one of the pool, looked over whenever it has reported and waits for an order."""
+    global _attended
+    worker = getattr(current_process(), "_target", None)
+    receive = getattr(worker, "wait_for_job", None)
+    if receive is None:
+        return
+    _attended = True
+
+    def wait_for_job() -> Any:
+        if _house is not None and _house.after is not None:
+            _house.put_rest_back()
+        return receive()
+
+    worker.wait_for_job = wait_for_job  # type: ignore[union-attr]
+
+
 class House:
     """A process as it was before its first operation; `spent` when it cannot be made so again."""
 
@@ -81,6 +101,8 @@ class House:
             # `kill 0` in an operation must not reach the server and its other children.
             os.setpgid(0, 0)
         self.spent = False
+        # The work that this process has reported, and after which it was not looked over yet.
+        self.after: Any = None
         self.attempts = 0
         self.process = getpid()
         self._threads = active_count()
@@ -102,8 +124,9 @@ class House:
         self._habits = [(habit, before) for habit in habits.HABITS if (before := _seen(habit)) is not None]
         # What cannot be seen at first is never the same: the table then says what is.
         self._glanced = None
+        self._first = None
         with contextlib.suppress(Exception):
-            self._glanced = habits.copied(self._glance())
+            self._glanced, self._first = habits.copied(self._glance()), habits.copied(habits.first())
 
     def is_worn_by(self, attempts: int | None, kilobytes: int | None) -> bool:
         """Count an attempt that ended here; whether this process has had its number of them, or its share of memory."""
@@ -171,9 +194,35 @@ class House:
         else:
             now[name] = value
 
-    def put_back(self) -> None:
-        """Put back all that the operation left changed, and say what; ends the process if it can report nothing."""
+    def put_back(self, work: Any) -> None:
+        """Put back what the report needs, and the rest as well if it cannot wait; ends the process if it can't report.
+
+        `work` is what the operation worked for (`child.Current`): the log names it.
+        """
         self._look_at_names(self._names[: len(CORE)])
+        try:
+            well = not self._stirred and habits.first() == self._first
+        except Exception:
+            well = False
+        self.after = work
+        if not (well and _attended):
+            self._look_over()
+        for number, before in self._pipes:
+            if habits.file(number) != before:
+                self._end()
+        self._say_changes("The operation")
+
+    def put_rest_back(self) -> None:
+        """Put back all that was left changed, once its attempt has been reported."""
+        who = f"{self.after.job} / {self.after.task} (run {self.after.run}, attempt {self.after.attempt})"
+        try:
+            self._look_over()
+            self._say_changes(who)
+        except Exception:
+            logger.exception("the process cannot be put in order after %s, and runs nothing more", who)
+            self.spent, self.after = True, None
+
+    def _look_over(self) -> None:
         try:
             same = not self._stirred and self._glance() == self._glanced
         except Exception:
@@ -181,13 +230,13 @@ class House:
         if not same:
             self._mend()
             self._seen, self._stirred = self._versions_now(), False
-        for number, before in self._pipes:
-            if habits.file(number) != before:
-                self._end()
+        self.after = None
+
+    def _say_changes(self, who: str) -> None:
         if self._changed:
             changed, self._changed = ", ".join(self._changed[:20]), []
             outcome = "its process runs nothing more" if self.spent else "that was put back"
-            logger.warning("The operation left changed: %s; %s.", changed, outcome)
+            logger.warning("%s left changed: %s; %s.", who, changed, outcome)
 
     def _mend(self) -> None:
         for habit, (before, kept) in self._habits:

@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
+from celery.signals import worker_process_init
 from celery.worker import state
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -31,7 +32,7 @@ from batchq.errors import (
     InvalidInput,
     NotFound,
 )
-from batchq.server import bounds, control, intake, lines, options, pool, stop, tickets
+from batchq.server import bounds, control, intake, lines, options, pool, restore, stop, tickets
 from batchq.server.broker import Line, bear, hold_out
 from batchq.server.ledger import Arrival, Ledger
 from batchq.server.life import Enlistment, enlist
@@ -202,6 +203,8 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
         # It needs nothing of what other workers tell: and one of them could have it send any task.
         worker.options |= {"without_gossip": True, "without_mingle": True}
         worker.worker_lost_wait = self.settings.lost_child_seconds
+        if kind == "prefork":
+            worker_process_init.connect(restore.attend)
         # Only the queues of our groups: on a shared broker any other would lose messages of tasks it does not know.
         self.app.amqp.queues._consume_from = {}
         # Else Celery puts the host's default exchange in the place of the broker's own, and binds our queues to it.
