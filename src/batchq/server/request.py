@@ -104,9 +104,10 @@ class Attempt(Request):  # type: ignore[misc]
         )
         self._hand_to(pool)
 
-    def _hand_to(self, pool: Any) -> None:
+    def _hand_to(self, pool: Any) -> Any:
+        """Give the order to the pool; None if that is closed."""
         # The ledger admits no more than the pool has processes, so the worker's own semaphore is left aside.
-        pool.apply_async(
+        return pool.apply_async(
             child.execute,
             args=(self._order(),),
             accept_callback=self.on_accepted,
@@ -175,7 +176,8 @@ class Attempt(Request):  # type: ignore[misc]
         if done.spent:
             self.server.pool.replace(self.worker_pid)
         if done.returned:
-            self._hand_to(self.server.worker.pool)
+            if self._hand_to(self.server.worker.pool) is None:
+                self._fail("not started: its process was spoiled, and the server takes no other while it stops")
             return
         if done.ok:
             self._report(True, done)
