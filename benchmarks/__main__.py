@@ -16,6 +16,7 @@ from typing import Any
 
 import click
 
+from batchq import __version__
 from benchmarks import ahead, growth, idle, report, site, submit
 from benchmarks.canvases import try_canvases
 from benchmarks.compare import compare, running
@@ -210,7 +211,7 @@ def machine() -> dict[str, Any]:
         "fsync_ms": _fsync_ms(),
         "python": platform.python_version(),
         "celery": version("celery"),
-        "batchq": version("batchq"),
+        "batchq": __version__,
     }
 
 
