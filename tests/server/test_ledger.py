@@ -417,8 +417,15 @@ def test_what_comes_in_during_a_commit_is_stored_as_soon_as_it_has_ended(stage: 
 
     bench.ledger.close()
     assert set(bench.states(1).values()) == {"success"}
-    # No longer than for the reports that may come with it: without them the loop would wait for an event.
+    # No longer than for the reports that may come with it: the loop would wait for an event otherwise.
     assert all(timeout <= ledger.LINGER_SECONDS for timeout in hub.poller.idled)
+
+
+def test_a_timer_that_is_late_makes_the_loop_wait_no_longer(
+    stage: Stage, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "AT_ONCE_SECONDS", 0.0)
+    test_what_comes_in_during_a_commit_is_stored_as_soon_as_it_has_ended(stage, hub, beside=False)
 
 
 def test_a_ticket_whose_queue_is_refused_goes_back_and_its_thread_to_another_group(bench: Bench):

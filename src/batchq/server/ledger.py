@@ -368,9 +368,9 @@ class Ledger:
         if not self._unsure:
             self.began = None
         if self._reports or self._arrivals or self._again:
-            self.wake()
-            # The loop is at what was called soon, and would wait for an event before it comes to what that calls soon.
-            self._hub.call_later(AT_ONCE_SECONDS, _nothing)
+            # Not by `wake`: the loop is at what was called soon, and would wait for an event before it comes to what
+            # that calls soon. Nor by a timer that only ends that wait: one that is due already does not.
+            self._hub.call_later(AT_ONCE_SECONDS, self.flush)
         if self.has_room is not None and self.room > 0:
             self.has_room()
 
@@ -534,7 +534,3 @@ def _drained(queue: deque[Any]) -> Iterator[Any]:
     """Everything in the queue, oldest first; pool threads may add to it meanwhile."""
     while queue:
         yield queue.popleft()
-
-
-def _nothing() -> None:
-    """What a timer does that is there only to end a wait."""
