@@ -67,6 +67,7 @@ class BatchQ:
         self.process = "batchq"  # what PostgreSQL's pg_stat_activity shows of this one
         self._given = settings
         self._lock = threading.Lock()
+        self.warnings: list[str] = []  # what a server has still to say of its options
         self._coordinates = False
         self._publishing: tuple[int, Publisher] | None = None
         app.batchq = self
@@ -85,7 +86,7 @@ class BatchQ:
         app.task(_done_by_its_strategy, name=COORDINATE, Strategy="batchq.coordinator:strategy", **own)
         app.steps["worker"].add("batchq.server.worker:BatchServer")
         app.steps["consumer"].add("batchq.server.worker:BatchConsumer")
-        app.user_options["worker"].add(ServerOption(app.conf, self._make_server))
+        app.user_options["worker"].add(ServerOption(app.conf, self._make_server, self._warn))
         celeryd_init.connect(self._begin_logs)
 
     def _begin_logs(self, instance: Any, options: Any, **_: object) -> None:
@@ -104,6 +105,13 @@ class BatchQ:
         for made in ("settings", "database", "coordinator"):
             vars(self).pop(made, None)
         self._publishing = None
+
+    def _warn(self, sentence: str) -> None:
+        """Say it now, or in the server's log, where that is to hold nothing but objects."""
+        if self.settings.log_format == "json":
+            self.warnings.append(sentence)
+        else:
+            click.echo(f"Warning: {sentence}", err=True)
 
     def _make_server(self, name: str) -> None:
         """Make this process ready to be a batch server; raises InvalidInput for a broker or database that cannot be."""

@@ -94,5 +94,5 @@ def test_what_is_installed_from_the_wheel_is_found_by_both_names(wheel: Path, tm
     where, same, commands, scripts = run("-c", ASK, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}).splitlines()
     assert where == str(tmp_path / "batchq" / "__init__.py")
     assert same == "True"
-    assert commands == "[('celery.commands', 'batchq', 'cli')]"
+    assert commands == "[('celery.commands', 'batchq', 'batchq')]"
     assert scripts == "['batchq.cli']"

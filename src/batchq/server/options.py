@@ -69,10 +69,11 @@ def refuse_pool(pool: object, where: str) -> None:
 class ServerOption(click.Option):
     """`--batch-server NAME` of `celery worker`: refuses, before anything starts, what cannot be a batch server.
 
-    `make_ready` is called with the name; what it raises is told in the same way.
+    `make_ready` is called with the name; what it raises is told in the same way. `warn` is given each sentence about
+    an option that does not hold.
     """
 
-    def __init__(self, conf: Mapping[str, Any], make_ready: Callable[[str], None]) -> None:
+    def __init__(self, conf: Mapping[str, Any], make_ready: Callable[[str], None], warn: Callable[[str], None]) -> None:
         super().__init__(
             ["--batch-server"],
             metavar="NAME",
@@ -82,6 +83,7 @@ class ServerOption(click.Option):
         )
         self._conf = conf
         self._make_ready = make_ready
+        self._warn = warn
 
     def handle_parse_result(self, ctx: click.Context, opts: Any, args: list[str]) -> tuple[Any, list[str]]:
         """The option's value, as click has it."""
@@ -99,7 +101,7 @@ class ServerOption(click.Option):
     def _look_over(self, name: str, ctx: click.Context, opts: Any) -> None:
         given = _given(ctx, opts)
         for warning in refuse(name, given):
-            click.echo(f"Warning: {warning}", err=True)
+            self._warn(warning)
         if "pool" in given:
             refuse_pool(given["pool"], "--pool")
         else:

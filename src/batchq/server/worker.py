@@ -264,8 +264,9 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
         if self.kind == "threads" and (said := self.limits.said()):
             logger.warning("On the threads pool these do not hold: %s. No thread can be ended or replaced.", said)
         batch = self.app.batchq
-        if said := batch.rate_limits(batch.operations()):
-            logger.warning("%s", said)
+        for said in (*batch.warnings, batch.rate_limits(batch.operations())):
+            if said:
+                logger.warning("%s", said)
 
     def _start(self, arrival: Arrival, row: Any) -> None:
         if not self.app.batchq.may_run(row.operation):
