@@ -73,12 +73,6 @@ class BatchQ:
         app.batchq = self
         self._join()
 
-    @classmethod
-    def of(cls, app: Celery) -> BatchQ:
-        """The BatchQ that joined this app; joins it if none did."""
-        joined = getattr(app, "batchq", None)
-        return joined if isinstance(joined, cls) else cls(app)
-
     def _join(self) -> None:
         app = self.app
         own = {"ignore_result": True, "store_errors_even_if_ignored": False, "acks_late": False, "shared": False}
@@ -401,8 +395,7 @@ def find_app(path: str | None = None) -> BatchQ:
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     found = _found(path)
-    joined: BatchQ = found if isinstance(found, BatchQ) else BatchQ.of(found)
-    return joined
+    return found if isinstance(found, BatchQ) else BatchQ(found)
 
 
 def demo_app() -> BatchQ:

@@ -175,6 +175,7 @@ def test_what_the_job_repeats_is_a_retry_for_hooks_and_receivers_and_fails_once(
         *[("on_retry", "ValueError"), ("task_retry", "ValueError")] * 2,
         *[("on_failure", "ValueError"), ("task_failure", "ValueError")],
     ]
+    assert batchq["stopped_hard", "told in the main process"] == [["task_failure", ["TimeLimitExceeded", [], True]]]
     assert [(what, seen[0]) for what, seen in batchq["dies_thrice", "told in the main process"]] == [
         *[("task_retry", "WorkerLostError")] * 2,
         ("task_failure", "WorkerLostError"),

@@ -97,8 +97,14 @@ class Folder:
         self, *words: str, code: int | None = 0, seconds: float = SECONDS, **env: str
     ) -> subprocess.CompletedProcess[str]:
         """Run `batchq …` to its end; it must exit with `code`, if that is not None."""
+        return self.python("-m", "batchq", *words, code=code, seconds=seconds, **env)
+
+    def python(
+        self, *words: str, code: int | None = 0, seconds: float = SECONDS, **env: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `python …` to its end, as `cli` does."""
         ended = subprocess.run(
-            [sys.executable, "-m", "batchq", *words],
+            [sys.executable, *words],
             cwd=self.folder,
             env=self.env | env,
             stdin=subprocess.DEVNULL,
@@ -108,7 +114,7 @@ class Folder:
             check=False,
             preexec_fn=_dies_with_us,
         )
-        said = f"batchq {' '.join(words)}: exit {ended.returncode}\n{ended.stdout}\n{ended.stderr}"
+        said = f"python {' '.join(words)}: exit {ended.returncode}\n{ended.stdout}\n{ended.stderr}"
         assert code in (None, ended.returncode), said
         return ended
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,11 +11,11 @@ import pytest
 from celery import Celery
 
 from batchq import BatchQ
-from e2e.site import SECONDS, Folder
+from e2e.site import Folder
 
 APP = "from celery import Celery\n{name} = Celery('shop')\n@{name}.task(name='shop.add')\ndef add(): pass\n"
 JOB = "job: J\ntasks: {A: {run: shop.add}}\n"
-CELERY = [sys.executable, "-m", "celery"]
+CELERY = ("-m", "celery")
 # What is in the folder, and what may stand behind -A.
 PROJECTS = {
     "a package": ({"proj/__init__.py": "", "proj/celery.py": APP.format(name="app")}, ["proj", "proj.celery"]),
@@ -85,17 +84,7 @@ def write(folder: Folder, files: dict[str, str]) -> None:
 
 def celery(folder: Folder, *words: str, code: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
     """Run Celery's own command line to its end."""
-    ended = subprocess.run(
-        [*CELERY, *words],
-        cwd=folder.folder,
-        env=folder.env | env,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-    )
-    assert ended.returncode == code, f"{words}: exit {ended.returncode}\n{ended.stdout}\n{ended.stderr}"
+    ended = folder.python(*CELERY, *words, code=code, **env)
     assert "Traceback" not in ended.stderr
     return ended
 
@@ -164,7 +153,7 @@ def test_the_second_one_is_the_first_with_its_settings_added(tmp_path: Path) -> 
     old = first.database
     second = BatchQ(app, database_url=f"sqlite:///{tmp_path / 'other.db'}")
 
-    assert first is second is BatchQ(app) is BatchQ.of(app) is app.batchq
+    assert first is second is BatchQ(app) is app.batchq
     assert (second.settings.tick_seconds, second.settings.home) == (7, tmp_path)
     assert second.database.url.database == str(tmp_path / "other.db")
     assert second.database is not old

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from e2e import brokers
-from e2e.site import SECONDS, Folder, Site
+from e2e.site import Folder, Site
 
 APP = """\
 import os
@@ -49,21 +48,6 @@ def shop(folder: Folder, broker: str) -> None:
     folder.env["SHOP_BROKER"] = broker
 
 
-def ended(folder: Folder, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, *words],
-        cwd=folder.folder,
-        env=folder.env,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-    )
-    assert done.returncode == code, f"{words}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done
-
-
 @pytest.mark.parametrize("url", ["memory://", "filesystem://", "sqla+sqlite:///x.db"])
 def test_no_process_starts_on_a_broker_that_cannot_be(tmp_path: Path, url: str) -> None:
     with Folder(tmp_path) as folder:
@@ -73,7 +57,7 @@ def test_no_process_starts_on_a_broker_that_cannot_be(tmp_path: Path, url: str) 
         ours = ["-m", "batchq", "-A", "shop"]
         starts = ([*ours, *words.split()] for words in ("coordinator", "server start AOS1", "run job.yaml"))
         for words in (worker, *starts, [*ours, "validate", "job.yaml"]):
-            (line,) = ended(folder, *words, code=2).stderr.splitlines()
+            (line,) = folder.python(*words, code=2).stderr.splitlines()
             assert line.startswith("Error: No broker of batchq speaks ")
         assert set(tmp_path.iterdir()) - before <= {tmp_path / "__pycache__"}
 
@@ -105,7 +89,7 @@ def test_the_projects_own_messages_go_where_the_project_says(
             argv = [sys.executable, "-m", "celery", "-A", "shop", "worker", "--batch-server", "AOS1", "-P", pool]
             site._start("AOS1", [*argv, "-l", "INFO"], {"C_FORCE_ROOT": "1"})
             site.wait_for("AOS1 to be ready", lambda: site._readied("AOS1"))
-        run = int(ended(site, "submits.py").stdout)
+        run = int(site.python("submits.py").stdout)
 
         assert site.wait_end(run)["status"] == "success"
         assert others.command("LLEN", "celery") == b":3\r\n"

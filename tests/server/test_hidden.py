@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from uuid import UUID
 
 import pytest
 from celery import Celery
@@ -52,6 +53,16 @@ def says(user, password, pin):
     get_task_logger("batchq.says").warning("by its logger, %s", password)
 
 
+@app.task(name="hidden.encodes", shared=False)
+def encodes(user, password, pin):
+    return [password.encode(), {password.encode().decode(): UUID(int=pin)}]
+
+
+@app.task(name="hidden.tells", bind=True, shared=False)
+def tells(self, user, password, pin):
+    return [self.request.kwargsrepr, self.request.argsrepr]
+
+
 @pytest.fixture
 def heard() -> Iterator[list[str]]:
     """What another handler, such as the worker's own, writes, beside the lines about attempts."""
@@ -66,6 +77,18 @@ def heard() -> Iterator[list[str]]:
     logging.getLogger().addHandler(handler)
     yield lines
     logging.getLogger().removeHandler(handler)
+
+
+def test_a_secret_that_becomes_text_only_as_json_is_hidden() -> None:
+    assert json.loads(run("hidden.encodes").result or "") == ["***", {"***": str(UUID(int=123456))}]
+
+
+def test_a_secret_is_hidden_before_the_repr_of_the_arguments_is_cut() -> None:
+    long = KWARGS | {"password": SECRET * 200}
+    order = Order(
+        "hidden.tells", "[]", secrets.packed(long, ("password",)), "t", Current("J", 1, "A", 1), "h", "g", 9999, 9999
+    )
+    assert "hunter" not in (execute(order).result or "hunter")
 
 
 def run(operation: str, secret: tuple[str, ...] = ("password", "pin")) -> Done:

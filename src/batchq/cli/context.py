@@ -180,7 +180,7 @@ def _join(path: str | None) -> BatchQ:
     from batchq.app import BatchQ, find_app
 
     of_celery = _of_celery()
-    joined = BatchQ.of(of_celery) if path is None and of_celery is not None else find_app(path)
+    joined = BatchQ(of_celery) if path is None and of_celery is not None else find_app(path)
     if not joined.names_broker:
         _find_broker(joined.settings.home)
     return joined

@@ -82,7 +82,7 @@ class Done:
     log: str | None = None
     # Whether the process that ran it must run nothing more.
     spent: bool = False
-    # Whether it ran nothing at all, as the process was found so only after its last report.
+    # Whether the order comes back untouched: after its last report its process turned out to be spent.
     returned: bool = False
 
 
@@ -91,7 +91,7 @@ _current: ContextVar[Current] = ContextVar("batchq_current")
 
 
 class _Encoder(JSONEncoder):  # type: ignore[misc]
-    """JSON of what Celery's JSON takes, in plain words: without the marks by which Celery knows the types again."""
+    """JSON of all that Celery's JSON takes, as plain values: a time is a text, without Celery's mark of its type."""
 
     def default(self, o: Any) -> Any:
         if isinstance(o, Decimal | UUID):
@@ -184,7 +184,7 @@ def _perform(order: Order, task: Task, kwargs: dict[str, Any], house: restore.Ho
 
 
 def _request(order: Order, args: list[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """What Celery's request of a task holds: its fields, and no others, as they would be of a message."""
+    """The fields of Celery's request, as a message would have brought them."""
     token = order.token
     return {
         "lang": "py",
@@ -194,8 +194,9 @@ def _request(order: Order, args: list[Any], kwargs: dict[str, Any]) -> dict[str,
         "correlation_id": token,
         "args": args,
         "kwargs": kwargs,
-        "argsrepr": saferepr(args, REPR_CHARS) if args else "[]",
-        "kwargsrepr": kept.hide(saferepr(kwargs, REPR_CHARS)) if kwargs else "{}",
+        # The secrets first: of one that is cut in two no part would be known.
+        "argsrepr": saferepr(kept.hide_in(args), REPR_CHARS) if args else "[]",
+        "kwargsrepr": saferepr(kept.hide_in(kwargs), REPR_CHARS) if kwargs else "{}",
         "retries": order.current.attempt - 1,
         "timelimit": list(order.limits),
         "hostname": order.hostname,
@@ -211,9 +212,7 @@ def _result(value: Any, limit: int) -> Done:
     if value is None:
         return Done(True)
     try:
-        # What hides secrets takes values apart in its own way: only where there are any.
-        hidden = kept.hide_in(value)
-        result = kept.clean(_encode(hidden))
+        result = kept.clean(_without_secrets(_encode(value)))
     except SoftTimeLimitExceeded:
         raise
     except _Anything as error:
@@ -223,6 +222,11 @@ def _result(value: Any, limit: int) -> Done:
         logger.warning("The result is not kept: it measures %d bytes as JSON, at most %d are.", len(result), limit)
         return Done(True)
     return Done(True, result=result)
+
+
+def _without_secrets(text: str) -> str:
+    """The JSON text, taken apart only where an attempt with secrets runs; before it was text, bytes could hide one."""
+    return _encode(kept.hide_in(loads(text))) if kept.hides() else text
 
 
 def _error(error: BaseException) -> Done:

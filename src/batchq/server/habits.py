@@ -130,7 +130,7 @@ def _umask() -> int:
 
 
 def _is_in_root() -> None:
-    """Note whether the working folder cannot tell that the root is another: any other one then has another name."""
+    """Note whether the working folder is the root: only then its name would not show that the root has changed."""
     _in_root[:] = [os.getcwd() == "/"]  # noqa: PTH109
 
 
@@ -223,7 +223,7 @@ def _is_closed(stream: Any) -> bool:
 
 
 def _all_streams() -> list[Any]:
-    """The streams that are looked at, each once: that `sys` still has the same is seen elsewhere."""
+    """The distinct streams of `sys`; whether `sys` still has these is another habit's to see."""
     _streams[:] = {id(stream): stream for name in STREAMS if (stream := getattr(sys, name)) is not None}.values()
     return _streams
 
@@ -271,36 +271,36 @@ def _trace(before: tuple[Any, Any]) -> None:
 
 
 def glance() -> Any:
-    """All of the table below in one value, for nobody to read; raises OSError where a part cannot be seen.
+    """Everything in the table below, but for `first` and `in_names`, as one value that is only compared.
 
-    It is asked for after each operation, in a process that has just been woken up: one flat function of builtins takes
-    half as long there as the table does.
+    It is taken after each operation, in a process that has just woken up: there one flat function of builtins takes
+    half as long as the table. Raises OSError where a part cannot be seen.
     """
     umask = os.umask(0o077)
     os.umask(umask)
     if _prctl is not None:
         _prctl(PR_GET_PDEATHSIG, _there)
     return (
-        [*map(resource.getrlimit, LIMITS)], [*map(signal.getitimer, TIMERS)], [*map(getsignal, SIGNALS)],
-        pthread_sigmask(signal.SIG_BLOCK, ()), signal.set_wakeup_fd(-1), os.getresuid(), os.getresgid(),
-        os.getcwd(), _in_root[0] and _root(), umask, os.fstat(0)[1:3], os.fstat(1)[1:3], os.fstat(2)[1:3],  # noqa: PTH109
-        os.getpgid(0), os.getsid(0), os.getpriority(os.PRIO_PROCESS, 0), os.sched_getaffinity(0), _number.value,
+        [*map(getsignal, SIGNALS)], pthread_sigmask(signal.SIG_BLOCK, ()), signal.set_wakeup_fd(-1),
+        os.getresuid(), os.getresgid(), os.getcwd(), _root(), umask,  # noqa: PTH109
+        os.fstat(0)[1:3], os.fstat(1)[1:3], os.fstat(2)[1:3], os.getpgid(0),
+        os.getsid(0), os.getpriority(os.PRIO_PROCESS, 0), os.sched_getaffinity(0), _number.value,
         _locale(locale.LC_ALL), sys.path, sys.meta_path, sys.path_hooks, sys.argv, [*map(_is_closed, _streams)],
-        sys.getrecursionlimit(), sys.gettrace(), sys.getprofile(), gc.isenabled(), gc.get_threshold(), gc.get_debug(),
+        sys.gettrace(), gc.isenabled(), gc.get_threshold(), gc.get_debug(),
         _arithmetic(_calculates[0]), _calculates[0].traps == _calculates[1].traps, socket.getdefaulttimeout(),
         warnings.filters, _logging(), _outlets(),
     )  # fmt: skip
 
 
 def first() -> Any:
-    """The parts by which an operation could keep its own report from being made: limits, timers, depth, a profiler."""
+    """The parts that could keep an operation's report from being made: limits, timers, depth, a profiler."""
     return (
         [*map(resource.getrlimit, LIMITS)], [*map(signal.getitimer, TIMERS)], sys.getrecursionlimit(), sys.getprofile(),
     )  # fmt: skip
 
 
 def in_names() -> Any:
-    """The parts that `glance` leaves out: they change with a dictionary, if its version can be asked for."""
+    """The parts that live in dictionaries: where a dictionary's version can be asked for, that is enough."""
     return environment(), _zone(), _interpreter()
 
 

@@ -167,6 +167,11 @@ def hide(text: str) -> str:
     return text if veil is None else veil.hide(text)
 
 
+def hides() -> bool:
+    """Whether there are secrets to hide."""
+    return _veil is not None
+
+
 def hide_in(value: Any) -> Any:
     """A JSON value without them."""
     veil = _veil

@@ -133,11 +133,15 @@ class Attempt(Request):  # type: ignore[misc]
             settings.log_bytes,
             settings.result_bytes,
             alone=self.server.kind == "prefork",
-            last=row.attempt > row.retries,
+            last=self._is_last,
             limits=(self.hard_limit, self.soft_limit),
             most_attempts=self.server.limits.attempts,
             most_kilobytes=self.server.limits.kilobytes,
         )
+
+    @property
+    def _is_last(self) -> bool:
+        return bool(self.row.attempt > self.row.retries)
 
     def __str__(self) -> str:
         return f"{self.row.job} / {self.row.name} (run {run_of(self.row.id)}, attempt {self.row.attempt})"
@@ -197,8 +201,7 @@ class Attempt(Request):  # type: ignore[misc]
         if issubclass(type(error), TimeLimitExceeded):
             self.on_timeout(soft=False, timeout=self.hard_limit)
         elif issubclass(type(error), WorkerLostError | Terminated):
-            self._fail(self._lost(error))
-            self._tell(error)
+            self._fail(self._lost(error), error)
         else:
             # Veiled here too: it may be about what could not be sent.
             text = Veil(secrets.unpacked(self.row.kwargs)[1]).hide(kept.in_a_line(error))
@@ -228,26 +231,25 @@ class Attempt(Request):  # type: ignore[misc]
         self.server.worker.hub.call_later(0, self._timed_out, timeout)
 
     def _timed_out(self, timeout: float) -> None:
-        self._fail(f"timed out: still running after {timeout:g} s")
-        self._tell(TimeLimitExceeded(timeout))
+        self._fail(f"timed out: still running after {timeout:g} s", TimeLimitExceeded(timeout))
 
-    def say_end(self, error: str) -> None:
-        """Log an end that no child can tell, unless its end is known already."""
+    def say_end(self, error: str, cause: Exception | None = None) -> None:
+        """Tell the log of an end that no child can tell, and receivers of its cause; once, as Celery may come twice."""
         if self.id in self.server.ledger.active:
             seconds = time.time() - self.time_start if self.time_start else None
-            again = self.row.attempt <= self.row.retries
-            lines.ended(self.row, run_of(self.row.id), self.hostname, error, seconds, again=again)
+            lines.ended(self.row, run_of(self.row.id), self.hostname, error, seconds, again=not self._is_last)
+            if cause is not None:
+                self._tell(cause)
 
-    def _fail(self, error: str) -> None:
-        self.say_end(error)
+    def _fail(self, error: str, cause: Exception | None = None) -> None:
+        self.say_end(error, cause)
         self._report(False, Done(False, error))
         self.send_event("task-failed", exception=error, traceback="")
 
     def _tell(self, error: Exception) -> None:
         """Tell receivers of Celery's signals of an end that the process of the operation cannot tell any more."""
         task, row = self.app.tasks.get(self.row.operation), self.row
-        last = row.attempt > row.retries
-        if task is None or not (signals.task_failure if last else signals.task_retry).receivers:
+        if task is None or not (signals.task_failure if self._is_last else signals.task_retry).receivers:
             return
         shown, secret = secrets.unpacked(row.kwargs)
         args, kwargs = json.loads(row.args), shown | secret
@@ -255,7 +257,7 @@ class Attempt(Request):  # type: ignore[misc]
             raise error
         except Exception:
             einfo = ExceptionInfo()
-        if last:
+        if self._is_last:
             facts = {"exception": error, "traceback": einfo.traceback, "einfo": einfo}
             signals.task_failure.send(sender=task, task_id=row.token, args=args, kwargs=kwargs, **facts)
         else:

@@ -195,9 +195,9 @@ class House:
             now[name] = value
 
     def put_back(self, work: Any) -> None:
-        """Put back what the report needs, and the rest as well if it cannot wait; ends the process if it can't report.
+        """Put back what the report needs; and all the rest, if that is not looked at after the report.
 
-        `work` is what the operation worked for (`child.Current`): the log names it.
+        `work` is what the operation worked for (`child.Current`): the log names it. A process that cannot report ends.
         """
         self._look_at_names(self._names[: len(CORE)])
         try:
@@ -206,7 +206,7 @@ class House:
             well = False
         self.after = work
         if not (well and _attended):
-            self._look_over()
+            self._look_over(well)
         for number, before in self._pipes:
             if habits.file(number) != before:
                 self._end()
@@ -216,15 +216,16 @@ class House:
         """Put back all that was left changed, once its attempt has been reported."""
         who = f"{self.after.job} / {self.after.task} (run {self.after.run}, attempt {self.after.attempt})"
         try:
-            self._look_over()
+            self._look_over(well=True)
             self._say_changes(who)
         except Exception:
             logger.exception("the process cannot be put in order after %s, and runs nothing more", who)
             self.spent, self.after = True, None
 
-    def _look_over(self) -> None:
+    def _look_over(self, well: bool) -> None:
+        """Look at all that is not known to be `well`, and mend it."""
         try:
-            same = not self._stirred and self._glance() == self._glanced
+            same = well and self._glance() == self._glanced
         except Exception:
             same = False
         if not same:

@@ -1,7 +1,7 @@
 """An operation in Celery's own tracer: it raises and tells as under `celery worker`, but sends and stores nothing.
 
-What instruments the tracer, wraps a task or listens to its hooks and signals so finds all as it knows it; whether an
-attempt is repeated, and what becomes of its result, is decided by the job.
+Tools that instrument the tracer, wrap a task, or listen to its hooks and signals find what they know. The job decides
+whether an attempt is repeated; its result goes to SQL.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class CannotReplace(Exception):
 
 
 class NothingRan(Exception):
-    """An operation only returned what it would have done: a coroutine or a generator."""
+    """An operation returned a coroutine or a generator, which nobody runs."""
 
 
 @dataclass
@@ -88,7 +88,7 @@ _tracers: dict[str, tuple[Any, Callable[..., Any]]] = {}
 
 
 def _tracer(task: Task, hostname: str) -> Callable[..., Any]:
-    """Celery's tracer of this task, or what somebody has put in its place until now, made once for each process."""
+    """Celery's tracer of this task, made once in each process, and anew when a tool has replaced `build_tracer`."""
     build = celerys.build_tracer
     found = _tracers.get(task.name)
     if found is None or found[0] is not build:
@@ -107,7 +107,7 @@ def _succeeded(trial: Trial, value: Any) -> None:
 
 
 def _raised(task: Task, trial: Trial, request: Mapping[str, Any], error: BaseException) -> None:
-    """Tell of what Celery's tracer lets through: exceptions that are none of Exception, as SystemExit."""
+    """Tell of an exception that Celery's tracer does not catch: SystemExit, and others beside Exception."""
     if trial.state:
         logger.error("after the operation had ended:\n%s", kept.told(error))
         return
@@ -122,7 +122,7 @@ def _raised(task: Task, trial: Trial, request: Mapping[str, Any], error: BaseExc
 
 
 class Ending(celerys.TraceInfo):  # type: ignore[misc]
-    """How an operation ended, if not well: what Celery's tracer makes of it, but nothing is sent or stored."""
+    """Celery's record of an operation that did not end well; this one sends and stores nothing."""
 
     state: str
     retval: Any
@@ -150,14 +150,14 @@ class Ending(celerys.TraceInfo):  # type: ignore[misc]
 
     def _tell_retry(self, task: Task, req: Any, einfo: ExceptionInfo) -> None:
         reason = self.retval
-        quietly(task.on_retry, reason.exc, req.id, req.args, req.kwargs, einfo)
-        quietly(signals.task_retry.send, sender=task, request=req, reason=reason, einfo=einfo)
+        _quietly(task.on_retry, reason.exc, req.id, req.args, req.kwargs, einfo)
+        _quietly(signals.task_retry.send, sender=task, request=req, reason=reason, einfo=einfo)
 
     def _tell_failure(self, task: Task, req: Any, einfo: ExceptionInfo) -> None:
         error = self.retval
         facts = {"exception": error, "traceback": exc_info()[2], "einfo": einfo}
-        quietly(task.on_failure, error, req.id, req.args, req.kwargs, einfo)
-        quietly(signals.task_failure.send, sender=task, task_id=req.id, args=req.args, kwargs=req.kwargs, **facts)
+        _quietly(task.on_failure, error, req.id, req.args, req.kwargs, einfo)
+        _quietly(signals.task_failure.send, sender=task, task_id=req.id, args=req.args, kwargs=req.kwargs, **facts)
 
     def handle_reject(self, task: Task, req: Any, **_: Any) -> None:
         """Keep why the operation rejected its task."""
@@ -168,13 +168,13 @@ class Ending(celerys.TraceInfo):  # type: ignore[misc]
 
 
 def cause(error: BaseException) -> BaseException:
-    """The exception for which an operation, or the job, wants a retry; any other is its own."""
+    """The exception behind a retry; an exception that is no retry, or one without a reason, itself."""
     reason: BaseException | None = error.exc if issubclass(type(error), Retry) else None  # type: ignore[attr-defined]
     return error if reason is None else reason
 
 
 def _retry_for(error: BaseException) -> Retry:
-    """The reason of a retry that the job asks for; made without a look into the exception, which may resent it."""
+    """The retry that the job grants after this exception; built by hand, as Celery would pickle the exception."""
     reason = Retry()
     reason.exc, reason.excs = error, kept.in_a_line(error)
     return reason.with_traceback(exc_info()[2])
@@ -193,7 +193,7 @@ def _einfo(error: BaseException) -> ExceptionInfo:
         return ExceptionInfo()
 
 
-def quietly(act: Callable[..., object], *args: Any, **named: Any) -> None:
+def _quietly(act: Callable[..., object], *args: Any, **named: Any) -> None:
     """Do what follows an operation: if it fails, that is logged, and does not change how the attempt ended."""
     try:
         act(*args, **named)
@@ -218,14 +218,11 @@ def end_copy(process: int) -> None:
 
 
 def _guard(task: Task) -> None:
-    """Have the process put in order right behind the operation: Celery's tracer needs builtins, threads and JSON too.
-
-    Whoever instruments the task wraps this with it.
-    """
+    """Wrap the task's `run`, so that replaced names are put back before Celery's tracer goes on: it needs them too."""
     operation = task.run
     if getattr(operation, "guarded_by_batchq", False):
         return
-    # A class that calls it in its own way may as well know what to do with a coroutine.
+    # A class with its own `__call__` may run the coroutine that `run` returns.
     called = celerys.task_has_custom(task, "__call__")
 
     @wraps(operation)
@@ -269,16 +266,16 @@ _repr_as_ever, _info_as_ever = celerys.saferepr, celerys.info
 
 
 def _install() -> None:
-    """Put our own in the place of what Celery does for a trial; for whatever else asks for it, it stays what it is."""
+    """Replace four functions of Celery by ours, which act for a trial and call Celery's for everything else."""
     if Base.retry is not _retry:
         Base.retry, Base.replace = _retry, _replace
         celerys.saferepr, celerys.info = _repr, _info
 
 
 def _repr(value: Any, *args: Any, **options: Any) -> str:
-    """Note that a trial has succeeded: Celery's tracer asks for the repr of its result then, before anything else.
+    """Note that a trial has succeeded: at that point Celery's tracer asks for the repr of the result, before any hook.
 
-    Whatever comes later changes that no more; and no result is asked for a repr that nobody reads.
+    What fails after this changes nothing. No repr is made, as nobody reads it.
     """
     trial = _trial.get()
     if trial is None or trial.inside or trial.state:
@@ -288,7 +285,7 @@ def _repr(value: Any, *args: Any, **options: Any) -> str:
 
 
 def _info(*args: Any) -> None:
-    """Leave out what Celery logs of a trial that went well."""
+    """Drop the line that Celery logs when a trial succeeds: `lines` writes ours."""
     trial = _trial.get()
     if trial is None or trial.inside:
         _info_as_ever(*args)
@@ -321,22 +318,24 @@ def _retry(
     # What is eager is not sent.
     request.is_eager = True
     try:
-        reason = _retry_as_ever(self, args, kwargs, exc, throw, eta, countdown, max_retries, **options)
-        trial.asked = reason
-    except Retry as error:
-        reason = error
+        trial.asked = _retry_as_ever(self, args, kwargs, exc, throw, eta, countdown, max_retries, **options)
+        return _as_if_sent(trial.asked)
+    except Retry as reason:
+        _as_if_sent(reason)
         raise
     finally:
         request.is_eager = False
         if trial.last:
             _set_back(self, override)
-        if "reason" in locals():
-            reason.is_eager, reason.sig = False, None
+
+
+def _as_if_sent(reason: Any) -> Any:
+    reason.is_eager, reason.sig = False, None
     return reason
 
 
 def _set_back(task: Task, override: int | None) -> None:
-    """Celery keeps such a limit for the next attempt, of whichever run."""
+    """Undo what Celery noted on the task, where it would hold for the next attempt of any run."""
     if override is None:
         vars(task).pop("override_max_retries", None)
     else:

@@ -321,17 +321,8 @@ class Ticket:
 
 # What a server needs to know of an attempt to start it.
 _TO_START = (
-    *(
-        TASK.id,
-        TASK.name,
-        TASK.group_name,
-        TASK.attempt,
-        TASK.operation,
-        TASK.args,
-        TASK.kwargs,
-        TASK.time_limit,
-        TASK.retries,
-    ),
+    *(TASK.id, TASK.name, TASK.group_name, TASK.attempt, TASK.retries),
+    *(TASK.operation, TASK.args, TASK.kwargs, TASK.time_limit),
     *(RUN.job, RUN.run_by, RUN.company),
 )
 _OCCUPANCY = Listing(
