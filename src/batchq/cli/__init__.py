@@ -34,7 +34,7 @@ COMMANDS: tuple[click.Command, ...] = (
 )
 
 
-# By this name Celery's own command has it too.
+# Celery registers the command by this name.
 @click.group("batchq", cls=context.Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @context.app_option
 @click.version_option(__version__, prog_name="batchq", help="Print the version.")

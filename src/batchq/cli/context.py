@@ -141,7 +141,7 @@ def _close(joined: BatchQ) -> None:
 
 
 def _say_where() -> None:
-    """Where nobody named an app, say in a line which one is looked at, and which database; never beside JSON."""
+    """Say in one line which app and database are looked at, if nobody named an app; never beside JSON."""
     from batchq.config import masked
 
     if _is_named() or click.get_current_context().params.get("output") == "json":
@@ -165,7 +165,7 @@ def path_of_app() -> str | None:
 
 
 def _of_celery() -> Any:
-    """The app that Celery's own command hands over; one that nobody named there gives way to BATCHQ_APP."""
+    """The app of Celery's own command; if nobody named it there, BATCHQ_APP comes first."""
     app = getattr(click.get_current_context().obj, "app", None)
     return app if _is_handed_over() or not os.environ.get("BATCHQ_APP") else None
 

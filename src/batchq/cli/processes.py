@@ -130,7 +130,7 @@ def coordinator(loglevel: str) -> None:
 
 
 def unfit_options(command: F) -> F:
-    """Know the options of `celery worker` that cannot hold, to say so."""
+    """Accept the options of `celery worker` that cannot hold, only to say so."""
     for name, unfit in UNFIT.items():
         command = click.option(
             *unfit.flags,

@@ -72,7 +72,7 @@ def _was_set(app: Any, setting: str) -> bool:
 def bear(consumer: Any) -> Line:
     """Let the consumer of a worker of ours outlive whatever its broker does; for its whole life."""
     consumer.amqheartbeat = HEARTBEAT_SECONDS
-    # Its events, and else what the worker says itself; what operations send goes where the app says.
+    # The worker's own events go to batchq's broker; what operations send goes to the app's.
     consumer.connection_for_write = partial(consumer.connection_for_write, consumer.app.batchq.settings.broker_url)
     # What a broker refuses is told as an error of the channel, which would end the worker.
     consumer.connection_errors = (*consumer.connection_errors, *consumer.channel_errors)

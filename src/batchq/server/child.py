@@ -129,7 +129,7 @@ def execute(order: Order) -> Done:
         trace.let_a_signal_end(error)
         lines.failed(order, 0.0, error)
         done = _error(error)
-    # After a signal told this process to end, it would take every later error for that end: so it runs nothing more.
+    # A process that a signal told to end takes every later error for that end, so it runs nothing more.
     spent = house is not None and (
         house.spent or terminate_handler_fired() or house.is_worn_by(order.most_attempts, order.most_kilobytes)
     )
@@ -194,7 +194,7 @@ def _request(order: Order, args: list[Any], kwargs: dict[str, Any]) -> dict[str,
         "correlation_id": token,
         "args": args,
         "kwargs": kwargs,
-        # The secrets first: of one that is cut in two no part would be known.
+        # Hidden before it is cut: half a secret would not be recognised.
         "argsrepr": saferepr(kept.hide_in(args), REPR_CHARS) if args else "[]",
         "kwargsrepr": saferepr(kept.hide_in(kwargs), REPR_CHARS) if kwargs else "{}",
         "retries": order.current.attempt - 1,
@@ -225,7 +225,7 @@ def _result(value: Any, limit: int) -> Done:
 
 
 def _without_secrets(text: str) -> str:
-    """The JSON text, taken apart only where an attempt with secrets runs; before it was text, bytes could hide one."""
+    """Hide secrets in the JSON text: some show only there, as bytes that became text."""
     return _encode(kept.hide_in(loads(text))) if kept.hides() else text
 
 

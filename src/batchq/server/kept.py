@@ -57,7 +57,7 @@ class Kept:
                     self._in_a_line = not text.endswith("\n")
 
     def write_line(self, *texts: str) -> None:
-        """Add these texts, and a line's end, on a line of their own."""
+        """Add these texts as one line of their own."""
         with self._lock:
             self.write(*("\n",) * self._in_a_line, *texts, "\n")
 
@@ -135,7 +135,7 @@ def _here() -> Kept | None:
 
 
 def write(text: str) -> None:
-    """Add the text, on lines of its own, to the log that is kept here, if one is."""
+    """Add the text, as lines of its own, to the log that is kept here, if any."""
     kept = _here()
     if kept is not None:
         kept.write_line(text.removesuffix("\n"))
@@ -198,16 +198,16 @@ class _Mouth(threading.local):
     """What this thread is about to say."""
 
     record: logging.LogRecord | None = None
-    # Whether what is written now is part of something that is kept already, or that is none of the operation's.
+    # Whether what is written now is not to be kept: it is kept already, or is the server's own.
     aside = False
-    # Whether a record that comes of what is written is so too.
+    # The same for a record that this write turns into.
     silent = False
-    # Whether what was written to a stream became a record, and what was written before that.
+    # Whether the last write to a stream became a record, and the one before it.
     told = line_told = False
 
 
 _mouth = _Mouth()
-# Python's own ways to handle a record and to hand it to its handlers, once ours are in their place.
+# Python's own `handle` and `callHandlers`, which ours call.
 _pythons: list[Callable[[logging.Logger, logging.LogRecord], None]] = []
 OWN_FACTS = frozenset(vars(logging.makeLogRecord({})))
 
@@ -235,7 +235,7 @@ def _listen_to(stream: Any) -> None:
 
 
 def say_aside(logger: logging.Logger, record: logging.LogRecord) -> None:
-    """Log a record that is a server's own word: it is none of an attempt's log."""
+    """Log one of the server's own lines, which is kept in no attempt's log."""
     before, _mouth.record, _mouth.aside = (_mouth.record, _mouth.aside), record, True
     try:
         logger.handle(record)
@@ -244,7 +244,7 @@ def say_aside(logger: logging.Logger, record: logging.LogRecord) -> None:
 
 
 def _call_handlers(logger: logging.Logger, record: logging.LogRecord) -> None:
-    """Hand the record to its handlers as ever, and keep it, with or without any; once, if one hands it to a logger.
+    """Call the record's handlers as ever, and keep it once, even if there are none or one of them logs it again.
 
     Afterwards, since a handler's filter may take something out of it that nobody is to see.
     """
@@ -328,7 +328,7 @@ def _exception_of(record: logging.LogRecord) -> str | None:
 
 
 class Stream:
-    """A stream around one of the process: what is written to it is kept, unless it becomes a record, which is kept.
+    """A stream around stdout or stderr: what is written is kept, unless it becomes a record, which is kept instead.
 
     It holds back what may be the beginning of a secret, and hides the secrets in the rest.
     """
@@ -360,7 +360,7 @@ class Stream:
             return int(self.inner.write(text) or 0)
         finally:
             _mouth.aside, _mouth.silent = aside, silent
-            # The end of a line that became a record is no line.
+            # `print` writes the newline by itself: behind a record it is nothing to keep.
             if not aside and not _mouth.told and not (_mouth.line_told and text == "\n"):
                 self._keep(text, kept)
             _mouth.line_told = _mouth.told
@@ -405,7 +405,7 @@ class Stream:
 
 
 class Bytes:
-    """The stream of bytes below such a stream; a secret that is written to it piece by piece is not known as one."""
+    """The stream of bytes below; a secret is recognised there only if it is written in one piece."""
 
     def __init__(self, inner: Any) -> None:
         self.inner = inner

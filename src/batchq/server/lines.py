@@ -23,7 +23,7 @@ FAILED = "%s / %s failed after %.3f s: run %d, attempt %d, %s: %s"
 FAILED_ONCE = "%s / %s failed after %.3f s, and is tried again: run %d, attempt %d, %s: %s"
 ENDED = "%s / %s ended%s: run %d, attempt %d, %s: %s"
 
-# Trackers of errors leave this one out: they hear of a failure from Celery itself.
+# Error trackers ignore this logger, since they hear of failures from Celery itself.
 _child = logging.getLogger("celery.app.trace")
 _parent = logging.getLogger("celery.worker.request")
 
@@ -131,7 +131,7 @@ def _say(
 
 
 def _for_others(error: BaseException | None) -> Any:
-    """The exception for handlers that tell it in their own way; None if that takes seconds, or raises."""
+    """The exception, for handlers that format it themselves; None if that takes seconds, or raises."""
     try:
         if error is not None and kept.is_tellable(error):
             return type(error), error, error.__traceback__

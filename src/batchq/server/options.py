@@ -34,7 +34,7 @@ class Unfit:
         return f"{self.flags[0]} does not hold for a batch server: {self.instead.format(name=name)}."
 
 
-# By the name of click's parameter. Scripts that start workers give the latter three to each of them.
+# By click's names of the parameters. Start scripts often give the last three, so these are only warned of.
 UNFIT = {
     "queues": Unfit(("-Q", "--queues"), QUEUES),
     "exclude_queues": Unfit(("-X", "--exclude-queues"), QUEUES),
@@ -44,7 +44,7 @@ UNFIT = {
     "prefetch_multiplier": Unfit(("--prefetch-multiplier",), AHEAD, refused=False),
     "disable_prefetch": Unfit(("--disable-prefetch",), AHEAD, refused=False, is_flag=True),
 }
-# Celery's other pools; of one that a project brings along nobody can know before it is imported.
+# Celery's other pools. One of a project's own is judged once it is imported.
 UNFIT_POOLS = frozenset({"solo", "eventlet", "gevent"})
 
 
@@ -88,7 +88,7 @@ class ServerOption(click.Option):
     def handle_parse_result(self, ctx: click.Context, opts: Any, args: list[str]) -> tuple[Any, list[str]]:
         """The option's value, as click has it."""
         name, args = super().handle_parse_result(ctx, opts, args)
-        # Not given, it may be a sentinel of click's own.
+        # An option that was not given may be a sentinel of click's.
         if isinstance(name, str) and name and not ctx.resilient_parsing:
             try:
                 self._look_over(name, ctx, opts)
@@ -107,13 +107,13 @@ class ServerOption(click.Option):
         else:
             refuse_pool(self._conf["worker_pool"], "the app's worker_pool")
         if given.get("pool") == "prefork":
-            # By its other name: this one would leave the choice to the app's worker_pool.
+            # Celery takes `prefork` for no choice at all, and follows the app's worker_pool; `processes` it obeys.
             opts["pool"] = "processes"
         self._make_ready(name)
 
 
 def _given(ctx: click.Context, opts: Mapping[str, Any]) -> dict[str, Any]:
-    """What somebody gave to the command himself, on its line or in CELERY_WORKER_*, as text."""
+    """The options that somebody gave, on the command line or in CELERY_WORKER_*, as text."""
     given: dict[str, Any] = {}
     for param in ctx.command.params:
         if param.name in opts:
@@ -125,7 +125,7 @@ def _given(ctx: click.Context, opts: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Limits:
-    """What app and worker say of operations that say nothing themselves: times in seconds, memory in KiB."""
+    """The limits of app and worker, for operations without their own: times in seconds, memory in KiB."""
 
     soft_time_limit: float | None
     time_limit: float | None
@@ -136,7 +136,7 @@ class Limits:
 
     @classmethod
     def taken_from(cls, worker: Any) -> Limits:
-        """The worker's, which then has none: its pool would hold them in its own way.
+        """Take the limits away from the worker, whose pool would apply them in its own way.
 
         Celery ends a child that ran its last task while the next order may be on its way to it already.
         """
@@ -155,7 +155,7 @@ class Limits:
     def of(self, task: Any, hard: float | None) -> tuple[float | None, float | None]:
         """The soft and the hard limit of an operation; `hard`, the one of the job file, counts first (rule 34)."""
         soft, hard = self._one(task, "soft_time_limit"), hard or self._one(task, "time_limit")
-        # Celery lets the hard one begin when the soft one has passed.
+        # Celery begins to count the hard limit only when the soft one has passed.
         return (None if soft and hard and soft >= hard else soft), hard
 
     def _one(self, task: Any, name: str) -> float | None:

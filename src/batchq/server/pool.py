@@ -115,7 +115,7 @@ class Children:
         return self.size == wanted
 
     def bury(self) -> None:
-        """Celery looks for the dead no more once a stop has begun, and would wait for what ran there for ever."""
+        """Look for dead processes also during a stop, when Celery does not, and would wait for their tasks for ever."""
         inner = self._pool._pool
         if inner is None or inner._state == RUN:
             self._pool.maintain_pool()

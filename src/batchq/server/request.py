@@ -157,7 +157,7 @@ class Attempt(Request):  # type: ignore[misc]
         return None
 
     def terminate(self, pool: Any, signal: int | None = None) -> None:
-        """Send its process this signal; an operation that ends itself with success after that is a success."""
+        """Send its process this signal; an operation that succeeds all the same stays a success."""
         number = signal or TERM_SIGNAL
         if self.time_start is None:  # no process has it yet: Celery calls again when one has
             self._terminate_on_ack = pool, number
@@ -234,7 +234,7 @@ class Attempt(Request):  # type: ignore[misc]
         self._fail(f"timed out: still running after {timeout:g} s", TimeLimitExceeded(timeout))
 
     def say_end(self, error: str, cause: Exception | None = None) -> None:
-        """Tell the log of an end that no child can tell, and receivers of its cause; once, as Celery may come twice."""
+        """Log an end that no child can tell, and tell receivers its cause; once, though Celery may report it twice."""
         if self.id in self.server.ledger.active:
             seconds = time.time() - self.time_start if self.time_start else None
             lines.ended(self.row, run_of(self.row.id), self.hostname, error, seconds, again=not self._is_last)

@@ -41,8 +41,8 @@ from batchq.server import habits
 logger = logging.getLogger(__name__)
 
 LOST = 70  # the exit code of a process that cannot report any more
-# Where it cannot be told by their versions, these are compared name by name, at some 10 to 50 ns each: those of CORE
-# again after the hooks, since the report needs them.
+# Where dictionaries have no versions, these are compared name by name, at 10 to 50 ns each; CORE once more after the
+# hooks, since the report needs it.
 CORE = (builtins, json, json.decoder, json.encoder)
 COMMON = (time, signal, threading, logging, pickle, io, struct, select, traceback, warnings, subprocess)
 CLASSES = (
@@ -57,14 +57,14 @@ OS = (
     "scandir", "sep", "set_blocking", "stat", "symlink", "sysconf", "umask", "unlink", "unsetenv", "urandom", "waitpid",
     "walk", "write",
 )  # fmt: skip
-# In a dictionary, behind the count of its references, its type and its length.
+# Where a dictionary keeps its version: behind its reference count, its type and its length.
 VERSION_AT = 3 * ctypes.sizeof(ctypes.c_void_p)
 # These follow from the environment, and are put back with it.
 OF_THE_ZONE = ("tzname", "timezone", "altzone", "daylight")
 
 _Anything, _set = BaseException, setattr
 _house: House | None = None
-# Whether this process comes to `_look_over` between two orders.
+# Whether `attend` has seen to this process.
 _attended = False
 
 
@@ -77,7 +77,7 @@ def house() -> House:
 
 
 def attend(**_: object) -> None:
-    """Have this process, a new one of the pool, looked over whenever it has reported and waits for an order."""
+    """Have this new process of the pool looked over after each report, before it takes the next order."""
     global _attended
     worker = getattr(current_process(), "_target", None)
     receive = getattr(worker, "wait_for_job", None)
@@ -101,7 +101,7 @@ class House:
             # `kill 0` in an operation must not reach the server and its other children.
             os.setpgid(0, 0)
         self.spent = False
-        # The work that this process has reported, and after which it was not looked over yet.
+        # The work that was reported last, while the look that follows it is still due.
         self.after: Any = None
         self.attempts = 0
         self.process = getpid()
@@ -119,17 +119,17 @@ class House:
         watched += [vars(os), vars(sys), sys.modules, habits.environment()]
         self._versions = _versions(watched) if _have_versions() else None
         self._seen = self._versions_now()
-        # Whether one of them has changed since all was looked at.
+        # Whether one of these dictionaries has changed since the last full look.
         self._stirred = False
         self._habits = [(habit, before) for habit in habits.HABITS if (before := _seen(habit)) is not None]
-        # What cannot be seen at first is never the same: the table then says what is.
+        # They stay None if the first glance fails: then every look goes by the table.
         self._glanced = None
         self._first = None
         with contextlib.suppress(Exception):
             self._glanced, self._first = habits.copied(self._glance()), habits.copied(habits.first())
 
     def is_worn_by(self, attempts: int | None, kilobytes: int | None) -> bool:
-        """Count an attempt that ended here; whether this process has had its number of them, or its share of memory."""
+        """Count an attempt; whether this process has run so many of them, or has held more memory than so many KiB."""
         self.attempts += 1
         if attempts and self.attempts >= attempts:
             return True
@@ -150,7 +150,7 @@ class House:
         return None if self._versions is None else [version.value for version in self._versions]
 
     def _look_at_names(self, most: list[Any]) -> None:
-        """Put the names of all back if one of them has changed; those of `most` where that cannot be told."""
+        """Put names back: those of all owners if a version has changed, those of `most` where there are no versions."""
         if self._seen is not None:
             if self._versions_now() == self._seen:
                 return

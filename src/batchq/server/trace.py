@@ -315,7 +315,7 @@ def _retry(
     if trial.last:
         max_retries = request.retries  # there is no further attempt: Celery says so as it does of its own limit
     override = vars(self).get("override_max_retries")
-    # What is eager is not sent.
+    # Celery sends nothing for an eager request.
     request.is_eager = True
     try:
         trial.asked = _retry_as_ever(self, args, kwargs, exc, throw, eta, countdown, max_retries, **options)

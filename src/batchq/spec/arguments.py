@@ -76,7 +76,7 @@ def check(job: JobSpec, tasks: Mapping[str, Task]) -> None:
 
 
 def runs_nothing(task: Task) -> str | None:
-    """Why a call of the task would run none of its body, or None: so it is with coroutines and generators.
+    """Why calling the task would run nothing of it, as with a coroutine or a generator function; None if it would run.
 
     A class with a `__call__` of its own may well run them.
     """
