@@ -44,7 +44,7 @@ batch = BatchQ(app)
 def note(case: str, what: str, value: Any = None) -> None:
     """Write down what was seen of a case, and whether in the worker's main process."""
     place = "main" if current_process().name == "MainProcess" else "child"
-    line = json.dumps({"case": case, "place": place, "what": what, "value": value}, default=str)
+    line = json.dumps({"case": case, "place": place, "pid": os.getpid(), "what": what, "value": value}, default=str)
     with Path(os.environ["HOST_NOTES"]).open("a") as notes:
         notes.write(line + "\n")
 
@@ -116,7 +116,14 @@ def _instrumented(name: str, task: Task, *args: Any, **options: Any) -> Any:
     return trace_task
 
 
+def _received(request: Any, **_: Any) -> None:
+    if request.name.startswith("host."):
+        told = [request.task_name, list(request.args), sorted(request.kwargs), "@" in request.hostname]
+        note(request.name, "task.received", [*told, request.id == request.correlation_id or bool(request.id)])
+
+
 def _watch() -> None:
+    signals.task_received.connect(_received)
     for name, fact in FACTS.items():
         _receive(name, fact)
     signals.worker_process_init.connect(_begun)

@@ -19,6 +19,8 @@ from batchq.spec import loads
 from conformance import host
 from e2e.site import Site
 
+# Those whose operation did not run; behind each of them a task waits for its success.
+BEHIND = ("coroutine", "generator", "replaced")
 IDS = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -87,6 +89,7 @@ def on_a_server(site: Site, pool: str, cases: list[str], env: dict[str, str]) ->
         for case, (args, kwargs) in host.ARGUMENTS.items()
         if case in cases
     }
+    tasks |= {f"behind {case}": {"run": "host.elsewhere", "after": f"host.{case}"} for case in BEHIND}
     if pool == "prefork":
         tasks |= {name: {"run": name, "retries": retries} for name, retries in host.OF_THE_JOB.items()}
     site.start_coordinator(**(env | {"HOST_NOTES": "/dev/null"}))
@@ -97,6 +100,9 @@ def on_a_server(site: Site, pool: str, cases: list[str], env: dict[str, str]) ->
     site.wait_end(run, 120)
     ends = {}
     for name, task in site.tasks(run).items():
+        if name.startswith("behind "):
+            ends[name] = task["status"]
+            continue
         ends[name] = (
             ["success", task["result"]] if task["status"] == "success" else ["error", IDS.sub("…", task["error"])]
         )
@@ -107,12 +113,22 @@ def lines(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+def goes_on(told: list[dict[str, Any]], case: str) -> bool | None:
+    """Whether the process that ran a case runs another after it, unless it was the last; None on the threads pool."""
+    own = [at for at, line in enumerate(told) if line["place"] == "child" and line["case"] == case]
+    later = {line["pid"] for line in told[own[-1] + 1 :] if line["place"] == "child"} if own else set()
+    return (told[own[-1]]["pid"] in later or not later) if own else None
+
+
 def observed(notes: Path, ends: dict[str, Any]) -> dict[tuple[str, str], Any]:
     """What is seen of each case: how it ended, what was told in which order and where, and each single fact."""
     seen: dict[tuple[str, str], Any] = {}
+    told = lines(notes.read_text())
     for case, end in ends.items():
         seen[case.removeprefix("host."), "end"] = end
-    for line in lines(notes.read_text()):
+        if (alive := goes_on(told, case)) is not None:
+            seen[case.removeprefix("host."), "its process goes on"] = alive
+    for line in told:
         case, what = line["case"].removeprefix("host."), line["what"]
         if "." in what or what in ("log", "argument", "sent", "ran", "current_task"):
             seen.setdefault((case, what), []).append(line["value"])
@@ -150,9 +166,16 @@ def is_in(row: Meant, what: tuple[str, str]) -> bool:
 
 def test_nobody_sees_a_difference_but_those_that_are_meant(sides: tuple[dict[tuple[str, str], Any], ...]) -> None:
     celery, batchq = sides
-    batchq = {what: seen for what, seen in batchq.items() if f"host.{what[0]}" not in host.OF_THE_JOB}
+    ours_alone = {*host.OF_THE_JOB, *(f"host.behind {case}" for case in BEHIND)}
+    batchq = {what: seen for what, seen in batchq.items() if f"host.{what[0]}" not in ours_alone}
     observations = celery.keys() | batchq.keys()
     differences = {what for what in observations if celery.get(what) != batchq.get(what)}
+    if any(case == "kills_its_process" for case, _ in observations):
+        assert (batchq["plain", "its process goes on"], batchq["kills_its_process", "its process goes on"]) == (
+            True,
+            False,
+        )
+    assert batchq["plain", "task.received"] == [["host.plain", [1, "two"], ["three"], True, True]]
     unmeant = [what for what in sorted(differences) if not any(is_in(row, what) for row in MEANT)]
 
     assert len(observations) >= 60
@@ -161,6 +184,11 @@ def test_nobody_sees_a_difference_but_those_that_are_meant(sides: tuple[dict[tup
     assert not said, "\n".join(said)
     if any(case == "exits" for case, _ in observations):  # on the pool that has all cases, each row is needed
         assert [row for row in MEANT if not any(is_in(row, what) for what in differences)] == []
+
+
+def test_what_did_not_run_lets_nothing_start_behind_it(sides: tuple[dict[tuple[str, str], Any], ...]) -> None:
+    _, batchq = sides
+    assert {case: batchq[f"behind {case}", "end"] for case in BEHIND} == dict.fromkeys(BEHIND, "didnt_run")
 
 
 def test_what_the_job_repeats_is_a_retry_for_hooks_and_receivers_and_fails_once(

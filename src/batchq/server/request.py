@@ -91,6 +91,8 @@ class Attempt(Request):  # type: ignore[misc]
     def start(self, pool: Any) -> None:
         """Hand the attempt to the pool."""
         state.task_reserved(self)
+        if signals.task_received.receivers:
+            signals.task_received.send(sender=self.server.worker.consumer, request=self._of_operation())
         self.send_event(
             "task-received",
             name=self.name,
@@ -103,6 +105,26 @@ class Attempt(Request):  # type: ignore[misc]
             expires=None,
         )
         self._hand_to(pool)
+
+    def _of_operation(self) -> Request:
+        """Celery's request for the operation itself, as a message of its own would have made one."""
+        row = self.row
+        args, kwargs = self._arguments()
+        headers = {"lang": "py", "task": row.operation, "id": row.token, "root_id": row.token, "ignore_result": True}
+        return Request(
+            self.arrival.message,
+            app=self.app,
+            hostname=self.hostname,
+            task=self.app.tasks.get(row.operation),
+            body=(args, kwargs, {}),
+            headers=headers | {"retries": row.attempt - 1, "timelimit": [self.hard_limit, self.soft_limit]},
+            decoded=True,
+        )
+
+    def _arguments(self) -> tuple[list[Any], dict[str, Any]]:
+        """The operation's arguments, secrets among them."""
+        shown, secret = secrets.unpacked(self.row.kwargs)
+        return json.loads(self.row.args), shown | secret
 
     def _hand_to(self, pool: Any) -> Any:
         """Give the order to the pool; None if that is closed."""
@@ -251,8 +273,7 @@ class Attempt(Request):  # type: ignore[misc]
         task, row = self.app.tasks.get(self.row.operation), self.row
         if task is None or not (signals.task_failure if self._is_last else signals.task_retry).receivers:
             return
-        shown, secret = secrets.unpacked(row.kwargs)
-        args, kwargs = json.loads(row.args), shown | secret
+        args, kwargs = self._arguments()
         try:
             raise error
         except Exception:
