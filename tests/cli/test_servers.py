@@ -348,6 +348,7 @@ def test_the_status_is_one_page(batchq, batchq_json, stage):
 
 @pytest.mark.parametrize("url", [None, "redis://127.0.0.1:1/0"], ids=["no broker", "a broker that is away"])
 def test_what_is_set_where_nothing_runs_is_stored_and_in_force_later(batchq, batchq_json, monkeypatch, url):
+    # Rule 23.
     monkeypatch.setenv("BATCHQ_FAST_PATH", "1")
     monkeypatch.delenv("CELERY_BROKER_URL")
     if url:

@@ -1,4 +1,4 @@
-"""The article's JOB 1 and its acceptance table, as semantics.md has them."""
+"""The article's JOB 1 and its acceptance table, as docs/rules.md has them."""
 
 from __future__ import annotations
 

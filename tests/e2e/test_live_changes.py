@@ -2,7 +2,7 @@
 
 A change that allows something is proved by a start that the set-up before it forbade; one that only forbids, by
 two seconds in which ready work waited that would have started before. While a change waits for its proof nothing
-else touches the servers and groups it is about.
+else touches the servers and groups it is about (rules 14, 20, 23).
 """
 
 from __future__ import annotations

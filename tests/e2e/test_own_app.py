@@ -163,6 +163,7 @@ def test_celerys_own_retries_only_raise(site: Site, run: int, task: str, errors:
 
 
 def test_an_operation_reads_its_job_run_task_attempt_run_by_and_company(site: Site, run: int) -> None:
+    # Rule 38.
     told = site.tasks(run)["who"]["result"]
     del told["pid"]
     assert told == {
@@ -201,6 +202,7 @@ def test_ignore_is_a_success_without_a_result_and_reject_an_error(site: Site, ru
 
 
 def test_a_time_limit_of_the_job_ends_the_attempt_as_timed_out(site: Site, run: int) -> None:
+    # Rule 34.
     assert last_attempt(site, run, "hard")["error"] == "timed out: still running after 1 s"
 
 

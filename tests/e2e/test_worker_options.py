@@ -115,6 +115,7 @@ def pids(tasks: dict[str, dict[str, Any]]) -> list[int]:
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["the app's settings", "the worker's options"])
 def test_limits_hold_for_operations(site: Site, played: Any, way: str) -> None:
+    # Rule 34: of all limits that of the job counts first.
     if way == "the app's settings":
         settings = {"worker_max_tasks_per_child": 1, "task_time_limit": 2, "task_soft_time_limit": 1}
         site.start_server("AOS1", 1, SHOP_SETTINGS=json.dumps(settings))
@@ -202,6 +203,7 @@ def test_our_own_command_refuses_it_too(site: Site, words: str) -> None:
 
 
 def test_a_pool_that_the_app_has_set_is_refused_in_a_sentence_that_helps(site: Site) -> None:
+    # Rule 16.
     env = {"SHOP_SETTINGS": json.dumps({"worker_pool": "solo"})}
     ended = run(site, [*WORKER, "--batch-server", "AOS9"], **env)
     assert (ended.returncode, len(ended.stderr.splitlines())) == (2, 1)

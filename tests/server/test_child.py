@@ -1,4 +1,6 @@
-"""What a pool child does with one attempt: the user's own task, its hooks and signals, its log, its result."""
+"""What a pool child does with one attempt: the user's own task, its hooks and signals, its log, its result (rule 9a),
+and what it knows of its job (rule 38).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Outcomes that the database refuses: each alone is stored with less, as what it was, and none holds up another."""
+"""Outcomes that the database refuses: each alone is stored with less, as what it was (rule 9a), and none holds up
+another.
+"""
 
 from __future__ import annotations
 

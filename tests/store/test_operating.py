@@ -1,4 +1,4 @@
-"""What operators change, on each kind of database: in force when it returns, and never half."""
+"""What operators change, on each kind of database: in force when it returns, and never half (rules 14, 23)."""
 
 from __future__ import annotations
 

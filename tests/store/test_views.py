@@ -288,6 +288,36 @@ def test_a_job_shows_its_definition_and_its_newest_runs(stage):
         read(stage, views.job_view, "JOB 2")
 
 
+def test_a_job_that_changes_leaves_its_earlier_runs_as_they_were_as_rule_24_says(stage):
+    stage.server("Batch1")
+    stage.submit("{job: J, tasks: {A: {run: demo.work}, B: {run: demo.work, after: A}}}")
+    stage.submit("{job: J, tasks: {A: {run: demo.echo}, C: {run: demo.work, after: {A: error}}}}")
+    stage.play()
+    operations = [{task["name"]: task["operation"] for task in stage.view(run)["tasks"]} for run in (1, 2)]
+    assert operations == [{"A": "demo.work", "B": "demo.work"}, {"A": "demo.echo", "C": "demo.work"}]
+    assert stage.states(1) == {"A": "success", "B": "success"}
+    assert stage.states(2) == {"A": "success", "C": "didnt_run"}
+
+
+def test_an_ended_run_keeps_all_there_is_to_know_of_it_as_rule_35_says(stage):
+    life = stage.server("Batch1")
+    stage.submit("{job: J, tasks: {A: {run: demo.work, retries: 1}, B: {run: demo.work, after: A}}}")
+    for error, result, log in (("OSError: away", None, "one\n"), (None, '{"rows": 3}', "two\n")):
+        stage.start("Batch1")
+        stage.end("A", error, result=result, log=log)
+    stage.play()
+    assert stage.database.run(lambda tx: engine.stop(tx, life, stage.database.now(tx)))
+    actions.delete_server(stage.database, "Batch1")
+    assert stage.view()["status"] == "success"
+    task = read(stage, views.task_view, 1, "A")
+    assert (task["status"], task["server"], task["result"]) == ("success", "Batch1", {"rows": 3})
+    assert [(one["server"], one["error"], one["log"]) for one in task["history"]] == [
+        ("Batch1", "OSError: away", "one\n"),
+        ("Batch1", None, "two\n"),
+    ]
+    assert [one["task"] for one in read(stage, views.task_view, 1, "B")["after"]] == ["A"]
+
+
 # --- a task -------------------------------------------------------------------------------------------------
 
 
