@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
+    Boolean,
     Connection,
     Select,
     and_,
@@ -25,6 +26,7 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.elements import ColumnElement
 
 from batchq.core.states import NOT_STARTED, RUN_OPEN, RunState, State
@@ -59,10 +61,35 @@ def is_(*states: State) -> ColumnElement[bool]:
     return literal_column(f"batchq_task.status {test}")
 
 
-def was(state: State) -> ColumnElement[bool]:
-    """`status` is `state`, said so that no partial index can serve the query: rows are found by the ids it has."""
-    same: ColumnElement[bool] = TASK.status == state.value
-    return same
+class Was(ColumnElement[bool]):
+    """Whether `status` is `state`, said so that no partial index can serve the query."""
+
+    inherit_cache = False
+    type = Boolean()
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.bound = TASK.status == state.value
+
+    def self_group(self, against: Any = None) -> Was:
+        """Stand as it is: a Boolean would be wrapped as `(…) = 1`."""
+        return self
+
+
+@compiles(Was, "sqlite")
+def _was_in_words(element: Was, compiler: Any, **options: Any) -> str:
+    # A bound value would make SQLite plan the statement anew for each one, to look for a partial index.
+    return f"+batchq_task.status = '{element.state.value}'"
+
+
+@compiles(Was, "postgresql")
+def _was_bound(element: Was, compiler: Any, **options: Any) -> str:
+    return str(compiler.process(element.bound, **options))
+
+
+def was(state: State) -> Was:
+    """`status` is `state`; use it where rows are found by their ids, so that no partial index is taken for it."""
+    return Was(state)
 
 
 # SQLite uses a partial index only where the query holds the index's own words.
