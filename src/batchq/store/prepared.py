@@ -183,8 +183,8 @@ def _unfit(error: Exception, form: _Form) -> StatementError:
     return StatementError(f"{type(error).__name__}: {error}", form.sql, None, error, hide_parameters=True)
 
 
-def forget(tx: Connection) -> None:
-    """Drop the statements that wait: their transaction is over."""
+def forget(tx: Any) -> None:
+    """Drop the statements that wait on a connection: their transaction is over."""
     tx.info.pop(WAITING, None)
 
 
@@ -223,9 +223,13 @@ class _OnSqlite(_Form):
         super().__init__(compiled, head)
         self._positions: list[str] = compiled.positiontup
         processors = ((name, compiled.binds[name].type._cached_bind_processor(dialect)) for name in compiled.params)
-        self._in = [(name, process) for name, process in processors if process is not None]
-        named = zip(self._row._fields if self._row else (), self._out, strict=True)
-        self._made = [(name, make) for name, make in named if make is not None]
+        ways, fixed = dict(processors), self._fixed
+        # What is the same each time stands here already; the rest is put in its place.
+        self._template = [_put(ways.get(name), fixed[name]) if name in fixed else None for name in self._positions]
+        self._open = [(at, name, ways.get(name)) for at, name in enumerate(self._positions) if name not in fixed]
+        self._make = self._row and self._row._make
+        if any(make is not None for make in self._out):
+            self._make = self._maker(self._out)
 
     def bind(self, values: Mapping[str, Any], over: Rows) -> Sequence[Sequence[Any]]:
         """The values as the driver takes them, for each run of the statement."""
@@ -233,22 +237,25 @@ class _OnSqlite(_Form):
         if rows and isinstance(rows[0], tuple):
             assert self._positions == self._order, "the statement takes its columns in another order"
             return list(rows)
-        every = (self._bound({**values, **row}) for row in rows) if self._many else (self._bound(values),)
-        return [[bound[name] for name in self._positions] for bound in every]
+        return [self._bound({**values, **row}) for row in rows] if self._many else [self._bound(values)]
 
-    def _bound(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        bound = {**self._fixed, **values}
-        for name, process in self._in:
-            bound[name] = process(bound[name])
+    def _bound(self, values: Mapping[str, Any]) -> list[Any]:
+        bound = self._template.copy()
+        for at, name, process in self._open:
+            bound[at] = process(values[name]) if process else values[name]
         return bound
+
+    def _maker(self, out: Sequence[Callable[[Any], Any] | None]) -> Callable[[Sequence[Any]], Any]:
+        """What makes a row of the driver's values, with `out` for each of its columns."""
+        make = self._row._make
+        return lambda row: make([way(value) if way else value for way, value in zip(out, row, strict=True)])
 
     def ask(self, driver: Any, values: Sequence[Sequence[Any]]) -> _Answer:
         """Run it for each of these."""
         if self._row is None:
             return _Answer([], driver.executemany(self.sql, values).rowcount if values else 0)
-        rows = [self._row._make(row) for one in values for row in driver.execute(self.sql, one).fetchall()]
-        if self._made:
-            rows = [row._replace(**{name: make(getattr(row, name)) for name, make in self._made}) for row in rows]
+        make = self._make
+        rows = [make(row) for one in values for row in driver.execute(self.sql, one).fetchall()]
         return _Answer(rows, len(rows))
 
 
@@ -280,7 +287,6 @@ class _OnPostgresql(_Form):
             head = _given(over, dialect)
         compiled = statement.compile(dialect=dialect)
         super().__init__(compiled, head)
-        self._over = list(over)
         self.sentence = wire.sentence(next(_NUMBERS), self.sql)
         writers = {name: wire.writer(like.type, many=True) for name, like in over.items()}
         for name in self.sentence.parameters:
@@ -288,24 +294,34 @@ class _OnPostgresql(_Form):
                 type_ = compiled.binds[name].type
                 many = isinstance(type_, Values)
                 writers[name] = wire.writer(type_.item if many else type_, many=many)
-        self._write = [(name, writers[name]) for name in self.sentence.parameters]
+        order = {name: place for place, name in enumerate(over)}
+        names, fixed = self.sentence.parameters, self._fixed
+        # As on SQLite; a column of the rows that are given is a parameter too.
+        self._template = [writers[name](fixed[name]) if name in fixed else None for name in names]
+        self._open = [(at, name, writers[name]) for at, name in enumerate(names) if name not in fixed | order]
+        self._columns_at = [(at, order[name], name, writers[name]) for at, name in enumerate(names) if name in order]
         self._read = [
-            _after(wire.reader(column.type), make) for column, make in zip(self._columns, self._out, strict=True)
+            (at, _after(wire.reader(column.type), make))
+            for at, (column, make) in enumerate(zip(self._columns, self._out, strict=True))
         ]
 
     def bind(self, values: Mapping[str, Any], over: Rows) -> list[bytes | None]:
         """The values in the order of the parameters, as the server reads them."""
-        bound = {**self._fixed, **values}
+        bound = self._template.copy()
+        for at, name, write in self._open:
+            bound[at] = write(values[name])
         rows: Any = over
         plain = bool(rows) and isinstance(rows[0], tuple)
-        for place, name in enumerate(self._over):
-            bound[name] = [row[place if plain else name] for row in rows]
-        return [write(bound[name]) for name, write in self._write]
+        for at, place, name, write in self._columns_at:
+            bound[at] = write([row[place if plain else name] for row in rows])
+        return bound
 
     def answer(self, result: Any) -> _Answer:
         """What the server's result says."""
-        rows = []
-        text, make, ways = result.get_value, self._row and self._row._make, list(enumerate(self._read))
+        rows: list[Any] = []
+        if self._row is None or not result.ntuples:
+            return _Answer(rows, result.command_tuples or 0)
+        text, make, ways = result.get_value, self._row._make, self._read
         for number in range(result.ntuples):
             texts = [(text(number, place), read) for place, read in ways]
             rows.append(make([None if found is None else read(found) for found, read in texts]))
@@ -313,6 +329,10 @@ class _OnPostgresql(_Form):
 
 
 _NUMBERS = count(1)
+
+
+def _put(way: Callable[[Any], Any] | None, value: Any) -> Any:
+    return way(value) if way else value
 
 
 def _after(read: Callable[[bytes], Any], make: Callable[[Any], Any] | None) -> Callable[[bytes], Any]:
