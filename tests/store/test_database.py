@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from sqlalchemy import Connection, insert, select, text, update
+from sqlalchemy import Connection, bindparam, insert, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from batchq import engine
@@ -222,6 +222,60 @@ def test_a_connection_that_the_server_ended_while_it_was_idle_is_replaced_unseen
         backend = tx.execute(text("SELECT pg_backend_pid()")).scalar_one()
     terminate(postgresql, backend)
     assert groups(postgresql) == {"default"}
+
+
+def test_the_connection_that_is_kept_for_writing_is_replaced_unseen_once_the_server_ended_it(postgresql):
+    backend = postgresql.run(lambda tx: tx.execute(text("SELECT pg_backend_pid()")).scalar_one())
+    assert postgresql.run(lambda tx: tx.execute(text("SELECT pg_backend_pid()")).scalar_one()) == backend
+    terminate(postgresql, backend)
+    assert postgresql.run(lambda tx: tx.execute(text("SELECT pg_backend_pid()")).scalar_one()) != backend
+
+
+# --- the connection that is kept for writing ----------------------------------------------------------------
+
+NAMED = Prepared(insert(Group).values(name=bindparam("name"), priority=1, paused=False))
+
+
+@pytest.mark.parametrize("ends", ["commits", "fails"])
+def test_prepared_statements_and_others_of_one_transaction_come_in_their_order_and_end_with_it(database, ends):
+    database.run(lambda tx: None)  # from now on the connection is there
+
+    def act(tx: Connection) -> None:
+        NAMED.later(tx, name="first")
+        tx.execute(update(Group).where(GROUP.name == "first").values(name="second"))
+        with tx.begin_nested():
+            NAMED.later(tx, name="third")
+        NAMED.later(tx, name="last")
+        if ends == "fails":
+            raise ZeroDivisionError
+
+    if ends == "fails":
+        with pytest.raises(ZeroDivisionError):
+            database.run(act)
+        database.run(lambda tx: NAMED.later(tx, name="next"))
+        assert groups(database) == {"default", "next"}
+    else:
+        database.run(act)
+        assert groups(database) == {"default", "second", "third", "last"}
+
+
+def test_two_threads_write_at_once_through_one_database(postgresql):
+    with postgresql.write() as tx:
+        NAMED(tx, name="one")
+        thread = threading.Thread(target=postgresql.run, args=(lambda tx: NAMED.later(tx, name="other"),))
+        thread.start()
+        thread.join(10)
+        assert groups(postgresql) == {"default", "other"}
+    assert groups(postgresql) == {"default", "other", "one"}
+
+
+def test_a_thread_that_writes_waits_for_the_other_one_on_sqlite(sqlite):
+    with sqlite.write() as tx:
+        NAMED(tx, name="one")
+        thread = threading.Thread(target=sqlite.run, args=(lambda tx: NAMED.later(tx, name="other"),))
+        thread.start()
+    thread.join(10)
+    assert groups(sqlite) == {"default", "other", "one"}
 
 
 def terminate(database: Database, backend: int) -> None:

@@ -52,7 +52,7 @@ def test_a_session_says_which_process_it_is_and_never_holds_a_lock_or_waits_for_
 SETTINGS = {
     "application_name": "batchq server AOS1",
     "lock_timeout": "200ms",
-    "idle_in_transaction_session_timeout": "7s",
+    "idle_in_transaction_session_timeout": "6s",
     "TimeZone": "UTC",
 }
 
@@ -64,7 +64,7 @@ def test_what_the_url_says_of_its_sessions_goes_before(postgresql_url):
         assert shown(database, "application_name") == "night shift"
         assert shown(database, "lock_timeout") == "7s"
         assert shown(database, "search_path") == "elsewhere"
-        assert shown(database, "idle_in_transaction_session_timeout") == "7s"
+        assert shown(database, "idle_in_transaction_session_timeout") == "6s"
 
 
 def test_what_the_environment_says_of_sessions_goes_before(postgresql_url, monkeypatch):

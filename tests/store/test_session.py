@@ -40,7 +40,7 @@ HOSTILE = {
 BY_ROLE = {
     "statement_timeout": ("1ms", "0"),
     "transaction_timeout": ("3s", "0"),
-    "idle_in_transaction_session_timeout": ("1ms", "7s"),
+    "idle_in_transaction_session_timeout": ("1ms", "6s"),
     "lock_timeout": ("1ms", "5s"),
     "jit": ("on", "off"),
     "plan_cache_mode": ("force_custom_plan", "force_generic_plan"),

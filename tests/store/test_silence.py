@@ -150,7 +150,7 @@ def test_a_statement_that_takes_long_is_let_be_where_somebody_waits_for_it(postg
 @pytest.mark.parametrize(
     ("options", "lock", "answer"),
     [
-        ("", 5.0, 7.0),
+        ("", 5.0, 6.0),
         ("-c lock_timeout=7s", 7.0, 8.0),
         ("-c lock_timeout=0", 7.0, 8.0),
         ("-c lock_timeout=1h", 7.0, 8.0),

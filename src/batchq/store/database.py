@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Lock
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, DateTime, Engine, create_engine, event, func, select
@@ -37,6 +37,7 @@ from batchq.errors import (
 )
 from batchq.store import sqlite
 from batchq.store.prepared import Prepared, forget, send
+from batchq.store.sqlite import BEGIN
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -44,7 +45,7 @@ R = TypeVar("R")
 # PostgreSQL: serialization failure, deadlock detected, lock not available.
 REPEATABLE = {"40001", "40P01", "55P03"}
 # So long a PostgreSQL may say nothing: longer than anybody waits for a lock there, or for a slow disk.
-ANSWER_SECONDS = 7.0
+ANSWER_SECONDS = 6.0
 # It ended a session in which a transaction stood still, or took longer than somebody allows.
 SILENT = ("25P03", "25P04")
 CONTENDED = "Another session holds a lock for long: pg_stat_activity shows which. Try again later."
@@ -100,6 +101,9 @@ class Database:
         self.lost: DatabaseDamaged | None = None
         self._file = sqlite.File(self.url)
         self._engine: Engine | None = None
+        # The connection on which this process writes, and who does.
+        self._kept: Connection | None = None
+        self._writes = Lock()
 
     @property
     def kind(self) -> str:
@@ -127,17 +131,73 @@ class Database:
     def write(self) -> Iterator[Connection]:
         """A transaction that writes: committed at the end, rolled back by an exception."""
         try:
-            with (
-                self.reachable(),
-                self.engine.connect() as connection,
-                connection.execution_options(batchq_writes=True).begin(),
-            ):
-                yield connection
-                send(connection, commit=True)
+            with self.reachable(), self._writer() as tx:
+                yield tx
         except BaseException:
             # What this transaction saw of its own changes never came true.
             self.topology = Topology(())
             raise
+
+    @contextmanager
+    def _writer(self) -> Iterator[Connection]:
+        """A writing transaction, on the connection that is kept for them unless another thread is using it."""
+        if not self._writes.acquire(blocking=False):
+            with self.engine.connect() as tx, tx.execution_options(batchq_writes=True).begin():
+                yield tx
+                send(tx, commit=True)
+            return
+        try:
+            tx = self._begun()
+            yield tx
+            self._commit(tx)
+        except BaseException:
+            self._let_go()
+            raise
+        finally:
+            self._writes.release()
+
+    # SQLAlchemy's own beginning and end of a transaction would be a third of a short commit. It still begins one by
+    # itself when a statement is given to it, inside of what the driver has begun, and then ends it.
+
+    def _begun(self) -> Connection:
+        if self._kept is not None and not self.embedded and not self._driver(self._kept).is_well():
+            self._let_go()
+        if self._kept is None:
+            self._kept = self.engine.connect().execution_options(batchq_writes=True)
+        if self.embedded:
+            self._bear_garbage(self._kept)
+            with _as_sqlalchemys(self._kept, BEGIN):
+                self._driver(self._kept).execute(BEGIN)
+        return self._kept
+
+    def _commit(self, tx: Connection) -> None:
+        send(tx, commit=True)
+        driver = self._driver(tx)
+        if tx.in_transaction():
+            tx.commit()
+        elif self.embedded or driver.pgconn.transaction_status:
+            with _as_sqlalchemys(tx, "COMMIT"):
+                driver.commit()
+        if not self.embedded:
+            driver.rest()
+
+    @staticmethod
+    def _driver(tx: Connection) -> Any:
+        return tx.connection.driver_connection
+
+    def _let_go(self) -> None:
+        """Give back the connection that is kept, with whatever is under way there."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            with suppress(Exception):
+                kept.close()
+
+    def _renew(self) -> None:
+        """Have every connection opened anew at its next use."""
+        if self._writes.acquire(blocking=False):
+            self._let_go()
+            self._writes.release()
+        self.engine.dispose()
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -198,7 +258,7 @@ class Database:
                 raise
             if not self.embedded:
                 # The others are hardly better off, and each would be waited for by itself.
-                self.engine.dispose()
+                self._renew()
             raise DatabaseUnreachable(url=url, reason=reason) from error
 
     def _bear_garbage(self, tx: Connection) -> None:
@@ -220,6 +280,7 @@ class Database:
 
     def dispose(self) -> None:
         """Close all connections; the database opens again on next use."""
+        self._let_go()
         if self._engine is not None:
             self._engine.dispose()
             self._engine = None
@@ -229,6 +290,16 @@ class Database:
 WAYS = ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin")
 ALL_WAYS = select(*(func.set_config(way, "on", True) for way in WAYS))
 _CLOCK = Prepared(select(func.clock_timestamp(type_=DateTime(timezone=True)).label("now")))
+
+
+@contextmanager
+def _as_sqlalchemys(tx: Connection, statement: str) -> Iterator[None]:
+    """Raise SQLAlchemy's errors for those of the driver, which is asked past it."""
+    base = tx.dialect.loaded_dbapi.Error
+    try:
+        yield
+    except base as error:
+        raise DBAPIError.instance(statement, None, error, base, dialect=tx.dialect) from error
 
 
 def _parse(url: str) -> URL:
@@ -323,7 +394,7 @@ def _refusal(reason: str) -> str:
 
 
 def _postgresql(url: URL, patience: float, answer: float, name: str) -> Engine:
-    from batchq.store import session, wire  # their driver is there only where it is wanted
+    from batchq.store import session  # its driver is there only where it is wanted
 
     engine = create_engine(url, hide_parameters=True, connect_args=session.settings(url, patience, answer, name))
 
@@ -333,18 +404,15 @@ def _postgresql(url: URL, patience: float, answer: float, name: str) -> Engine:
 
     @event.listens_for(engine, "checkout")
     def replace(driver: Any, *_: Any) -> None:
-        if wire.has_ended(driver) or driver.is_silent():
+        if not driver.is_well():
             raise DisconnectionError
 
     @event.listens_for(engine, "checkin")
-    def rest(driver: Any, *_: Any) -> None:
-        if driver is not None:
-            driver.rests_since = time.monotonic()
-
-    @event.listens_for(engine, "begin")
-    def begin(tx: Connection) -> None:
+    def rest(driver: Any, record: Any) -> None:
         # What a transaction left that was broken off must not reach the next one.
-        forget(tx)
+        forget(record)
+        if driver is not None:
+            driver.rest()
 
     @event.listens_for(engine, "commit")
     @event.listens_for(engine, "before_cursor_execute")

@@ -12,6 +12,7 @@ from sqlalchemy.engine import URL
 
 from batchq.errors import DatabaseRefuses
 from batchq.store.database import WAYS
+from batchq.store.wire import has_ended
 
 T = TypeVar("T")
 
@@ -20,7 +21,7 @@ LOCK_SECONDS = 5.0
 # What an operator may make of it: a lock is waited for no longer than a second less.
 MOST_SECONDS = 8.0
 # PostgreSQL ends a transaction whose process says nothing for so long: a stopped one holds its locks no longer.
-SILENT_SECONDS = 7
+SILENT_SECONDS = 6
 # What a session works with whatever its role, its database, the environment or the URL says: it would store or read
 # something else by another, or not what it had been told is stored.
 FIXED = {
@@ -108,7 +109,15 @@ class Session(psycopg.Connection[Any]):
             result: T = end.value
             return result
 
-    def is_silent(self) -> bool:
+    def rest(self) -> None:
+        """Note that nobody asks it anything for now."""
+        self.rests_since = time.monotonic()
+
+    def is_well(self) -> bool:
+        """Whether it can be asked again after a rest."""
+        return not (has_ended(self) or self._is_silent())
+
+    def _is_silent(self) -> bool:
         """Whether it says nothing any more; asked only if it rested, and where an answer may take longer than that."""
         patience = self.answer_seconds
         if patience <= MOST_SECONDS or self.rests_since is None or time.monotonic() - self.rests_since < 1:

@@ -39,6 +39,8 @@ MOST_BYTES = 500
 SHORTER = f"Set BATCHQ_HOME or BATCHQ_DATABASE_URL to a path of at most {MOST_BYTES} bytes."
 # Above this size it would take more than a moment to read all of it.
 QUICK_BYTES = 2**28
+# A writer takes the lock at once; a reader that asked for it later would fail, however patient.
+BEGIN = "BEGIN IMMEDIATE"
 # No waiting mends these.
 LASTING = ("SQLITE_NOTADB", "SQLITE_CORRUPT", "SQLITE_IOERR_SHORT_READ")
 
@@ -152,8 +154,8 @@ def opened(url: URL, patience: float, file: File) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin(tx: Connection) -> None:
-        # A writer takes the lock at once; a reader that asked for it later would fail, however patient.
-        writes = tx.get_execution_options().get("batchq_writes")
-        tx.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        driver: Any = tx.connection.driver_connection
+        if not driver.in_transaction:
+            tx.exec_driver_sql(BEGIN if tx.get_execution_options().get("batchq_writes") else "BEGIN")
 
     return engine
