@@ -70,6 +70,12 @@ def test_every_block_is_in_a_language_that_is_tried():
     assert {block.language for block in book.all_blocks()} <= LANGUAGES
 
 
+@pytest.mark.parametrize("page", book.pages())
+def test_no_block_is_overlooked(page: str):
+    fences = [line for line in book.text(page).splitlines() if line.lstrip().startswith("```")]
+    assert len(fences) == 2 * len(book.blocks(page))
+
+
 def test_every_file_has_a_name_of_its_own():
     names = [block.file for block in book.files()]
     assert len(names) == len(set(names))

@@ -75,6 +75,15 @@ def test_the_readmes_files_run_by_its_command_with_all_that_they_do_not_name_emb
     assert runs(project.folder / ".batchq" / "batchq.db") == 1
 
 
+def test_the_operation_that_looks_at_what_it_works_for_runs_and_logs_it(project: Folder) -> None:
+    (project.folder / "days.py").write_text(book.file("days.py"))
+    (project.folder / "day.yaml").write_text("job: DAY\ntasks: {Close: {run: days.close_day, args: [today]}}\n")
+    project.cli("run", "day.yaml", "-A", "days")
+    (task,) = project.json("runs", "show", "last")["tasks"]
+    assert (task["status"], task["result"]) == ("success", {"day": "today"})
+    assert "closing today for run 1, attempt 1" in project.cli("task", "log", "last", "Close").stdout
+
+
 def test_the_broker_that_the_app_names_is_used(site: Site) -> None:
     name_in_app(site, 'Celery("shop")', f'Celery("shop", broker="{site.broker_url}")')
     logs = run(site)
