@@ -1,4 +1,4 @@
-"""Saved runs as a page and a plot, for the README."""
+"""Saved runs as a page and a plot, for the documentation."""
 
 from __future__ import annotations
 

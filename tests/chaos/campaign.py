@@ -157,7 +157,7 @@ class Campaign:
         return subprocess.run([*command, "--within", str(within)], cwd=TESTS, check=False).returncode
 
     def table(self) -> str:
-        """How long it took until the work went on, as the README has it; above it, how often each was played."""
+        """How long it took until the work went on, as docs/guarantees.md has it; above it, how often each came."""
         taken = {kind: sorted(self.taken[kind]) for kind in ROWS if self.taken.get(kind)}
         lines = ["  ".join(f"{kind}: {len(times)}" for kind, times in taken.items()), ""]
         most = max(map(len, taken.values()), default=0)

@@ -15,8 +15,8 @@ from chaos.silence import (
     stop_database,
 )
 
-# Each kind with its words in the README, and the limit that reliability asks for (p99, seconds); without a limit it
-# has no row there.
+# Each kind with its words in docs/guarantees.md, and the limit that reliability asks for (p99, seconds); without a
+# limit it has no row there.
 ROWS: dict[str, tuple[str, float | None]] = {
     "child killed": ("a task's process killed: outcome in SQL", 5),
     "child spoiled": ("a task's process spoiled by its operation: those that come next are through", 5),

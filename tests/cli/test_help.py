@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import click
 import pytest
@@ -15,8 +14,7 @@ from batchq import __version__
 from batchq.cli import cli
 from batchq.cli.context import Commands
 from batchq.errors import BatchqError, BrokerUnreachable, Conflict, InvalidInput, NotFound
-
-README = Path(__file__).parents[2] / "README.md"
+from support import book
 
 
 def named(command: click.Command = cli, name: str = ""):
@@ -45,18 +43,12 @@ def test_help_fits_into_80_columns(command):
 
 
 def listed() -> set[str]:
-    """The commands of the README's table: `group list, set` stands for `group list` and `group set`."""
-    table = re.search(r"\| command \| does \|\n(.*?)\n\n", README.read_text(encoding="utf-8"), re.S)
-    found = set()
-    for row in table[1].splitlines():
-        for code in re.findall(r"`([^`]+)`", row.split("|")[1]):
-            first, *others = code.split(", ")
-            *kind, word = (part for part in first.split() if part.islower())
-            found |= {" ".join([*kind, each]) for each in (word, *others)}
-    return found
+    """The commands in the table of docs/cli.md."""
+    table = book.rows(book.part("docs/cli.md", "commands"))
+    return {name for row in table for name in re.findall(r"`batchq ([^`]+)`", row[0])}
 
 
-def test_the_readme_lists_every_command():
+def test_the_documentation_lists_every_command():
     assert listed() == {name for name, command in named() if not isinstance(command, click.Group)}
 
 

@@ -1,9 +1,7 @@
-"""What the README says of a Celery project of one's own: its files, its command, and what is embedded."""
+"""What README and docs/python.md say of a Celery project of one's own: files, commands, and what is embedded."""
 
 from __future__ import annotations
 
-import re
-import shlex
 import sqlite3
 import subprocess
 import sys
@@ -15,18 +13,11 @@ import psycopg
 import pytest
 
 from e2e.site import Folder, Site
+from support import book
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-SECTION = README.partition("\n## Your own Celery project\n")[2].partition("\n## ")[0]
-
-
-def blocks(language: str) -> list[str]:
-    """The section's blocks in this language."""
-    return re.findall(rf"```{language}\n(.*?)```", SECTION, re.S)
-
-
-APP, SUBMITS = blocks("python")[:2]
-JOB_FILE, COMMAND = blocks("yaml")[0], blocks("sh")[0]
+COMMAND = "batchq run night.yaml -A app"
+PAGE = "docs/python.md"
+SUBMITS = book.block(PAGE, "submits")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -51,8 +42,8 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 
 def written(folder: Path) -> None:
-    (folder / "app.py").write_text(APP)
-    (folder / "night.yaml").write_text(JOB_FILE)
+    for name in ("app.py", "night.yaml"):
+        (folder / name).write_text(book.file(name))
 
 
 def name_in_app(folder: Folder, was: str, now: str) -> None:
@@ -63,7 +54,7 @@ def name_in_app(folder: Folder, was: str, now: str) -> None:
 
 def run(folder: Folder) -> set[str]:
     """Run the README's command, which ends well; returns the names of the logs that its processes leave."""
-    folder.cli(*shlex.split(COMMAND)[1:])
+    folder.cli(*book.words("README.md", COMMAND))
     return {path.stem for path in (folder.folder / ".batchq" / "logs").iterdir()}
 
 
@@ -82,6 +73,15 @@ def test_the_readmes_files_run_by_its_command_with_all_that_they_do_not_name_emb
     }
     assert "invoicing" in project.cli("task", "log", "last", "Invoice").stdout
     assert runs(project.folder / ".batchq" / "batchq.db") == 1
+
+
+def test_the_operation_that_looks_at_what_it_works_for_runs_and_logs_it(project: Folder) -> None:
+    (project.folder / "days.py").write_text(book.file("days.py"))
+    (project.folder / "day.yaml").write_text("job: DAY\ntasks: {Close: {run: days.close_day, args: [today]}}\n")
+    project.cli("run", "day.yaml", "-A", "days")
+    (task,) = project.json("runs", "show", "last")["tasks"]
+    assert (task["status"], task["result"]) == ("success", {"day": "today"})
+    assert "closing today for run 1, attempt 1" in project.cli("task", "log", "last", "Close").stdout
 
 
 def test_the_broker_that_the_app_names_is_used(site: Site) -> None:
@@ -109,12 +109,16 @@ def test_both_are_used_if_both_are_named(site: Site, fresh_postgresql_url: str) 
         assert database.execute("SELECT status FROM batchq_run").fetchall() == [("success",)]
 
 
-def test_the_readmes_job_in_python_is_submitted_and_runs(site: Site) -> None:
+def test_the_services_and_the_job_in_python_run_as_the_documentation_says(site: Site) -> None:
     name_in_app(site, 'Celery("shop")', f'Celery("shop", broker="{site.broker_url}")')
     name_in_app(site, "BatchQ(app)", f'BatchQ(app, database_url="{site.database_url}")')
-    (site.folder / "submits.py").write_text(f"from app import batch, collect, invoice\n{SUBMITS}\nprint(run)\n")
-    site.start("coordinator", "-A", "app", "coordinator")
-    site.start("AOS1", "-A", "app", "server", "start", "AOS1")
+    site.cli(*book.words(PAGE, "batchq -A app db upgrade"))
+    site.start("coordinator", *book.words(PAGE, "batchq -A app coordinator"))
+    site.start("AOS1", *book.words(PAGE, "batchq -A app server start AOS1"))
+    site.cli(*book.words(PAGE, "batchq -A app submit night.yaml"))
+    assert site.wait_end(1)["status"] == "success"
+
+    (site.folder / "submits.py").write_text(f"{SUBMITS}\nprint(run)\n")
     argv = [sys.executable, "submits.py"]
     done = subprocess.run(argv, cwd=site.folder, env=site.env, capture_output=True, text=True, check=False)
 

@@ -39,7 +39,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 THREADS = {"AOS1": 2, "AOS2": 2, "AOS3": 2, "AOS4": 2}
 COORDINATORS = ("coordinator 1", "coordinator 2")
-# What README says of the connections of each process.
+# The most connections of each process, as docs/operations.md has them.
 MOST_CONNECTIONS = {"server": 3, "coordinator": 1, "runs": 1}
 ALL_DAY = (clock_time(0), clock_time(0))
 

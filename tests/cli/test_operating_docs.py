@@ -1,35 +1,28 @@
-"""The README's commands for operators do what they say, and its preview is what is printed."""
+"""The commands for operators do what the documentation says, and its preview is what is printed."""
 
 from __future__ import annotations
 
-import re
 import shlex
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from batchq.store import views
+from support import book
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-
-
-def block(begin: str) -> str:
-    found = re.search(rf"{re.escape(begin)}\n+```\w+\n(.*?)```", README, re.S)
-    assert found, begin
-    return found[1]
+PAGE = "docs/operations.md"
 
 
 @pytest.fixture
 def set_up(batchq, tmp_path):
-    """The README's groups and servers."""
+    """The groups and servers of the documentation."""
     file = tmp_path / "setup.yaml"
-    file.write_text(block("## Groups and servers"))
+    file.write_text(book.file("servers.yaml"))
     batchq("apply", file)
 
 
 def test_every_command_for_operators_runs(batchq, batchq_json, set_up):
-    for line in block("<!-- operate -->").splitlines():
+    for line in book.block(PAGE, "operate").splitlines():
         program, *words = shlex.split(line)
         assert program == "batchq"
         assert batchq(*words).stdout
@@ -44,12 +37,12 @@ def test_the_preview_is_that_of_the_windows_above_it(batchq, set_up, monkeypatch
     monkeypatch.setenv("BATCHQ_TIMEZONE", "Europe/Oslo")
     batchq("server", "window", "remove", "AOS2", 3)
     shown = batchq("server", "window", "preview", "AOS2", "--hours", 71, "--from", "2027-03-26").stdout
-    assert block("<!-- preview -->") in shown
+    assert book.block(PAGE, "preview") in shown
 
 
 def test_the_python_for_operators_runs(stage, set_up):
     batch = SimpleNamespace(database=stage.database)
-    exec(block("each function one transaction that returns the differences:"), {"batch": batch})
+    exec(book.block("docs/python.md", "actions"), {"batch": batch})
     with stage.database.read() as tx:
         assert views.server(tx, "AOS1")["windows"][0]["window"] == "18:00-07:30=20 Europe/Oslo"
         assert views.groups(tx)[0]["paused"]
