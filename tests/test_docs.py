@@ -197,6 +197,7 @@ def test_every_link_leads_somewhere(page: str):
 
 
 def anchors(text: str) -> set[str]:
-    """The anchors that a page's headings have on GitHub."""
+    """The anchors that a page's headings have on GitHub, and those that it sets itself."""
+    own = set(re.findall(r'<a id="([\w-]+)"', text))
     headings = re.findall(r"^#+ (.+)$", book.FENCED.sub("", text), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    return own | {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

@@ -133,7 +133,7 @@ def label(state: State) -> str:
 
 
 def test_outcomes_have_the_words_and_ends_of_the_table():
-    assert table("outcomes") == [
+    assert table("which end meets") == [
         [
             word(outcome),
             words(said for said, meant in SYNONYMS.items() if meant is outcome and said != outcome.value),
@@ -148,7 +148,7 @@ def test_outcomes_have_the_words_and_ends_of_the_table():
 )
 def test_states_have_the_labels_and_moves_of_the_table(name: str, states: Any, moves: Any):
     rows = [[word(one), LABELS[one], words(other for other in states if other in moves[one])] for one in states]
-    assert table(f"{name} states") == rows
+    assert table(f"states of {name}s") == rows
 
 
 def test_two_conditions_lead_where_the_table_says():
@@ -162,7 +162,7 @@ def test_two_conditions_lead_where_the_table_says():
 def test_job_1_ends_as_the_table_says():
     (job,) = spec.load(ROOT / "examples" / "job1.yaml").jobs.values()
     nodes = {task.name: Node(task.after, task.join) for task in job.tasks}
-    rows = table("job 1")
+    rows = table("runs of job 1")
     assert len(rows) == 7
     for fails, *ends, expected in rows:
         failing = {f"TASK {number}" for number in fails.split()}
