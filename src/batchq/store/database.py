@@ -188,9 +188,13 @@ class Database:
     def _let_go(self) -> None:
         """Give back the connection that is kept, with whatever is under way there."""
         kept, self._kept = self._kept, None
-        if kept is not None:
-            with suppress(Exception):
-                kept.close()
+        if kept is None:
+            return
+        with suppress(Exception):
+            if self.embedded:
+                # A database in memory has one connection for all, which no pool takes back.
+                self._driver(kept).rollback()
+            kept.close()
 
     def _renew(self) -> None:
         """Have every connection opened anew at its next use."""
