@@ -15,10 +15,10 @@ from batchq.core.states import TERMINAL
 from batchq.core.windows import Window
 from batchq.engine import Life, Offer, Report, Served
 from batchq.spec import Job, JobSpec
-from batchq.store import servers
+from batchq.store import server as servers
 from batchq.store.database import Database
 from batchq.store.moves import CONDITION, RUN, TASK, Ticket
-from batchq.store.prepared import send
+from batchq.store.statement import send
 from batchq.tables import Attempt, Server
 
 ATTEMPT = Attempt.__table__.c  # type: ignore[attr-defined]

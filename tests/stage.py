@@ -9,7 +9,8 @@ from batchq import engine
 from batchq.core.windows import Window
 from batchq.engine import Life, Offer, Report
 from batchq.spec import loads
-from batchq.store import servers, views
+from batchq.store import server as servers
+from batchq.store import views
 from batchq.store.database import Database
 
 JOB_1 = """

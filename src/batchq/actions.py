@@ -22,10 +22,12 @@ from batchq.errors import Conflict, InvalidInput, NotFound, closest, unknown
 from batchq.spec import Document, JobSpec, ServerSpec
 from batchq.spec.fields import MOST_THREADS
 from batchq.spec.model import MOST_WINDOWS
-from batchq.store import moves, runs, servers, views
+from batchq.store import moves, views
+from batchq.store import run as runs
+from batchq.store import server as servers
 from batchq.store.database import Database
 from batchq.store.moves import JOB, RUN, SERVER, TASK
-from batchq.store.servers import GROUP, PRIORITIES
+from batchq.store.server import GROUP, PRIORITIES
 from batchq.tables import Liveness
 
 LARGEST_NUMBER = 2**63 - 1

@@ -250,9 +250,9 @@ class BatchQ:
 
     def may_run(self, operation: str) -> bool:
         """Whether a job may run the task of this name: never Celery's own or ours, and only what the settings allow."""
-        if operation.startswith(("celery.", "batchq.")) or (operation == "shell.run" and not self.settings.shell):
+        if operation.startswith(("celery.", "batchq.")) or (operation == "shell.run" and not self.settings.allow_shell):
             return False
-        return any(fnmatchcase(operation, pattern.strip()) for pattern in self.settings.operations.split(","))
+        return any(fnmatchcase(operation, pattern.strip()) for pattern in self.settings.allowed_operations.split(","))
 
     def rate_limits(self, operations: Iterable[str]) -> str | None:
         """The sentence about those operations that have a `rate_limit`, which does not hold here; None if none has."""
@@ -277,9 +277,10 @@ class BatchQ:
             return
         operation, task = next(reversed(unknown.items()))
         if operation == "shell.run":
-            raise InvalidInput(f"{job.name} / {task}: shell.run is switched off; BATCHQ_SHELL=1 allows it.")
+            raise InvalidInput(f"{job.name} / {task}: shell.run is switched off; BATCHQ_ALLOW_SHELL=1 allows it.")
         if operation in self.app.tasks:
-            allowed = f"the settings allow {self.settings.operations!r} (BATCHQ_OPERATIONS), and never Celery's own"
+            patterns = self.settings.allowed_operations
+            allowed = f"the settings allow {patterns!r} (BATCHQ_ALLOWED_OPERATIONS), and never Celery's own"
             raise InvalidInput(f"{job.name} / {task}: {operation!r} may not be run: {allowed}.")
         more = f" {len(unknown) - 1} more are unknown." if len(unknown) > 1 else ""
         raise InvalidInput(
@@ -404,7 +405,7 @@ def demo_app() -> BatchQ:
 
     app = Celery("batchq")
     batch = BatchQ(app)
-    operations.register(app, shell_allowed=batch.settings.shell, demo=True)
+    operations.register(app, shell_allowed=batch.settings.allow_shell, demo=True)
     return batch
 
 

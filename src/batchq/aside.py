@@ -18,7 +18,8 @@ from sqlalchemy import Connection, select
 from batchq import engine
 from batchq.core.states import State
 from batchq.engine import Report
-from batchq.store import moves, servers, trouble
+from batchq.store import moves, trouble
+from batchq.store import server as servers
 from batchq.store.database import Database, of_content, why
 from batchq.store.moves import SERVER, TASK
 from batchq.store.trouble import Key, What
@@ -112,7 +113,7 @@ def _follow_clock(tx: Connection, now: datetime, tasks: Sequence[int]) -> None:
 
 def _hand_out(tx: Connection, version: int, now: datetime, group: str, tasks: Sequence[int]) -> None:
     rows = moves.in_order(moves.look(tx, {group: len(tasks)}, now, alone=tasks)[group].rows.rows)
-    queued = moves.queue(tx, rows, now)
+    queued = moves.hand_out(tx, rows, now)
     for row in queued:
         moves.ticket(row)
     _claim(tx, version, now, [(row.id, row.token) for row in queued])

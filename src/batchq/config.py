@@ -39,13 +39,15 @@ class Settings(BaseSettings):
     remote_control: Literal["auto", "inspect", "all", "off"] = Field(
         "auto", description="what servers obey of Celery's remote control; auto = inspect with a `ticket_key`, else all"
     )
-    operations: str = Field("*", description="which of the app's tasks may be run: patterns, with commas between")
+    allowed_operations: str = Field(
+        "*", description="which of the app's tasks may be run: patterns, with commas between"
+    )
     web_hosts: str = Field(
         "", description="names that Flower answers to besides localhost: patterns, with commas between"
     )
-    shell: bool = Field(False, description="whether shell.run may be used")
+    allow_shell: bool = Field(False, description="whether shell.run may be used")
     timezone: str | None = Field(None, description="the user's time zone, IANA name; none = the machine's")
-    processes: int = Field(200, gt=0, le=10_000, description="most processes, or threads, of a server's pool")
+    max_pool: int = Field(200, gt=0, le=10_000, description="most processes, or threads, of a server's pool")
     fast_path: bool = Field(True, description="whether submit and finishing servers advance the work themselves")
     tickets_ahead: int = Field(0, ge=0, le=1000, description="tickets per open server beyond its free threads")
     tick_seconds: float = Field(1.0, gt=0, le=60, description="time between two ticks of a coordinator")
@@ -62,8 +64,8 @@ class Settings(BaseSettings):
     log_bytes: int = Field(65536, ge=0, description="most of an attempt's log that is kept, its end")
     result_bytes: int = Field(65536, ge=0, description="most a task's result may measure as JSON")
     file_bytes: int = Field(8 * 1024 * 1024, gt=0, description="largest job file")
-    tasks: int = Field(100_000, gt=0, le=1_000_000, description="most tasks of a job")
-    conditions: int = Field(1_000_000, gt=0, description="most conditions of a job")
+    max_tasks: int = Field(100_000, gt=0, le=1_000_000, description="most tasks of a job")
+    max_conditions: int = Field(1_000_000, gt=0, description="most conditions of a job")
     name_chars: int = Field(200, gt=0, le=200, description="longest name of a job, task, group or server")
     argument_bytes: int = Field(65536, gt=0, description="most a task's arguments may measure as JSON")
 

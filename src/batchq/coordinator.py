@@ -24,7 +24,8 @@ from batchq.config import Settings
 from batchq.engine import Advance
 from batchq.errors import BrokerUnreachable, DatabaseDamaged, DatabaseTooNew, QueueRefused, Unreachable
 from batchq.server.tickets import Publisher
-from batchq.store import moves, schema, servers
+from batchq.store import moves, schema
+from batchq.store import server as servers
 from batchq.store.database import Database
 
 logger = logging.getLogger(__name__)

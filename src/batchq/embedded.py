@@ -30,7 +30,8 @@ from batchq.config import private_file, private_folder
 from batchq.core.states import RUN_OPEN
 from batchq.errors import BatchqError, Conflict, DatabaseUnreachable, PlaceRefuses
 from batchq.server.life import ended_with_its_boot, seen_alive
-from batchq.store import moves, schema, servers, views
+from batchq.store import moves, schema, views
+from batchq.store import server as servers
 
 DEFAULT_SERVERS = ("Batch1", "Batch2")
 START_SECONDS = 30.0

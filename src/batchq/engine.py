@@ -20,10 +20,12 @@ from batchq import crash
 from batchq.core import affinity
 from batchq.core.conditions import Ended, Join, readiness, resolution, verdict
 from batchq.core.states import Outcome, RunState, State, after_attempt
-from batchq.store import moves, runs, servers, trouble
+from batchq.store import moves, trouble
+from batchq.store import run as runs
+from batchq.store import server as servers
 from batchq.store.database import Database, why
 from batchq.store.moves import Ticket
-from batchq.store.prepared import Later
+from batchq.store.statement import Reply
 from batchq.store.trouble import Key, What
 
 if TYPE_CHECKING:
@@ -86,7 +88,7 @@ def _store_at_once(tx: Connection, database: Database, job: JobSpec, rows: runs.
 # --- settle -------------------------------------------------------------------------------------------------
 
 
-def settle(tx: Connection, now: datetime, asked: Later | None = None, aside: Collection[int] = ()) -> bool:
+def settle(tx: Connection, now: datetime, asked: Reply | None = None, aside: Collection[int] = ()) -> bool:
     """Resolve the conditions on tasks that have ended, to a fixed point, and close runs that are through (rules 3-7).
 
     They are those that earlier transactions left, but in the runs set `aside`; somebody may have `asked` for these runs
@@ -106,14 +108,14 @@ def settle_runs(tx: Connection, runs: Collection[int], now: datetime) -> bool:
     return more or len(ends) == CONDITIONS_PER_TRANSACTION
 
 
-def unsettled(tx: Connection, aside: Collection[int] = ()) -> Later:
+def unsettled(tx: Connection, aside: Collection[int] = ()) -> Reply:
     """The runs in which earlier transactions left something to settle; asked for together with what follows."""
     return moves.unsettled_runs(tx, CONDITIONS_PER_TRANSACTION, aside)
 
 
 def _settle(
-    tx: Connection, now: datetime, ends: Mapping[int, State], asked: Later | None = None, *, flagged: bool = False
-) -> tuple[bool, Later | None]:
+    tx: Connection, now: datetime, ends: Mapping[int, State], asked: Reply | None = None, *, flagged: bool = False
+) -> tuple[bool, Reply | None]:
     """Settle these ends, which may be `flagged` as unsettled; returns whether more is left, and what `_close` reads.
 
     Their followers may have been `asked` for already, together with those of other tasks.
@@ -126,7 +128,7 @@ def _settle(
 
 
 def _to_fixed_point(
-    tx: Connection, now: datetime, ends: Mapping[int, State], asked: Later | None
+    tx: Connection, now: datetime, ends: Mapping[int, State], asked: Reply | None
 ) -> tuple[dict[int, State], dict[int, State], dict[int, int]]:
     """Settled tasks, those whose turn comes in the next transaction, and up to which task one of these got already."""
     settled: dict[int, State] = {}
@@ -205,7 +207,7 @@ def _resolve(tx: Connection, ends: Mapping[int, State], conditions: Sequence[Any
     return fell
 
 
-def _close(tx: Connection, counted: Later | None, now: datetime) -> None:
+def _close(tx: Connection, counted: Reply | None, now: datetime) -> None:
     """Give the runs their verdicts that were counted down to nothing (rule 7)."""
     emptied = moves.emptied(counted) if counted is not None else {}
     if not emptied:
@@ -240,13 +242,13 @@ def dispatch(tx: Connection, database: Database, ahead: int = 0, unsendable: Col
     """
     aside = servers.aside(tx, database).tasks
     chosen = _choose(tx, database, servers.demand(tx, aside), {}, ahead, unsendable)
-    return [moves.ticket(row) for row in moves.queue(tx, chosen.rows, chosen.now)]
+    return [moves.ticket(row) for row in moves.hand_out(tx, chosen.rows, chosen.now)]
 
 
 def _choose(
     tx: Connection,
     database: Database,
-    demand: servers.Demand,
+    demand: servers.DispatchInput,
     looked: Mapping[str, moves.Looked],
     ahead: int,
     unsendable: Collection[str],
@@ -374,7 +376,7 @@ class Served:
     claimed: Sequence[Any] = ()
     regained: Sequence[Any] = ()
     handed: Sequence[Any] = ()
-    started: Later | None = None
+    started: Reply | None = None
     parked: Sequence[Offer] = ()
     stale: int = 0
     threads: int = 0
@@ -442,7 +444,7 @@ def serve(
     if forward and (again or broken):
         more = settle(tx, now, aside=topology.aside.runs) or more
     handed: Sequence[Any] = ()
-    started: Later | None = None
+    started: Reply | None = None
     tickets: list[Ticket] = []
     if forward and (reports or overdue or again):
         handed, started, tickets = _hand_out(
@@ -458,14 +460,14 @@ def _hand_out(
     tx: Connection,
     database: Database,
     life: Life,
-    ended: Later | None,
+    ended: Reply | None,
     now: datetime,
     *,
     active: int,
     pool: int,
     ahead: int,
     unsendable: Collection[str],
-) -> tuple[Sequence[Any], Later | None, list[Ticket]]:
+) -> tuple[Sequence[Any], Reply | None, list[Ticket]]:
     """Hand out what is ready; returns what the server starts itself, and the tickets for the others.
 
     Where a task has `ended` and a thread is free, one more of its group is likely to start there.
@@ -477,7 +479,7 @@ def _hand_out(
     chosen = _choose(tx, database, demand, moves.look(tx, likely, now, aside), ahead, unsendable)
     free = _room(database.topology, life, pool, chosen.now) - active
     share = chosen.shares.get(life.server, {})
-    own, others = _own_share(moves.queue(tx, chosen.rows, chosen.now), share, free)
+    own, others = _own_share(moves.hand_out(tx, chosen.rows, chosen.now), share, free)
     # What its own threads answer it claims at once: the message would only come back to it.
     tokens = [(row.id, row.token) for row in own]
     version = database.topology.version
@@ -554,7 +556,7 @@ def _claim(
 
 
 def finish(
-    tx: Connection, life: Life, reports: Iterable[Report], asked: Later, now: datetime, *, settling: bool = False
+    tx: Connection, life: Life, reports: Iterable[Report], asked: Reply, now: datetime, *, settling: bool = False
 ) -> tuple[int, dict[int, State]]:
     """Store how attempts ended, each guarded by token and epoch (rules 30-32); the caller locked their runs, and
     `asked` how the tasks stand (`moves.held`).

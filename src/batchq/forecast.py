@@ -21,9 +21,10 @@ from batchq.core.states import TERMINAL, Outcome, RunState, State
 from batchq.errors import InvalidInput, closest
 from batchq.spec import Document, JobSpec, Priority, TaskSpec
 from batchq.spec.fields import YEAR_SECONDS
-from batchq.store import past, servers, views
-from batchq.store.queue import OpenRun, open_runs
-from batchq.store.servers import PRIORITIES
+from batchq.store import past, views
+from batchq.store import server as servers
+from batchq.store.open_runs import OpenRun, open_runs
+from batchq.store.server import PRIORITIES
 from batchq.store.views import PRIORITY_NAMES, View, iso
 
 # Where a duration comes from, the first that has one; what the command line calls them stands beside it.

@@ -30,7 +30,7 @@ def test_a_broker_and_a_database_that_are_away_are_two_problems(batchq, monkeypa
 def test_unsigned_tickets_the_shell_and_pools_of_threads_are_notes(batchq_json, stage, monkeypatch):
     assert any("not signed" in note for note in batchq_json("check", code=1)["notes"])
     monkeypatch.setenv("BATCHQ_TICKET_KEY", "0123456789abcdef")
-    monkeypatch.setenv("BATCHQ_SHELL", "1")
+    monkeypatch.setenv("BATCHQ_ALLOW_SHELL", "1")
     assert [note[:9] for note in batchq_json("check", code=1)["notes"]] == ["Whoever r", "shell.run"]
 
 

@@ -49,7 +49,7 @@ def test_patterns_narrow_what_may_be_run(patterns: str, allowed: list[str]):
 @pytest.mark.parametrize(
     ("operation", "said"),
     [
-        ("hr.pay", "J / A: 'hr.pay' may not be run: the settings allow 'shop.*' (BATCHQ_OPERATIONS)"),
+        ("hr.pay", "J / A: 'hr.pay' may not be run: the settings allow 'shop.*' (BATCHQ_ALLOWED_OPERATIONS)"),
         ("celery.backend_cleanup", "J / A: 'celery.backend_cleanup' may not be run: "),
         ("batchq.run", "J / A: 'batchq.run' may not be run: "),
         ("os.system", "J / A: no task named 'os.system' is registered with the Celery app 'shop'"),

@@ -11,7 +11,8 @@ import pytest
 
 from batchq import actions
 from batchq.core.windows import Window, threads_at
-from batchq.store import servers, views
+from batchq.store import server as servers
+from batchq.store import views
 
 DAY = Window(time(8), time(18), 2, "Europe/Oslo")
 NIGHT = Window(time(18), time(7, 30), 20, "Europe/Oslo")

@@ -10,7 +10,8 @@ import pytest
 
 from batchq import actions, engine
 from batchq.core.windows import Window
-from batchq.store import servers, views
+from batchq.store import server as servers
+from batchq.store import views
 
 
 def states(stage):

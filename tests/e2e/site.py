@@ -40,7 +40,8 @@ from celery import Celery
 import checker
 from batchq import BatchQ, Job, actions
 from batchq.spec import JobSpec, loads
-from batchq.store import schema, servers, views
+from batchq.store import schema, views
+from batchq.store import server as servers
 from batchq.store.database import Database
 from e2e import brokers, ledger_app
 from e2e.proxy import Proxy

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from batchq.spec import loads
-from batchq.store import runs, schema
+from batchq.store import run as runs
+from batchq.store import schema
 from batchq.store.database import Database
 from e2e import ledger_app
 from e2e.site import Folder

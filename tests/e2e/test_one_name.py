@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from batchq import engine
-from batchq.store import servers
+from batchq.store import server as servers
 from e2e.site import Entry, Site
 
 pytestmark = pytest.mark.slow

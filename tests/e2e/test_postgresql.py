@@ -26,7 +26,7 @@ import checker
 from batchq import Job, actions, engine
 from batchq.core.windows import Window
 from batchq.errors import DatabaseUnreachable
-from batchq.store import servers
+from batchq.store import server as servers
 from batchq.store.moves import TASK
 from e2e.conftest import RABBITMQ
 from e2e.job1 import TABLE, job_1

@@ -15,7 +15,7 @@ from sqlalchemy import func, select
 
 import checker
 from batchq.core.affinity import Server, Topology
-from batchq.store import servers
+from batchq.store import server as servers
 from batchq.tables import Task
 from checker import Claim as Claim
 from e2e.site import Site

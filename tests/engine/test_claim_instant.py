@@ -13,7 +13,7 @@ import pytest
 
 from batchq import Job, actions
 from batchq.core.windows import Window
-from batchq.store import servers
+from batchq.store import server as servers
 from play import Clocked, Play
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)

@@ -15,7 +15,7 @@ from batchq.core.plan import Forecast, Job, Task, plan
 from batchq.core.states import Outcome
 from batchq.core.windows import Window, next_change
 from batchq.spec import JobSpec, TaskSpec
-from batchq.store import servers
+from batchq.store import server as servers
 from batchq.store.moves import TASK
 from play import Clocked, Play
 

@@ -17,7 +17,8 @@ from batchq import Job, actions, engine
 from batchq.config import Settings
 from batchq.coordinator import Coordinator
 from batchq.server.tickets import Publisher
-from batchq.store import moves, servers
+from batchq.store import moves
+from batchq.store import server as servers
 from batchq.store.database import Database
 from play import Clocked, Play
 

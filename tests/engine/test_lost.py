@@ -9,7 +9,7 @@ import pytest
 from batchq import engine
 from batchq.engine import Report
 from batchq.spec import Job
-from batchq.store import servers
+from batchq.store import server as servers
 from play import Play, check_counters
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)

@@ -13,7 +13,8 @@ from sqlalchemy.exc import OperationalError
 from batchq import Job, aside, engine
 from batchq.core.windows import Window
 from batchq.store import broken as broken_rows
-from batchq.store import servers, trouble, views
+from batchq.store import server as servers
+from batchq.store import trouble, views
 from play import Clocked, Play
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)

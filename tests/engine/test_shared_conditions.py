@@ -10,7 +10,8 @@ from sqlalchemy import func, select
 
 from batchq import Job
 from batchq.spec import JobSpec, TaskSpec
-from batchq.store import queue, runs, views
+from batchq.store import open_runs, views
+from batchq.store import run as runs
 from batchq.store.moves import CONDITION
 from play import Play, check_counters
 
@@ -128,7 +129,7 @@ def test_each_is_shown_with_the_conditions_it_shares(batch: Play):
     with batch.database.read() as tx:
         shown = {task["name"]: task["why"] for task in views.run_view(tx, run)["tasks"]}
         one = views.task_view(tx, run, "1.6")
-        (open_,) = queue.open_runs(tx)
+        (open_,) = open_runs.open_runs(tx)
     assert {shown[name] for name in LAYERS[1]} == {"waits for 0.8 to succeed and 0.9 to succeed"}
     assert one["why"] == shown["1.6"]
     assert [each["task"] for each in one["after"]] == LAYERS[0]

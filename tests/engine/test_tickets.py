@@ -11,7 +11,8 @@ from batchq.core.states import RunState
 from batchq.core.windows import Window
 from batchq.engine import Life, Offer, Served
 from batchq.spec import Job
-from batchq.store import moves, servers
+from batchq.store import moves
+from batchq.store import server as servers
 from play import Play, busy, check_counters
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)  # 14:00 in Oslo

@@ -13,7 +13,7 @@ from batchq.config import Settings
 from batchq.engine import Offer
 from batchq.server import worker
 from batchq.server.ledger import Arrival, Ledger
-from batchq.server.tickets import Untravelled
+from batchq.server.tickets import LocalMessage
 from batchq.server.worker import Watch
 from batchq.store.database import Database
 from stage import Stage
@@ -84,7 +84,7 @@ def claimed(stage: Stage, ledger: Ledger, loop: Loop) -> int:
     """Let the ledger claim the job's task; its loop has not heard of it yet. Returns the run."""
     run = stage.submit(JOB)
     (ticket,) = stage.tickets.values()
-    ledger.offer(Arrival(Offer(ticket.task, ticket.token, ticket.group), Untravelled(), time.monotonic()))
+    ledger.offer(Arrival(Offer(ticket.task, ticket.token, ticket.group), LocalMessage(), time.monotonic()))
     ledger._known.clear()  # as if the server had handed the ticket to itself
     loop.turn()
     deadline = time.monotonic() + 30

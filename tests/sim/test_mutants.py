@@ -18,9 +18,10 @@ from batchq.core.states import State
 from batchq.errors import BrokerUnreachable
 from batchq.server import ledger, life
 from batchq.server.ledger import Ledger
-from batchq.store import moves, servers
+from batchq.store import moves
+from batchq.store import server as servers
 from batchq.store.moves import CONDITION, RUN, TASK
-from batchq.store.prepared import Prepared, among
+from batchq.store.statement import Statement, among
 from batchq.tables import Run, Task
 from sim.broker import Link
 from sim.runs import campaign, judged
@@ -39,9 +40,9 @@ def replaced(*changes: tuple[Any, str, Any]) -> Iterator[None]:
 
 def claims_whatever_is_queued() -> AbstractContextManager[None]:
     """A claim that looks at the row's state, not at the token: any ticket of the task will do."""
-    claim = Prepared(
+    claim = Statement(
         update(Task)
-        .where(TASK.id == bindparam("task"), moves.is_(State.QUEUED))
+        .where(TASK.id == bindparam("task"), moves.status_in_index(State.QUEUED))
         .values(
             status=State.EXECUTING.value,
             attempt=TASK.attempt + 1,
@@ -51,7 +52,7 @@ def claims_whatever_is_queued() -> AbstractContextManager[None]:
         )
         .returning(TASK.id)
     )
-    claimed = Prepared(_granted().where(TASK.id == bindparam("task")))
+    claimed = Statement(_granted().where(TASK.id == bindparam("task")))
 
     def any_ticket(tx: Any, tickets: Any, server: int, epoch: int, version: int, now: Any) -> Any:
         rows = []
@@ -65,9 +66,9 @@ def claims_whatever_is_queued() -> AbstractContextManager[None]:
 
 def takes_tickets_by_their_task_alone() -> AbstractContextManager[None]:
     """A ticket is good if its task executes here, whatever its token: a second copy starts the task again."""
-    mine = Prepared(
+    mine = Statement(
         _granted()
-        .where(among(TASK.id, "tasks"), moves.is_(State.EXECUTING))
+        .where(among(TASK.id, "tasks"), moves.status_in_index(State.EXECUTING))
         .where(TASK.server_id == bindparam("server"), TASK.epoch == bindparam("epoch_"))
     )
 
@@ -98,7 +99,7 @@ def settles_without_the_guard() -> AbstractContextManager[None]:
         .order_by(CONDITION.predecessor_id, CONDITION.task_id)
         .limit(bindparam("limit"))
     )
-    return replaced((moves, "_FOLLOWERS", Prepared(followers)))
+    return replaced((moves, "_FOLLOWERS", Statement(followers)))
 
 
 def moves_only_who_keeps_the_conditions() -> AbstractContextManager[None]:
@@ -115,7 +116,7 @@ def stores_outcomes_without_the_guard() -> AbstractContextManager[None]:
 
     def once_more(tx: Any, rows: Any, attempts: Any, now: Any) -> None:
         stored = moves._ATTEMPT
-        again = Prepared(lambda given: stored.statement(given).prefix_with("OR REPLACE"), **stored.over)
+        again = Statement(lambda given: stored.statement(given).prefix_with("OR REPLACE"), **stored.over)
         with patch.object(moves, "_ATTEMPT", again):
             finish(tx, rows, attempts, now)
 

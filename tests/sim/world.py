@@ -32,7 +32,8 @@ from batchq.server import ledger, life, tickets, worker
 from batchq.server.ledger import Arrival, Ledger
 from batchq.server.worker import Watch
 from batchq.spec import JobSpec, TaskSpec
-from batchq.store import moves, runs
+from batchq.store import moves
+from batchq.store import run as runs
 from batchq.store.database import Database
 from sim.books import POISON, Books, driver, emptied
 from sim.broker import SERVER_PATIENCE, Broker, Link

@@ -15,9 +15,9 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from batchq import engine
 from batchq.errors import DatabaseRefuses, DatabaseUnreachable, InvalidInput
-from batchq.store import servers
+from batchq.store import server as servers
 from batchq.store.database import Database
-from batchq.store.prepared import Prepared, among
+from batchq.store.statement import Statement, among
 from batchq.tables import Group, Server
 from play import Play
 
@@ -145,7 +145,7 @@ def test_a_transaction_that_lost_a_deadlock_is_repeated_from_its_start(postgresq
 def test_a_prepared_statement_that_lost_a_deadlock_says_so_as_any_other_does(postgresql):
     """What is raised tells the repeatable errors from the rest."""
     impatient = Database(url_of(postgresql), patience=0.05)
-    prepared = Prepared(select(GROUP.name).with_for_update())
+    prepared = Statement(select(GROUP.name).with_for_update())
     with postgresql.write() as tx:
         prepared(tx)
         with pytest.raises(DBAPIError) as raised, impatient.write() as late:
@@ -206,7 +206,7 @@ def test_a_database_that_is_away_is_one_sentence_without_the_password(url, says)
 
 @pytest.mark.parametrize("prepared", [False, True], ids=["any statement", "a prepared one"])
 def test_a_connection_that_the_server_ended_is_a_database_that_is_away_and_the_next_one_works(postgresql, prepared):
-    statement = Prepared(select(GROUP.name)) if prepared else lambda tx: tx.execute(select(GROUP.name))
+    statement = Statement(select(GROUP.name)) if prepared else lambda tx: tx.execute(select(GROUP.name))
 
     def cut_off(tx) -> None:
         terminate(postgresql, tx.execute(text("SELECT pg_backend_pid()")).scalar_one())
@@ -233,7 +233,7 @@ def test_the_connection_that_is_kept_for_writing_is_replaced_unseen_once_the_ser
 
 # --- the connection that is kept for writing ----------------------------------------------------------------
 
-NAMED = Prepared(insert(Group).values(name=bindparam("name"), priority=1, paused=False))
+NAMED = Statement(insert(Group).values(name=bindparam("name"), priority=1, paused=False))
 
 
 @pytest.mark.parametrize("ends", ["commits", "fails"])
@@ -328,13 +328,13 @@ def test_a_sqlite_database_is_durable_private_and_checks_its_references(tmp_path
 
 def test_a_prepared_statement_takes_lists_instants_and_truth_values_and_gives_them_back(database):
     instant = datetime(2026, 6, 1, 12, 0, 0, 123456, tzinfo=UTC)
-    made = Prepared(
+    made = Statement(
         insert(Server).values(
             name="AOS1", threads=1, enabled=True, liveness="running", epoch=1, beat=1, beat_at=instant
         )
     )
     server = servers.SERVER
-    found = Prepared(select(server.name, server.enabled, server.beat_at).where(among(server.name, "names")))
+    found = Statement(select(server.name, server.enabled, server.beat_at).where(among(server.name, "names")))
     with database.write() as tx:
         assert made.count(tx) == 1
         (row,) = found(tx, names=["AOS1", "it's", 'a "quote"', "ÆØÅ"])
@@ -345,7 +345,7 @@ def test_a_prepared_statement_takes_lists_instants_and_truth_values_and_gives_th
 
 
 def test_a_prepared_statement_run_for_no_rows_does_nothing(database):
-    raised = Prepared(
+    raised = Statement(
         lambda given: update(Group).where(servers.GROUP.name == given.group).values(priority=2),
         group=servers.GROUP.name,
     )
@@ -356,7 +356,7 @@ def test_a_prepared_statement_run_for_no_rows_does_nothing(database):
 
 def test_plain_rows_are_one_statement_and_come_as_they_are(database):
     group = servers.GROUP
-    changed = Prepared(
+    changed = Statement(
         lambda given: (
             update(Group).where(group.name == given.name).values(priority=given.priority, paused=given.paused)
         ),

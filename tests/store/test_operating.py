@@ -13,7 +13,9 @@ from batchq import actions, engine
 from batchq.core.windows import Window
 from batchq.errors import Conflict, InvalidInput, NotFound
 from batchq.spec import loads
-from batchq.store import runs, servers, views
+from batchq.store import run as runs
+from batchq.store import server as servers
+from batchq.store import views
 from batchq.store.database import Database
 from batchq.tables import ServerGroup, ServerWindow
 from stage import Stage

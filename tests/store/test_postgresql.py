@@ -16,9 +16,10 @@ from sqlalchemy.engine import URL, make_url
 
 from batchq import aside
 from batchq.errors import DatabaseOutdated, DatabaseRefuses, DatabaseTooNew, DatabaseUnreachable
-from batchq.store import schema, servers, trouble
+from batchq.store import schema, trouble
+from batchq.store import server as servers
 from batchq.store.database import Database
-from batchq.store.prepared import Prepared
+from batchq.store.statement import Statement
 from batchq.tables import Row
 
 
@@ -283,7 +284,7 @@ def test_a_connection_that_is_lost_inside_a_savepoint_is_an_outage_and_no_fault_
     def lose(tx: Connection) -> None:
         if way == "ours":
             ended = func.pg_terminate_backend(func.pg_backend_pid(type_=Integer), type_=Boolean)
-            Prepared(select(ended.label("ended")))(tx)
+            Statement(select(ended.label("ended")))(tx)
         else:
             tx.execute(end)
 

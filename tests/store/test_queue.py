@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from batchq import Job
 from batchq.store.database import Database
-from batchq.store.queue import OpenRun, open_runs
+from batchq.store.open_runs import OpenRun, open_runs
 from play import Clocked, Play
 
 

@@ -16,7 +16,8 @@ from sqlmodel import Field, SQLModel
 
 from batchq.errors import DatabaseOutdated
 from batchq.spec import Job
-from batchq.store import schema, servers
+from batchq.store import schema
+from batchq.store import server as servers
 from batchq.store.database import Database
 from batchq.tables import Attempt, Dispatch, Group, Row, Run, Server, ServerWindow, Task, TaskCondition
 from older import upgrade_to

@@ -11,8 +11,9 @@ from sqlalchemy import Connection, event, text
 
 from batchq import engine
 from batchq.spec import Job
-from batchq.store import moves, servers
-from batchq.store.prepared import Prepared
+from batchq.store import moves
+from batchq.store import server as servers
+from batchq.store.statement import Statement
 from play import Play
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -131,12 +132,12 @@ def reads_all(node: dict[str, Any]) -> bool:
     return "Index" in kind and "Index Cond" not in node and index not in SMALL
 
 
-def prepared() -> dict[str, Prepared]:
+def prepared() -> dict[str, Statement]:
     return {
         f"{module.__name__.split('.')[-1]}.{name.strip('_').lower()}": value
         for module in (moves, servers)
         for name, value in vars(module).items()
-        if isinstance(value, Prepared)
+        if isinstance(value, Statement)
     }
 
 

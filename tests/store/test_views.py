@@ -14,7 +14,8 @@ from sqlalchemy import event
 from batchq import actions, engine
 from batchq.core.windows import Window
 from batchq.errors import NotFound
-from batchq.store import servers, views
+from batchq.store import server as servers
+from batchq.store import views
 from batchq.store.database import Database
 from stage import JOB_1, Stage
 

@@ -169,8 +169,8 @@ def _notes(joined: BatchQ, opened: Database | None) -> Iterator[str]:
     if not joined.settings.ticket_key:
         yield "Tickets are not signed, as BATCHQ_TICKET_KEY is empty: the broker must be trusted."
     yield f"Whoever reaches the broker {_REACHES[joined.settings.obeys]} (BATCHQ_REMOTE_CONTROL)."
-    if joined.settings.shell:
-        yield "shell.run is switched on (BATCHQ_SHELL): a job may run any program as the servers' user."
+    if joined.settings.allow_shell:
+        yield "shell.run is switched on (BATCHQ_ALLOW_SHELL): a job may run any program as the servers' user."
     if os.environ.get(clock.VARIABLE):
         pace = f"it shows {clock.now():%Y-%m-%d %H:%M:%S} UTC and runs {clock.clock().scale:g} times as fast"
         yield f"The clock is not the world's, as {clock.VARIABLE} is set: {pace}. That is for tests only."

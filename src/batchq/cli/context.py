@@ -238,8 +238,8 @@ def limits(settings: Settings) -> Limits:
 
     return Limits(
         file_bytes=settings.file_bytes,
-        tasks=settings.tasks,
-        conditions=settings.conditions,
+        tasks=settings.max_tasks,
+        conditions=settings.max_conditions,
         name_chars=settings.name_chars,
         argument_bytes=settings.argument_bytes,
         timezone=settings.timezone,

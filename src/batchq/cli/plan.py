@@ -154,7 +154,7 @@ def _scene(document: Document, jobs: Sequence[JobSpec], guess: Guess, *, queue: 
     topology, source = _servers(document, seen.topology, queue=queue)
     return Scene(
         subjects,
-        forecast.with_pools(topology, batch().settings.processes),
+        forecast.with_pools(topology, batch().settings.max_pool),
         source,
         {**seen.priorities, **forecast.priorities_of(document)},
         replace(guess, past=seen.past),

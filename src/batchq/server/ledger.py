@@ -19,7 +19,7 @@ from batchq import aside, crash, engine
 from batchq.config import Settings
 from batchq.engine import Life, Offer, Report, Served
 from batchq.errors import BrokerUnreachable, DatabaseUnreachable
-from batchq.server.tickets import Publisher, Untravelled
+from batchq.server.tickets import LocalMessage, Publisher
 from batchq.store import moves, trouble
 from batchq.store.database import Database, of_content, why
 from batchq.store.moves import Ticket
@@ -436,7 +436,7 @@ class Ledger:
     def _begin_own(self, rows: Sequence[Any]) -> None:
         """Start what this server handed to itself, as if its message had come."""
         for row in rows:
-            arrival = Arrival(Offer(row.id, row.token, row.group_name), Untravelled(), time.monotonic())
+            arrival = Arrival(Offer(row.id, row.token, row.group_name), LocalMessage(), time.monotonic())
             self._known.add(row.token)
             self.active[row.token] = arrival
             crash.point("claim-committed")

@@ -18,7 +18,7 @@ from batchq import engine
 from batchq.config import Settings
 from batchq.engine import Life
 from batchq.errors import Conflict, NotFound, ServerRuns
-from batchq.store import servers
+from batchq.store import server as servers
 from batchq.store.database import Database
 
 logger = logging.getLogger(__name__)
@@ -165,7 +165,7 @@ class Enlistment:
                 raise ServerRuns(name=self.name, pid=row.pid, host=row.host)
             if alive is None and not self._is_silent(row, now):
                 return None
-        pool = {"pool": self.settings.processes, "pool_kind": self.kind}
+        pool = {"pool": self.settings.max_pool, "pool_kind": self.kind}
         return engine.take_over(tx, row.id, self.name, own | pool, self.database.now(tx))
 
     def _is_silent(self, row: Any, now: float) -> bool:

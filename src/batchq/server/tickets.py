@@ -112,7 +112,7 @@ def _common(task: str, id_: str) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Untravelled:
+class LocalMessage:
     """Stands for the message of a ticket that its own server took before it was sent."""
 
     headers: Mapping[str, Any] = field(default_factory=dict)

@@ -40,7 +40,8 @@ from batchq.server.options import Limits
 from batchq.server.request import Attempt
 from batchq.server.tickets import Publisher
 from batchq.spec.fields import name_fault
-from batchq.store import moves, schema, servers
+from batchq.store import moves, schema
+from batchq.store import server as servers
 from batchq.store.database import Database
 
 if TYPE_CHECKING:
@@ -270,7 +271,7 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def _start(self, arrival: Arrival, row: Any) -> None:
         if not self.app.batchq.may_run(row.operation):
-            reason = f"not started: {self.name} may not run {row.operation!r} (BATCHQ_OPERATIONS)"
+            reason = f"not started: {self.name} may not run {row.operation!r} (BATCHQ_ALLOWED_OPERATIONS)"
             lines.ended(row, moves.run_of(row.id), self.worker.hostname, reason)
             self.ledger.report(arrival, Report(row.id, row.token, ok=False, error=reason))
             return

@@ -14,7 +14,7 @@ from batchq.core import secrets
 from batchq.core.states import NOT_STARTED, TERMINAL, RunState, State
 from batchq.store import moves, trouble
 from batchq.store.moves import RUN, RUN_IS_OPEN, SERVER, TASK
-from batchq.store.servers import GROUP, PRIORITIES
+from batchq.store.server import GROUP, PRIORITIES
 from batchq.store.trouble import What
 from batchq.tables import Run, Server, Task
 

@@ -36,8 +36,8 @@ from batchq.errors import (
     InvalidInput,
 )
 from batchq.store import sqlite
-from batchq.store.prepared import Prepared, forget, send
 from batchq.store.sqlite import BEGIN
+from batchq.store.statement import Statement, forget, send
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -293,7 +293,7 @@ class Database:
 # Ways to read and to join that writers do without, and readers need.
 WAYS = ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin")
 ALL_WAYS = select(*(func.set_config(way, "on", True) for way in WAYS))
-_CLOCK = Prepared(select(func.clock_timestamp(type_=DateTime(timezone=True)).label("now")))
+_CLOCK = Statement(select(func.clock_timestamp(type_=DateTime(timezone=True)).label("now")))
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.elements import ColumnElement
 
 from batchq.core.states import NOT_STARTED, RUN_OPEN, RunState, State
-from batchq.store.prepared import Later, Prepared, among
+from batchq.store.statement import Reply, Statement, among
 from batchq.store.trouble import TROUBLE
 from batchq.tables import Attempt, Dispatch, Job, Liveness, Run, Server, Task, TaskCondition
 
@@ -40,20 +40,20 @@ TASK = Task.__table__.c  # type: ignore[attr-defined]
 CONDITION = TaskCondition.__table__.c  # type: ignore[attr-defined]
 SERVER = Server.__table__.c  # type: ignore[attr-defined]
 
-TASKS_PER_RUN = 20  # bits of a task's id that hold its position in its run
+POSITION_BITS = 20  # bits of a task's id that hold its position in its run
 
 
 def task_id(run: int, position: int) -> int:
     """The id of the task at `position` (from 0) of the run."""
-    return run << TASKS_PER_RUN | position
+    return run << POSITION_BITS | position
 
 
 def run_of(task: int) -> int:
     """The run that a task belongs to."""
-    return task >> TASKS_PER_RUN
+    return task >> POSITION_BITS
 
 
-def is_(*states: State) -> ColumnElement[bool]:
+def status_in_index(*states: State) -> ColumnElement[bool]:
     """`status` is one of `states`, written as words: only so can a partial index serve the query."""
     words = ", ".join(f"'{state.value}'" for state in states)
     test = f"IN ({words})" if len(states) > 1 else f"= {words}"
@@ -61,7 +61,7 @@ def is_(*states: State) -> ColumnElement[bool]:
     return literal_column(f"batchq_task.status {test}")
 
 
-class Was(ColumnElement[bool]):
+class StatusIs(ColumnElement[bool]):
     """Whether `status` is `state`, said so that no partial index can serve the query."""
 
     inherit_cache = False
@@ -71,29 +71,29 @@ class Was(ColumnElement[bool]):
         self.state = state
         self.bound = TASK.status == state.value
 
-    def self_group(self, against: Any = None) -> Was:
+    def self_group(self, against: Any = None) -> StatusIs:
         """Stand as it is: a Boolean would be wrapped as `(…) = 1`."""
         return self
 
 
-@compiles(Was, "sqlite")
-def _was_in_words(element: Was, compiler: Any, **options: Any) -> str:
+@compiles(StatusIs, "sqlite")
+def _status_in_words(element: StatusIs, compiler: Any, **options: Any) -> str:
     # A bound value would make SQLite plan the statement anew for each one, to look for a partial index.
     return f"+batchq_task.status = '{element.state.value}'"
 
 
-@compiles(Was, "postgresql")
-def _was_bound(element: Was, compiler: Any, **options: Any) -> str:
+@compiles(StatusIs, "postgresql")
+def _status_bound(element: StatusIs, compiler: Any, **options: Any) -> str:
     return str(compiler.process(element.bound, **options))
 
 
-def was(state: State) -> Was:
+def status_is(state: State) -> StatusIs:
     """`status` is `state`; use it where rows are found by their ids, so that no partial index is taken for it."""
-    return Was(state)
+    return StatusIs(state)
 
 
 # SQLite uses a partial index only where the query holds the index's own words.
-OUT = is_(State.QUEUED, State.EXECUTING)
+OUT = status_in_index(State.QUEUED, State.EXECUTING)
 RUN_IS_OPEN: ColumnElement[bool] = literal_column("batchq_run.status IN ('storing', 'executing', 'canceling')")
 STORING = and_(RUN_IS_OPEN, RUN.status == literal_column("'storing'"))
 
@@ -104,14 +104,14 @@ class Listing:
     """
 
     def __init__(self, statement: Select[Any], key: ColumnElement[Any]) -> None:
-        self._all = Prepared(statement)
-        self._others = Prepared(statement.where(~among(key, "aside")))
-        self._alone = Prepared(statement.where(among(key, "alone")))
+        self._all = Statement(statement)
+        self._others = Statement(statement.where(~among(key, "aside")))
+        self._alone = Statement(statement.where(among(key, "alone")))
 
     def later(
         self, tx: Connection, aside: Collection[int] = (), alone: Collection[int] | None = None, **values: Any
-    ) -> Later:
-        """Ask, as `Prepared.later` does."""
+    ) -> Reply:
+        """Ask, as `Statement.later` does."""
         if alone is not None:
             return self._alone.later(tx, alone=alone, **values)
         # Nearly always nothing is set aside, and then it costs nothing.
@@ -124,20 +124,20 @@ CONDITIONS_AT = func.coalesce(TASK.waits_with, TASK.id)
 
 # --- starting a run -----------------------------------------------------------------------------------------
 
-_START = Prepared(
+_START = Statement(
     update(Run)
     .where(RUN.id == bindparam("run"), RUN.status == RunState.STORING.value)
     .values(status=RunState.EXECUTING.value, started_at=bindparam("now"))
 )
-_START_TASKS = Prepared(
+_START_TASKS = Statement(
     update(Task)
-    .where(TASK.run_id == bindparam("run"), TASK.pending == 0, is_(State.WAITING))
+    .where(TASK.run_id == bindparam("run"), TASK.pending == 0, status_in_index(State.WAITING))
     .where(exists().where(RUN.id == bindparam("run"), RUN.started_at == bindparam("now")))
     .values(status=State.READY.value, ready_at=bindparam("now"))
 )
 
 
-def start_run(tx: Connection, run: int, now: datetime) -> Later:
+def start_run(tx: Connection, run: int, now: datetime) -> Reply:
     """storing → executing; its tasks without conditions become ready (rule 2). Counts 0 if it no longer was."""
     started = _START.later(tx, run=run, now=now)
     _START_TASKS.later(tx, run=run, now=now)
@@ -149,15 +149,15 @@ def start_run(tx: Connection, run: int, now: datetime) -> Later:
 _UNSETTLED_RUNS = Listing(
     select(TASK.run_id).where(literal_column("unsettled")).distinct().limit(bindparam("limit")), TASK.run_id
 )
-_LOCK_RUNS = Prepared(select(RUN.id).where(among(RUN.id, "runs")).order_by(RUN.id).with_for_update(key_share=True))
-_UNSETTLED = Prepared(
+_LOCK_RUNS = Statement(select(RUN.id).where(among(RUN.id, "runs")).order_by(RUN.id).with_for_update(key_share=True))
+_UNSETTLED = Statement(
     select(TASK.id, TASK.status)
     .where(literal_column("unsettled"), among(TASK.run_id, "runs"))
     .order_by(TASK.run_id, TASK.id)
     .limit(bindparam("limit"))
 )
 _before = Task.__table__.alias("before")  # type: ignore[attr-defined]
-_FOLLOWERS = Prepared(
+_FOLLOWERS = Statement(
     select(CONDITION.predecessor_id, CONDITION.task_id, CONDITION.outcome)
     .add_columns(TASK.status, TASK.joined, TASK.pending, TASK.met, TASK.impossible, TASK.sharing)
     .join(_before, _before.c.id == CONDITION.predecessor_id)
@@ -167,7 +167,7 @@ _FOLLOWERS = Prepared(
     .limit(bindparam("limit"))
 )
 _numbers = {"task": TASK.id, "pending": TASK.pending, "met": TASK.met, "impossible": TASK.impossible}
-_COUNT = Prepared(
+_COUNT = Statement(
     lambda given: (
         update(Task)
         .where(TASK.id == given.task)
@@ -176,10 +176,10 @@ _COUNT = Prepared(
     plain=True,
     **_numbers,
 )
-_COUNT_AND_MOVE = Prepared(
+_COUNT_AND_MOVE = Statement(
     lambda given: (
         update(Task)
-        .where(TASK.id == given.task, was(State.WAITING))
+        .where(TASK.id == given.task, status_is(State.WAITING))
         .values(pending=given.pending, met=given.met, impossible=given.impossible)
         .values(status=given.state, ready_at=given.ready, ended_at=given.ended)
     ),
@@ -188,13 +188,13 @@ _COUNT_AND_MOVE = Prepared(
     ready=TASK.ready_at,
     ended=TASK.ended_at,
 )
-_MOVE_SHARING = Prepared(
+_MOVE_SHARING = Statement(
     update(Task)
-    .where(among(TASK.waits_with, "tasks"), was(State.WAITING))
+    .where(among(TASK.waits_with, "tasks"), status_is(State.WAITING))
     .values(status=bindparam("state"), ready_at=bindparam("ready"), ended_at=bindparam("ended"))
     .returning(TASK.id)
 )
-_LEAVE = Prepared(
+_LEAVE = Statement(
     lambda given: (
         update(Task)
         .where(TASK.id == given.task)
@@ -203,8 +203,8 @@ _LEAVE = Prepared(
     task=TASK.id,
     reached=TASK.settled_up_to,
 )
-_SETTLED = Prepared(update(Task).where(among(TASK.id, "tasks")).values(unsettled=False, settled_up_to=None))
-_COUNT_OFF = Prepared(
+_SETTLED = Statement(update(Task).where(among(TASK.id, "tasks")).values(unsettled=False, settled_up_to=None))
+_COUNT_OFF = Statement(
     lambda given: (
         update(Run)
         .where(RUN.id == given.run)
@@ -214,7 +214,7 @@ _COUNT_OFF = Prepared(
     run=RUN.id,
     tasks=RUN.open_tasks,
 )
-_CLOSE = Prepared(
+_CLOSE = Statement(
     lambda given: (
         update(Run)
         .where(RUN.id == given.run, RUN.open_tasks == 0, RUN.status == given.was)
@@ -226,7 +226,7 @@ _CLOSE = Prepared(
 )
 
 
-def unsettled_runs(tx: Connection, limit: int, aside: Collection[int] = ()) -> Later:
+def unsettled_runs(tx: Connection, limit: int, aside: Collection[int] = ()) -> Reply:
     """Runs in which a task has ended whose conditions are not all resolved, but those `aside`."""
     return _UNSETTLED_RUNS.later(tx, aside, limit=limit)
 
@@ -242,7 +242,7 @@ def unsettled(tx: Connection, runs: Collection[int], limit: int) -> dict[int, St
     return {row.id: State(row.status) for row in _UNSETTLED(tx, runs=runs, limit=limit)}
 
 
-def followers(tx: Connection, tasks: Collection[int], limit: int) -> Later:
+def followers(tx: Connection, tasks: Collection[int], limit: int) -> Reply:
     """Unresolved conditions on these ended tasks, as (predecessor, task, outcome) in the order of both, each with what
     the task that waits stands at: its status, how its conditions are joined, how many are open, met and impossible,
     and how many tasks share them.
@@ -264,7 +264,7 @@ def count_and_move(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
         _COUNT_AND_MOVE.later(tx, rows)
 
 
-def move_sharing(tx: Connection, tasks: Collection[int], state: State, now: datetime) -> Later:
+def move_sharing(tx: Connection, tasks: Collection[int], state: State, now: datetime) -> Reply:
     """Move what waits with these tasks to ready or didn't run, as these were; returns the ids."""
     ready = state is State.READY
     return _MOVE_SHARING.later(
@@ -284,12 +284,12 @@ def settled(tx: Connection, tasks: Collection[int]) -> None:
         _SETTLED.later(tx, tasks=tasks)
 
 
-def count_off(tx: Connection, ended: Mapping[int, int]) -> Later:
+def count_off(tx: Connection, ended: Mapping[int, int]) -> Reply:
     """Count settled tasks off their runs; `emptied` reads from the answer which runs have nothing open any more."""
     return _COUNT_OFF.later(tx, [{"run": run, "tasks": tasks} for run, tasks in sorted(ended.items())])
 
 
-def emptied(counted: Later) -> dict[int, RunState]:
+def emptied(counted: Reply) -> dict[int, RunState]:
     """The runs in which nothing is open any more, with their states, by what `count_off` returned."""
     runs = {row.id: RunState(row.status) for row in counted.rows if row.open_tasks == 0}
     return {run: state for run, state in runs.items() if state in RUN_OPEN}
@@ -302,7 +302,7 @@ _handled = exists(
     .join(_handler, _handler.c.id == CONDITION.task_id)
     .where(CONDITION.predecessor_id == TASK.id, literal_column("handles"), _handler.c.status == State.SUCCESS.value)
 )
-_FAILURES = Prepared(
+_FAILURES = Statement(
     select(
         TASK.run_id,
         TASK.status,
@@ -311,7 +311,7 @@ _FAILURES = Prepared(
         (TASK.status == State.CANCELED.value).label("aborted"),
     ).where(
         among(TASK.run_id, "runs"),
-        is_(State.ERROR, State.CANCELED),
+        status_in_index(State.ERROR, State.CANCELED),
         or_(TASK.status == State.ERROR.value, TASK.claimed_at.is_not(None)),
     )
 )
@@ -322,7 +322,7 @@ def failures(tx: Connection, runs: Collection[int]) -> Sequence[Any]:
     return _FAILURES(tx, runs=runs)
 
 
-def close_runs(tx: Connection, runs: Sequence[Mapping[str, Any]], now: datetime) -> Later:
+def close_runs(tx: Connection, runs: Sequence[Mapping[str, Any]], now: datetime) -> Reply:
     """Give empty runs (`run`, in the state `was`) their `verdict`."""
     return _CLOSE.later(tx, runs, now=now)
 
@@ -354,23 +354,23 @@ _TO_START = (
 )
 _OCCUPANCY = Listing(
     select(TASK.status, TASK.group_name, TASK.server_id, func.count())
-    .where(is_(State.QUEUED, State.EXECUTING))
+    .where(status_in_index(State.QUEUED, State.EXECUTING))
     .group_by(TASK.status, TASK.group_name, TASK.server_id),
     TASK.id,
 )
 _READY = Listing(
     select(*_TO_START, TASK.token, TASK.priority, TASK.ready_at)
     .join(Run, RUN.id == TASK.run_id)
-    .where(is_(State.READY), TASK.group_name == bindparam("group"), TASK.ready_at <= bindparam("now"))
+    .where(status_in_index(State.READY), TASK.group_name == bindparam("group"), TASK.ready_at <= bindparam("now"))
     .order_by(TASK.priority.desc(), TASK.ready_at, TASK.id)
     .limit(bindparam("limit"))
     .with_for_update(of=Task.__table__, skip_locked=True, key_share=True),  # type: ignore[attr-defined]
     TASK.id,
 )
-_QUEUE = Prepared(
+_QUEUE = Statement(
     lambda given: (
         update(Task)
-        .where(TASK.id == given.task, was(State.READY))
+        .where(TASK.id == given.task, status_is(State.READY))
         .values(status=State.QUEUED.value, token=given.renewed, queued_at=bindparam("now"))
         .values(server_id=None, epoch=None, offers=0)
     ),
@@ -380,43 +380,45 @@ _QUEUE = Prepared(
 _OUT = Listing(
     select(TASK.id, TASK.token, TASK.group_name, TASK.attempt, TASK.queued_at, TASK.offers, TASK.name, RUN.job)
     .join(Run, RUN.id == TASK.run_id)
-    .where(OUT, is_(State.QUEUED))
+    .where(OUT, status_in_index(State.QUEUED))
     .order_by(TASK.queued_at, TASK.id),
     TASK.id,
 )
-_TAKE_BACK = Prepared(
+_TAKE_BACK = Statement(
     lambda given: (
         update(Task)
-        .where(TASK.id == given.task, TASK.token.is_not_distinct_from(given.held), was(State.QUEUED))
+        .where(TASK.id == given.task, TASK.token.is_not_distinct_from(given.held), status_is(State.QUEUED))
         .values(status=State.READY.value, token=None, queued_at=None)
     ),
     task=TASK.id,
     held=TASK.token,
 )
-_OFFER_AGAIN = Prepared(
+_OFFER_AGAIN = Statement(
     lambda given: (
         update(Task)
-        .where(TASK.id == given.task, TASK.token.is_not_distinct_from(given.held), was(State.QUEUED))
+        .where(TASK.id == given.task, TASK.token.is_not_distinct_from(given.held), status_is(State.QUEUED))
         .values(token=given.renewed, queued_at=bindparam("now"), offers=TASK.offers + 1)
     ),
     task=TASK.id,
     held=TASK.token,
     renewed=TASK.token,
 )
-_LOCK_OUT = Prepared(select(TASK.id).where(OUT, is_(State.QUEUED)).order_by(TASK.id).with_for_update(key_share=True))
+_LOCK_OUT = Statement(
+    select(TASK.id).where(OUT, status_in_index(State.QUEUED)).order_by(TASK.id).with_for_update(key_share=True)
+)
 _by_id = select(TASK.id).where(among(TASK.id, "tasks")).order_by(TASK.id)
-_LOCK_FREE = Prepared(_by_id.with_for_update(key_share=True, skip_locked=True))
-_LOCK_ALL = Prepared(_by_id.with_for_update(key_share=True, nowait=True))
+_LOCK_FREE = Statement(_by_id.with_for_update(key_share=True, skip_locked=True))
+_LOCK_ALL = Statement(_by_id.with_for_update(key_share=True, nowait=True))
 _NOT_BEFORE = Listing(
     select(TASK.id, TASK.attempt, TASK.ready_at, TASK.retry_delay).where(
-        is_(State.READY), TASK.ready_at > bindparam("now")
+        status_in_index(State.READY), TASK.ready_at > bindparam("now")
     ),
     TASK.id,
 )
-_HASTEN = Prepared(
+_HASTEN = Statement(
     lambda given: (
         update(Task)
-        .where(TASK.id == given.task, TASK.ready_at == given.held, was(State.READY))
+        .where(TASK.id == given.task, TASK.ready_at == given.held, status_is(State.READY))
         .values(ready_at=given.due)
     ),
     task=TASK.id,
@@ -430,12 +432,12 @@ def occupancy(tx: Connection, aside: Collection[int] = ()) -> tuple[dict[int, in
     return counted(occupancy_later(tx, aside))
 
 
-def occupancy_later(tx: Connection, aside: Collection[int] = (), alone: Collection[int] | None = None) -> Later:
+def occupancy_later(tx: Connection, aside: Collection[int] = (), alone: Collection[int] | None = None) -> Reply:
     """The rows that `counted` reads, together with what is asked next."""
     return _OCCUPANCY.later(tx, aside, alone)
 
 
-def counted(occupancy: Later) -> tuple[dict[int, int], dict[str, int]]:
+def counted(occupancy: Reply) -> tuple[dict[int, int], dict[str, int]]:
     """How many tasks each server executes, and how many tickets of each group are out."""
     busy: dict[int, int] = {}
     out: dict[str, int] = {}
@@ -452,7 +454,7 @@ class Looked:
     """A look at the best `limit` ready tasks of a group, which travels with what is asked besides."""
 
     limit: int
-    rows: Later
+    rows: Reply
 
 
 def look(
@@ -495,7 +497,7 @@ def _saw(looked: Looked | None, limit: int) -> bool:
     return looked is not None and (limit <= looked.limit or len(looked.rows.rows) < looked.limit)
 
 
-def queue(tx: Connection, rows: Iterable[Any], now: datetime) -> list[Any]:
+def hand_out(tx: Connection, rows: Iterable[Any], now: datetime) -> list[Any]:
     """ready → queued; returns the rows as they stand then, each under a new token."""
     queued = [row._replace(token=new_token()) for row in rows]
     if queued:
@@ -569,15 +571,15 @@ def hasten(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> int:
 _mine = and_(TASK.server_id == bindparam("server"), TASK.epoch == bindparam("epoch_"))
 _DISPATCH = Dispatch.__table__.c  # type: ignore[attr-defined]
 _unchanged = select(_DISPATCH.topology).scalar_subquery() == bindparam("version")
-_LOCK_TICKETS = Prepared(
+_LOCK_TICKETS = Statement(
     select(TASK.id, TASK.group_name)
-    .where(was(State.QUEUED), among(TASK.id, "tasks"))
+    .where(status_is(State.QUEUED), among(TASK.id, "tasks"))
     .order_by(TASK.id)
     .with_for_update(key_share=True)
 )
-_CLAIM = Prepared(
+_CLAIM = Statement(
     update(Task)
-    .where(among(TASK.id, "tasks"), among(TASK.token, "tokens"), was(State.QUEUED), _unchanged)
+    .where(among(TASK.id, "tasks"), among(TASK.token, "tokens"), status_is(State.QUEUED), _unchanged)
     .values(
         status=State.EXECUTING.value,
         attempt=TASK.attempt + 1,
@@ -589,22 +591,22 @@ _CLAIM = Prepared(
     )
     .returning(TASK.id)
 )
-_CLAIMED = Prepared(
+_CLAIMED = Statement(
     select(*_TO_START, TASK.token)
     .join(Run, RUN.id == TASK.run_id)
     .where(among(TASK.token, "tokens"), among(TASK.id, "tasks"))
-    .where(was(State.EXECUTING), _mine)
+    .where(status_is(State.EXECUTING), _mine)
 )
 
 
-def lock_tickets(tx: Connection, tasks: Collection[int]) -> Later:
+def lock_tickets(tx: Connection, tasks: Collection[int]) -> Reply:
     """Wait until nobody else holds these queued tasks, and hold them; returns their groups."""
     return _LOCK_TICKETS.later(tx, tasks=tasks)
 
 
 def claim(
     tx: Connection, tickets: Sequence[tuple[int, str]], server: int, epoch: int, version: int, now: datetime
-) -> Later:
+) -> Reply:
     """queued → executing on this server for these (task, token); returns the rows that are ours now.
 
     None is claimed when servers or groups are no longer those of this `version` of the topology. A claim repeated
@@ -616,19 +618,19 @@ def claim(
 
 def claim_held(
     tx: Connection, tickets: Sequence[tuple[int, str]], server: int, epoch: int, version: int, now: datetime
-) -> Later:
+) -> Reply:
     """The same for what this transaction queued itself, whose rows it knows; returns the ids of those that are ours."""
     tasks, tokens = zip(*tickets, strict=True)
     return _CLAIM.later(tx, tasks=tasks, tokens=tokens, server=server, epoch_=epoch, version=version, now=now)
 
 
-def claimed(tx: Connection, tickets: Sequence[tuple[int, str]], server: int, epoch: int) -> Later:
+def claimed(tx: Connection, tickets: Sequence[tuple[int, str]], server: int, epoch: int) -> Reply:
     """Those of these (task, token) that execute on this server, with all that is needed to start them."""
     tasks, tokens = zip(*tickets, strict=True)
     return _CLAIMED.later(tx, tasks=tasks, tokens=tokens, server=server, epoch_=epoch)
 
 
-_HELD = Prepared(
+_HELD = Statement(
     select(
         TASK.id,
         TASK.run_id,
@@ -648,10 +650,10 @@ _HELD = Prepared(
     .order_by(TASK.id)
     .with_for_update(of=Task.__table__, key_share=True)  # type: ignore[attr-defined]
 )
-_FINISH = Prepared(
+_FINISH = Statement(
     lambda given: (
         update(Task)
-        .where(TASK.id == given.task, TASK.token.is_not_distinct_from(given.held), was(State.EXECUTING))
+        .where(TASK.id == given.task, TASK.token.is_not_distinct_from(given.held), status_is(State.EXECUTING))
         .values(status=given.state, unsettled=given.flag, ready_at=func.coalesce(given.again, TASK.ready_at))
         .values(ended_at=bindparam("now"), error=given.reason, result=given.value)
     ),
@@ -664,18 +666,18 @@ _FINISH = Prepared(
     value=TASK.result,
 )
 _attempt = {column.name: column for column in Attempt.__table__.columns}  # type: ignore[attr-defined]
-_ATTEMPT = Prepared(
+_ATTEMPT = Statement(
     lambda given: insert(Attempt).from_select(list(_attempt), select(*(getattr(given, name) for name in _attempt))),
     **_attempt,
 )
-_EXECUTING_ON = Prepared(
+_EXECUTING_ON = Statement(
     select(TASK.id, TASK.token, TASK.epoch)
-    .where(OUT, is_(State.EXECUTING), TASK.server_id == bindparam("server"))
+    .where(OUT, status_in_index(State.EXECUTING), TASK.server_id == bindparam("server"))
     .order_by(TASK.id)
 )
 
 
-def held(tx: Connection, tasks: Collection[int]) -> Later:
+def held(tx: Connection, tasks: Collection[int]) -> Reply:
     """These tasks as they stand, locked in the order of their ids."""
     return _HELD.later(tx, tasks=tasks)
 
@@ -700,7 +702,7 @@ def left_executing(tx: Connection, task: int) -> Any | None:
     statement = select(TASK.id, TASK.token, TASK.epoch, TASK.server_id, name).outerjoin(
         Server, SERVER.id == TASK.server_id
     )
-    return tx.execute(statement.where(TASK.id == task, OUT, is_(State.EXECUTING), over)).one_or_none()
+    return tx.execute(statement.where(TASK.id == task, OUT, status_in_index(State.EXECUTING), over)).one_or_none()
 
 
 # --- canceling ----------------------------------------------------------------------------------------------
@@ -724,30 +726,30 @@ def begin_cancel(tx: Connection, run: int, now: datetime) -> int:
 
 def numbers_out(tx: Connection, *states: State) -> list[int]:
     """The tasks that are queued or executing, whatever else stands in their rows."""
-    return list(tx.execute(select(TASK.id).where(OUT, is_(*states)).order_by(TASK.id)).scalars())
+    return list(tx.execute(select(TASK.id).where(OUT, status_in_index(*states)).order_by(TASK.id)).scalars())
 
 
 def numbers_ready(tx: Connection, group: str, limit: int) -> list[int]:
     """The first ready tasks of a group in the order of dispatch, whatever else stands in their rows."""
     order = (TASK.priority.desc(), TASK.ready_at, TASK.id)
-    ready = select(TASK.id).where(is_(State.READY), TASK.group_name == group).order_by(*order)
+    ready = select(TASK.id).where(status_in_index(State.READY), TASK.group_name == group).order_by(*order)
     return list(tx.execute(ready.limit(limit)).scalars())
 
 
 def numbers_not_before(tx: Connection, now: datetime) -> list[int]:
     """The ready tasks whose instant is still to come, or is none."""
-    later = select(TASK.id).where(is_(State.READY), TASK.ready_at > now)
+    later = select(TASK.id).where(status_in_index(State.READY), TASK.ready_at > now)
     return list(tx.execute(later.order_by(TASK.id)).scalars())
 
 
 # --- the coordinator's questions ----------------------------------------------------------------------------
 
-_ANYTHING_OPEN = Prepared(
+_ANYTHING_OPEN = Statement(
     select(
         or_(
             exists(select(TASK.id).where(literal_column("unsettled"))),
-            exists(select(TASK.id).where(is_(State.READY))),
-            exists(select(TASK.id).where(OUT, is_(State.QUEUED))),
+            exists(select(TASK.id).where(status_in_index(State.READY))),
+            exists(select(TASK.id).where(OUT, status_in_index(State.QUEUED))),
             exists(select(RUN.id).where(STORING)),
             exists(select(TROUBLE.number)),
         )

@@ -13,7 +13,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from batchq.core.states import State
 from batchq.store.moves import RUN, TASK
-from batchq.store.prepared import Prepared, among
+from batchq.store.statement import Statement, among
 from batchq.tables import Attempt, Run, Task
 
 K = TypeVar("K", bound=Hashable)
@@ -22,7 +22,7 @@ ATTEMPT = Attempt.__table__.c  # type: ignore[attr-defined]
 NEWEST = 10  # successful attempts that a median is made of
 
 
-def _newest(chosen: ColumnElement[bool], *alike: ColumnElement[str]) -> Prepared:
+def _newest(chosen: ColumnElement[bool], *alike: ColumnElement[str]) -> Statement:
     """Start and end of the newest successful attempts of those that are `alike` in these columns."""
     place = func.row_number().over(partition_by=alike, order_by=ATTEMPT.ended_at.desc()).label("place")
     ranked = (
@@ -33,7 +33,7 @@ def _newest(chosen: ColumnElement[bool], *alike: ColumnElement[str]) -> Prepared
         .subquery()
     )
     columns = [column for column in ranked.c if column.name != "place"]
-    return Prepared(select(*columns).where(ranked.c.place <= bindparam("newest")))
+    return Statement(select(*columns).where(ranked.c.place <= bindparam("newest")))
 
 
 _OF_TASKS = _newest(among(RUN.job, "jobs"), RUN.job, TASK.name)

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, String, column, func, inspect, select, table
 from batchq.config import masked
 from batchq.errors import DatabaseOutdated, DatabaseRefuses, DatabaseTooNew
 from batchq.store.database import Database
-from batchq.store.prepared import Prepared
+from batchq.store.statement import Statement
 
 FOLDER = Path(__file__).parent.parent / "migrations"
 # The newest revision that this version knows; written down, as Alembic takes long to import.
@@ -62,7 +62,7 @@ def refuse_newer(database: Database, tx: Connection) -> None:
     _refuse_newer(database, _stored(tx))
 
 
-_REVISION = Prepared(select(column("version_num", String)).select_from(table("batchq_version")))
+_REVISION = Statement(select(column("version_num", String)).select_from(table("batchq_version")))
 
 
 def _refuse_newer(database: Database, revision: str | None) -> None:

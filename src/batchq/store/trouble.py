@@ -16,8 +16,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from batchq.core.affinity import Aside
 from batchq.store.database import of_content, why
-from batchq.store.prepared import forget as drop_waiting
-from batchq.store.prepared import send
+from batchq.store.statement import forget as drop_waiting
+from batchq.store.statement import send
 from batchq.tables import Dispatch, Trouble
 
 TROUBLE = Trouble.__table__.c  # type: ignore[attr-defined]

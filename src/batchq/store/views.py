@@ -24,8 +24,8 @@ from batchq.core.states import NOT_STARTED, RUN_ENDED, RUN_OPEN, TERMINAL, Outco
 from batchq.core.windows import format_days, format_time
 from batchq.errors import NotFound, unknown
 from batchq.store import moves
-from batchq.store.moves import CONDITION, CONDITIONS_AT, JOB, RUN, RUN_IS_OPEN, SERVER, TASK, is_
-from batchq.store.servers import GROUP, PRIORITIES, seen
+from batchq.store.moves import CONDITION, CONDITIONS_AT, JOB, RUN, RUN_IS_OPEN, SERVER, TASK, status_in_index
+from batchq.store.server import GROUP, PRIORITIES, seen
 from batchq.tables import Attempt, Job, Liveness, Run, Server, Task, TaskCondition
 
 T = TypeVar("T")
@@ -444,7 +444,9 @@ def executing(tx: Connection, server: str) -> list[View]:
     """What runs on the server now, the longest first."""
     columns = (RUN.id.label("run"), RUN.job, TASK.name, TASK.claimed_at)
     joined = select(*columns).join(Run, RUN.id == TASK.run_id).join(Server, SERVER.id == TASK.server_id)
-    found = joined.where(moves.OUT, is_(State.EXECUTING), SERVER.name == server).order_by(TASK.claimed_at, TASK.id)
+    found = joined.where(moves.OUT, status_in_index(State.EXECUTING), SERVER.name == server).order_by(
+        TASK.claimed_at, TASK.id
+    )
     return [
         {"run": row.run, "job": row.job, "task": row.name, "started_at": iso(row.claimed_at)}
         for row in tx.execute(found)
@@ -544,12 +546,12 @@ def groups(tx: Connection, now: datetime | None = None, *, timezone: str | None 
 # Two statements, because each has a partial index that holds just these rows.
 _READY = (
     select(TASK.group_name, func.count().label("number"), func.min(TASK.ready_at).label("oldest"))
-    .where(is_(State.READY))
+    .where(status_in_index(State.READY))
     .group_by(TASK.group_name)
 )
 _OUT = (
     select(TASK.group_name, TASK.status, func.count().label("number"))
-    .where(is_(State.QUEUED, State.EXECUTING))
+    .where(status_in_index(State.QUEUED, State.EXECUTING))
     .group_by(TASK.group_name, TASK.status)
 )
 

@@ -15,11 +15,12 @@ from batchq.core import secrets
 from batchq.core.affinity import DEFAULT_GROUP
 from batchq.core.conditions import Join
 from batchq.core.states import RunState
-from batchq.store import moves, servers
+from batchq.store import moves
+from batchq.store import server as servers
 from batchq.store.database import Database
 from batchq.store.moves import CONDITION, JOB, RUN, TASK
-from batchq.store.prepared import Later, Prepared
-from batchq.store.servers import PRIORITIES
+from batchq.store.server import PRIORITIES
+from batchq.store.statement import Reply, Statement
 from batchq.tables import Job, Run, Task, TaskCondition
 
 if TYPE_CHECKING:
@@ -129,13 +130,13 @@ def groups_of(job: JobSpec) -> set[str]:
 
 # --- storing ------------------------------------------------------------------------------------------------
 
-_KEPT = Prepared(select(JOB.id).where(JOB.name == bindparam("named")).with_for_update())
-_KEEP = Prepared(
+_KEPT = Statement(select(JOB.id).where(JOB.name == bindparam("named")).with_for_update())
+_KEEP = Statement(
     update(Job)
     .where(JOB.id == bindparam("job"))
     .values(definition=bindparam("definition"), updated_at=bindparam("now"))
 )
-_OPEN_RUN = Prepared(
+_OPEN_RUN = Statement(
     insert(Run)
     .values({name: bindparam(name) for name in ("job_id", "job", "open_tasks", "run_by", "company", "submitted_at")})
     .values(status=RunState.STORING.value)
@@ -148,7 +149,7 @@ def keep_job(tx: Connection, job: JobSpec, now: datetime) -> int:
     return _keep(tx, _KEPT.later(tx, named=job.name), job, now)
 
 
-def _keep(tx: Connection, kept: Later, job: JobSpec, now: datetime) -> int:
+def _keep(tx: Connection, kept: Reply, job: JobSpec, now: datetime) -> int:
     definition = job.model_dump_json(exclude_defaults=True)
     for row in kept.rows:
         _KEEP.later(tx, job=row.id, definition=definition, now=now)
@@ -184,7 +185,7 @@ _stored = {
     )
 }
 _at_first = {column.name: column.default.arg for column in TASK if column.default and column.name not in _stored}
-_ADD_TASKS = Prepared(
+_ADD_TASKS = Statement(
     lambda given: insert(Task).from_select(
         [*_stored, *_at_first],
         select(
@@ -204,7 +205,7 @@ def add_tasks(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 _condition = {name: CONDITION[name] for name in ("predecessor_id", "task_id", "outcome", "handles")}
-_ADD_CONDITIONS = Prepared(
+_ADD_CONDITIONS = Statement(
     lambda given: insert(TaskCondition).from_select(
         list(_condition), select(*(getattr(given, name) for name in _condition))
     ),

@@ -74,7 +74,7 @@ def among(column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
 Rows = Sequence[Mapping[str, Any]] | Sequence[tuple[Any, ...]]
 
 
-class Prepared:
+class Statement:
     """A statement with named parameters, compiled once for each kind of database.
 
     With `over`, columns by name, it takes rows besides, and `statement` makes it of these columns, to be joined
@@ -96,14 +96,14 @@ class Prepared:
         """Run it; returns how many rows it changed."""
         return self.later(tx, over, **values).count
 
-    def later(self, tx: Connection, over: Rows | None = None, **values: Any) -> Later:
+    def later(self, tx: Connection, over: Rows | None = None, **values: Any) -> Reply:
         """Run it before whatever runs next, together with that where the database is a round trip away."""
         form = self.form(tx)
         try:
             bound = form.bind(values, over or ())
         except Exception as error:  # a value that the database has no way to hold
             raise _unfit(error, form) from error
-        return Later(tx, form, bound)
+        return Reply(tx, form, bound)
 
     def form(self, tx: Connection) -> _OnSqlite | _OnPostgresql:
         """The statement in the words of this database."""
@@ -115,7 +115,7 @@ class Prepared:
         return form
 
 
-class Later:
+class Reply:
     """A statement on its way to the database; to ask for what came of it sends all that wait, in their order."""
 
     __slots__ = ("_answer", "_form", "_tx", "_values")
@@ -151,7 +151,7 @@ PREPARED = "batchq_prepared"
 
 def send(tx: Connection, *, commit: bool = False) -> None:
     """Send all statements that wait, in one round trip where it is one, and `commit` with them."""
-    waiting: list[Later] = tx.info.pop(WAITING, [])
+    waiting: list[Reply] = tx.info.pop(WAITING, [])
     if not waiting:
         return
     base = tx.dialect.loaded_dbapi.Error

@@ -15,8 +15,8 @@ from batchq.core.states import NOT_STARTED, TERMINAL, State
 from batchq.core.windows import UNREADABLE, Window, format_days, format_time, is_zone, parse_days, parse_time
 from batchq.store import moves, trouble
 from batchq.store.database import Database
-from batchq.store.moves import RUN, RUN_IS_OPEN, SERVER, STORING, TASK, is_
-from batchq.store.prepared import Later, Prepared, among
+from batchq.store.moves import RUN, RUN_IS_OPEN, SERVER, STORING, TASK, status_in_index
+from batchq.store.statement import Reply, Statement, among
 from batchq.tables import Dispatch, Group, Liveness, Run, Server, ServerGroup, ServerWindow, Task
 
 GROUP = Group.__table__.c  # type: ignore[attr-defined]
@@ -26,25 +26,27 @@ DISPATCH = Dispatch.__table__.c  # type: ignore[attr-defined]
 
 PRIORITIES = {"low": 0, "normal": 1, "high": 2, "critical": 3}
 
-_LOCK = Prepared(select(DISPATCH.topology).with_for_update())
-_VERSION = Prepared(select(DISPATCH.topology))
-_STANDING = Prepared(
+_LOCK = Statement(select(DISPATCH.topology).with_for_update())
+_VERSION = Statement(select(DISPATCH.topology))
+_STANDING = Statement(
     select(SERVER.epoch, SERVER.liveness, DISPATCH.topology)
     .join(Dispatch, DISPATCH.id == 1)
     .where(SERVER.id == bindparam("server"))
     .with_for_update(read=True, of=Server.__table__)  # type: ignore[attr-defined]
 )
-_BEAT = Prepared(
+_BEAT = Statement(
     update(Server)
     .where(SERVER.id == bindparam("server"), SERVER.epoch == bindparam("held"))
     .where(SERVER.liveness == Liveness.RUNNING.value)
     .values(beat=SERVER.beat + 1, beat_at=bindparam("now"))
 )
 # One look into the index for each group: as EXISTS, PostgreSQL would read all that is ready, and then count the groups.
-_one_ready: Select[Any] = select(literal_column("1")).where(is_(State.READY), TASK.group_name == GROUP.name).limit(1)
-_GROUPS_READY = Prepared(select(GROUP.name).where(_one_ready.scalar_subquery().is_not(None)))
+_one_ready: Select[Any] = (
+    select(literal_column("1")).where(status_in_index(State.READY), TASK.group_name == GROUP.name).limit(1)
+)
+_GROUPS_READY = Statement(select(GROUP.name).where(_one_ready.scalar_subquery().is_not(None)))
 
-_NAMED = Prepared(
+_NAMED = Statement(
     select(GROUP.name, GROUP.priority)
     .where(among(GROUP.name, "names"))
     .order_by(GROUP.name)
@@ -65,7 +67,7 @@ def lock_dispatch(tx: Connection) -> int:
 class Standing:
     """What a server counts as, and by which version of the topology; it stays so until the commit."""
 
-    _asked: Later
+    _asked: Reply
 
     def topology(self, epoch: int) -> int | None:
         """The topology's version, or None if the life that carries this `epoch` is no longer the server's."""
@@ -162,12 +164,12 @@ def changed(tx: Connection) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Demand:
+class DispatchInput:
     """What dispatch goes by, all of it read under its lock, which is held until the commit."""
 
-    _lock: Later
-    _occupancy: Later
-    _groups: Later
+    _lock: Reply
+    _occupancy: Reply
+    _groups: Reply
 
     @property
     def version(self) -> int:
@@ -186,11 +188,11 @@ class Demand:
         return [row.name for row in self._groups.rows]
 
 
-def demand(tx: Connection, aside: Collection[int] = ()) -> Demand:
+def demand(tx: Connection, aside: Collection[int] = ()) -> DispatchInput:
     """Take the dispatch lock, and read what dispatch goes by, but for tasks `aside`; asked for together with what
     follows.
     """
-    return Demand(_LOCK.later(tx), moves.occupancy_later(tx, aside), _GROUPS_READY.later(tx))
+    return DispatchInput(_LOCK.later(tx), moves.occupancy_later(tx, aside), _GROUPS_READY.later(tx))
 
 
 # --- groups -------------------------------------------------------------------------------------------------
@@ -202,7 +204,7 @@ class Named:
 
     _tx: Connection
     _names: Collection[str]
-    _known: Later
+    _known: Reply
 
     @property
     def priorities(self) -> dict[str, int]:
