@@ -46,7 +46,7 @@ class Clock:
         return f"{self.offset!r},{self.scale!r}"
 
     def show(self, instant: datetime) -> datetime:
-        """What it shows at a real instant, in UTC."""
+        """Return the time that it shows at a real instant, in UTC."""
         if (self.offset, self.scale) == (0.0, 1.0):
             return instant
         return EPOCH + timedelta(seconds=self.offset + self.scale * (instant - EPOCH).total_seconds())
@@ -60,7 +60,7 @@ def clock() -> Clock:
 
 
 def now() -> datetime:
-    """What the clock shows, in UTC."""
+    """Read the clock, in UTC."""
     return clock().show(datetime.now(UTC))
 
 
@@ -70,5 +70,5 @@ def real_seconds(shown: timedelta) -> float:
 
 
 def sleep(seconds: float) -> None:
-    """Sleep until the clock has moved on by so many seconds."""
+    """Sleep until the clock has moved on by this many seconds."""
     time.sleep(seconds / clock().scale)

@@ -23,7 +23,7 @@ SECRET_WORDS = re.compile("pass|secret|token|key", re.IGNORECASE)
 
 
 class Settings(BaseSettings):
-    """What can be set, each with its unit in the name and its default."""
+    """The settings, each with its unit in the name and its default."""
 
     model_config = SettingsConfigDict(env_prefix="BATCHQ_", frozen=True, extra="ignore")
 
@@ -109,7 +109,7 @@ class Settings(BaseSettings):
 
     @property
     def obeys(self) -> str:
-        """What of Celery's remote control is obeyed: all, inspect, or off."""
+        """The part of Celery's remote control that is obeyed: all, inspect, or off."""
         if self.remote_control != "auto":
             return self.remote_control
         return "inspect" if self.ticket_key else "all"

@@ -1,4 +1,4 @@
-"""What a job is: one model in which the job file (YAML, TOML, JSON) and the Python builder meet."""
+"""The model of a job, to which the job file (YAML, TOML, JSON) and the Python builder both lead."""
 
 from batchq.core.conditions import Condition
 from batchq.spec.builder import After, Job, Task

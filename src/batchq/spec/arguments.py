@@ -174,7 +174,7 @@ def _joined(signature: Signature, args: Any, kwargs: Any) -> tuple[Any, Any]:
 
 
 def _mismatches(parameters: Mapping[str, Parameter], given: int, kwargs: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong with a call of so many positional arguments and these keyword arguments."""
+    """Name the faults of a call with this number of positional arguments and these keyword arguments."""
     kinds = {parameter.kind for parameter in parameters.values()}
     ordered = [name for name, parameter in parameters.items() if parameter.kind in POSITIONAL]
     named = [name for name, one in parameters.items() if one.kind in (*POSITIONAL[1:], Parameter.KEYWORD_ONLY)]

@@ -32,7 +32,7 @@ class After:
 
     @property
     def handles(self) -> After:
-        """The same condition, whose task handles the failure if it succeeds (rule 7)."""
+        """Return this condition with `handles` set: if its task succeeds, the failure counts as handled (rule 7)."""
         if len(self.conditions) > 1:
             raise InvalidInput("Each condition handles for itself: write `t1.error.handles & t2.error.handles`.")
         return replace(self, conditions=(replace(self.conditions[0], handles=True),))
@@ -181,7 +181,7 @@ class Job:
         return InvalidInput(f"Job {shown(self.name)}: {Fault(('tasks', *path), sentence)}.")
 
     def _conditions(self, after: Any) -> tuple[Any, Join | None]:
-        """What a model takes as `after`, and how `&` and `|` joined it."""
+        """Return the model's value for `after`, and the join that `&` or `|` asked for."""
         if isinstance(after, list | tuple):
             if set(map(type, after)) <= {str}:
                 return after, None  # names, as long lists are made of

@@ -1,4 +1,4 @@
-"""What is wrong with an input, in words: a fault is the path of a field and a sentence about it."""
+"""Faults of an input, in words: the path of a field and a sentence about it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Fault(NamedTuple):
     inside: Path = ()
 
     def below(self, path: Path) -> Fault:
-        """The same fault, seen from where `path` starts."""
+        """Return this fault, seen from where `path` starts."""
         return self._replace(path=(*path, *self.path))
 
     def __str__(self) -> str:
@@ -78,7 +78,7 @@ def unknown_keys(form: Iterable[str], known: Collection[str], later: Collection[
 
 
 def faults_in(error: ValidationError) -> Iterator[Fault]:
-    """What a model found wrong, in our words."""
+    """Return the faults that a model found, in our words."""
     for found in error.errors(include_url=False):
         path = found["loc"]
         broken = found.get("ctx", {}).get("error")

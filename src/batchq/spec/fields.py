@@ -83,7 +83,7 @@ def _json(value: Any, info: ValidationInfo) -> Any:
 
 
 def _json_faults(root: Any, most_bytes: int) -> Iterator[Fault]:
-    """What in `root` is not JSON; the stack is our own, so depth costs no recursion."""
+    """Yield the parts of `root` that are not JSON; the stack is our own, so depth costs no recursion."""
     stack: list[tuple[Any, Path]] = [(root, ())]
     least = 0
     while stack:

@@ -45,7 +45,7 @@ TOP = frozenset({"job", "jobs", "groups", "servers"})
 
 
 def load(path: Path | str, limits: Limits = DEFAULT_LIMITS) -> Document:
-    """What the file says; `.toml` and `.json` are read as such, everything else as YAML.
+    """Read a file: `.toml` and `.json` as such, everything else as YAML.
 
     Raises InvalidInput, one line for each fault.
     """
@@ -63,7 +63,7 @@ def load(path: Path | str, limits: Limits = DEFAULT_LIMITS) -> Document:
 def loads(
     content: str | bytes, *, source: str = "<text>", format: str = "yaml", limits: Limits = DEFAULT_LIMITS
 ) -> Document:
-    """What the text says in `format`: `yaml`, `toml` or `json`; `source` is its name in messages.
+    """Read a text in `format`: `yaml`, `toml` or `json`; `source` is its name in messages.
 
     Raises InvalidInput, one line for each fault.
     """
@@ -113,7 +113,7 @@ def _line(source: str, line: int | None, sentence: str) -> str:
 
 
 class _Enough(Exception):
-    """So many faults are found that looking for more helps nobody."""
+    """Enough faults are found: looking for more helps nobody."""
 
 
 class _Reading:
@@ -167,7 +167,7 @@ class _Reading:
             raise _Enough
 
     def named(self, root: dict[str, Any], part: str, make: Callable[[str, Any, faults.Path], S | None]) -> dict[str, S]:
-        """What one part of the file holds, by name."""
+        """Return one part of the file, by name."""
         forms = root.get(part)
         if forms is not None and not isinstance(forms, dict):
             self.fault(Fault((part,), f"must be a mapping of names, not {shown(forms)}"))

@@ -152,7 +152,7 @@ class WindowSpec(Spec):
 
     @property
     def window(self) -> Window:
-        """The same as a value that knows what it covers."""
+        """Return the window as a value of `core`, which knows the instants that it covers."""
         days = None if self.days is None else parse_days(self.days)
         start, end = (parse_time(clock or "00:00") for clock in (self.start, self.end))
         return Window(start, end, self.threads, self.timezone, days, self.date)
@@ -201,7 +201,7 @@ def _after_fault(after: Sequence[Condition], join: Join) -> str | None:
 
 
 def graph_faults(after: Mapping[str, Sequence[str]], limits: Limits) -> list[Fault]:
-    """What keeps tasks that follow these others from being a job, up to the first ten (rule 1)."""
+    """Name the faults of a graph in which tasks follow these others, up to the first ten (rule 1)."""
     count = sum(map(len, after.values()))
     if not after:
         return [Fault(("tasks",), "a job needs at least one task")]

@@ -14,7 +14,7 @@ SHORT_TASK = {"type": "string", "description": "Short for a task with only `run`
 
 
 def json_schema() -> dict[str, Any]:
-    """What a job file may hold: the model, in which a name is the key of what it names."""
+    """Return the JSON schema of a job file: the model, with each name as the key of the thing it names."""
     schema = Document.model_json_schema()
     kinds = schema["$defs"]
     for kind in ("TaskSpec", "JobSpec"):

@@ -1,4 +1,4 @@
-"""What the readers of YAML, TOML and JSON have in common: a text becomes plain values that know their lines.
+"""The common ground of the readers of YAML, TOML and JSON: a text becomes plain values that know their lines.
 
 No reader recurses, and what is too much is refused while it is read.
 """
@@ -30,7 +30,7 @@ class Unreadable(Exception):
 
 @dataclass(frozen=True)
 class Tree:
-    """What a text says, as plain values; `line` gives that of the last step of a path that is there."""
+    """The plain values of a text; `line` finds the line of a path, or of the last step of it that is there."""
 
     value: Any
     line: LineOf
@@ -60,7 +60,7 @@ def too_many(most: int, what: str, line: int | None = None) -> Unreadable:
 
 
 def one_line(said: object) -> str:
-    """What a library said, as part of a sentence."""
+    """Return a library's message as part of a sentence."""
     return " ".join(str(said).split())[:200].rstrip(".")
 
 

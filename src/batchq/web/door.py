@@ -55,7 +55,7 @@ class Door(Flower):  # type: ignore[misc]
         return super().start_request(server, connection)
 
     def find_handler(self, request: HTTPServerRequest, **named: Any) -> Any:
-        """Who answers the request: Flower, or for a name that is not known one who says so."""
+        """Find the handler: Flower's, or one that refuses a host name that is not allowed."""
         if self._hosts is None or _known(request.host_name, self._hosts, self.options.address):
             return super().find_handler(request, **named)
         return self.get_handler_delegate(request, Stranger)

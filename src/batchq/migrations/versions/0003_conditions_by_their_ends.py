@@ -1,4 +1,4 @@
-"""What became of a condition is told by the task it waits for: it is no longer written down for each of them."""
+"""Conditions no longer store their own end: the task they wait for tells it."""
 
 import sqlalchemy as sa
 from alembic import op

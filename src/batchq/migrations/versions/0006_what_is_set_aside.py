@@ -1,4 +1,4 @@
-"""What always fails is set aside, with the reason, so that it holds up nothing else."""
+"""Rows that always fail are set aside with the reason, so that they hold up nothing else."""
 
 import sqlalchemy as sa
 from alembic import op
