@@ -139,7 +139,8 @@ def gives_up_servers_that_live() -> AbstractContextManager[None]:
 
 def cancels_all_but_tickets() -> AbstractContextManager[None]:
     """A cancel that leaves out the tasks whose tickets are on their way."""
-    return replaced((canceling, "NOT_STARTED", states.NOT_STARTED - {State.QUEUED}))
+    others = [move for move in canceling._CANCELED if move.before is not State.QUEUED]
+    return replaced((canceling, "_CANCELED", others))
 
 
 def pauses_all_but_tickets() -> AbstractContextManager[None]:

@@ -70,5 +70,5 @@ def claimed_before(tx: Connection, life: Life, tokens_here: Collection[str]) -> 
 
 
 def room(topology: Topology, life: Life, pool: int, now: datetime) -> int:
-    """How many attempts the server may run at once: its window's threads, but no more than its `pool` (rule 16)."""
+    """The most attempts that the server may run at once: its window's threads, but at most its `pool` (rule 16)."""
     return min(topology.by_id[life.server].threads_now(now), pool)

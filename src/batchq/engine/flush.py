@@ -30,7 +30,7 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """How an attempt ended: `result` is JSON; `final` forbids a further attempt."""
+    """The end of an attempt: `result` is JSON; `final` forbids a further attempt."""
 
     task: int
     token: str
@@ -43,7 +43,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flush:
-    """Everything one server has to say and to ask in one commit.
+    """One server's reports, offers and questions, for one commit.
 
     `reports` tell how attempts ended, `offers` ask for a thread, and `overdue` offers found none in time and go back.
     `active` attempts still run there, and its pool has room for `pool` (rule 16). Dispatch gives a server up to

@@ -146,7 +146,7 @@ def _resolve(tx: Connection, ends: Mapping[int, State], conditions: Sequence[Any
 def _tally(
     ends: Mapping[int, State], conditions: Sequence[Any]
 ) -> tuple[Counter[int], Counter[int], dict[int, Sequence[Any]]]:
-    """How many conditions came true and how many failed, by waiting task; and these tasks as they stand."""
+    """Count the conditions that came true and that failed, by waiting task; returns these tasks as they stand too."""
     came: Counter[int] = Counter()
     failed: Counter[int] = Counter()
     waiting: dict[int, Sequence[Any]] = {}

@@ -10,9 +10,12 @@ from sqlalchemy import Connection, and_, bindparam, func, or_, select, update
 
 from batchq.core.states import State
 from batchq.store.columns import DISPATCH, OUT, RUN, SERVER, TASK, status_in_index, status_is
+from batchq.store.moves.becoming import becomes
 from batchq.store.moves.dispatching import TO_START
 from batchq.store.statement import Reply, Statement, among
 from batchq.tables import Liveness, Run, Server, Task
+
+_CLAIMS = becomes(State.QUEUED, State.EXECUTING)
 
 _mine = and_(TASK.server_id == bindparam("server"), TASK.epoch == bindparam("epoch_"))
 _unchanged = select(DISPATCH.topology).scalar_subquery() == bindparam("version")
@@ -24,9 +27,9 @@ _LOCK_TICKETS = Statement(
 )
 _CLAIM = Statement(
     update(Task)
-    .where(among(TASK.id, "tasks"), among(TASK.token, "tokens"), status_is(State.QUEUED), _unchanged)
+    .where(among(TASK.id, "tasks"), among(TASK.token, "tokens"), _CLAIMS.standing, _unchanged)
     .values(
-        status=State.EXECUTING.value,
+        status=_CLAIMS.status,
         attempt=TASK.attempt + 1,
         server_id=bindparam("server"),
         epoch=bindparam("epoch_"),

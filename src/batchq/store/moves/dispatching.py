@@ -11,6 +11,7 @@ from sqlalchemy import Connection, bindparam, func, select, update
 
 from batchq.core.states import State
 from batchq.store.columns import RUN, TASK, status_in_index, status_is
+from batchq.store.moves.becoming import becomes
 from batchq.store.moves.listing import Listing
 from batchq.store.moves.ticketing import new_token
 from batchq.store.statement import Reply, Statement
@@ -34,7 +35,7 @@ _OCCUPANCY = Listing(
 
 
 def occupancy(tx: Connection, aside: Collection[int] = ()) -> tuple[dict[int, int], dict[str, int]]:
-    """How many tasks each server executes, and how many tickets of each group are out; tasks `aside` do not count."""
+    """Count the tasks that each server executes, and the tickets out of each group; tasks `aside` do not count."""
     return counted(occupancy_later(tx, aside))
 
 
@@ -44,7 +45,7 @@ def occupancy_later(tx: Connection, aside: Collection[int] = (), alone: Collecti
 
 
 def counted(occupancy: Reply) -> tuple[dict[int, int], dict[str, int]]:
-    """How many tasks each server executes, and how many tickets of each group are out."""
+    """Count the tasks that each server executes, and the tickets out of each group, by `occupancy_later`."""
     busy: dict[int, int] = {}
     out: dict[str, int] = {}
     for status, group, server, number in occupancy.rows:
@@ -125,11 +126,13 @@ def numbers_ready(tx: Connection, group: str, limit: int) -> list[int]:
 
 # --- ready → queued -----------------------------------------------------------------------------------------
 
+_QUEUED = becomes(State.READY, State.QUEUED)
+
 _QUEUE = Statement(
     lambda given: (
         update(Task)
-        .where(TASK.id == given.task, status_is(State.READY))
-        .values(status=State.QUEUED.value, token=given.renewed, queued_at=bindparam("now"))
+        .where(TASK.id == given.task, _QUEUED.standing)
+        .values(status=_QUEUED.status, token=given.renewed, queued_at=bindparam("now"))
         .values(server_id=None, epoch=None, offers=0)
     ),
     task=TASK.id,

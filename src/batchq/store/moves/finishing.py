@@ -9,9 +9,12 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from batchq.core.states import State
-from batchq.store.columns import ATTEMPT, RUN, TASK, status_is
+from batchq.store.columns import ATTEMPT, RUN, TASK
+from batchq.store.moves.becoming import becomes
 from batchq.store.statement import Reply, Statement, among
 from batchq.tables import Attempt, Run, Task
+
+_ENDED = becomes(State.EXECUTING, State.SUCCESS, State.ERROR, State.READY)
 
 _LOCKED = Statement(
     select(
@@ -36,7 +39,7 @@ _LOCKED = Statement(
 _FINISH = Statement(
     lambda given: (
         update(Task)
-        .where(TASK.id == given.task, TASK.token.is_not_distinct_from(given.held), status_is(State.EXECUTING))
+        .where(TASK.id == given.task, TASK.token.is_not_distinct_from(given.held), _ENDED.standing)
         .values(status=given.state, unsettled=given.flag, ready_at=func.coalesce(given.again, TASK.ready_at))
         .values(ended_at=bindparam("now"), error=given.reason, result=given.value)
     ),

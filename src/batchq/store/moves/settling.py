@@ -9,7 +9,8 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, exists, func, literal_column, or_, select, update
 
 from batchq.core.states import RUN_OPEN, RunState, State
-from batchq.store.columns import CONDITION, RUN, TASK, status_in_index, status_is
+from batchq.store.columns import CONDITION, RUN, TASK, status_in_index
+from batchq.store.moves.becoming import becomes
 from batchq.store.moves.listing import Listing
 from batchq.store.statement import Reply, Statement, among
 from batchq.tables import Run, Task, TaskCondition
@@ -65,6 +66,8 @@ def followers(tx: Connection, tasks: Collection[int], limit: int) -> Reply:
 
 # --- tasks move on ------------------------------------------------------------------------------------------
 
+_MOVED_ON = becomes(State.WAITING, State.READY, State.DIDNT_RUN)
+
 _numbers = {"task": TASK.id, "pending": TASK.pending, "met": TASK.met, "impossible": TASK.impossible}
 _COUNT = Statement(
     lambda given: (
@@ -78,7 +81,7 @@ _COUNT = Statement(
 _COUNT_AND_MOVE = Statement(
     lambda given: (
         update(Task)
-        .where(TASK.id == given.task, status_is(State.WAITING))
+        .where(TASK.id == given.task, _MOVED_ON.standing)
         .values(pending=given.pending, met=given.met, impossible=given.impossible)
         .values(status=given.state, ready_at=given.ready, ended_at=given.ended)
     ),
@@ -89,7 +92,7 @@ _COUNT_AND_MOVE = Statement(
 )
 _MOVE_SHARING = Statement(
     update(Task)
-    .where(among(TASK.waits_with, "tasks"), status_is(State.WAITING))
+    .where(among(TASK.waits_with, "tasks"), _MOVED_ON.standing)
     .values(status=bindparam("state"), ready_at=bindparam("ready"), ended_at=bindparam("ended"))
     .returning(TASK.id)
 )

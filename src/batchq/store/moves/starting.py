@@ -8,20 +8,25 @@ from datetime import datetime
 from sqlalchemy import Connection, bindparam, delete, exists, select, update
 
 from batchq.core.states import RunState, State
-from batchq.store.columns import RUN, STORING, TASK, status_in_index
+from batchq.store.columns import RUN, STORING, TASK
+from batchq.store.moves.becoming import becomes, run_becomes
 from batchq.store.statement import Reply, Statement
 from batchq.tables import Run, Task
 
+_OPENS = run_becomes(RunState.STORING, RunState.EXECUTING)
+_GIVEN_UP = run_becomes(RunState.STORING, RunState.CANCELED)
+_READIED = becomes(State.WAITING, State.READY)
+
 _START = Statement(
     update(Run)
-    .where(RUN.id == bindparam("run"), RUN.status == RunState.STORING.value)
-    .values(status=RunState.EXECUTING.value, started_at=bindparam("now"))
+    .where(RUN.id == bindparam("run"), _OPENS.standing)
+    .values(status=_OPENS.status, started_at=bindparam("now"))
 )
 _START_TASKS = Statement(
     update(Task)
-    .where(TASK.run_id == bindparam("run"), TASK.pending == 0, status_in_index(State.WAITING))
+    .where(TASK.run_id == bindparam("run"), TASK.pending == 0, _READIED.in_index)
     .where(exists().where(RUN.id == bindparam("run"), RUN.started_at == bindparam("now")))
-    .values(status=State.READY.value, ready_at=bindparam("now"))
+    .values(status=_READIED.status, ready_at=bindparam("now"))
 )
 
 
@@ -52,9 +57,7 @@ def discard_unstored(tx: Connection, before: datetime, now: datetime, aside: Col
 def give_up(tx: Connection, run: int, now: datetime) -> bool:
     """storing → canceled; its tasks are deleted, as half of a job misleads. False if it was not storing."""
     statement = (
-        update(Run)
-        .where(RUN.id == run, RUN.status == RunState.STORING.value)
-        .values(open_tasks=0, status=RunState.CANCELED.value, ended_at=now)
+        update(Run).where(RUN.id == run, _GIVEN_UP.standing).values(open_tasks=0, status=_GIVEN_UP.status, ended_at=now)
     )
     if not tx.execute(statement).rowcount:
         return False

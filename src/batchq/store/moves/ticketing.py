@@ -12,6 +12,7 @@ from sqlalchemy import Connection, bindparam, select, update
 
 from batchq.core.states import State
 from batchq.store.columns import OUT, RUN, TASK, run_of, status_in_index, status_is
+from batchq.store.moves.becoming import becomes
 from batchq.store.moves.listing import Listing
 from batchq.store.statement import Statement, among
 from batchq.tables import Run, Task
@@ -90,11 +91,13 @@ def lock_now(tx: Connection, tasks: Collection[int], *, skip: bool) -> Collectio
 
 # --- taken back, or offered again ---------------------------------------------------------------------------
 
+_TAKEN_BACK = becomes(State.QUEUED, State.READY)
+
 _TAKE_BACK = Statement(
     lambda given: (
         update(Task)
-        .where(TASK.id == given.task, TASK.token.is_not_distinct_from(given.held), status_is(State.QUEUED))
-        .values(status=State.READY.value, token=None, queued_at=None)
+        .where(TASK.id == given.task, TASK.token.is_not_distinct_from(given.held), _TAKEN_BACK.standing)
+        .values(status=_TAKEN_BACK.status, token=None, queued_at=None)
     ),
     task=TASK.id,
     held=TASK.token,
