@@ -118,7 +118,7 @@ def in_order(rows: Iterable[Any]) -> list[Any]:
 
 
 def numbers_ready(tx: Connection, group: str, limit: int) -> list[int]:
-    """The ids of a group's first ready tasks in the order of dispatch; no other column is read."""
+    """The ids of a group's first ready tasks in the order of dispatch, broken rows among them."""
     order = (TASK.priority.desc(), TASK.ready_at, TASK.id)
     ready = select(TASK.id).where(status_in_index(State.READY), TASK.group_name == group).order_by(*order)
     return list(tx.execute(ready.limit(limit)).scalars())
@@ -176,7 +176,7 @@ def not_before(
 
 
 def numbers_not_before(tx: Connection, now: datetime) -> list[int]:
-    """The ids of the ready tasks that may not start yet; no other column is read."""
+    """The ids of the ready tasks that may not start yet, broken rows among them."""
     later = select(TASK.id).where(status_in_index(State.READY), TASK.ready_at > now)
     return list(tx.execute(later.order_by(TASK.id)).scalars())
 

@@ -135,7 +135,7 @@ def mark_unsettled(tx: Connection, tasks: Collection[int], reached: Mapping[int,
 
 
 def clear_unsettled(tx: Connection, tasks: Collection[int]) -> None:
-    """Clear that mark: all conditions on these tasks are resolved."""
+    """Clear the mark of `mark_unsettled`: all conditions on these tasks are resolved."""
     if tasks:
         _SETTLED.later(tx, tasks=tasks)
 

@@ -68,7 +68,7 @@ def tickets_out(tx: Connection, aside: Collection[int] = (), alone: Collection[i
 
 
 def numbers_out(tx: Connection, *states: State) -> list[int]:
-    """The ids of the tasks in these states, queued or executing; no other column is read."""
+    """The ids of the tasks in these states (queued, executing), broken rows among them."""
     return list(tx.execute(select(TASK.id).where(OUT, status_in_index(*states)).order_by(TASK.id)).scalars())
 
 
