@@ -13,7 +13,7 @@ from sqlalchemy import func, select
 
 from batchq import Job, actions, spec
 from batchq.core.states import RUN_OPEN
-from batchq.store.moves import RUN
+from batchq.store.columns import RUN
 from benchmarks import site
 from benchmarks.compare import running, spread
 from benchmarks.sides import Batchq, Figures, measure

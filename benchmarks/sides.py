@@ -17,7 +17,7 @@ from batchq import actions
 from batchq.core.affinity import DEFAULT_GROUP
 from batchq.core.states import RUN_OPEN, RunState
 from batchq.store import schema
-from batchq.store.moves import RUN
+from batchq.store.columns import RUN
 from benchmarks import bare
 from benchmarks.joined import join
 from benchmarks.meter import PARTS, Meter, Resident

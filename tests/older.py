@@ -14,8 +14,8 @@ from sqlalchemy import Connection, MetaData, insert, select, text
 
 from batchq import Job
 from batchq.store import schema
+from batchq.store.columns import TASK
 from batchq.store.database import Database
-from batchq.store.moves import TASK
 from batchq.tables import Row
 from play import Play, came_true
 

@@ -13,11 +13,12 @@ from sqlalchemy import Connection, func, select
 from batchq import engine
 from batchq.core.states import TERMINAL
 from batchq.core.windows import Window
-from batchq.engine import Life, Offer, Report, Served
+from batchq.engine import Flush, Life, Offer, Report, Served
 from batchq.spec import Job, JobSpec
 from batchq.store import server as servers
+from batchq.store.columns import CONDITION, RUN, TASK
 from batchq.store.database import Database
-from batchq.store.moves import CONDITION, RUN, TASK, Ticket
+from batchq.store.moves import Ticket
 from batchq.store.statement import send
 from batchq.tables import Attempt, Server
 
@@ -218,14 +219,14 @@ class Play:
             if not served.advance.more:
                 break
             ended = set()
-            served = self._commit(worker, [], worker.parked, active=len(worker.active), again=True)
+            served = self._commit(worker, [], worker.parked, active=len(worker.active), more_to_settle=True)
         return first
 
     def _commit(self, worker: Worker, reports: Sequence[Report], offers: Sequence[Offer], **options: Any) -> Served:
-        given = {"forward": self.fast_path} | options
+        given = {"pool": 100_000, "may_advance": self.fast_path} | options
 
         def act(tx: Connection) -> Served:
-            served = engine.serve(tx, self.database, worker.life, reports, offers, **{"pool": 100_000, **given})
+            served = engine.serve(tx, self.database, worker.life, Flush(reports=reports, offers=offers, **given))
             self.watch(tx)
             return served
 

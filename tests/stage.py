@@ -7,7 +7,7 @@ from typing import Any
 
 from batchq import engine
 from batchq.core.windows import Window
-from batchq.engine import Life, Offer, Report
+from batchq.engine import Flush, Life, Offer, Report
 from batchq.spec import loads
 from batchq.store import server as servers
 from batchq.store import views
@@ -82,7 +82,8 @@ class Stage:
         with self.database.read() as tx:
             seen = servers.topology(tx, self.database)
         mine = [offer for offer in offers if seen.serves(seen.by_id[life.server], offer.group)]
-        served = self.database.run(engine.serve, self.database, life, [], mine, active=active, pool=1000, forward=False)
+        flush = Flush(offers=mine, active=active, pool=1000, may_advance=False)
+        served = self.database.run(engine.serve, self.database, life, flush)
         for row in served.granted:
             self.executing[row.name] = (life, row)
             del self.tickets[row.id]
@@ -92,7 +93,8 @@ class Stage:
         """Let an executing task end, in error if one is given, and advance."""
         life, row = self.executing.pop(task)
         report = Report(row.id, row.token, ok=error is None, error=error, result=result, log=log)
-        self.database.run(engine.serve, self.database, life, [report], [], active=0, pool=1000, forward=False)
+        flush = Flush(reports=[report], active=0, pool=1000, may_advance=False)
+        self.database.run(engine.serve, self.database, life, flush)
         self.advance()
 
     def play(self, failing: Collection[str] = ()) -> None:

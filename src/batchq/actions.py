@@ -25,9 +25,9 @@ from batchq.spec.model import MOST_WINDOWS
 from batchq.store import moves, views
 from batchq.store import run as runs
 from batchq.store import server as servers
+from batchq.store.columns import GROUP, JOB, RUN, SERVER, TASK
 from batchq.store.database import Database
-from batchq.store.moves import JOB, RUN, SERVER, TASK
-from batchq.store.server import GROUP, PRIORITIES
+from batchq.store.server import PRIORITIES
 from batchq.tables import Liveness
 
 LARGEST_NUMBER = 2**63 - 1

@@ -202,7 +202,7 @@ class BatchQ:
                 # The rows are queued: their tickets are replaced once the broker is back.
                 return True
         if refused:
-            self.database.run(moves.take_back, [(ticket.task, ticket.token) for ticket in refused])
+            self.database.run(moves.unqueue, [(ticket.task, ticket.token) for ticket in refused])
         return not refused
 
     @property

@@ -20,8 +20,8 @@ from batchq.core.states import State
 from batchq.engine import Report
 from batchq.store import moves, trouble
 from batchq.store import server as servers
+from batchq.store.columns import SERVER, TASK
 from batchq.store.database import Database, of_content, why
-from batchq.store.moves import SERVER, TASK
 from batchq.store.trouble import Key, What
 from batchq.tables import Liveness, Server
 
@@ -97,14 +97,14 @@ def _count(tx: Connection, tasks: Sequence[int]) -> None:
 
 
 def _take_back(tx: Connection, tasks: Sequence[int]) -> None:
-    moves.take_back(tx, [(row.id, row.token) for row in moves.tickets_out(tx, alone=tasks)])
+    moves.unqueue(tx, [(row.id, row.token) for row in moves.tickets_out(tx, alone=tasks)])
 
 
 def _offer_and_claim(tx: Connection, version: int, now: datetime, tasks: Sequence[int]) -> None:
     rows = moves.tickets_out(tx, alone=tasks)
     for row in rows:
         engine.is_overdue(row, now, 1.0)
-    _claim(tx, version, now, [(ticket.task, ticket.token) for ticket in moves.offer_again(tx, rows, now)])
+    _claim(tx, version, now, [(ticket.task, ticket.token) for ticket in moves.requeue(tx, rows, now)])
 
 
 def _follow_clock(tx: Connection, now: datetime, tasks: Sequence[int]) -> None:
@@ -112,7 +112,7 @@ def _follow_clock(tx: Connection, now: datetime, tasks: Sequence[int]) -> None:
 
 
 def _hand_out(tx: Connection, version: int, now: datetime, group: str, tasks: Sequence[int]) -> None:
-    rows = moves.in_order(moves.look(tx, {group: len(tasks)}, now, alone=tasks)[group].rows.rows)
+    rows = moves.in_order(moves.peek(tx, {group: len(tasks)}, now, alone=tasks)[group].rows.rows)
     queued = moves.hand_out(tx, rows, now)
     for row in queued:
         moves.ticket(row)
@@ -122,7 +122,7 @@ def _hand_out(tx: Connection, version: int, now: datetime, group: str, tasks: Se
 def _claim(tx: Connection, version: int, now: datetime, tickets: Sequence[tuple[int, str]]) -> None:
     """Rehearse a claim for a server that does not exist, so that nothing can start."""
     if tickets:
-        assert len(moves.claim(tx, tickets, 0, 0, version, now).rows) == len(tickets)
+        assert len(moves.grant(tx, tickets, 0, 0, version, now).rows) == len(tickets)
 
 
 # --- again --------------------------------------------------------------------------------------------------

@@ -76,7 +76,7 @@ class Coordinator:
             crash.point("tick-committed")
             refused = self._publisher.publish(step.tickets)
             if refused:
-                self._database.run(moves.take_back, [(ticket.task, ticket.token) for ticket in refused])
+                self._database.run(moves.unqueue, [(ticket.task, ticket.token) for ticket in refused])
             # What was taken back held threads that others can have now.
             again = step.more or bool(refused)
 

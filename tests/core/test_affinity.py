@@ -20,8 +20,8 @@ from batchq.core.affinity import (
     Server,
     Topology,
     admit,
+    candidates_wanted,
     free_threads,
-    limits,
     local,
     names,
     open_threads,
@@ -219,12 +219,12 @@ def test_the_threads_left_over_are_those_that_no_ticket_out_can_have(servers, rn
 
 @settings(max_examples=300, deadline=None)
 @given(st.integers(1, 5), RANDOM)
-def test_looking_at_no_more_than_the_limits_admits_the_same(servers, rng):
+def test_looking_at_no_more_candidates_than_wanted_admits_the_same(servers, rng):
     seen = random_topology(rng, servers)
     free = {server.id: rng.randint(0, 2) for server in seen.servers}
     out = Counter(random_tickets(rng, 3))
     ready = list(enumerate(random_tickets(rng, 12)))
-    most = limits({group for _, group in ready}, out, seen, free)
+    most = candidates_wanted({group for _, group in ready}, out, seen, free)
     looked_at, taken = [], Counter()
     for key, group in ready:
         taken[group] += 1

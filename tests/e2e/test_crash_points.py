@@ -342,7 +342,7 @@ def submits(site: Site) -> None:
     whole(site)
     site.kill("coordinator")
     runs = [submit(site, point, bars(f"submit, {point}")) for point in SUBMIT]
-    half = submit(site, HALF_STORED, many("HALF", engine.ROWS_PER_TRANSACTION + 1))
+    half = submit(site, HALF_STORED, many("HALF", engine.submitting.ROWS_PER_TRANSACTION + 1))
     site.start_coordinator()
 
     for run in runs:

@@ -27,7 +27,7 @@ from batchq import Job, actions, engine
 from batchq.core.windows import Window
 from batchq.errors import DatabaseUnreachable
 from batchq.store import server as servers
-from batchq.store.moves import TASK
+from batchq.store.columns import TASK
 from e2e.conftest import RABBITMQ
 from e2e.job1 import TABLE, job_1
 from e2e.jobs import lanes

@@ -17,8 +17,8 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.engine import make_url
 
+from batchq.store.columns import SERVER, TASK
 from batchq.store.database import Database
-from batchq.store.moves import SERVER, TASK
 from e2e.jobs import many
 from e2e.judge import judge
 from e2e.proxy import Proxy

@@ -161,7 +161,7 @@ def interrupted(database):
 def test_a_run_canceled_while_it_is_stored_never_starts_and_leaves_no_half_of_it(interrupted, transactions):
     job = Job("LARGE")
     task = None
-    for number in range(engine.ROWS_PER_TRANSACTION + 2):
+    for number in range(engine.submitting.ROWS_PER_TRANSACTION + 2):
         task = job.task(f"TASK {number}", "demo.work", after=task)
     batch = Play(interrupted)
     batch.server("AOS1")

@@ -42,7 +42,7 @@ def meanwhile(database: Clocked, act: Callable[[], Any], waiting: int = 1) -> It
 def held_back(batch: Play) -> tuple[list[Any], Callable[[], None]]:
     """What a server that goes on by itself was granted, and the call that makes it go on."""
     granted: list[Any] = []
-    return granted, lambda: granted.extend(batch.serve("AOS1", again=True).granted)
+    return granted, lambda: granted.extend(batch.serve("AOS1", more_to_settle=True).granted)
 
 
 def test_a_window_that_closed_while_dispatch_was_waited_for_lets_nothing_start(batch, postgresql):

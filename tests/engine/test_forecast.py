@@ -16,7 +16,7 @@ from batchq.core.states import Outcome
 from batchq.core.windows import Window, next_change
 from batchq.spec import JobSpec, TaskSpec
 from batchq.store import server as servers
-from batchq.store.moves import TASK
+from batchq.store.columns import TASK
 from play import Clocked, Play
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)

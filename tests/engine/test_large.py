@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 from batchq import engine
 from batchq.spec import JobSpec, TaskSpec
 from batchq.store import moves
-from batchq.store.moves import CONDITION, RUN, TASK
+from batchq.store.columns import CONDITION, RUN, TASK
 from play import Clocked, Play, check_counters
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -66,9 +66,9 @@ def test_a_large_job_is_stored_in_chunks_of_which_nothing_starts_before_all_of_i
             assert not watched.run(lambda tx: engine.advance(tx, watched)).tickets
 
     watched.look = look
-    run = engine.submit(watched, chain(2 * engine.ROWS_PER_TRANSACTION + 1))
+    run = engine.submit(watched, chain(2 * engine.submitting.ROWS_PER_TRANSACTION + 1))
     watched.look = None
-    most = engine.ROWS_PER_TRANSACTION
+    most = engine.submitting.ROWS_PER_TRANSACTION
     assert seen[:-1] == [
         ("storing", 0, 0, 0),
         ("storing", most, 0, 0),
@@ -118,7 +118,7 @@ def test_a_run_whose_submit_died_half_way_is_discarded_an_hour_later_and_never_s
     dying = Dying(batch.database.url.render_as_string(hide_password=False))
     dying.instant = NOON
     with pytest.raises(Died):
-        engine.submit(dying, fan_out(2 * engine.ROWS_PER_TRANSACTION))
+        engine.submit(dying, fan_out(2 * engine.submitting.ROWS_PER_TRANSACTION))
     dying.dispose()
     batch.forward()
     assert not batch.mail
@@ -139,7 +139,7 @@ def test_a_fan_out_of_3000_is_readied_over_several_transactions(batch):
     name, row = batch.at("FIRST")
     served = batch.database.run(
         engine.serve, batch.database, batch.workers[name].life,
-        [engine.Report(row.id, row.token, ok=True)], [], active=0, pool=1000,
+        engine.Flush(reports=[engine.Report(row.id, row.token, ok=True)], active=0, pool=1000),
     )  # fmt: skip
     assert served.advance.more
     assert len(served.granted) == 5  # those that are ready already need not wait for the rest
@@ -168,7 +168,7 @@ def test_a_long_chain_that_didnt_run_is_settled_over_many_transactions_by_its_se
     batch.watch = lambda tx: transactions.append(tx)
     served = batch.finish("0", ok=False)
     assert served.advance.more
-    assert len(transactions) == length / engine.ROUNDS_PER_TRANSACTION
+    assert len(transactions) == length / engine.settling.ROUNDS_PER_TRANSACTION
     assert Counter(batch.states(run).values()) == {"error": 1, "didnt_run": length - 1}
     assert batch.verdict(run) == "error"
     check_counters(batch.database)
@@ -181,7 +181,7 @@ def test_what_a_server_left_unsettled_when_it_died_the_coordinator_settles(batch
     name, row = batch.at("0")
     served = batch.database.run(
         engine.serve, batch.database, batch.workers[name].life,
-        [engine.Report(row.id, row.token, ok=False)], [], active=0, pool=1000,
+        engine.Flush(reports=[engine.Report(row.id, row.token, ok=False)], active=0, pool=1000),
     )  # fmt: skip
     assert served.advance.more
     assert batch.forward() > 5

@@ -196,7 +196,7 @@ def test_a_ticket_that_left_while_dispatch_was_waited_for_is_waited_for_too_but_
         next_one.rollback()
         wait_for_locks(postgresql, 1)
         assert servers.lock_dispatch(claim) == version
-        granted = moves.claim(claim, [(ticket.task, ticket.token)], life.server, life.epoch, version, NOON).rows
+        granted = moves.grant(claim, [(ticket.task, ticket.token)], life.server, life.epoch, version, NOON).rows
         assert (len(granted), ended) == (1, [])
         claim.commit()
         operator.__exit__(None, None, None)

@@ -33,9 +33,8 @@ class Careful(Play):
 
     def _commit(self, worker: Any, reports: Any, offers: Any, **options: Any) -> Any:
         def act(tx: Any) -> Any:
-            return engine.serve(
-                tx, self.database, worker.life, reports, offers, **{"pool": 100, "forward": True, **options}
-            )
+            given = {"pool": 100, "may_advance": True, **options}
+            return engine.serve(tx, self.database, worker.life, engine.Flush(reports=reports, offers=offers, **given))
 
         return aside.run(self.database, act)
 
@@ -173,8 +172,8 @@ def test_an_end_whose_follower_is_broken_is_stored_and_other_runs_are_settled(ba
     try:
         batch.serve("AOS1", [report])
     except Exception:
-        batch.serve("AOS1", [report], forward=False)  # as the ledger does, for which it is a bad batch
-        batch.serve("AOS1", again=True)
+        batch.serve("AOS1", [report], may_advance=False)  # as the ledger does, for which it is a bad batch
+        batch.serve("AOS1", more_to_settle=True)
     assert batch.states(bad)["A"] == "success"
     goes_on(batch)
 
@@ -231,8 +230,8 @@ def test_a_run_that_somebody_broke_holds_up_no_other(batch: Careful, column: str
     try:
         batch.serve("AOS1", [report])
     except Exception:
-        batch.serve("AOS1", [report], forward=False)
-        batch.serve("AOS1", again=True)
+        batch.serve("AOS1", [report], may_advance=False)
+        batch.serve("AOS1", more_to_settle=True)
     goes_on(batch)
 
 

@@ -12,7 +12,7 @@ from batchq import Job
 from batchq.spec import JobSpec, TaskSpec
 from batchq.store import open_runs, views
 from batchq.store import run as runs
-from batchq.store.moves import CONDITION
+from batchq.store.columns import CONDITION
 from play import Play, check_counters
 
 LAYERS = [[f"{layer}.{number}" for number in range(10)] for layer in range(4)]

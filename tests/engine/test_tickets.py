@@ -420,8 +420,8 @@ def test_a_move_that_comes_too_late_changes_nothing(batch):
     before = batch.task(run, "TASK 1")
 
     def too_late(tx):
-        assert moves.take_back(tx, [(ticket.task, ticket.token)]) == 0
-        moves.offer_again(tx, [], NOON)
+        assert moves.unqueue(tx, [(ticket.task, ticket.token)]) == 0
+        moves.requeue(tx, [], NOON)
         assert not moves.start_run(tx, run, NOON).count
         closing = {"run": run, "was": RunState.EXECUTING.value, "verdict": RunState.SUCCESS.value}
         assert moves.close_runs(tx, [closing], NOON).count == 0

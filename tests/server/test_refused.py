@@ -18,8 +18,8 @@ from batchq.config import Settings
 from batchq.engine import Offer, Report
 from batchq.server.ledger import Arrival, Ledger
 from batchq.store import trouble
+from batchq.store.columns import TASK
 from batchq.store.database import Database
-from batchq.store.moves import TASK
 from batchq.tables import Attempt
 from stage import Stage
 

@@ -11,16 +11,19 @@ from unittest.mock import patch
 import pytest
 from sqlalchemy import bindparam, select, update
 
-from batchq import actions, aside, engine
+from batchq import actions, aside
 from batchq.coordinator import Silence
 from batchq.core import states
 from batchq.core.states import State
+from batchq.engine import finishing
 from batchq.errors import BrokerUnreachable
 from batchq.server import ledger, life
 from batchq.server.ledger import Ledger
 from batchq.store import moves
 from batchq.store import server as servers
-from batchq.store.moves import CONDITION, RUN, TASK
+from batchq.store.columns import CONDITION, RUN, TASK, status_in_index
+from batchq.store.moves import canceling, settling
+from batchq.store.moves import finishing as outcomes
 from batchq.store.statement import Statement, among
 from batchq.tables import Run, Task
 from sim.broker import Link
@@ -42,7 +45,7 @@ def claims_whatever_is_queued() -> AbstractContextManager[None]:
     """A claim that looks at the row's state, not at the token: any ticket of the task will do."""
     claim = Statement(
         update(Task)
-        .where(TASK.id == bindparam("task"), moves.status_in_index(State.QUEUED))
+        .where(TASK.id == bindparam("task"), status_in_index(State.QUEUED))
         .values(
             status=State.EXECUTING.value,
             attempt=TASK.attempt + 1,
@@ -61,25 +64,25 @@ def claims_whatever_is_queued() -> AbstractContextManager[None]:
                 rows += [row._replace(token=token) for row in claimed(tx, task=task)]
         return SimpleNamespace(rows=rows)
 
-    return replaced((moves, "claim", any_ticket))
+    return replaced((moves, "grant", any_ticket))
 
 
 def takes_tickets_by_their_task_alone() -> AbstractContextManager[None]:
     """A ticket is good if its task executes here, whatever its token: a second copy starts the task again."""
     mine = Statement(
         _granted()
-        .where(among(TASK.id, "tasks"), moves.status_in_index(State.EXECUTING))
+        .where(among(TASK.id, "tasks"), status_in_index(State.EXECUTING))
         .where(TASK.server_id == bindparam("server"), TASK.epoch == bindparam("epoch_"))
     )
 
     def by_task(tx: Any, tickets: Any, server: int, epoch: int, version: int, now: Any) -> Any:
-        claim(tx, tickets, server, epoch, version, now)
+        grant(tx, tickets, server, epoch, version, now)
         tokens = dict(tickets)
         rows = mine(tx, tasks=list(tokens), server=server, epoch_=epoch)
         return SimpleNamespace(rows=[row._replace(token=tokens[row.id]) for row in rows])
 
-    claim = moves.claim
-    return replaced((moves, "claim", by_task))
+    grant = moves.grant
+    return replaced((moves, "grant", by_task))
 
 
 def _granted() -> Any:
@@ -99,7 +102,7 @@ def settles_without_the_guard() -> AbstractContextManager[None]:
         .order_by(CONDITION.predecessor_id, CONDITION.task_id)
         .limit(bindparam("limit"))
     )
-    return replaced((moves, "_FOLLOWERS", Statement(followers)))
+    return replaced((settling, "_FOLLOWERS", Statement(followers)))
 
 
 def moves_only_who_keeps_the_conditions() -> AbstractContextManager[None]:
@@ -109,18 +112,18 @@ def moves_only_who_keeps_the_conditions() -> AbstractContextManager[None]:
 
 def stores_outcomes_without_the_guard() -> AbstractContextManager[None]:
     """An outcome told twice ends its task twice, and its conditions count twice."""
-    finish, held = moves.finish, moves.held
+    write_outcomes, locked = moves.write_outcomes, moves.locked
 
     def as_if_executing(tx: Any, tasks: Any) -> Any:
-        return SimpleNamespace(rows=[row._replace(status=State.EXECUTING.value) for row in held(tx, tasks).rows])
+        return SimpleNamespace(rows=[row._replace(status=State.EXECUTING.value) for row in locked(tx, tasks).rows])
 
     def once_more(tx: Any, rows: Any, attempts: Any, now: Any) -> None:
-        stored = moves._ATTEMPT
+        stored = outcomes._ATTEMPT
         again = Statement(lambda given: stored.statement(given).prefix_with("OR REPLACE"), **stored.over)
-        with patch.object(moves, "_ATTEMPT", again):
-            finish(tx, rows, attempts, now)
+        with patch.object(outcomes, "_ATTEMPT", again):
+            write_outcomes(tx, rows, attempts, now)
 
-    return replaced((moves, "held", as_if_executing), (moves, "finish", once_more))
+    return replaced((moves, "locked", as_if_executing), (moves, "write_outcomes", once_more))
 
 
 def gives_up_servers_that_live() -> AbstractContextManager[None]:
@@ -136,7 +139,8 @@ def gives_up_servers_that_live() -> AbstractContextManager[None]:
 
 def cancels_all_but_tickets() -> AbstractContextManager[None]:
     """A cancel that leaves out the tasks whose tickets are on their way."""
-    return replaced((moves, "NOT_STARTED", states.NOT_STARTED - {State.QUEUED}))
+    others = [move for move in canceling._CANCELED if move.before is not State.QUEUED]
+    return replaced((canceling, "_CANCELED", others))
 
 
 def pauses_all_but_tickets() -> AbstractContextManager[None]:
@@ -163,7 +167,7 @@ def tries_once_too_often() -> AbstractContextManager[None]:
     def generous(*, retries: int, **facts: Any) -> State:
         return states.after_attempt(retries=retries + 1, **facts)
 
-    return replaced((engine, "after_attempt", generous))
+    return replaced((finishing, "after_attempt", generous))
 
 
 def drops_what_the_database_refuses() -> AbstractContextManager[None]:

@@ -26,7 +26,7 @@ from batchq import actions, aside, coordinator, engine
 from batchq.config import Settings
 from batchq.coordinator import Coordinator
 from batchq.core.windows import Window, parse_time
-from batchq.engine import Report
+from batchq.engine import Report, settling, submitting
 from batchq.errors import BatchqError, BrokerUnreachable, Conflict, NotFound, Unreachable
 from batchq.server import ledger, life, tickets, worker
 from batchq.server.ledger import Arrival, Ledger
@@ -35,6 +35,7 @@ from batchq.spec import JobSpec, TaskSpec
 from batchq.store import moves
 from batchq.store import run as runs
 from batchq.store.database import Database
+from batchq.store.moves import ticketing
 from sim.books import POISON, Books, driver, emptied
 from sim.broker import SERVER_PATIENCE, Broker, Link
 
@@ -460,7 +461,7 @@ class Client(Process):
             with suppress(BrokerUnreachable):
                 refused = link.publish(step.tickets)
             if refused:
-                database.run(moves.take_back, [(ticket.task, ticket.token) for ticket in refused])
+                database.run(moves.unqueue, [(ticket.task, ticket.token) for ticket in refused])
             more = step.more or bool(refused)
 
 
@@ -897,12 +898,16 @@ class World:
                 (coordinator, "time", clock),
                 (tickets, "time", clock),
                 *self._kernel(),
-                (moves, "uuid", tokens),
+                (ticketing, "uuid", tokens),
             ):
                 stack.enter_context(patch.object(module, name, value))
             if self.small:
-                for name in ("ROWS_PER_TRANSACTION", "CONDITIONS_PER_TRANSACTION", "ROUNDS_PER_TRANSACTION"):
-                    stack.enter_context(patch.object(engine, name, self.small))
+                for module, name in (
+                    (submitting, "ROWS_PER_TRANSACTION"),
+                    (settling, "CONDITIONS_PER_TRANSACTION"),
+                    (settling, "ROUNDS_PER_TRANSACTION"),
+                ):
+                    stack.enter_context(patch.object(module, name, self.small))
                 for name, value in (("MOST_ALIKE", self.small), ("WORTH_SHARING", 1)):
                     stack.enter_context(patch.object(runs, name, value))
             stack.enter_context(patch.object(logging.getLogger("batchq"), "disabled", True))

@@ -141,7 +141,8 @@ def test_a_pause_that_has_returned_is_never_followed_by_a_start(stage):
 
     def claim() -> None:
         for number, offer in enumerate(offers):
-            database.run(engine.serve, database, life, [], [offer], active=number, pool=1000, again=True)
+            flush = engine.Flush(offers=[offer], active=number, pool=1000, more_to_settle=True)
+            database.run(engine.serve, database, life, flush)
             begun.set()
         ended.set()
 
@@ -199,13 +200,13 @@ def test_a_life_of_a_deleted_server_is_fenced_off_also_from_one_that_got_its_num
     old = stage.server("AOS1")
     stop(stage, "AOS1")
     actions.delete_server(stage.database, "AOS1")
-    served = stage.database.run(engine.serve, stage.database, old, [], [], active=0, pool=1)
+    served = stage.database.run(engine.serve, stage.database, old, engine.Flush(active=0, pool=1))
     assert served.fenced
     for _ in range(3):  # lives of its successor
         new = stage.server("AOS1")
         assert new.epoch > old.epoch
-        assert stage.database.run(engine.serve, stage.database, old, [], [], active=0, pool=1).fenced
-        assert not stage.database.run(engine.serve, stage.database, new, [], [], active=0, pool=1).fenced
+        assert stage.database.run(engine.serve, stage.database, old, engine.Flush(active=0, pool=1)).fenced
+        assert not stage.database.run(engine.serve, stage.database, new, engine.Flush(active=0, pool=1)).fenced
 
 
 def test_a_group_in_use_is_not_deleted(stage):
@@ -246,7 +247,7 @@ def test_a_group_that_a_run_names_at_that_moment_survives_or_is_made_anew(stage)
 
     deleting = threading.Thread(target=delete)
     with stage.database.write() as tx:
-        engine._store_at_once(tx, stage.database, job, engine.runs.rows_of(job))
+        engine.submitting.store_at_once(tx, stage.database, job, runs.rows_of(job))
         deleting.start()
         wait_for_one_that_waits(stage.database)
     deleting.join(30)

@@ -16,7 +16,7 @@ from batchq import Job
 from batchq.cli import cli
 from batchq.errors import DatabaseRefuses
 from batchq.store import schema, session
-from batchq.store.moves import TASK
+from batchq.store.columns import TASK
 from play import Clocked, Play, check_counters
 
 # What breaks a session that does not see to it, and what it is then all the same.

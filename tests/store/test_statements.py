@@ -13,6 +13,7 @@ from batchq import engine
 from batchq.spec import Job
 from batchq.store import moves
 from batchq.store import server as servers
+from batchq.store.moves import claiming, dispatching, finishing, settling, starting, ticketing, ticking
 from batchq.store.statement import Statement
 from play import Play
 
@@ -135,7 +136,7 @@ def reads_all(node: dict[str, Any]) -> bool:
 def prepared() -> dict[str, Statement]:
     return {
         f"{module.__name__.split('.')[-1]}.{name.strip('_').lower()}": value
-        for module in (moves, servers)
+        for module in (claiming, dispatching, finishing, settling, starting, ticketing, ticking, servers)
         for name, value in vars(module).items()
         if isinstance(value, Statement)
     }

@@ -173,11 +173,13 @@ def open_threads(out: Mapping[str, int], topology: Topology, free: Mapping[int, 
     return sum(free.values()) - answered
 
 
-def limits(ready: Iterable[str], out: Mapping[str, int], topology: Topology, free: Mapping[int, int]) -> dict[str, int]:
-    """How many candidates of each of these groups are of use: no more than it has room for, or threads are left."""
+def candidates_wanted(
+    ready: Iterable[str], out: Mapping[str, int], topology: Topology, free: Mapping[int, int]
+) -> dict[str, int]:
+    """How many candidates of each group dispatch looks at: at most its room, and at most the threads that are left."""
     most = open_threads(out, topology, free) if any(free.values()) else 0
     rooms = {group: min(room(group, topology, free), most) for group in ready} if most else {}
-    return {group: limit for group, limit in rooms.items() if limit}
+    return {group: wanted for group, wanted in rooms.items() if wanted}
 
 
 def surplus(out: Iterable[tuple[Key, str]], topology: Topology, free: Mapping[int, int]) -> list[Key]:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from batchq import aside, crash, engine
 from batchq.config import Settings
-from batchq.engine import Life, Offer, Report, Served
+from batchq.engine import Flush, Life, Offer, Report, Served
 from batchq.errors import BrokerUnreachable, DatabaseUnreachable
 from batchq.server.tickets import LocalMessage, Publisher
 from batchq.store import moves, trouble
@@ -287,16 +287,18 @@ class Ledger:
             engine.serve,
             self._database,
             self.life,
-            [report for _, report in batch.reports],
-            [arrival.offer for arrival in batch.arrivals],
-            overdue=[arrival.offer for arrival in batch.overdue],
-            active=batch.active,
-            pool=self._pool(),
-            ahead=self._settings.tickets_ahead,
-            forward=forward and self._settings.fast_path and not self.outdated,
-            again=batch.again,
-            known=batch.known,
-            unsendable=self._publisher.unsendable,
+            Flush(
+                reports=[report for _, report in batch.reports],
+                offers=[arrival.offer for arrival in batch.arrivals],
+                overdue=[arrival.offer for arrival in batch.overdue],
+                active=batch.active,
+                pool=self._pool(),
+                ahead=self._settings.tickets_ahead,
+                unsendable=self._publisher.unsendable,
+                may_advance=forward and self._settings.fast_path and not self.outdated,
+                more_to_settle=batch.again,
+                tokens_here=batch.known,
+            ),
         )
 
     # --- what makes a commit fail by its content ------------------------------------------------------------
@@ -494,7 +496,7 @@ class Ledger:
 
         def act() -> None:
             try:
-                self._database.run(moves.take_back, [(ticket.task, ticket.token) for ticket in refused])
+                self._database.run(moves.unqueue, [(ticket.task, ticket.token) for ticket in refused])
             except Exception:  # a coordinator finds them still out, and takes them back itself
                 logger.warning("%d tickets that cannot be sent stay out for now", len(refused), exc_info=True)
 

@@ -26,7 +26,7 @@ from batchq.engine import STOPPED, TERMINATED, Report
 from batchq.server import child, kept, lines, stop, tickets
 from batchq.server.child import Current, Done, Order
 from batchq.server.ledger import Arrival
-from batchq.store.moves import run_of
+from batchq.store.columns import run_of
 
 if TYPE_CHECKING:
     from batchq.server.worker import BatchServer

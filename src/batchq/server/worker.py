@@ -42,6 +42,7 @@ from batchq.server.tickets import Publisher
 from batchq.spec.fields import name_fault
 from batchq.store import moves, schema
 from batchq.store import server as servers
+from batchq.store.columns import run_of
 from batchq.store.database import Database
 
 if TYPE_CHECKING:
@@ -272,14 +273,14 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
     def _start(self, arrival: Arrival, row: Any) -> None:
         if not self.app.batchq.may_run(row.operation):
             reason = f"not started: {self.name} may not run {row.operation!r} (BATCHQ_ALLOWED_OPERATIONS)"
-            lines.ended(row, moves.run_of(row.id), self.worker.hostname, reason)
+            lines.ended(row, run_of(row.id), self.worker.hostname, reason)
             self.ledger.report(arrival, Report(row.id, row.token, ok=False, error=reason))
             return
         try:
             Attempt(self, arrival, row, self.worker.consumer).start(self.worker.pool)
         except Exception as error:
             reason = f"not started: the pool of {self.name} did not take it ({type(error).__name__}: {error})"
-            lines.ended(row, moves.run_of(row.id), self.worker.hostname, reason, cause=error)
+            lines.ended(row, run_of(row.id), self.worker.hostname, reason, cause=error)
             self.ledger.report(arrival, Report(row.id, row.token, ok=False, error=reason))
 
     def _look_again(self) -> None:

@@ -12,9 +12,9 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from batchq.core import secrets
 from batchq.core.states import NOT_STARTED, TERMINAL, RunState, State
-from batchq.store import moves, trouble
-from batchq.store.moves import RUN, RUN_IS_OPEN, SERVER, TASK
-from batchq.store.server import GROUP, PRIORITIES
+from batchq.store import trouble
+from batchq.store.columns import GROUP, RUN, RUN_IS_OPEN, SERVER, TASK, run_of
+from batchq.store.server import PRIORITIES
 from batchq.store.trouble import What
 from batchq.tables import Run, Server, Task
 
@@ -60,7 +60,7 @@ def _named(tx: Connection, row: Any) -> str:
 
 
 def _task(tx: Connection, number: int) -> str:
-    return f"task {_name(tx, TASK, number)} of run {moves.run_of(number)}"
+    return f"task {_name(tx, TASK, number)} of run {run_of(number)}"
 
 
 def _name(tx: Connection, table: Any, number: int) -> str:
@@ -162,7 +162,7 @@ def _of_tasks(tx: Connection, groups: Any) -> Iterator[str]:
     is_open = TASK.run_id.in_(select(RUN.id).where(RUN_IS_OPEN, RUN.status != RunState.STORING.value))
     found, unread = _read(tx, table, is_open & TASK.status.not_in([state.value for state in TERMINAL]))
     for number, reason in unread.items():
-        yield f"Task number {number & 0xFFFFF} of run {moves.run_of(number)} cannot be read ({reason}). {CORRECT}"
+        yield f"Task number {number & 0xFFFFF} of run {run_of(number)} cannot be read ({reason}). {CORRECT}"
     lives = {row.id: row.epoch for row in tx.execute(select(SERVER.id, SERVER.epoch))}
     for row in found:
         if wrong := list(_odd(row, list(table.c))) or list(_wrong(row, groups, lives)):

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from batchq.core.states import RunState
-from batchq.store.moves import CONDITION, RUN, TASK
+from batchq.store.columns import CONDITION, RUN, TASK
 from batchq.tables import Run, Task
 
 OPEN = (RunState.EXECUTING.value, RunState.CANCELING.value)

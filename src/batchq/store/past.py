@@ -12,7 +12,7 @@ from sqlalchemy import Connection, bindparam, func, select
 from sqlalchemy.sql.elements import ColumnElement
 
 from batchq.core.states import State
-from batchq.store.moves import RUN, TASK
+from batchq.store.columns import RUN, TASK
 from batchq.store.statement import Statement, among
 from batchq.tables import Attempt, Run, Task
 

@@ -15,10 +15,9 @@ from batchq.core import secrets
 from batchq.core.affinity import DEFAULT_GROUP
 from batchq.core.conditions import Join
 from batchq.core.states import RunState
-from batchq.store import moves
 from batchq.store import server as servers
+from batchq.store.columns import CONDITION, JOB, RUN, TASK, task_id
 from batchq.store.database import Database
-from batchq.store.moves import CONDITION, JOB, RUN, TASK
 from batchq.store.server import PRIORITIES
 from batchq.store.statement import Reply, Statement
 from batchq.tables import Job, Run, Task, TaskCondition
@@ -56,7 +55,7 @@ class Number:
     def task(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """The task's row."""
         priority = row["priority"] if row["own_priority"] else self.priorities[row["group_name"]]
-        first, leader = moves.task_id(self.run, 0), row["waits_with"]
+        first, leader = task_id(self.run, 0), row["waits_with"]
         return {
             **row,
             "id": first + row["id"],
@@ -67,7 +66,7 @@ class Number:
 
     def conditions(self, conditions: Iterable[tuple[int, int, str, bool]]) -> Iterator[tuple[int, int, str, bool]]:
         """The conditions' rows."""
-        first = moves.task_id(self.run, 0)
+        first = task_id(self.run, 0)
         return (
             (first + predecessor, first + task, outcome, handles) for predecessor, task, outcome, handles in conditions
         )

@@ -14,15 +14,21 @@ from batchq.core.affinity import Server as Seen
 from batchq.core.states import NOT_STARTED, TERMINAL, State
 from batchq.core.windows import UNREADABLE, Window, format_days, format_time, is_zone, parse_days, parse_time
 from batchq.store import moves, trouble
+from batchq.store.columns import (
+    BINDING,
+    DISPATCH,
+    GROUP,
+    RUN,
+    RUN_IS_OPEN,
+    SERVER,
+    STORING,
+    TASK,
+    WINDOW,
+    status_in_index,
+)
 from batchq.store.database import Database
-from batchq.store.moves import RUN, RUN_IS_OPEN, SERVER, STORING, TASK, status_in_index
 from batchq.store.statement import Reply, Statement, among
 from batchq.tables import Dispatch, Group, Liveness, Run, Server, ServerGroup, ServerWindow, Task
-
-GROUP = Group.__table__.c  # type: ignore[attr-defined]
-BINDING = ServerGroup.__table__.c  # type: ignore[attr-defined]
-WINDOW = ServerWindow.__table__.c  # type: ignore[attr-defined]
-DISPATCH = Dispatch.__table__.c  # type: ignore[attr-defined]
 
 PRIORITIES = {"low": 0, "normal": 1, "high": 2, "critical": 3}
 

@@ -15,12 +15,11 @@ from sqlalchemy import Connection, delete, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from batchq.core.affinity import Aside
+from batchq.store.columns import TROUBLE
 from batchq.store.database import of_content, why
 from batchq.store.statement import forget as drop_waiting
 from batchq.store.statement import send
 from batchq.tables import Dispatch, Trouble
-
-TROUBLE = Trouble.__table__.c  # type: ignore[attr-defined]
 
 LONGEST_SECONDS = 60.0
 

@@ -24,8 +24,19 @@ from batchq.core.states import NOT_STARTED, RUN_ENDED, RUN_OPEN, TERMINAL, Outco
 from batchq.core.windows import format_days, format_time
 from batchq.errors import NotFound, unknown
 from batchq.store import moves
-from batchq.store.moves import CONDITION, CONDITIONS_AT, JOB, RUN, RUN_IS_OPEN, SERVER, TASK, status_in_index
-from batchq.store.server import GROUP, PRIORITIES, seen
+from batchq.store.columns import (
+    CONDITION,
+    CONDITIONS_AT,
+    GROUP,
+    JOB,
+    OUT,
+    RUN,
+    RUN_IS_OPEN,
+    SERVER,
+    TASK,
+    status_in_index,
+)
+from batchq.store.server import PRIORITIES, seen
 from batchq.tables import Attempt, Job, Liveness, Run, Server, Task, TaskCondition
 
 T = TypeVar("T")
@@ -444,7 +455,7 @@ def executing(tx: Connection, server: str) -> list[View]:
     """What runs on the server now, the longest first."""
     columns = (RUN.id.label("run"), RUN.job, TASK.name, TASK.claimed_at)
     joined = select(*columns).join(Run, RUN.id == TASK.run_id).join(Server, SERVER.id == TASK.server_id)
-    found = joined.where(moves.OUT, status_in_index(State.EXECUTING), SERVER.name == server).order_by(
+    found = joined.where(OUT, status_in_index(State.EXECUTING), SERVER.name == server).order_by(
         TASK.claimed_at, TASK.id
     )
     return [

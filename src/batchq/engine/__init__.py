@@ -1,0 +1,53 @@
+"""The verbs that move work forward: submit, settle, dispatch, claim, finish, recover, cancel; a module for each.
+
+Each function takes the transaction that it works in, and none sends a message. A caller publishes the tickets that it
+gets back after the commit.
+"""
+
+from batchq.engine.advancing import Advance, advance
+from batchq.engine.canceling import cancel
+from batchq.engine.dispatching import dispatch, follow_clock
+from batchq.engine.flush import Flush, Life, Offer, Report, Served
+from batchq.engine.recovering import (
+    STOPPED,
+    TERMINATED,
+    lose,
+    lose_again,
+    recover_missing,
+    retire,
+    stop,
+    take_over,
+)
+from batchq.engine.serving import serve
+from batchq.engine.settling import settle, settle_runs, unsettled
+from batchq.engine.submitting import submit
+from batchq.engine.ticketing import is_overdue, offer_again, take_back
+
+__all__ = [
+    "STOPPED",
+    "TERMINATED",
+    "Advance",
+    "Flush",
+    "Life",
+    "Offer",
+    "Report",
+    "Served",
+    "advance",
+    "cancel",
+    "dispatch",
+    "follow_clock",
+    "is_overdue",
+    "lose",
+    "lose_again",
+    "offer_again",
+    "recover_missing",
+    "retire",
+    "serve",
+    "settle",
+    "settle_runs",
+    "stop",
+    "submit",
+    "take_back",
+    "take_over",
+    "unsettled",
+]

@@ -1,0 +1,29 @@
+"""Advance: one step forward, the act that servers, clients and the coordinator share."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from sqlalchemy import Connection
+
+from batchq.engine.dispatching import dispatch
+from batchq.engine.settling import settle, unsettled
+from batchq.store import server as servers
+from batchq.store.database import Database
+from batchq.store.moves import Ticket
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """One step forward: tickets to publish after the commit, and whether more is left to settle."""
+
+    tickets: list[Ticket] = field(default_factory=list)
+    more: bool = False
+
+
+def advance(tx: Connection, database: Database, *, ahead: int = 0, unsendable: Collection[str] = ()) -> Advance:
+    """Settle what has ended, then dispatch what is ready; a group whose tickets are `unsendable` gets none."""
+    reply = unsettled(tx, servers.aside(tx, database).runs)
+    more = settle(tx, database.now(tx), reply)
+    return Advance(dispatch(tx, database, ahead, unsendable), more)

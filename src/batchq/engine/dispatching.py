@@ -1,0 +1,69 @@
+"""Dispatch: the best ready tasks get tickets, as far as threads are free for them (rules 10-13, 16, 19, 28)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection
+
+from batchq.core import affinity
+from batchq.store import moves
+from batchq.store import server as servers
+from batchq.store.database import Database
+from batchq.store.moves import Peeked, Ticket
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Ready tasks to hand out at this instant, best first; and how many of each group each server's threads answer."""
+
+    now: datetime
+    rows: Sequence[Any] = ()
+    shares: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
+
+
+def dispatch(tx: Connection, database: Database, ahead: int = 0, unsendable: Collection[str] = ()) -> list[Ticket]:
+    """ready → queued for the best tasks that free threads answer; returns their tickets (rules 10-13, 16, 19, 28).
+
+    A group whose tickets are `unsendable` gets none.
+    """
+    aside = servers.aside(tx, database).tasks
+    chosen = choose(tx, database, servers.demand(tx, aside), {}, ahead, unsendable)
+    return [moves.ticket(row) for row in moves.hand_out(tx, chosen.rows, chosen.now)]
+
+
+def choose(
+    tx: Connection,
+    database: Database,
+    demand: servers.DispatchInput,
+    peeked: Mapping[str, Peeked],
+    ahead: int,
+    unsendable: Collection[str],
+) -> Chosen:
+    """Choose the tasks to hand out, under the dispatch lock; a group `peeked` at far enough is not asked for again."""
+    now = database.now(tx)
+    topology = servers.topology(tx, database, demand.version)
+    busy, out = demand.occupancy
+    free = affinity.free_threads(topology, busy, now, ahead)
+    ready = [group for group in demand.ready if group not in unsendable] if unsendable else demand.ready
+    wanted = affinity.candidates_wanted(ready, out, topology, free)
+    if not wanted:
+        return Chosen(now)
+    candidates = moves.ready(tx, wanted, peeked, now, topology.aside.tasks)
+    admitted = affinity.admit([(row, row.group_name) for row in candidates], out, topology, free)
+    return Chosen(now, admitted.chosen, admitted.shares)
+
+
+def follow_clock(
+    tx: Connection, now: datetime, aside: Collection[int] = (), alone: Collection[int] | None = None
+) -> int:
+    """Bring ready tasks forward whose instant is far off only because the clock was set back; returns their number."""
+    rows = []
+    for row in moves.not_before(tx, now, aside, alone):
+        due = now + timedelta(seconds=row.retry_delay if row.attempt else 0)
+        if row.ready_at > due:
+            rows.append({"task": row.id, "held": row.ready_at, "due": due})
+    return moves.hasten(tx, rows)

@@ -1,0 +1,79 @@
+"""Finish: how attempts ended is stored, and tasks succeed, fail or become ready again (rules 30-32)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection
+
+from batchq.core.states import RunState, State, after_attempt
+from batchq.engine.flush import Life, Report
+from batchq.store import moves
+from batchq.store.statement import Reply
+
+
+def finish(
+    tx: Connection, life: Life, reports: Iterable[Report], locked: Reply, now: datetime, *, settling: bool = False
+) -> tuple[int, dict[int, State]]:
+    """Store how attempts ended, each guarded by its token and epoch; returns the number of stale ones, and the ends.
+
+    The caller locked the runs and then the tasks (`moves.locked`). Ended tasks are marked as unsettled, unless the
+    caller is `settling` them in this transaction. A report repeated after a commit whose reply was lost finds its own
+    work done; it is not stale.
+    """
+    rows, attempts, stale = [], [], 0
+    ends: dict[int, State] = {}
+    standing = {row.id: row for row in locked.rows}
+    for report in reports:
+        row = standing.get(report.task)
+        if row is None or (row.token, row.server_id, row.epoch) != (report.token, life.server, life.epoch):
+            stale += 1
+        elif row.status == State.EXECUTING:
+            state = _state_after(report, row)
+            standing[report.task] = row._replace(status=state)
+            if state is not State.READY:
+                ends[report.task] = state
+            rows.append(_outcome(report, state, row, now, flag=report.task in ends and not settling))
+            attempts.append(_attempt(report, life, row, now))
+    if rows:
+        moves.write_outcomes(tx, rows, attempts, now)
+    return stale, ends
+
+
+def _state_after(report: Report, row: Any) -> State:
+    return after_attempt(
+        ok=report.ok,
+        attempt=row.attempt,
+        retries=row.retries,
+        canceling=row.run_status == RunState.CANCELING,
+        final=report.final,
+    )
+
+
+def _outcome(report: Report, state: State, row: Any, now: datetime, *, flag: bool) -> dict[str, Any]:
+    """The task's row after this report, as `moves.write_outcomes` takes it."""
+    return {
+        "task": report.task,
+        "held": report.token,
+        "state": state.value,
+        "flag": flag,
+        "again": now + timedelta(seconds=row.retry_delay) if state is State.READY else None,
+        "reason": report.error,
+        "value": report.result,
+    }
+
+
+def _attempt(report: Report, life: Life, row: Any, now: datetime) -> dict[str, Any]:
+    return {
+        "task_id": report.task,
+        "attempt": row.attempt,
+        "server": life.name,
+        "epoch": life.epoch,
+        "status": State.SUCCESS.value if report.ok else State.ERROR.value,
+        "claimed_at": row.claimed_at,
+        "ended_at": now,
+        "error": report.error,
+        "log": report.log,
+    }

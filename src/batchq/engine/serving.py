@@ -1,0 +1,100 @@
+"""Serve: one server's commit, in which it finishes, settles, claims and dispatches (rules 10-16, 30-32)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection
+
+from batchq import crash
+from batchq.engine.advancing import Advance
+from batchq.engine.claiming import claim, claimed_before, room
+from batchq.engine.dispatching import choose
+from batchq.engine.finishing import finish
+from batchq.engine.flush import Flush, Life, Served
+from batchq.engine.settling import MOST_FOLLOWERS, close, settle, settle_ends
+from batchq.store import moves
+from batchq.store import server as servers
+from batchq.store.columns import run_of
+from batchq.store.database import Database
+from batchq.store.moves import Ticket
+from batchq.store.statement import Reply
+
+
+def serve(tx: Connection, database: Database, life: Life, flush: Flush) -> Served:
+    """Carry out one flush of a server in one transaction: finish, settle, claim, dispatch.
+
+    A life that no longer carries its server's name is fenced off, and nothing is written (rule 31).
+    """
+    standing = servers.standing(tx, life.server)
+    reported = {report.task for report in flush.reports}
+    moves.lock_runs(tx, sorted({run_of(task) for task in reported}))
+    locked = moves.locked(tx, reported) if reported else None
+    followers = moves.followers(tx, reported, MOST_FOLLOWERS) if reported and flush.may_advance else None
+    # After the locks: a clock read before them would judge by the time at which the wait for them began.
+    now = database.now(tx)
+    version = standing.topology(life.epoch)
+    if version is None:
+        return Served(fenced=True)
+    topology = servers.topology(tx, database, version)
+    # An outcome is stored even where its run cannot be settled.
+    broken = bool(topology.aside.runs) and any(run_of(task) in topology.aside.runs for task in reported)
+    settling = flush.may_advance and not broken
+    stale, ends = finish(tx, life, flush.reports, locked, now, settling=settling) if locked is not None else (0, {})
+    more, counted = settle_ends(tx, now, ends, followers) if settling and ends else (False, None)
+    if reported:
+        crash.point("finishing")
+    moves.unqueue(tx, [(offer.task, offer.token) for offer in flush.overdue])
+    regained = claimed_before(tx, life, flush.tokens_here) if flush.tokens_here is not None else []
+    flush = flush.with_started(len(regained))
+    claimed, parked, refused = claim(tx, database, topology, life, flush)
+    flush = flush.with_started(len(claimed))
+    if flush.may_advance and (flush.more_to_settle or broken):
+        more = settle(tx, now, aside=topology.aside.runs) or more
+    handed: Sequence[Any] = ()
+    started: Reply | None = None
+    tickets: list[Ticket] = []
+    if flush.may_advance and (reported or flush.overdue or flush.more_to_settle):
+        handed, started, tickets = _hand_out(tx, database, life, flush, locked, now)
+    close(tx, counted, now)
+    threads = database.topology.by_id[life.server].threads_now(now)
+    return Served(claimed, regained, handed, started, parked, stale + refused, threads, Advance(tickets, more))
+
+
+def _hand_out(
+    tx: Connection, database: Database, life: Life, flush: Flush, ended: Reply | None, now: datetime
+) -> tuple[Sequence[Any], Reply | None, list[Ticket]]:
+    """Dispatch what is ready; returns the rows that the server starts itself, the proof of their claim, and tickets.
+
+    A group in which a task has `ended` is peeked at in advance: its next task is likely to start on the same thread.
+    """
+    free = room(database.topology, life, flush.pool, now) - flush.active
+    aside = database.topology.aside.tasks
+    demand = servers.demand(tx, aside)
+    likely = {row.group_name: free for row in ended.rows} if ended is not None and free > 0 else {}
+    chosen = choose(tx, database, demand, moves.peek(tx, likely, now, aside), flush.ahead, flush.unsendable)
+    free = room(database.topology, life, flush.pool, chosen.now) - flush.active
+    share = chosen.shares.get(life.server, {})
+    own, others = _own_share(moves.hand_out(tx, chosen.rows, chosen.now), share, free)
+    # Claimed at once: its own ticket would travel to the broker and straight back.
+    tokens = [(row.id, row.token) for row in own]
+    version = database.topology.version
+    started = moves.mark_executing(tx, tokens, life.server, life.epoch, version, chosen.now) if own else None
+    return [row._replace(attempt=row.attempt + 1) for row in own], started, [moves.ticket(row) for row in others]
+
+
+def _own_share(rows: Iterable[Any], share: Mapping[str, int], free: int) -> tuple[list[Any], list[Any]]:
+    """The rows that the server starts itself, at most its `share` of each group and `free` in all; and the others."""
+    own: list[Any] = []
+    others: list[Any] = []
+    left = Counter(share)
+    for row in rows:
+        if len(own) < free and left[row.group_name] > 0:
+            left[row.group_name] -= 1
+            own.append(row)
+        else:
+            others.append(row)
+    return own, others

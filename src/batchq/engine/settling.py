@@ -1,0 +1,175 @@
+"""Settle: conditions on ended tasks are resolved, their followers move on, empty runs close (rules 3-7)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection
+
+from batchq.core.conditions import Ended, Join, readiness, resolution, verdict
+from batchq.core.states import Outcome, RunState, State
+from batchq.store import moves
+from batchq.store.columns import run_of
+from batchq.store.statement import Reply
+
+CONDITIONS_PER_TRANSACTION = 1000
+MOST_FOLLOWERS = CONDITIONS_PER_TRANSACTION + len(Outcome)
+ROUNDS_PER_TRANSACTION = 50
+
+
+# --- what earlier transactions left -------------------------------------------------------------------------
+
+
+def settle(tx: Connection, now: datetime, reply: Reply | None = None, aside: Collection[int] = ()) -> bool:
+    """Settle what earlier transactions left unsettled, except in the runs `aside`; True if more is left.
+
+    One transaction does a bounded piece of the work. Pass the `reply` to `unsettled` if it was asked for already.
+    """
+    return settle_runs(tx, [row.run_id for row in (reply or unsettled(tx, aside)).rows], now)
+
+
+def settle_runs(tx: Connection, runs: Collection[int], now: datetime) -> bool:
+    """Settle what earlier transactions left unsettled in these runs; True if more is left."""
+    if not runs:
+        return False
+    moves.lock_runs(tx, sorted(runs))
+    ends = moves.unsettled_ends(tx, runs, limit=CONDITIONS_PER_TRANSACTION)
+    more, counted = settle_ends(tx, now, ends, flagged=True)
+    close(tx, counted, now)
+    return more or len(ends) == CONDITIONS_PER_TRANSACTION
+
+
+def unsettled(tx: Connection, aside: Collection[int] = ()) -> Reply:
+    """Ask for the runs in which earlier transactions left something to settle; the question does not wait."""
+    return moves.unsettled_runs(tx, CONDITIONS_PER_TRANSACTION, aside)
+
+
+# --- ends spread --------------------------------------------------------------------------------------------
+
+
+def settle_ends(
+    tx: Connection, now: datetime, ends: Mapping[int, State], reply: Reply | None = None, *, flagged: bool = False
+) -> tuple[bool, Reply | None]:
+    """Settle these ended tasks, whose runs the caller has locked; returns whether more is left, and input for `close`.
+
+    `flagged` ends carry the mark of unsettled ones, which is cleared. `reply` holds their followers, if the caller
+    asked for them already; it may hold followers of other tasks too.
+    """
+    settled, left, reached = spread(tx, now, ends, reply)
+    moves.clear_unsettled(tx, [task for task in settled if flagged and task in ends])
+    moves.mark_unsettled(tx, left, reached)
+    counted = moves.count_off(tx, Counter(map(run_of, settled))) if settled else None
+    return bool(left), counted
+
+
+def spread(
+    tx: Connection, now: datetime, ends: Mapping[int, State], reply: Reply | None
+) -> tuple[dict[int, State], dict[int, State], dict[int, int]]:
+    """Resolve the conditions on these ends, then on the tasks that this ended, and so on, within the budget.
+
+    Returns the settled tasks, the tasks left for the next transaction, and the last follower that one of these reached.
+    """
+    settled: dict[int, State] = {}
+    budget, rounds = CONDITIONS_PER_TRANSACTION, ROUNDS_PER_TRANSACTION
+    ending = dict(ends)
+    # A reply as long as its limit may have been cut short.
+    at_hand = None if reply is None or len(reply.rows) == MOST_FOLLOWERS else reply.rows
+    while ending and rounds:
+        most = max(budget, 1)
+        if at_hand is not None:
+            found, at_hand = [row for row in at_hand if row.predecessor_id in ending], None
+        else:
+            found = moves.followers(tx, ending, most + len(Outcome)).rows
+        conditions, next_, weight = within_budget(found, most)
+        fell = _resolve(tx, ending, conditions, now) if conditions else {}
+        if next_ is not None:
+            predecessor, task = next_
+            done = {end: state for end, state in ending.items() if end < predecessor}
+            left = {end: state for end, state in ending.items() if end >= predecessor}
+            return settled | done, left | fell, {predecessor: task - 1}
+        settled |= ending
+        ending = fell
+        budget -= weight
+        rounds -= 1
+    return settled, ending, {}
+
+
+def within_budget(conditions: Sequence[Any], budget: int) -> tuple[Sequence[Any], tuple[int, int] | None, int]:
+    """The first conditions worth `budget`, the pair of tasks to go on with, and the weight of those conditions.
+
+    A condition weighs one for each task that shares it. Conditions between one pair of tasks stay together, even
+    beyond the budget: the next transaction goes on behind a pair.
+    """
+    cut = weight = 0
+    while cut < len(conditions) and (weight < budget or conditions[cut][:2] == conditions[cut - 1][:2]):
+        weight += 1 + conditions[cut].sharing
+        cut += 1
+    return conditions[:cut], conditions[cut][:2] if cut < len(conditions) else None, weight
+
+
+def _resolve(tx: Connection, ends: Mapping[int, State], conditions: Sequence[Any], now: datetime) -> dict[int, State]:
+    """Resolve these conditions, and move on the tasks behind them; returns the tasks that didn't run."""
+    came, failed, waiting = _tally(ends, conditions)
+    counted, moved = [], []
+    fell: dict[int, State] = {}
+    shared: dict[State, list[int]] = {}
+    for task, (status, joined, pending, met, impossible, sharing) in sorted(waiting.items()):
+        row = {
+            "task": task,
+            "pending": pending - came[task] - failed[task],
+            "met": met + came[task],
+            "impossible": impossible + failed[task],
+        }
+        state = State.WAITING
+        if status == State.WAITING:
+            state = readiness(Join(joined), row["pending"], row["met"], row["impossible"])
+        if state is State.WAITING:
+            counted.append(row)
+            continue
+        ready = state is State.READY
+        moved.append(row | {"state": state.value, "ready": now if ready else None, "ended": None if ready else now})
+        if not ready:
+            fell[task] = state
+        if sharing:
+            shared.setdefault(state, []).append(task)
+    moves.count(tx, counted)
+    moves.count_and_move(tx, moved)
+    followed = {state: moves.move_sharing(tx, tasks, state, now) for state, tasks in shared.items()}
+    if State.DIDNT_RUN in followed:
+        fell |= dict.fromkeys((row.id for row in followed[State.DIDNT_RUN].rows), State.DIDNT_RUN)
+    return fell
+
+
+def _tally(
+    ends: Mapping[int, State], conditions: Sequence[Any]
+) -> tuple[Counter[int], Counter[int], dict[int, Sequence[Any]]]:
+    """Count the conditions that came true and that failed, by waiting task; returns these tasks as they stand too."""
+    came: Counter[int] = Counter()
+    failed: Counter[int] = Counter()
+    waiting: dict[int, Sequence[Any]] = {}
+    met = {(outcome.value, end): resolution(outcome, ends[end]) for end in ends for outcome in Outcome}
+    for predecessor, task, outcome, *stands in conditions:
+        (came if met[outcome, predecessor] else failed)[task] += 1
+        waiting[task] = stands
+    return came, failed, waiting
+
+
+# --- runs close ---------------------------------------------------------------------------------------------
+
+
+def close(tx: Connection, counted: Reply | None, now: datetime) -> None:
+    """Give the runs that were counted down to nothing their verdicts (rule 7)."""
+    emptied = moves.emptied(counted) if counted is not None else {}
+    if not emptied:
+        return
+    failures: dict[int, list[Ended]] = {run: [] for run in emptied}
+    for row in moves.failures(tx, emptied):
+        failures[row.run_id].append(Ended(State(row.status), row.ignore_failure, row.handled, row.aborted))
+    closing = []
+    for run, was in emptied.items():
+        verdict_ = verdict(failures[run], canceled=was is RunState.CANCELING)
+        closing.append({"run": run, "was": was.value, "verdict": verdict_.value})
+    moves.close_runs(tx, closing, now)

@@ -1,0 +1,96 @@
+"""The columns of every table, and the words in which statements test them; whatever writes SQL starts here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Boolean, and_, func, literal_column
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.elements import ColumnElement
+
+from batchq.core.states import State
+from batchq.tables import (
+    Attempt,
+    Dispatch,
+    Group,
+    Job,
+    Run,
+    Server,
+    ServerGroup,
+    ServerWindow,
+    Task,
+    TaskCondition,
+    Trouble,
+)
+
+JOB = Job.__table__.c  # type: ignore[attr-defined]
+RUN = Run.__table__.c  # type: ignore[attr-defined]
+TASK = Task.__table__.c  # type: ignore[attr-defined]
+CONDITION = TaskCondition.__table__.c  # type: ignore[attr-defined]
+ATTEMPT = Attempt.__table__.c  # type: ignore[attr-defined]
+SERVER = Server.__table__.c  # type: ignore[attr-defined]
+GROUP = Group.__table__.c  # type: ignore[attr-defined]
+BINDING = ServerGroup.__table__.c  # type: ignore[attr-defined]
+WINDOW = ServerWindow.__table__.c  # type: ignore[attr-defined]
+DISPATCH = Dispatch.__table__.c  # type: ignore[attr-defined]
+TROUBLE = Trouble.__table__.c  # type: ignore[attr-defined]
+
+POSITION_BITS = 20  # bits of a task's id that hold its position in its run
+
+
+def task_id(run: int, position: int) -> int:
+    """The id of the task at `position` (from 0) of the run."""
+    return run << POSITION_BITS | position
+
+
+def run_of(task: int) -> int:
+    """The run that a task belongs to."""
+    return task >> POSITION_BITS
+
+
+def status_in_index(*states: State) -> ColumnElement[bool]:
+    """A task's `status` is one of `states`, in the words of the partial indexes; use it where such an index serves."""
+    words = ", ".join(f"'{state.value}'" for state in states)
+    test = f"IN ({words})" if len(states) > 1 else f"= {words}"
+    # Without a type: SQLAlchemy would write a Boolean as `(…) = 1`, and SQLite would use no index for it.
+    return literal_column(f"batchq_task.status {test}")
+
+
+class StatusIs(ColumnElement[bool]):
+    """A task's `status` is `state`, in words that keep the database from using a partial index."""
+
+    inherit_cache = False
+    type = Boolean()
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.bound = TASK.status == state.value
+
+    def self_group(self, against: Any = None) -> StatusIs:
+        """Refuse parentheses: SQLAlchemy would wrap a Boolean as `(…) = 1`."""
+        return self
+
+
+@compiles(StatusIs, "sqlite")
+def _status_in_words(element: StatusIs, compiler: Any, **options: Any) -> str:
+    # For a bound value SQLite would plan the statement anew at each run, in search of a partial index.
+    return f"+batchq_task.status = '{element.state.value}'"
+
+
+@compiles(StatusIs, "postgresql")
+def _status_bound(element: StatusIs, compiler: Any, **options: Any) -> str:
+    return str(compiler.process(element.bound, **options))
+
+
+def status_is(state: State) -> StatusIs:
+    """A task's `status` is `state`; use it where rows are found by id, so that no partial index is searched instead."""
+    return StatusIs(state)
+
+
+# SQLite uses a partial index only for a query that repeats the index's own words.
+OUT = status_in_index(State.QUEUED, State.EXECUTING)
+RUN_IS_OPEN: ColumnElement[bool] = literal_column("batchq_run.status IN ('storing', 'executing', 'canceling')")
+STORING = and_(RUN_IS_OPEN, RUN.status == literal_column("'storing'"))
+
+# The task whose id a task's conditions carry: another one that it shares them with, or itself.
+CONDITIONS_AT = func.coalesce(TASK.waits_with, TASK.id)

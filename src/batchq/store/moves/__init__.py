@@ -1,0 +1,102 @@
+"""The guarded moves of runs and tasks in SQL: each changes a row only while it still is in the expected state (rule 6).
+
+Every function takes the transaction first. Rows are locked in the order: server, runs, tasks, dispatch.
+"""
+
+from batchq.store.moves.canceling import begin_cancel
+from batchq.store.moves.claiming import claimed, executing_on, grant, left_executing, lock_tickets, mark_executing
+from batchq.store.moves.dispatching import (
+    Peeked,
+    counted,
+    hand_out,
+    hasten,
+    in_order,
+    not_before,
+    numbers_not_before,
+    numbers_ready,
+    occupancy,
+    occupancy_later,
+    peek,
+    ready,
+)
+from batchq.store.moves.finishing import locked, write_outcomes
+from batchq.store.moves.settling import (
+    clear_unsettled,
+    close_runs,
+    count,
+    count_and_move,
+    count_off,
+    emptied,
+    failures,
+    followers,
+    lock_runs,
+    mark_unsettled,
+    move_sharing,
+    unsettled_ends,
+    unsettled_runs,
+)
+from batchq.store.moves.starting import discard_unstored, give_up, is_storing, numbers_storing, start_run
+from batchq.store.moves.ticketing import (
+    Ticket,
+    lock_now,
+    lock_out,
+    new_token,
+    numbers_out,
+    requeue,
+    ticket,
+    tickets_out,
+    unqueue,
+)
+from batchq.store.moves.ticking import anything_open
+
+__all__ = [
+    "Peeked",
+    "Ticket",
+    "anything_open",
+    "begin_cancel",
+    "claimed",
+    "clear_unsettled",
+    "close_runs",
+    "count",
+    "count_and_move",
+    "count_off",
+    "counted",
+    "discard_unstored",
+    "emptied",
+    "executing_on",
+    "failures",
+    "followers",
+    "give_up",
+    "grant",
+    "hand_out",
+    "hasten",
+    "in_order",
+    "is_storing",
+    "left_executing",
+    "lock_now",
+    "lock_out",
+    "lock_runs",
+    "lock_tickets",
+    "locked",
+    "mark_executing",
+    "mark_unsettled",
+    "move_sharing",
+    "new_token",
+    "not_before",
+    "numbers_not_before",
+    "numbers_out",
+    "numbers_ready",
+    "numbers_storing",
+    "occupancy",
+    "occupancy_later",
+    "peek",
+    "ready",
+    "requeue",
+    "start_run",
+    "ticket",
+    "tickets_out",
+    "unqueue",
+    "unsettled_ends",
+    "unsettled_runs",
+    "write_outcomes",
+]

@@ -1,0 +1,98 @@
+"""Claims in SQL: queued → executing on one server, under one life (rules 10, 16, 31)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, and_, bindparam, func, or_, select, update
+
+from batchq.core.states import State
+from batchq.store.columns import DISPATCH, OUT, RUN, SERVER, TASK, status_in_index, status_is
+from batchq.store.moves.becoming import becomes
+from batchq.store.moves.dispatching import TO_START
+from batchq.store.statement import Reply, Statement, among
+from batchq.tables import Liveness, Run, Server, Task
+
+_CLAIMS = becomes(State.QUEUED, State.EXECUTING)
+
+_mine = and_(TASK.server_id == bindparam("server"), TASK.epoch == bindparam("epoch_"))
+_unchanged = select(DISPATCH.topology).scalar_subquery() == bindparam("version")
+_LOCK_TICKETS = Statement(
+    select(TASK.id, TASK.group_name)
+    .where(status_is(State.QUEUED), among(TASK.id, "tasks"))
+    .order_by(TASK.id)
+    .with_for_update(key_share=True)
+)
+_CLAIM = Statement(
+    update(Task)
+    .where(among(TASK.id, "tasks"), among(TASK.token, "tokens"), _CLAIMS.standing, _unchanged)
+    .values(
+        status=_CLAIMS.status,
+        attempt=TASK.attempt + 1,
+        server_id=bindparam("server"),
+        epoch=bindparam("epoch_"),
+        claimed_at=bindparam("now"),
+        ended_at=None,
+        error=None,
+    )
+    .returning(TASK.id)
+)
+_CLAIMED = Statement(
+    select(*TO_START, TASK.token)
+    .join(Run, RUN.id == TASK.run_id)
+    .where(among(TASK.token, "tokens"), among(TASK.id, "tasks"))
+    .where(status_is(State.EXECUTING), _mine)
+)
+_EXECUTING_ON = Statement(
+    select(TASK.id, TASK.token, TASK.epoch)
+    .where(OUT, status_in_index(State.EXECUTING), TASK.server_id == bindparam("server"))
+    .order_by(TASK.id)
+)
+
+
+def lock_tickets(tx: Connection, tasks: Collection[int]) -> Reply:
+    """Lock these queued tasks, after whoever holds them; returns their groups."""
+    return _LOCK_TICKETS.later(tx, tasks=tasks)
+
+
+def grant(
+    tx: Connection, tickets: Sequence[tuple[int, str]], server: int, epoch: int, version: int, now: datetime
+) -> Reply:
+    """queued → executing on this server for these (task, token); returns the rows that execute there now.
+
+    A topology newer than `version` grants nothing. A claim repeated after a commit whose reply was lost finds its
+    rows executing under its own tokens, and they count.
+    """
+    mark_executing(tx, tickets, server, epoch, version, now)
+    return claimed(tx, tickets, server, epoch)
+
+
+def mark_executing(
+    tx: Connection, tickets: Sequence[tuple[int, str]], server: int, epoch: int, version: int, now: datetime
+) -> Reply:
+    """queued → executing on this server; returns the ids alone, for a caller that has the rows."""
+    tasks, tokens = zip(*tickets, strict=True)
+    return _CLAIM.later(tx, tasks=tasks, tokens=tokens, server=server, epoch_=epoch, version=version, now=now)
+
+
+def claimed(tx: Connection, tickets: Sequence[tuple[int, str]], server: int, epoch: int) -> Reply:
+    """The tasks of these (task, token) that execute on this server, with all that it needs to start them."""
+    tasks, tokens = zip(*tickets, strict=True)
+    return _CLAIMED.later(tx, tasks=tasks, tokens=tokens, server=server, epoch_=epoch)
+
+
+def executing_on(tx: Connection, server: int) -> Sequence[Any]:
+    """The attempts that the server executes by the database: id, token, epoch."""
+    return _EXECUTING_ON(tx, server=server)
+
+
+def left_executing(tx: Connection, task: int) -> Any | None:
+    """The task's attempt, with its server's name, if it executes under a life that is over; else None."""
+    name = func.coalesce(SERVER.name, "?").label("server")
+    over = or_(SERVER.id.is_(None), SERVER.epoch != TASK.epoch, SERVER.liveness != Liveness.RUNNING.value)
+    statement = select(TASK.id, TASK.token, TASK.epoch, TASK.server_id, name).outerjoin(
+        Server, SERVER.id == TASK.server_id
+    )
+    return tx.execute(statement.where(TASK.id == task, OUT, status_in_index(State.EXECUTING), over)).one_or_none()

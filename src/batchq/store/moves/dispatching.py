@@ -1,0 +1,186 @@
+"""Dispatch in SQL: how busy servers are, which tasks are ready, and ready → queued (rules 10-13)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, func, select, update
+
+from batchq.core.states import State
+from batchq.store.columns import RUN, TASK, status_in_index, status_is
+from batchq.store.moves.becoming import becomes
+from batchq.store.moves.listing import Listing
+from batchq.store.moves.ticketing import new_token
+from batchq.store.statement import Reply, Statement
+from batchq.tables import Run, Task
+
+# All that a server must know of an attempt to start it.
+TO_START = (
+    *(TASK.id, TASK.name, TASK.group_name, TASK.attempt, TASK.retries),
+    *(TASK.operation, TASK.args, TASK.kwargs, TASK.time_limit),
+    *(RUN.job, RUN.run_by, RUN.company),
+)
+
+# --- how busy servers are -----------------------------------------------------------------------------------
+
+_OCCUPANCY = Listing(
+    select(TASK.status, TASK.group_name, TASK.server_id, func.count())
+    .where(status_in_index(State.QUEUED, State.EXECUTING))
+    .group_by(TASK.status, TASK.group_name, TASK.server_id),
+    TASK.id,
+)
+
+
+def occupancy(tx: Connection, aside: Collection[int] = ()) -> tuple[dict[int, int], dict[str, int]]:
+    """Count the tasks that each server executes, and the tickets out of each group; tasks `aside` do not count."""
+    return counted(occupancy_later(tx, aside))
+
+
+def occupancy_later(tx: Connection, aside: Collection[int] = (), alone: Collection[int] | None = None) -> Reply:
+    """The rows for `counted`, asked for without waiting for them."""
+    return _OCCUPANCY.later(tx, aside, alone)
+
+
+def counted(occupancy: Reply) -> tuple[dict[int, int], dict[str, int]]:
+    """Count the tasks that each server executes, and the tickets out of each group, by `occupancy_later`."""
+    busy: dict[int, int] = {}
+    out: dict[str, int] = {}
+    for status, group, server, number in occupancy.rows:
+        if status == State.EXECUTING.value:
+            busy[server] = busy.get(server, 0) + number
+        else:
+            out[group] = out.get(group, 0) + number
+    return busy, out
+
+
+# --- which tasks are ready ----------------------------------------------------------------------------------
+
+_READY = Listing(
+    select(*TO_START, TASK.token, TASK.priority, TASK.ready_at)
+    .join(Run, RUN.id == TASK.run_id)
+    .where(status_in_index(State.READY), TASK.group_name == bindparam("group"), TASK.ready_at <= bindparam("now"))
+    .order_by(TASK.priority.desc(), TASK.ready_at, TASK.id)
+    .limit(bindparam("limit"))
+    .with_for_update(of=Task.__table__, skip_locked=True, key_share=True),  # type: ignore[attr-defined]
+    TASK.id,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Peeked:
+    """The answer to `peek` for one group: its best ready tasks, at most `limit`."""
+
+    limit: int
+    rows: Reply
+
+    def reaches(self, limit: int) -> bool:
+        """Whether it shows the best `limit` tasks: it asked for so many, or found fewer than it asked for."""
+        return limit <= self.limit or len(self.rows.rows) < self.limit
+
+
+def peek(
+    tx: Connection,
+    wanted: Mapping[str, int],
+    now: datetime,
+    aside: Collection[int] = (),
+    alone: Collection[int] | None = None,
+) -> dict[str, Peeked]:
+    """Ask for the best ready tasks of each group, at most as many as `wanted`, and lock them; returns at once."""
+    return {
+        group: Peeked(limit, _READY.later(tx, aside, alone, group=group, limit=limit, now=now))
+        for group, limit in wanted.items()
+    }
+
+
+def ready(
+    tx: Connection,
+    wanted: Mapping[str, int],
+    peeked: Mapping[str, Peeked],
+    now: datetime,
+    aside: Collection[int] = (),
+) -> list[Any]:
+    """The best ready tasks of each group, at most as many as `wanted`, best first: priority, then waiting time.
+
+    A group that was `peeked` at far enough is not asked for again.
+    """
+    short = {group: limit for group, limit in wanted.items() if not (group in peeked and peeked[group].reaches(limit))}
+    peeked = {**peeked, **peek(tx, short, now, aside)}
+    rows = [row for group, limit in wanted.items() for row in peeked[group].rows.rows[:limit]]
+    return in_order(rows) if len(wanted) > 1 else rows
+
+
+def in_order(rows: Iterable[Any]) -> list[Any]:
+    """Ready tasks, the best first: priority, then waiting time."""
+    return sorted(rows, key=lambda row: (-row.priority, row.ready_at, row.id))
+
+
+def numbers_ready(tx: Connection, group: str, limit: int) -> list[int]:
+    """The ids of a group's first ready tasks in the order of dispatch, broken rows among them."""
+    order = (TASK.priority.desc(), TASK.ready_at, TASK.id)
+    ready = select(TASK.id).where(status_in_index(State.READY), TASK.group_name == group).order_by(*order)
+    return list(tx.execute(ready.limit(limit)).scalars())
+
+
+# --- ready → queued -----------------------------------------------------------------------------------------
+
+_QUEUED = becomes(State.READY, State.QUEUED)
+
+_QUEUE = Statement(
+    lambda given: (
+        update(Task)
+        .where(TASK.id == given.task, _QUEUED.standing)
+        .values(status=_QUEUED.status, token=given.renewed, queued_at=bindparam("now"))
+        .values(server_id=None, epoch=None, offers=0)
+    ),
+    task=TASK.id,
+    renewed=TASK.token,
+)
+
+
+def hand_out(tx: Connection, rows: Iterable[Any], now: datetime) -> list[Any]:
+    """ready → queued; returns the rows, each with its new token."""
+    queued = [row._replace(token=new_token()) for row in rows]
+    if queued:
+        _QUEUE.later(tx, [{"task": row.id, "renewed": row.token} for row in queued], now=now)
+    return queued
+
+
+# --- ready tasks that wait for an instant -------------------------------------------------------------------
+
+_NOT_BEFORE = Listing(
+    select(TASK.id, TASK.attempt, TASK.ready_at, TASK.retry_delay).where(
+        status_in_index(State.READY), TASK.ready_at > bindparam("now")
+    ),
+    TASK.id,
+)
+_HASTEN = Statement(
+    lambda given: (
+        update(Task)
+        .where(TASK.id == given.task, TASK.ready_at == given.held, status_is(State.READY))
+        .values(ready_at=given.due)
+    ),
+    task=TASK.id,
+    held=TASK.ready_at,
+    due=TASK.ready_at,
+)
+
+
+def not_before(
+    tx: Connection, now: datetime, aside: Collection[int] = (), alone: Collection[int] | None = None
+) -> Sequence[Any]:
+    """The ready tasks that may not start yet, by id, each with its attempt, `ready_at` and delay between attempts."""
+    return sorted(_NOT_BEFORE.later(tx, aside, alone, now=now).rows)
+
+
+def numbers_not_before(tx: Connection, now: datetime) -> list[int]:
+    """The ids of the ready tasks that may not start yet, broken rows among them."""
+    later = select(TASK.id).where(status_in_index(State.READY), TASK.ready_at > now)
+    return list(tx.execute(later.order_by(TASK.id)).scalars())
+
+
+def hasten(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> int:
+    """Let ready tasks start from `due` on; returns how many still had the `ready_at` given as `held`."""
+    return _HASTEN.count(tx, rows) if rows else 0

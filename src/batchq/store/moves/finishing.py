@@ -1,0 +1,71 @@
+"""Outcomes in SQL: executing → success, error or ready again, each with a row for the attempt (rules 30-32)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, func, insert, select, update
+
+from batchq.core.states import State
+from batchq.store.columns import ATTEMPT, RUN, TASK
+from batchq.store.moves.becoming import becomes
+from batchq.store.statement import Reply, Statement, among
+from batchq.tables import Attempt, Run, Task
+
+_ENDED = becomes(State.EXECUTING, State.SUCCESS, State.ERROR, State.READY)
+
+_LOCKED = Statement(
+    select(
+        TASK.id,
+        TASK.run_id,
+        TASK.status,
+        TASK.group_name,
+        TASK.token,
+        TASK.attempt,
+        TASK.retries,
+        TASK.retry_delay,
+        TASK.server_id,
+        TASK.epoch,
+        TASK.claimed_at,
+        RUN.status.label("run_status"),
+    )
+    .join(Run, RUN.id == TASK.run_id)
+    .where(among(TASK.id, "tasks"))
+    .order_by(TASK.id)
+    .with_for_update(of=Task.__table__, key_share=True)  # type: ignore[attr-defined]
+)
+_FINISH = Statement(
+    lambda given: (
+        update(Task)
+        .where(TASK.id == given.task, TASK.token.is_not_distinct_from(given.held), _ENDED.standing)
+        .values(status=given.state, unsettled=given.flag, ready_at=func.coalesce(given.again, TASK.ready_at))
+        .values(ended_at=bindparam("now"), error=given.reason, result=given.value)
+    ),
+    task=TASK.id,
+    held=TASK.token,
+    state=TASK.status,
+    flag=TASK.unsettled,
+    again=TASK.ready_at,
+    reason=TASK.error,
+    value=TASK.result,
+)
+_attempt = {column.name: column for column in ATTEMPT}
+_ATTEMPT = Statement(
+    lambda given: insert(Attempt).from_select(list(_attempt), select(*(getattr(given, name) for name in _attempt))),
+    **_attempt,
+)
+
+
+def locked(tx: Connection, tasks: Collection[int]) -> Reply:
+    """These tasks as they stand, locked in the order of their ids, with the states of their runs."""
+    return _LOCKED.later(tx, tasks=tasks)
+
+
+def write_outcomes(
+    tx: Connection, rows: Sequence[Mapping[str, Any]], attempts: Sequence[Mapping[str, Any]], now: datetime
+) -> None:
+    """executing → success, error or ready again, and a row for each attempt."""
+    _FINISH.later(tx, rows, now=now)
+    _ATTEMPT.later(tx, attempts)

@@ -1,0 +1,32 @@
+"""Questions over many rows at once, which can leave out rows that are broken."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from sqlalchemy import Connection, Select
+from sqlalchemy.sql.elements import ColumnElement
+
+from batchq.store.statement import Reply, Statement, among
+
+
+class Listing:
+    """A SELECT in three forms: over all rows, over all but those set `aside`, or over some rows `alone`.
+
+    `key` is the column of numbers that tells the rows apart; it is readable even where the rest of a row is not.
+    """
+
+    def __init__(self, statement: Select[Any], key: ColumnElement[Any]) -> None:
+        self._all = Statement(statement)
+        self._others = Statement(statement.where(~among(key, "aside")))
+        self._alone = Statement(statement.where(among(key, "alone")))
+
+    def later(
+        self, tx: Connection, aside: Collection[int] = (), alone: Collection[int] | None = None, **values: Any
+    ) -> Reply:
+        """Queue the question, as `Statement.later` does."""
+        if alone is not None:
+            return self._alone.later(tx, alone=alone, **values)
+        # Nearly always nothing is set aside; that case must not pay for an empty list.
+        return self._others.later(tx, aside=aside, **values) if aside else self._all.later(tx, **values)

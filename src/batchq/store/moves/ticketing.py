@@ -1,0 +1,132 @@
+"""Tickets in SQL: which are out, and how they are taken back, or offered again under a new token (rule 20)."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, select, update
+
+from batchq.core.states import State
+from batchq.store.columns import OUT, RUN, TASK, run_of, status_in_index, status_is
+from batchq.store.moves.becoming import becomes
+from batchq.store.moves.listing import Listing
+from batchq.store.statement import Statement, among
+from batchq.tables import Run, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """The offer of one attempt of one task to the servers of its group."""
+
+    task: int
+    token: str
+    attempt: int
+    group: str
+    job: str
+    name: str
+
+    @property
+    def run(self) -> int:
+        """The run of its task."""
+        return run_of(self.task)
+
+
+def ticket(row: Any) -> Ticket:
+    """The ticket of a queued row, to be published after the commit."""
+    return Ticket(row.id, row.token, row.attempt + 1, row.group_name, row.job, row.name)
+
+
+def new_token() -> str:
+    """A token that no other ticket carries."""
+    return str(uuid.uuid4())
+
+
+# --- which are out ------------------------------------------------------------------------------------------
+
+_OUT = Listing(
+    select(TASK.id, TASK.token, TASK.group_name, TASK.attempt, TASK.queued_at, TASK.offers, TASK.name, RUN.job)
+    .join(Run, RUN.id == TASK.run_id)
+    .where(OUT, status_in_index(State.QUEUED))
+    .order_by(TASK.queued_at, TASK.id),
+    TASK.id,
+)
+_LOCK_OUT = Statement(
+    select(TASK.id).where(OUT, status_in_index(State.QUEUED)).order_by(TASK.id).with_for_update(key_share=True)
+)
+_by_id = select(TASK.id).where(among(TASK.id, "tasks")).order_by(TASK.id)
+_LOCK_FREE = Statement(_by_id.with_for_update(key_share=True, skip_locked=True))
+_LOCK_ALL = Statement(_by_id.with_for_update(key_share=True, nowait=True))
+
+
+def tickets_out(tx: Connection, aside: Collection[int] = (), alone: Collection[int] | None = None) -> Sequence[Any]:
+    """Every ticket that is out, oldest first, with its token, age and number of offers."""
+    return _OUT.later(tx, aside, alone).rows
+
+
+def numbers_out(tx: Connection, *states: State) -> list[int]:
+    """The ids of the tasks in these states (queued, executing), broken rows among them."""
+    return list(tx.execute(select(TASK.id).where(OUT, status_in_index(*states)).order_by(TASK.id)).scalars())
+
+
+def lock_out(tx: Connection) -> None:
+    """Lock all tickets that are out. Call it before the dispatch lock: whoever holds that one waits for no task."""
+    if tx.dialect.name != "sqlite":
+        _LOCK_OUT(tx)
+
+
+def lock_now(tx: Connection, tasks: Collection[int], *, skip: bool) -> Collection[int]:
+    """Lock these tasks without waiting; returns the locked ones.
+
+    A task that another transaction has locked is left out with `skip`; without it the transaction is broken off and
+    begins again (`Database.run`).
+    """
+    if not tasks or tx.dialect.name == "sqlite":
+        return tasks
+    return {row.id for row in (_LOCK_FREE if skip else _LOCK_ALL)(tx, tasks=tasks)}
+
+
+# --- taken back, or offered again ---------------------------------------------------------------------------
+
+_TAKEN_BACK = becomes(State.QUEUED, State.READY)
+
+_TAKE_BACK = Statement(
+    lambda given: (
+        update(Task)
+        .where(TASK.id == given.task, TASK.token.is_not_distinct_from(given.held), _TAKEN_BACK.standing)
+        .values(status=_TAKEN_BACK.status, token=None, queued_at=None)
+    ),
+    task=TASK.id,
+    held=TASK.token,
+)
+_OFFER_AGAIN = Statement(
+    lambda given: (
+        update(Task)
+        .where(TASK.id == given.task, TASK.token.is_not_distinct_from(given.held), status_is(State.QUEUED))
+        .values(token=given.renewed, queued_at=bindparam("now"), offers=TASK.offers + 1)
+    ),
+    task=TASK.id,
+    held=TASK.token,
+    renewed=TASK.token,
+)
+
+
+def unqueue(tx: Connection, tickets: Iterable[tuple[int, str]]) -> int:
+    """queued → ready for these (task, token); returns how many were still queued under that token."""
+    standing = [{"task": task, "held": token} for task, token in sorted(tickets)]
+    return _TAKE_BACK.count(tx, standing) if standing else 0
+
+
+def requeue(tx: Connection, rows: Iterable[Any], now: datetime) -> list[Ticket]:
+    """Give queued tasks a new token, as their tickets seem lost; returns the tickets to publish after the commit."""
+    tickets, values = [], []
+    for row in rows:
+        ticket = Ticket(row.id, new_token(), row.attempt + 1, row.group_name, row.job, row.name)
+        tickets.append(ticket)
+        values.append({"task": row.id, "held": row.token, "renewed": ticket.token})
+    if values:
+        _OFFER_AGAIN.later(tx, values, now=now)
+    return tickets

@@ -1,0 +1,27 @@
+"""The coordinator's one question before a tick: is there anything to do?"""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, exists, literal_column, or_, select
+
+from batchq.core.states import State
+from batchq.store.columns import OUT, RUN, STORING, TASK, TROUBLE, status_in_index
+from batchq.store.statement import Statement
+
+_ANYTHING_OPEN = Statement(
+    select(
+        or_(
+            exists(select(TASK.id).where(literal_column("unsettled"))),
+            exists(select(TASK.id).where(status_in_index(State.READY))),
+            exists(select(TASK.id).where(OUT, status_in_index(State.QUEUED))),
+            exists(select(RUN.id).where(STORING)),
+            exists(select(TROUBLE.number)),
+        )
+    )
+)
+
+
+def anything_open(tx: Connection) -> bool:
+    """Whether a tick has work: an end to settle, a ready task, a ticket out, a run being stored, or a row set aside."""
+    ((open_,),) = _ANYTHING_OPEN(tx)
+    return bool(open_)
