@@ -116,7 +116,7 @@ def stores_outcomes_without_the_guard() -> AbstractContextManager[None]:
 
     def once_more(tx: Any, rows: Any, attempts: Any, now: Any) -> None:
         stored = moves._ATTEMPT
-        again = Statement(lambda given: stored.statement(given).prefix_with("OR REPLACE"), **stored.over)
+        again = Statement(lambda given: stored.statement(given).prefix_with("OR REPLACE"), **stored.columns)
         with patch.object(moves, "_ATTEMPT", again):
             finish(tx, rows, attempts, now)
 

@@ -1,48 +1,27 @@
-"""SQLite: how its file is opened, whether it is still the file that was opened, and what its refusals mean."""
+"""SQLite's file: how it is made, and whether it is still the one that was opened and is whole."""
 
 from __future__ import annotations
 
 import os
-import sqlite3
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError
 
 from batchq.config import masked, private_file
 from batchq.errors import DatabaseLost, DatabaseRefuses
 
 # What SQLite itself keeps beside the file while it is open.
 BESIDE = ("", "-wal", "-shm")
-ANOTHER = "Put back the file that belongs there, or set BATCHQ_DATABASE_URL to another one; then start again."
-MENDED = "Stop all that uses it; then put back a backup, or try `sqlite3 FILE .recover`."
-# What SQLite may refuse, by the name of its error; and what helps.
-REFUSALS = {
-    "SQLITE_NOTADB": ANOTHER,
-    "SQLITE_CORRUPT": MENDED,
-    "SQLITE_CANTOPEN": "Let this user read and write that file and its folder, or set BATCHQ_DATABASE_URL to another.",
-    "SQLITE_PERM": "Let this user read and write that file and its folder, or set BATCHQ_DATABASE_URL to another.",
-    "SQLITE_READONLY": "Let this user write that file and its folder, or set BATCHQ_DATABASE_URL to another.",
-    "SQLITE_IOERR_SHORT_READ": MENDED,
-    "SQLITE_FULL": "Free some room on its disk: what waits goes on by itself then.",
-    "SQLITE_IOERR": "Look whether its disk is well and has room; SQLite cannot work on a network's file system.",
-}
-# A schema that is not what its version says: a table or column that is missing, or of somebody else.
-NOT_OURS = ("no such table", "no such column", "has no column", "already exists", "may not be modified")
-NOT_OURS_ADVICE = "Its tables are not those of batchq: set BATCHQ_DATABASE_URL to another file, or put back a backup."
 # SQLite takes no path of more than 512 bytes, and puts something behind it.
 MOST_BYTES = 500
 SHORTER = f"Set BATCHQ_HOME or BATCHQ_DATABASE_URL to a path of at most {MOST_BYTES} bytes."
+OPENED = "Let this user read and write that file and its folder, or set BATCHQ_DATABASE_URL to another."
+MENDED = "Stop all that uses it; then put back a backup, or try `sqlite3 FILE .recover`."
 # Above this size it would take more than a moment to read all of it.
 QUICK_BYTES = 2**28
-# A writer takes the lock at once; a reader that asked for it later would fail, however patient.
-BEGIN = "BEGIN IMMEDIATE"
-# No waiting mends these.
-LASTING = ("SQLITE_NOTADB", "SQLITE_CORRUPT", "SQLITE_IOERR_SHORT_READ")
 
 
 class File:
@@ -55,6 +34,7 @@ class File:
         if url.get_backend_name() == "sqlite" and name and name != ":memory:" and not name.startswith("file:"):
             self.path = Path(name).absolute()
         self._seen: tuple[int, int] | None = None
+        self.bears_garbage = False  # whether bytes that are no text have been met in it
 
     def make(self) -> None:
         """Make the file for this user alone, unless it is there; raises DatabaseRefuses, DatabaseLost."""
@@ -66,9 +46,7 @@ class File:
         try:
             private_file(self.path)
         except OSError as error:
-            raise DatabaseRefuses(
-                url=self._url, reason=error.strerror or error, advice=REFUSALS["SQLITE_CANTOPEN"]
-            ) from error
+            raise DatabaseRefuses(url=self._url, reason=error.strerror or error, advice=OPENED) from error
 
     def opened(self) -> None:
         """Remember which file it is, at the first of its connections; raises DatabaseLost at a later one of another."""
@@ -117,45 +95,9 @@ def holders(path: Path) -> Iterator[int]:
                 yield pid
 
 
-def advice(error: DBAPIError, reason: str) -> str | None:
-    """What helps against a refusal of SQLite's; None if it is none, but a file that is locked by another writer."""
-    name = getattr(error.orig, "sqlite_errorname", None) or ""
-    if any(words in reason for words in NOT_OURS):
-        return NOT_OURS_ADVICE
-    return next((text for code, text in REFUSALS.items() if name.startswith(code)), None)
-
-
 def damage(tx: Connection, path: Path) -> str | None:
     """The first thing wrong with the file, as SQLite finds by reading all of it; not asked of a large one."""
     if path.stat().st_size > QUICK_BYTES:
         return None
     found = str(tx.exec_driver_sql("PRAGMA quick_check(1)").scalar_one())
     return None if found == "ok" else found.replace("\n", " ")
-
-
-def is_lasting(error: DBAPIError) -> bool:
-    """Whether the file is damaged, so that no waiting helps."""
-    return str(getattr(error.orig, "sqlite_errorname", None)).startswith(LASTING)
-
-
-def opened(url: URL, patience: float, file: File) -> Engine:
-    """The engine of a SQLite database; nothing connects yet."""
-    file.make()
-    engine = create_engine(url, connect_args={"timeout": patience, "check_same_thread": False}, hide_parameters=True)
-
-    @event.listens_for(engine, "connect")
-    def prepare(connection: sqlite3.Connection, _: Any) -> None:
-        # The driver must not begin transactions by itself: a read that turns into a write fails at once.
-        connection.isolation_level = None
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA foreign_keys = ON")
-        file.opened()
-
-    @event.listens_for(engine, "begin")
-    def begin(tx: Connection) -> None:
-        driver: Any = tx.connection.driver_connection
-        if not driver.in_transaction:
-            tx.exec_driver_sql(BEGIN if tx.get_execution_options().get("batchq_writes") else "BEGIN")
-
-    return engine

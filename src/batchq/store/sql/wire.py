@@ -19,7 +19,7 @@ from psycopg.pq.abc import PGconn, PGresult
 from sqlalchemy.types import Boolean, DateTime, Float, Integer, String, TypeDecorator, TypeEngine
 
 if TYPE_CHECKING:
-    from batchq.store.session import Session
+    from batchq.store.sql.session import Session
 
 _PARAMETER = re.compile(r"%\((\w+)\)s|%%")
 _FAILED = (ExecStatus.FATAL_ERROR, ExecStatus.PIPELINE_ABORTED)

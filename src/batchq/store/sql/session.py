@@ -11,8 +11,8 @@ import psycopg
 from sqlalchemy.engine import URL
 
 from batchq.errors import DatabaseRefuses
-from batchq.store.database import WAYS
-from batchq.store.wire import has_ended
+from batchq.store.sql.postgresql import WAYS
+from batchq.store.sql.wire import has_ended
 
 T = TypeVar("T")
 
