@@ -41,7 +41,7 @@ def upgrade(database: Database) -> tuple[str | None, str]:
 def check(database: Database) -> None:
     """Raise DatabaseOutdated or DatabaseTooNew unless the schema is the newest one."""
     with database.read() as tx:
-        # To ask for the table itself takes longer than all else; once it is there it stays.
+        # To look for the table takes longer than all the rest; once it is there it stays.
         revision = _stored(tx) if database.has_tables else _revision(tx)
     database.has_tables = revision is not None
     if revision != NEWEST:
@@ -51,7 +51,7 @@ def check(database: Database) -> None:
 
 
 def refuse_newer(database: Database, tx: Connection) -> None:
-    """Raise DatabaseTooNew if somebody has upgraded the schema past this version, which was let in by `check`."""
+    """Raise DatabaseTooNew if the schema was upgraded past this version since `check` passed."""
     _refuse_newer(database, _stored(tx))
 
 

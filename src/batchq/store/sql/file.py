@@ -13,7 +13,7 @@ from sqlalchemy.engine import URL
 from batchq.config import masked, private_file
 from batchq.errors import DatabaseLost, DatabaseRefuses
 
-# What SQLite itself keeps beside the file while it is open.
+# Endings of the files that SQLite keeps while one is open: the file itself, its log, the log's index.
 BESIDE = ("", "-wal", "-shm")
 # SQLite takes no path of more than 512 bytes, and puts something behind it.
 MOST_BYTES = 500
@@ -49,14 +49,14 @@ class File:
             raise DatabaseRefuses(url=self._url, reason=error.strerror or error, advice=OPENED) from error
 
     def opened(self) -> None:
-        """Remember which file it is, at the first of its connections; raises DatabaseLost at a later one of another."""
+        """Remember which file the first connection opened; raises DatabaseLost if a later one opened another."""
         if self.path is not None and self._seen is None:
             with suppress(OSError):
                 self._seen = _identity(self.path)
         self.check()
 
     def check(self) -> None:
-        """Raise DatabaseLost if the file that was opened, or what SQLite keeps beside it, is not there any more."""
+        """Raise DatabaseLost if the file that was opened, its -wal or its -shm is not there any more."""
         if self.path is None or self._seen is None:
             return
         try:
@@ -77,7 +77,7 @@ def _identity(path: Path) -> tuple[int, int]:
 def deleted(path: Path, pid: int | str = "self") -> Iterator[str]:
     """The files of this database that a process has open although they were deleted; none where /proc hides it.
 
-    While a process has the database open, nobody deletes one of them rightly, SQLite included.
+    SQLite deletes none of them while a process has the database open, so somebody else did.
     """
     names = {f"{os.path.realpath(path)}{end} (deleted)" for end in BESIDE}
     with suppress(OSError):
@@ -96,7 +96,7 @@ def holders(path: Path) -> Iterator[int]:
 
 
 def damage(tx: Connection, path: Path) -> str | None:
-    """The first thing wrong with the file, as SQLite finds by reading all of it; not asked of a large one."""
+    """The first damage that SQLite finds by reading all of the file; None without one, and for a large file."""
     if path.stat().st_size > QUICK_BYTES:
         return None
     found = str(tx.exec_driver_sql("PRAGMA quick_check(1)").scalar_one())
