@@ -17,9 +17,9 @@ ROOT = Path(batchq.__file__).parent
 FLOORS = [
     {"errors"},
     {"core"},
-    {"brokers", "clock", "config", "crash", "escape", "tables", "spec", "migrations"},
+    {"brokers", "clock", "config", "crash", "escape", "spec"},
     {"logs"},
-    {"store"},
+    {"migrations", "store", "tables"},
     {"engine"},
     {"aside"},
     {"actions", "forecast"},
