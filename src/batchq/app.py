@@ -54,7 +54,7 @@ class BatchQ:
         self.process = "batchq"  # what PostgreSQL's pg_stat_activity shows of this one
         self._given = settings
         self._lock = threading.Lock()
-        self.warnings: list[str] = []  # what a server has still to say of its options
+        self.warnings: list[str] = []  # sentences about its options that a server has yet to log
         self._coordinates = False
         self._publishing: tuple[int, Publisher] | None = None
         app.batchq = self
@@ -114,7 +114,7 @@ class BatchQ:
     def database_within(self, patience: float, answer: float | None = None) -> Database:
         """The database for a caller that waits so long, in seconds, for another writer and for an answer.
 
-        A process that goes on by itself gives up early and asks anew; a command's statement may take its time.
+        Without `answer` it gives up early, for a process that asks anew; a command's statement may take its time.
         """
         from batchq.store.database import ANSWER_SECONDS, Database
 
@@ -214,7 +214,7 @@ class BatchQ:
     def lead_to_broker(self, *, writes: bool) -> None:
         """Point Celery's own connections in this process at the broker of `broker_url`, if that is set.
 
-        Unless `writes`, only what it reads: messages of the app itself stay on the app's broker.
+        Unless `writes`, only those that read: messages of the app itself stay on the app's broker.
         """
         if self.settings.broker_url:
             brokers.lead_to(self.settings.broker_url, self.app.conf, writes=writes)
