@@ -19,7 +19,7 @@ FLOORS = [
     {"core"},
     {"brokers", "clock", "config", "crash", "escape", "spec"},
     {"logs"},
-    {"migrations", "store", "tables"},
+    {"store", "tables"},
     {"engine"},
     {"aside"},
     {"actions", "forecast"},

@@ -11,7 +11,7 @@ from batchq.errors import DatabaseOutdated, DatabaseRefuses, DatabaseTooNew
 from batchq.store.database import Database
 from batchq.store.sql.statement import Statement
 
-FOLDER = Path(__file__).parent.parent / "migrations"
+FOLDER = Path(__file__).parent / "migrations"
 # The newest revision that this version knows; written down, as Alembic takes long to import.
 NEWEST = "0006"
 STRANGE = "Its table batchq_version is none of ours: put back a backup, or set BATCHQ_DATABASE_URL to another database."
