@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
-import logging
 import os
-import re
-import sys
 import threading
 from collections.abc import Callable, Iterable
-from fnmatch import fnmatchcase
 from functools import cached_property
-from importlib.util import find_spec
-from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import urlsplit
 
 import click
 from celery import Celery
-from celery.app.utils import find_app as find_celery_app
 from celery.signals import celeryd_after_setup, celeryd_init
-from celery.utils.time import rate
-from kombu.transport import TRANSPORT_ALIASES
 
-from batchq import crash
+from batchq import brokers, crash, discovery, launch
+from batchq.catalogue import Catalogue
 from batchq.config import Settings
-from batchq.errors import BrokerUnreachable, InvalidInput, NoBroker, closest
+from batchq.errors import BrokerUnreachable, NoBroker
 from batchq.server.options import ServerOption
 
 if TYPE_CHECKING:
@@ -36,11 +25,9 @@ if TYPE_CHECKING:
     from batchq.store.database import Database
     from batchq.store.moves import Ticket
 
-logger = logging.getLogger(__name__)
-
 RUN = "batchq.run"
 COORDINATE = "batchq.coordinate"
-# A server's ledger waits so much longer for an answer than for a lock: a slow disk is no silence.
+# An answer may take so much longer than a lock: a slow disk must not count as silence.
 LONGER_SECONDS = 6.0
 
 
@@ -67,7 +54,7 @@ class BatchQ:
         self.process = "batchq"  # what PostgreSQL's pg_stat_activity shows of this one
         self._given = settings
         self._lock = threading.Lock()
-        self.warnings: list[str] = []  # what a server has still to say of its options
+        self.warnings: list[str] = []  # sentences about its options that a server has yet to log
         self._coordinates = False
         self._publishing: tuple[int, Publisher] | None = None
         app.batchq = self
@@ -90,7 +77,7 @@ class BatchQ:
             logs.begin(self.settings.log_format, instance)
 
     def _add(self, settings: dict[str, Any]) -> None:
-        """Take further settings; what was made of the former ones is made anew when it is asked for."""
+        """Take further settings, and forget the database and the coordinator that the former ones made."""
         if not settings.items() - self._given.items():
             return
         self._given |= settings
@@ -112,7 +99,7 @@ class BatchQ:
         self.check_named()
         self.lead_to_broker(writes=False)
 
-    # --- what it is made of ---------------------------------------------------------------------------------
+    # --- its parts ------------------------------------------------------------------------------------------
 
     @cached_property
     def settings(self) -> Settings:
@@ -125,9 +112,9 @@ class BatchQ:
         return self.database_within(patience=10.0, answer=60.0)
 
     def database_within(self, patience: float, answer: float | None = None) -> Database:
-        """The database, for a caller that waits at most so many seconds for another writer, and for an answer.
+        """The database for a caller that waits so long, in seconds, for another writer and for an answer.
 
-        A process that goes on by itself asks anew rather than wait for long; a command's statement may take its time.
+        Without `answer` it gives up early, for a process that asks anew; a command's statement may take its time.
         """
         from batchq.store.database import ANSWER_SECONDS, Database
 
@@ -146,7 +133,7 @@ class BatchQ:
 
     @property
     def publisher(self) -> Publisher:
-        """What sends messages to the app's broker; a forked child gets one of its own."""
+        """The sender of messages to the app's broker; a forked child gets one of its own."""
         from batchq.server.broker import CONNECT_SECONDS
         from batchq.server.tickets import Publisher
 
@@ -155,7 +142,7 @@ class BatchQ:
             self._publishing = os.getpid(), publisher
         return self._publishing[1]
 
-    # --- what it does ---------------------------------------------------------------------------------------
+    # --- its work -------------------------------------------------------------------------------------------
 
     def submit(self, job: Job | JobSpec) -> int:
         """Store a run of the job and start it; returns the run's number.
@@ -181,17 +168,17 @@ class BatchQ:
         """Settle what has ended and hand out what is ready."""
         from batchq import aside, engine
 
-        again = True
-        while again:
+        more = True
+        while more:
             ahead, unsendable = self.settings.tickets_ahead, self.publisher.unsendable
             step = aside.run(self.database, engine.advance, self.database, ahead=ahead, unsendable=unsendable)
             crash.point("forward-committed")
-            again = not self.publish(step.tickets) or step.more
+            more = not self.publish(step.tickets) or step.more
 
     def publish(self, tickets: Iterable[Ticket]) -> bool:
-        """Send tickets, and take back those whose queue the broker refuses; whether there were none of these.
+        """Send tickets, and take back those whose queue the broker refuses; False if there were any of these.
 
-        A coordinator sends again what a broker that is away did not take.
+        Tickets that a broker which is away did not take are sent again by a coordinator.
         """
         from batchq.store import moves
 
@@ -208,14 +195,7 @@ class BatchQ:
     @property
     def names_broker(self) -> bool:
         """Whether settings, app or environment say which broker to use; raises InvalidInput for one that cannot be."""
-        conf = self.app.conf
-        named = (
-            [self.settings.broker_url] if self.settings.broker_url else [conf.broker_read_url, conf.broker_write_url]
-        )
-        for urls in filter(None, named):
-            for url in urls.split(";") if isinstance(urls, str) else urls:
-                _refuse_broker(url, conf.broker_transport)
-        return any(named)
+        return brokers.is_named(self.settings.broker_url, self.app.conf)
 
     def check_named(self) -> None:
         """Raise InvalidInput for a broker or a database that is named, and on which batchq cannot work."""
@@ -234,59 +214,31 @@ class BatchQ:
     def lead_to_broker(self, *, writes: bool) -> None:
         """Point Celery's own connections in this process at the broker of `broker_url`, if that is set.
 
-        Unless `writes`, only what it reads: messages of the app itself stay on the app's broker.
+        Unless `writes`, only those that read: messages of the app itself stay on the app's broker.
         """
-        url, conf = self.settings.broker_url, self.app.conf
-        if not url:
-            return
-        for kind in ("read", "write") if writes or not conf.broker_write_url else ("read",):
-            os.environ.pop(f"CELERY_BROKER_{kind.upper()}_URL", None)
-            conf[f"broker_{kind}_url"] = url
+        if self.settings.broker_url:
+            brokers.lead_to(self.settings.broker_url, self.app.conf, writes=writes)
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The app's tasks, as the operations of jobs."""
+        return Catalogue(self.app, self.settings)
 
     def operations(self) -> list[str]:
         """The names of all tasks that a job may run."""
-        self.app.loader.import_default_modules()
-        return sorted(filter(self.may_run, self.app.tasks))
+        return self.catalogue.names()
 
     def may_run(self, operation: str) -> bool:
         """Whether a job may run the task of this name: never Celery's own or ours, and only what the settings allow."""
-        if operation.startswith(("celery.", "batchq.")) or (operation == "shell.run" and not self.settings.allow_shell):
-            return False
-        return any(fnmatchcase(operation, pattern.strip()) for pattern in self.settings.allowed_operations.split(","))
+        return self.catalogue.allows(operation)
 
     def rate_limits(self, operations: Iterable[str]) -> str | None:
         """The sentence about those operations that have a `rate_limit`, which does not hold here; None if none has."""
-        if self.app.conf.worker_disable_rate_limits:
-            return None
-        tasks = ((name, self.app.tasks.get(name)) for name in sorted(set(operations)))
-        found = [f"{name} {task.rate_limit}" for name, task in tasks if task is not None and rate(task.rate_limit)]
-        if not found:
-            return None
-        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
-        said = f"{', '.join(found[:5])}{more}"
-        return f"rate_limit does not hold for operations ({said}): threads and windows decide how many run at once."
+        return self.catalogue.rate_limits(operations)
 
     def check_operations(self, job: JobSpec) -> None:
         """Raise InvalidInput unless the app knows every operation of the job, and each takes what it is given."""
-        from batchq.spec import arguments
-
-        known = set(self.operations())
-        unknown = {task.run: task.name for task in reversed(job.tasks) if task.run not in known}
-        if not unknown:
-            arguments.check(job, self.app.tasks)
-            return
-        operation, task = next(reversed(unknown.items()))
-        if operation == "shell.run":
-            raise InvalidInput(f"{job.name} / {task}: shell.run is switched off; BATCHQ_ALLOW_SHELL=1 allows it.")
-        if operation in self.app.tasks:
-            patterns = self.settings.allowed_operations
-            allowed = f"the settings allow {patterns!r} (BATCHQ_ALLOWED_OPERATIONS), and never Celery's own"
-            raise InvalidInput(f"{job.name} / {task}: {operation!r} may not be run: {allowed}.")
-        more = f" {len(unknown) - 1} more are unknown." if len(unknown) > 1 else ""
-        raise InvalidInput(
-            f"{job.name} / {task}: no task named {operation!r} is registered with the Celery app "
-            f"{self.app.main or '?'!r}{closest(operation, known)}. Is its module imported?{more}"
-        )
+        self.catalogue.check(job)
 
     # --- its processes --------------------------------------------------------------------------------------
 
@@ -300,8 +252,7 @@ class BatchQ:
         self.check_named()
         schema.check(self.database)
         self.database.dispose()
-        options = ["--batch-server", name, "-n", f"{_node(name)}@%h", "-P", pool]
-        return self._celery("worker", *options, *(["-E"] if events else []), "-l", loglevel, *QUIET)
+        return launch.server(self.app, name, pool=pool, loglevel=loglevel, events=events)
 
     def coordinate(self, *, loglevel: str = "WARNING") -> int:
         """Be a coordinator until told to stop; returns the exit code."""
@@ -319,70 +270,11 @@ class BatchQ:
         self._coordinates = True
         # By then Celery's logging is set up, and nothing has been logged yet.
         celeryd_after_setup.connect(lambda **_: logs.dress_worker(self.settings.log_format), weak=False)
-        # Else Celery puts the host's default exchange in the place of the broker's own, and binds our queue to it.
-        self.app.amqp.queues.default_exchange = None
-        self.app.amqp.queues.add(queue(self.settings.coordinator_queue))
-        options = ["-B", "--scheduler", "batchq.coordinator:Scheduler", "-P", "solo", "-Q"]
-        name = ["-n", f"coordinator-{os.getpid()}@%h"]
-        return self._celery("worker", *options, self.settings.coordinator_queue, *name, "-l", loglevel, *QUIET)
-
-    def _celery(self, *argv: str) -> int:
-        from celery.bin.celery import celery
-
-        for command in celery.commands.values():
-            # Celery adds an app's options each time it begins: below `celery -A …` they would be there twice.
-            command.params[:] = [each for each in command.params if not self._is_users(each)]
-        # What Celery.start() does, but for the exit code, which it forgets.
-        celery.params[0].default = self.app
-        try:
-            return int(celery.main(args=list(argv), standalone_mode=False) or 0)
-        finally:
-            celery.params[0].default = None
-
-    def _is_users(self, option: click.Parameter) -> bool:
-        """Whether somebody added this option to Celery's commands for this app."""
-        return any(option in added for added in self.app.user_options.values())
-
-
-QUIET = ["--without-gossip", "--without-mingle"]
-
-
-# The brokers that can carry tickets, by kombu's names: Redis and Valkey, and RabbitMQ.
-BROKERS = ("redis", "rediss", "redis+socket", "sentinel", "amqp", "amqps", "pyamqp")
-_TRANSPORTS = {TRANSPORT_ALIASES.get(name) for name in BROKERS} - {None}
-
-
-def _refuse_broker(url: str, transport: str | None) -> None:
-    """Raise InvalidInput for a broker that cannot carry tickets, or whose URL cannot be read.
-
-    No part of the URL but its scheme is told: any other may be one of a password. `transport` is the one that Celery
-    takes for an address without a scheme.
-    """
-    try:
-        scheme, _ = urlsplit(url).scheme, urlsplit(url).port
-    except ValueError:
-        advice = "In its password, write @ as %40, / as %2F and : as %3A."
-        raise InvalidInput(f"The broker URL cannot be read. {advice}") from None
-    kind = scheme if "://" in url else transport or "amqp"
-    if kind not in BROKERS and TRANSPORT_ALIASES.get(kind, kind) not in _TRANSPORTS:
-        raise InvalidInput(
-            f"No broker of batchq speaks {kind!r}{closest(kind, BROKERS)}: it is Redis, Valkey or RabbitMQ. "
-            "Set BATCHQ_BROKER_URL to redis://… or amqp://…."
-        )
+        return launch.coordinator(self.app, queue(self.settings.coordinator_queue), loglevel=loglevel)
 
 
 def _done_by_its_strategy(*_: object, **__: object) -> None:
-    """Stands for what a message asks for: past Celery's tracer, so that no setting of the host reaches it."""
-
-
-def _node(name: str) -> str:
-    return re.sub(r"[^\w.-]", "_", name)
-
-
-# --- finding the app ----------------------------------------------------------------------------------------
-
-# Names that projects give their app, tried after Celery's own search.
-NAMES = ("app", "celery", "celery_app", "batch")
+    """Stand for the work of a message, which its strategy does: no setting of the host for tasks then reaches it."""
 
 
 def find_app(path: str | None = None) -> BatchQ:
@@ -393,9 +285,7 @@ def find_app(path: str | None = None) -> BatchQ:
     path = path or os.environ.get("BATCHQ_APP")
     if not path:
         return demo_app()
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    found = _found(path)
+    found = discovery.find(path, (Celery, BatchQ))
     return found if isinstance(found, BatchQ) else BatchQ(found)
 
 
@@ -407,62 +297,3 @@ def demo_app() -> BatchQ:
     batch = BatchQ(app)
     operations.register(app, shell_allowed=batch.settings.allow_shell, demo=True)
     return batch
-
-
-def _found(path: str) -> Celery | BatchQ:
-    """The app that Celery finds at the path, else one that has another name there."""
-    module, _, attribute = path.partition(":")
-    try:
-        found = find_celery_app(path)
-        if isinstance(found, Celery | BatchQ):
-            return found
-    except AttributeError:  # there is none where Celery looks, or the import itself failed, which then fails again
-        pass
-    except Exception as error:
-        if not (isinstance(error, ModuleNotFoundError) and _leads_to(error.name, path)):
-            raise _not_imported(path, error) from error
-    apps: list[str] = []
-    places = _places(module, path)
-    if not attribute and places[0].__name__ != module:
-        attribute = module.rpartition(".")[2]
-    for place in places:
-        for name in [attribute] if attribute else NAMES:
-            # Celery takes whatever is named `app`, which may be Flask's.
-            if isinstance(found := getattr(place, name, None), Celery | BatchQ):
-                return found
-        apps += [f"{place.__name__}:{name}" for name, value in vars(place).items() if isinstance(value, Celery)]
-    hint = f" It has {', '.join(map(repr, apps))}." if apps else ""
-    raise InvalidInput(f"{path!r} names no Celery app.{hint}")
-
-
-def _places(module: str, path: str) -> list[ModuleType]:
-    """The modules to search: that of the path, or its parent for `module.attribute`, and its submodule `celery`.
-
-    Raises InvalidInput.
-    """
-    try:
-        there = importlib.import_module(module)
-        if hasattr(there, "__path__") and find_spec(f"{module}.celery"):
-            # Celery passes over whatever goes wrong in it.
-            return [there, importlib.import_module(f"{module}.celery")]
-        return [there]
-    except ModuleNotFoundError as error:
-        above = module.rpartition(".")[0]
-        if above and error.name == module and ":" not in path:
-            return _places(above, path)
-        if _leads_to(error.name, module):
-            said = f"No module named {error.name!r} for the app {path!r}; looked in {Path.cwd()} too."
-            raise InvalidInput(said) from None
-        raise _not_imported(path, error) from error
-    except Exception as error:
-        raise _not_imported(path, error) from error
-
-
-def _leads_to(name: str | None, path: str) -> bool:
-    """Whether the module of this name is the one that the path names, or one of those above it."""
-    return bool(name) and f"{path}.".replace(":", ".").startswith(f"{name}.".replace(":", "."))
-
-
-def _not_imported(path: str, error: Exception) -> InvalidInput:
-    kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
-    return InvalidInput(f"The app {path!r} cannot be imported: {kind}{str(error).strip().rstrip('.')}.")

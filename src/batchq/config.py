@@ -16,14 +16,14 @@ from tzlocal import get_localzone_name
 from batchq.core.windows import zone
 from batchq.errors import InvalidInput
 
-# What RabbitMQ takes, and with it every client of AMQP.
+# RabbitMQ refuses a longer name, and so does every client of AMQP.
 QUEUE_BYTES = 255
-# Keys of a URL's query whose values nobody is to see.
+# Keys of a URL's query whose values must not be shown.
 SECRET_WORDS = re.compile("pass|secret|token|key", re.IGNORECASE)
 
 
 class Settings(BaseSettings):
-    """The settings, each with its unit in the name and its default."""
+    """Everything that can be set, each with its default and with its unit in the name."""
 
     model_config = SettingsConfigDict(env_prefix="BATCHQ_", frozen=True, extra="ignore")
 
@@ -109,7 +109,7 @@ class Settings(BaseSettings):
 
     @property
     def obeys(self) -> str:
-        """The part of Celery's remote control that is obeyed: all, inspect, or off."""
+        """The part of Celery's remote control that servers obey: all, inspect, or off."""
         if self.remote_control != "auto":
             return self.remote_control
         return "inspect" if self.ticket_key else "all"
@@ -126,6 +126,7 @@ class Settings(BaseSettings):
 
     @property
     def coordinator_queue(self) -> str:
+        """The Celery queue that coordinators read; no batch group's name can be the same."""
         return f"batchq.{self.deployment}/coordinator"
 
 
@@ -143,19 +144,19 @@ def users_zone(name: str | None = None) -> str:
 
 
 def masked(url: str) -> str:
-    """The URL without its password, wherever in it that stands."""
+    """The URL without its password, wherever that stands in it."""
     try:
         parsed = make_url(url)
         if "@" in (parsed.host or ""):  # the rest of a password in which it stands as it is
             return "<url>"
         hidden = {key: "***" for key in parsed.query if SECRET_WORDS.search(key)}
         return parsed.update_query_dict(hidden).render_as_string(hide_password=True).replace("%2A%2A%2A", "***")
-    except Exception:  # whatever cannot be parsed must not be shown either
+    except Exception:  # a URL that cannot be parsed may hold a password anywhere
         return "<url>"
 
 
 def private_folder(path: Path) -> None:
-    """Make the folder, and those above it that are missing, each for this user alone, whatever the umask."""
+    """Make the folder and the missing ones above it, each for this user alone, whatever the umask."""
     for each in (*reversed(path.parents), path):
         if not each.exists():
             each.mkdir(mode=0o700, exist_ok=True)

@@ -1,4 +1,25 @@
-"""Every error a user can meet: one sentence with the fact, the place and the next step, and an exit code."""
+"""Every error a user can meet: one sentence with the fact, the place and the next step, and an exit code.
+
+    BatchqError                 1
+    ├── InvalidInput            2   the input breaks a rule
+    ├── NotFound                3   nothing has that name or number
+    ├── Unreachable             4   something does not answer
+    │   ├── DatabaseUnreachable
+    │   │   └── DatabaseRefuses
+    │   │       └── DatabaseDamaged
+    │   │           └── DatabaseLost
+    │   ├── DatabaseOutdated
+    │   ├── DatabaseTooNew
+    │   ├── BrokerUnreachable
+    │   ├── NoBroker
+    │   └── PlaceRefuses
+    ├── Conflict                5   the present state does not allow it
+    │   ├── Broken
+    │   └── ServerRuns
+    └── QueueRefused            5   the broker refuses one queue
+
+The numbers are exit codes. One more error stands where it is raised: `StartFailed` (1), in `batchq.embedded`.
+"""
 
 from __future__ import annotations
 
@@ -41,10 +62,14 @@ class Unreachable(BatchqError):
 
 
 class DatabaseUnreachable(Unreachable):
+    """The database does not answer."""
+
     text = "The database {url} does not answer ({reason}). Start it, or set BATCHQ_DATABASE_URL to one that runs."
 
 
 class DatabaseRefuses(DatabaseUnreachable):
+    """The database answers, and refuses whatever it is asked; `advice` says what helps."""
+
     text = "The database {url} refuses ({reason}). {advice}"
 
 
@@ -53,6 +78,8 @@ class DatabaseDamaged(DatabaseRefuses):
 
 
 class DatabaseLost(DatabaseDamaged):
+    """The file of the database was deleted or replaced while this process had it open."""
+
     text = (
         "The file of the database {url}, or its -wal or -shm, was deleted or replaced under this process: "
         "what it stored since is lost. Put back what belongs there, and start again."
@@ -66,15 +93,19 @@ class PlaceRefuses(Unreachable):
 
     @classmethod
     def of(cls, error: OSError, place: object, advice: str) -> PlaceRefuses:
-        """The sentence for what the system refused at the place, or below it."""
+        """The error for an act that the system refused at the place, or below it."""
         return cls(path=error.filename or place, reason=error.strerror or error, advice=advice)
 
 
 class DatabaseOutdated(Unreachable):
+    """The database has an older schema than this version needs, or none."""
+
     text = "The database {url} {fact}. Run `batchq db upgrade` first."
 
 
 class DatabaseTooNew(Unreachable):
+    """The database has a schema of a later version of batchq."""
+
     text = (
         "The database {url} is at schema {revision}; this version of batchq knows none after {newest}. "
         "Install the version that upgraded it."
@@ -82,17 +113,21 @@ class DatabaseTooNew(Unreachable):
 
 
 class BrokerUnreachable(Unreachable):
+    """The broker does not answer."""
+
     text = "The broker {url} does not answer ({reason}). Start it, or set BATCHQ_BROKER_URL to one that runs."
 
 
 class QueueRefused(BatchqError):
-    """The broker answers, and will not have this one queue used; all others may be well."""
+    """The broker answers, but refuses this one queue; all others may be well."""
 
     exit_code = 5
     text = "The broker refuses the queue {queue} ({reason}). {advice}"
 
 
 class NoBroker(Unreachable):
+    """Nothing says which broker to use."""
+
     text = (
         "No broker is named, and no engine runs in this folder. "
         "Start one with `batchq dev`, or set BATCHQ_BROKER_URL to a broker that runs."
@@ -106,10 +141,14 @@ class Conflict(BatchqError):
 
 
 class Broken(Conflict):
+    """Values stored for the thing can be neither read nor changed."""
+
     text = "What is stored there can be neither read nor changed ({reason}). `batchq check` names the row."
 
 
 class ServerRuns(Conflict):
+    """Another process is the server of this name."""
+
     text = "{name} already runs as pid {pid} on host {host}. Stop it first, or start this server under another name."
 
 

@@ -69,7 +69,7 @@ def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(wheel: Path)
     with zipfile.ZipFile(wheel) as files:
         held = {name for name in files.namelist() if ".dist-info/" not in name}
     assert held == {name for name in listed.stdout.splitlines() if (SOURCE / name).is_file()}
-    assert {"batchq/job.schema.json", "batchq/py.typed", "batchq/migrations/script.py.mako"} <= held
+    assert {"batchq/job.schema.json", "batchq/py.typed", "batchq/store/migrations/script.py.mako"} <= held
 
 
 def test_the_metadata_says_all_that_an_index_shows(metadata: Message):

@@ -15,8 +15,9 @@ from sqlalchemy.engine import make_url
 from batchq import Job
 from batchq.cli import cli
 from batchq.errors import DatabaseRefuses
-from batchq.store import schema, session
+from batchq.store import schema
 from batchq.store.columns import TASK
+from batchq.store.sql import session
 from play import Clocked, Play, check_counters
 
 # What breaks a session that does not see to it, and what it is then all the same.

@@ -91,21 +91,21 @@ def _read_twice(act: Callable[[], T]) -> T:
 
 def _of_deleted_files(named: Database) -> Iterator[str]:
     """Name the processes that still work on SQLite's file after it was deleted, as /proc shows them."""
-    from batchq.store import sqlite
+    from batchq.store.sql import file
 
-    for pid in sqlite.holders(named.file) if named.file is not None else ():
+    for pid in file.holders(named.file) if named.file is not None else ():
         files = f"{named.file}, or its -wal or -shm"
         yield f"Process {pid} works on a file that was deleted or replaced ({files}): what it stores is lost. Stop it."
 
 
 def _of_damage(opened: Database) -> Iterator[str]:
-    from batchq.store import sqlite
+    from batchq.store.sql import file
 
     if opened.file is None:
         return
     with opened.read() as tx:
-        if damage := sqlite.damage(tx, opened.file):
-            yield f"The database {opened.file} is damaged ({damage}). {sqlite.MENDED}"
+        if damage := file.damage(tx, opened.file):
+            yield f"The database {opened.file} is damaged ({damage}). {file.MENDED}"
 
 
 def _of_servers(opened: Database) -> Iterator[str]:

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from sqlalchemy import Connection, String, column, func, inspect, select, table
+from sqlalchemy import Connection, String, column, inspect, select, table
 
 from batchq.config import masked
 from batchq.errors import DatabaseOutdated, DatabaseRefuses, DatabaseTooNew
 from batchq.store.database import Database
-from batchq.store.statement import Statement
+from batchq.store.sql.statement import Statement
 
-FOLDER = Path(__file__).parent.parent / "migrations"
+FOLDER = Path(__file__).parent / "migrations"
 # The newest revision that this version knows; written down, as Alembic takes long to import.
 NEWEST = "0006"
 STRANGE = "Its table batchq_version is none of ours: put back a backup, or set BATCHQ_DATABASE_URL to another database."
-# The number, for all deployments and databases, under which upgrades wait for each other: "batchq" as bytes.
-TURN = 0x626174636871
-UPGRADE_SECONDS = 3600.0
 
 
 def upgrade(database: Database) -> tuple[str | None, str]:
@@ -28,11 +24,7 @@ def upgrade(database: Database) -> tuple[str | None, str]:
     """
 
     def act(tx: Connection) -> tuple[str | None, str]:
-        if not database.embedded:
-            # Tables may be large, and the turn of others comes first; no session is used again that waits so long.
-            driver: Any = tx.connection.driver_connection
-            driver.answer_seconds = UPGRADE_SECONDS
-            tx.execute(select(func.pg_advisory_xact_lock(TURN)))
+        database.dialect.wait_for_turn(tx)
         before = _revision(tx)
         if before != NEWEST:
             _refuse_newer(database, before)
@@ -40,7 +32,8 @@ def upgrade(database: Database) -> tuple[str | None, str]:
         return before, NEWEST
 
     done = database.run(act)
-    if not database.embedded:
+    if database.dialect.has_sessions:
+        # A session that waits so long for an answer is not used again.
         database.dispose()
     return done
 
@@ -48,7 +41,7 @@ def upgrade(database: Database) -> tuple[str | None, str]:
 def check(database: Database) -> None:
     """Raise DatabaseOutdated or DatabaseTooNew unless the schema is the newest one."""
     with database.read() as tx:
-        # To ask for the table itself takes longer than all else; once it is there it stays.
+        # To look for the table takes longer than all the rest; once it is there it stays.
         revision = _stored(tx) if database.has_tables else _revision(tx)
     database.has_tables = revision is not None
     if revision != NEWEST:
@@ -58,7 +51,7 @@ def check(database: Database) -> None:
 
 
 def refuse_newer(database: Database, tx: Connection) -> None:
-    """Raise DatabaseTooNew if somebody has upgraded the schema past this version, which was let in by `check`."""
+    """Raise DatabaseTooNew if the schema was upgraded past this version since `check` passed."""
     _refuse_newer(database, _stored(tx))
 
 

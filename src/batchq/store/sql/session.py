@@ -1,4 +1,4 @@
-"""A session of PostgreSQL: how it begins, what nobody's settings may change of it, and how long it may be silent."""
+"""A session of PostgreSQL: how it begins, which of its settings are fixed, and how long it may be silent."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import psycopg
 from sqlalchemy.engine import URL
 
 from batchq.errors import DatabaseRefuses
-from batchq.store.database import WAYS
-from batchq.store.wire import has_ended
+from batchq.store.sql.postgresql import WAYS
+from batchq.store.sql.wire import has_ended
 
 T = TypeVar("T")
 
 # Nobody waits longer for a lock: a session that says nothing for longer counts as away.
 LOCK_SECONDS = 5.0
-# What an operator may make of it: a lock is waited for no longer than a second less.
+# An operator's lock_timeout is cut to a second less: no wait for a lock may pass for silence.
 MOST_SECONDS = 8.0
 # PostgreSQL ends a transaction whose process says nothing for so long: a stopped one holds its locks no longer.
 SILENT_SECONDS = 6
-# What a session works with whatever its role, its database, the environment or the URL says: it would store or read
-# something else by another, or not what it had been told is stored.
+# These hold whatever the role, the database, the environment or the URL says: under others a session would store or
+# read other values than were meant.
 FIXED = {
     "client_encoding": "UTF8",
     "DateStyle": "ISO, MDY",
@@ -39,7 +39,7 @@ FIXED = {
     "row_security": "on",
 }
 _FIX = "SELECT " + ", ".join(f"set_config('{name}', '{value}', false)" for name, value in FIXED.items())
-# Only where it is otherwise: to say so may need a right, and what is more than `on` may stay.
+# Only where it is otherwise: to set it may need a right, and a stricter value than `on` may stay.
 _MEND = """
     SELECT CASE WHEN current_setting('synchronous_commit') IN ('off', 'local')
                 THEN set_config('synchronous_commit', 'on', false) END,
@@ -52,7 +52,7 @@ _MEND = """
 
 
 def settings(url: URL, patience: float, answer: float, name: str) -> dict[str, Any]:
-    """How a session begins; what the URL, PGOPTIONS and PGAPPNAME say goes before."""
+    """The driver's options for a session; those of the URL, PGOPTIONS and PGAPPNAME win."""
     values = {
         "lock_timeout": int(min(patience, LOCK_SECONDS) * 1000),
         "idle_in_transaction_session_timeout": SILENT_SECONDS * 1000,
@@ -83,17 +83,17 @@ def settings(url: URL, patience: float, answer: float, name: str) -> dict[str, A
 
 
 class Session(psycopg.Connection[Any]):
-    """A connection that is closed, and of no more use, once it was silent for so many seconds when asked."""
+    """A connection that closes itself when an answer takes longer than `answer_seconds`."""
 
     answer_seconds = 60.0
     rests_since: float | None = None
 
     def wait(self, gen: Generator[Any, Any, T], *args: Any, **options: Any) -> T:
-        """Wait for what the driver does, which would wait for ever."""
+        """Wait for an act of the driver, which by itself would wait for ever."""
         return super().wait(self._heard(gen), *args, **options)
 
     def _heard(self, gen: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
-        """The same steps; between them there may be that much silence."""
+        """The same steps, with at most `answer_seconds` of silence between them."""
         heard = time.monotonic()
         try:
             wants = next(gen)
@@ -110,7 +110,7 @@ class Session(psycopg.Connection[Any]):
             return result
 
     def rest(self) -> None:
-        """Note that nobody asks it anything for now."""
+        """Note that the connection is idle from now on."""
         self.rests_since = time.monotonic()
 
     def is_well(self) -> bool:
@@ -118,7 +118,7 @@ class Session(psycopg.Connection[Any]):
         return not (has_ended(self) or self._is_silent())
 
     def _is_silent(self) -> bool:
-        """Whether it says nothing any more; asked only if it rested, and where an answer may take longer than that."""
+        """Whether it no longer answers; tested after a rest, and only where a statement may take long to show it."""
         patience = self.answer_seconds
         if patience <= MOST_SECONDS or self.rests_since is None or time.monotonic() - self.rests_since < 1:
             return False

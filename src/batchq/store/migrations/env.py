@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from batchq.tables import Row
+from batchq.store.tables import Row
 
 context.configure(
     connection=context.config.attributes["connection"],

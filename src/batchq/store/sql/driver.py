@@ -1,0 +1,29 @@
+"""Errors of the drivers, which are asked past SQLAlchemy on the hot path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+
+@contextmanager
+def as_sqlalchemys(tx: Connection, statement: str) -> Iterator[None]:
+    """Raise SQLAlchemy's errors for those of the driver."""
+    base = tx.dialect.loaded_dbapi.Error
+    try:
+        yield
+    except base as error:
+        raise DBAPIError.instance(statement, None, error, base, dialect=tx.dialect) from error
+
+
+def reason(error: Exception) -> str:
+    """The driver's own words, in a line without a full stop."""
+    return str(getattr(error, "orig", None) or error).strip().splitlines()[0].rstrip(".")
+
+
+def sqlstate(error: DBAPIError) -> str | None:
+    """PostgreSQL's code for the error; None for errors of SQLite, and of a connection that could not be made."""
+    return getattr(error.orig, "sqlstate", None)

@@ -1,0 +1,73 @@
+"""What the compiled statements of both databases share: their columns, their fixed values, the rows they return."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from sqlalchemy import Column, Float, column, table
+from sqlalchemy.sql.elements import ColumnElement
+
+# Rows that a statement takes: values by the names of its columns; or tuples in their order, if all of them are plain.
+Rows = Sequence[Mapping[str, Any]] | Sequence[tuple[Any, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer to a statement: its rows, and how many it changed."""
+
+    rows: list[Any]
+    count: int
+
+
+class Form:
+    """A statement in one database's own words, with what turns values into its types and back."""
+
+    # Whether it runs as soon as it is bound; else it waits for others, to travel with them.
+    at_once: ClassVar[bool]
+
+    def __init__(self, compiled: Any, head: str = "") -> None:
+        dialect = compiled.dialect
+        self.sql: str = head + compiled.string
+        self._fixed = {name: bind.value for name, bind in compiled.binds.items() if not bind.required}
+        self._fixed |= _defaults(compiled)
+        self._columns = compiled._result_columns or []
+        self._row: Any = namedtuple("Row", [column.keyname for column in self._columns]) if self._columns else None
+        # Numbers need none, and PostgreSQL's processor for them asks for what is only known with a result.
+        self._out = [
+            None if isinstance(column.type, Float) else column.type._cached_result_processor(dialect, None)
+            for column in self._columns
+        ]
+
+    def bind(self, values: Mapping[str, Any], rows: Rows) -> Any:
+        """The values, and those of the rows, as the driver takes them."""
+        raise NotImplementedError
+
+
+def _defaults(compiled: Any) -> dict[str, Any]:
+    """The values of the columns that the statement leaves out and whose default is Python's, by their parameters."""
+    left_out = [(column, column.default) for column in compiled.insert_prefetch]
+    left_out += [(column, column.onupdate) for column in compiled.update_prefetch]
+    return {compiled._within_exec_param_key_getter(column): _constant(column, way) for column, way in left_out}
+
+
+def _constant(column: Column[Any], default: Any) -> Any:
+    """The constant that a column's default is; raises TypeError for a function."""
+    if default.is_scalar:
+        return default.arg
+    raise TypeError(
+        f"The statement gives no value for {column.table.name}.{column.name}, whose default is a function: "
+        "nothing would call it. Give the column a value in the statement, or a constant as its default."
+    )
+
+
+def given_table(columns: Mapping[str, ColumnElement[Any]]) -> Any:
+    """The columns of `given`, the table that a statement's rows are."""
+    return table("given", *(column(name, like.type) for name, like in columns.items())).c
+
+
+def put(way: Callable[[Any], Any] | None, value: Any) -> Any:
+    """The value as `way` makes it, or as it is without one."""
+    return way(value) if way else value

@@ -1,0 +1,260 @@
+"""PostgreSQL: how a session is opened, how statements and transactions run there, and what its refusals mean.
+
+Its driver is imported only where it is used: those who work on SQLite need not have it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import ARRAY, Connection, DateTime, Engine, create_engine, event, func, select
+from sqlalchemy.exc import DBAPIError, DisconnectionError
+from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy.types import TypeEngine
+
+from batchq import clock
+from batchq.config import masked
+from batchq.errors import DatabaseRefuses, InvalidInput
+from batchq.store.sql.driver import as_sqlalchemys, reason, sqlstate
+from batchq.store.sql.forms import Answer, Form, Rows, given_table
+from batchq.store.sql.lists import Values, among
+from batchq.store.sql.statement import Statement, forget, send
+
+if TYPE_CHECKING:
+    from batchq.store.sql.dialect import Access
+    from batchq.store.sql.file import File
+
+# Serialization failure, deadlock detected, lock not available.
+REPEATABLE = {"40001", "40P01", "55P03"}
+# It ended a session in which a transaction stood still, or took longer than somebody allows.
+SILENT = ("25P03", "25P04")
+# Classes of its SQLSTATE by which it speaks of itself, of a session or of its tables. All others are about what is
+# stored there, or was to be, also those that somebody's trigger made up.
+_SESSION = "01 02 03 08 09 0B 0F 0L 0P 24 25 26 27 28 2B 2D 34 3B 3D 3F 40 42 53 55 57 58 72 F0 HV"
+STATES = frozenset(_SESSION.split())
+# What it may refuse although it answers, by its SQLSTATE, or by its words where it has none; and what helps.
+REFUSALS = {
+    "42501": "Grant its user what that needs, or act as the owner of the tables.",
+    "42P01": "Run `batchq db upgrade`, or correct the search_path.",
+    "3F000": "Create the schema, or correct the search_path.",
+    "53100": "Free some room on its disk: what waits goes on by itself then.",
+    "disk is full": "Free some room on its disk: what waits goes on by itself then.",
+    "25006": "Set BATCHQ_DATABASE_URL to the primary, or wait until this one may write.",
+    "permission denied": "Grant its user what that needs.",
+    "password": "Correct the user or the password in BATCHQ_DATABASE_URL, or set PGPASSWORD.",
+    'database "': "Create it with createdb, or correct its name in BATCHQ_DATABASE_URL.",
+    'role "': "Create it with createuser, or correct the user in BATCHQ_DATABASE_URL.",
+    "pg_hba.conf": "Allow this host and user there.",
+    "too many": "Raise its max_connections, or start fewer processes.",
+    "connection slots": "Raise its max_connections, or start fewer processes.",
+}
+# Ways to read and to join that writers do without, and readers need.
+WAYS = ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin")
+ALL_WAYS = select(*(func.set_config(way, "on", True) for way in WAYS))
+# The number, for all deployments and databases, under which upgrades wait for each other: "batchq" as bytes.
+TURN = 0x626174636871
+UPGRADE_SECONDS = 3600.0
+_CLOCK = Statement(select(func.clock_timestamp(type_=DateTime(timezone=True)).label("now")))
+
+
+class PostgreSQL:
+    """PostgreSQL's answers to the questions of `Dialect`."""
+
+    has_sessions = True
+
+    def check_driver(self, url: str) -> None:
+        """Raise InvalidInput where psycopg is not installed, or finds no library of PostgreSQL's to work with."""
+        try:
+            import psycopg  # noqa: F401
+        except ImportError as error:
+            said = str(error).strip().splitlines()[0].rstrip(".:")
+            raise InvalidInput(
+                f"The database {url} needs the driver psycopg, which cannot be imported ({said}): "
+                "pip install 'celery-batchq[postgres]'."
+            ) from error
+
+    def engine(self, access: Access) -> Engine:
+        """The engine of a server; nothing connects yet."""
+        from batchq.store.sql import session
+
+        url, answer = access.url, access.answer
+        settings = session.settings(url, access.patience, answer, access.name)
+        engine = create_engine(url, hide_parameters=True, connect_args=settings)
+
+        @event.listens_for(engine, "do_connect")
+        def connect(_: Any, __: Any, args: Any, options: Any) -> Any:
+            return session.connect(masked(str(url)), answer, *args, **options)
+
+        @event.listens_for(engine, "checkout")
+        def replace(driver: Any, *_: Any) -> None:
+            if not driver.is_well():
+                raise DisconnectionError
+
+        @event.listens_for(engine, "checkin")
+        def rest(driver: Any, record: Any) -> None:
+            # What a transaction left that was broken off must not reach the next one.
+            forget(record)
+            if driver is not None:
+                driver.rest()
+
+        @event.listens_for(engine, "commit")
+        @event.listens_for(engine, "before_cursor_execute")
+        def first(tx: Connection, *_: Any) -> None:
+            # What SQLAlchemy does itself comes after the statements that wait.
+            send(tx)
+
+        return engine
+
+    def list_type(self, item: TypeEngine[Any]) -> TypeEngine[Any]:
+        """An array of the items."""
+        return ARRAY(item)
+
+    def list_value(self, values: list[Any]) -> Any:
+        """The list itself."""
+        return values
+
+    def among(self, column: str, values: str) -> str:
+        """A search by index in the array."""
+        return f"{column} = ANY ({values})"
+
+    def form(self, statement: Any, columns: Mapping[str, ColumnElement[Any]], plain: bool, compiler: Any) -> Form:
+        """One statement for all its rows."""
+        return Together(statement, columns, compiler)
+
+    def is_well(self, driver: Any) -> bool:
+        """Whether the server has neither ended the session nor fallen silent."""
+        return bool(driver.is_well())
+
+    def is_broken(self, driver: Any) -> bool:
+        """Whether the session is closed, or stands half-way in a pipeline."""
+        return bool(driver.closed or driver.pgconn.pipeline_status)
+
+    def begin(self, tx: Connection, file: File) -> None:
+        """Leave that to the first statement, which needs no round trip more for it."""
+
+    def commit(self, tx: Connection) -> None:
+        """Commit, unless the last statements took the commit with them."""
+        driver: Any = tx.connection.driver_connection
+        if tx.in_transaction():
+            tx.commit()
+        elif driver.pgconn.transaction_status:
+            with as_sqlalchemys(tx, "COMMIT"):
+                driver.commit()
+        driver.rest()
+
+    def leave(self, driver: Any) -> None:
+        """Leave that to the pool, which rolls back."""
+
+    def isolate(self, tx: Connection) -> None:
+        """See one moment in all statements of a transaction."""
+        tx.execution_options(isolation_level="REPEATABLE READ")
+
+    def begin_reading(self, tx: Connection) -> None:
+        """Allow the ways to read and to join that writers do without."""
+        tx.execute(ALL_WAYS)
+
+    def now(self, tx: Connection) -> datetime:
+        """The server's clock."""
+        ((instant,),) = _CLOCK(tx)
+        return clock.clock().show(instant.astimezone(UTC))
+
+    def wait_for_turn(self, tx: Connection) -> None:
+        """Wait until no other process upgrades. Tables may be large, so an answer may take long from here on."""
+        driver: Any = tx.connection.driver_connection
+        driver.answer_seconds = UPGRADE_SECONDS
+        tx.execute(select(func.pg_advisory_xact_lock(TURN)))
+
+    def refusal(self, error: DBAPIError, url: str) -> DatabaseRefuses | None:
+        """The refusal by its SQLSTATE, or by the server's words where a connection could not be made."""
+        state = sqlstate(error)
+        # Without the words of the driver that could not connect.
+        said = reason(error).rpartition(" failed: ")[2].removeprefix("FATAL:  ")
+        if state is not None:
+            advice = REFUSALS.get(state)
+        else:
+            advice = next((advice for key, advice in REFUSALS.items() if key in said), None)
+        return None if advice is None else DatabaseRefuses(url=url, reason=said, advice=advice)
+
+
+class Together(Form):
+    """A statement that takes all its rows at once, as an array for each column, and travels with others."""
+
+    at_once = False
+
+    def __init__(self, statement: Any, columns: Mapping[str, ColumnElement[Any]], compiler: Any) -> None:
+        from batchq.store.sql import wire
+
+        self.exchange = wire.exchange
+        head = ""
+        if columns:
+            statement = _by_key(statement, columns)
+            head = _given(columns, compiler)
+        compiled = statement.compile(dialect=compiler)
+        super().__init__(compiled, head)
+        self.sentence = wire.sentence(next(_NUMBERS), self.sql)
+        writers = {name: wire.writer(like.type, many=True) for name, like in columns.items()}
+        for name in self.sentence.parameters:
+            if name not in writers:
+                type_ = compiled.binds[name].type
+                many = isinstance(type_, Values)
+                writers[name] = wire.writer(type_.item if many else type_, many=many)
+        order = {name: place for place, name in enumerate(columns)}
+        names, fixed = self.sentence.parameters, self._fixed
+        # As on SQLite; a column of the rows that are given is a parameter too.
+        self._template = [writers[name](fixed[name]) if name in fixed else None for name in names]
+        self._open = [(at, name, writers[name]) for at, name in enumerate(names) if name not in fixed | order]
+        self._columns_at = [(at, order[name], name, writers[name]) for at, name in enumerate(names) if name in order]
+        self._read = [
+            (at, _after(wire.reader(column.type), make))
+            for at, (column, make) in enumerate(zip(self._columns, self._out, strict=True))
+        ]
+
+    def bind(self, values: Mapping[str, Any], rows: Rows) -> list[bytes | None]:
+        """The values in the order of the parameters, as the server reads them."""
+        bound = self._template.copy()
+        for at, name, write in self._open:
+            bound[at] = write(values[name])
+        given: Any = rows
+        plain = bool(given) and isinstance(given[0], tuple)
+        for at, place, name, write in self._columns_at:
+            bound[at] = write([row[place if plain else name] for row in given])
+        return bound
+
+    def answer(self, result: Any) -> Answer:
+        """The answer that a result of the server is."""
+        rows: list[Any] = []
+        if self._row is None or not result.ntuples:
+            return Answer(rows, result.command_tuples or 0)
+        text, make, ways = result.get_value, self._row._make, self._read
+        for number in range(result.ntuples):
+            texts = [(text(number, place), read) for place, read in ways]
+            rows.append(make([None if found is None else read(found) for found, read in texts]))
+        return Answer(rows, result.command_tuples or 0)
+
+
+_NUMBERS = count(1)
+
+
+def _after(read: Callable[[bytes], Any], make: Callable[[Any], Any] | None) -> Callable[[bytes], Any]:
+    return read if make is None else lambda text: make(read(text))
+
+
+def _by_key(make: Any, columns: Mapping[str, ColumnElement[Any]]) -> Any:
+    """The statement over a table of its rows; an update finds those it changes by the first column, in every plan.
+
+    A plan that was made for an empty table could else read the whole of it for good.
+    """
+    statement = make(given_table(columns))
+    (name, like), *_ = columns.items()
+    return statement.where(among(like, name)) if statement.is_update else statement
+
+
+def _given(columns: Mapping[str, ColumnElement[Any]], compiler: Any) -> str:
+    """The head of a statement that makes a table of its rows, of one array a column."""
+    types = compiler.type_compiler_instance
+    arrays = ", ".join(f"%({name})s::{types.process(like.type)}[]" for name, like in columns.items())
+    names = ", ".join(f'"{name}"' for name in columns)
+    return f"WITH given ({names}) AS (SELECT * FROM unnest({arrays})) "  # noqa: S608  # names of our own

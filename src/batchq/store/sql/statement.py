@@ -1,0 +1,134 @@
+"""Statements compiled once and then given straight to the driver: the hot path has no time to build them again.
+
+Where the database is a round trip away, they wait for the first one whose answer is asked for, and travel with it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError, StatementError
+from sqlalchemy.sql.elements import ColumnElement
+
+from batchq.store.sql.dialect import dialect_of
+from batchq.store.sql.forms import Answer, Form, Rows
+
+
+class Statement:
+    """A statement with named parameters, compiled once for each kind of database.
+
+    With columns by name it takes rows as well, and `statement` is a function that makes it of these columns, to join
+    with or to insert; an update finds its rows by the first one. PostgreSQL gets all rows in one statement. SQLite
+    runs it once for each row, or once in all if it is `plain`: if the rows hold numbers, truth values and words alone.
+    """
+
+    def __init__(self, statement: Any, *, plain: bool = False, **columns: ColumnElement[Any]) -> None:
+        self.statement = statement
+        self.plain = plain
+        self.columns = columns
+        self._forms: dict[str, Form] = {}
+
+    def __call__(self, tx: Connection, rows: Rows | None = None, /, **values: Any) -> list[Any]:
+        """Run it; returns the rows, with their columns by name and as a tuple."""
+        return self.later(tx, rows, **values).rows
+
+    def count(self, tx: Connection, rows: Rows | None = None, /, **values: Any) -> int:
+        """Run it; returns how many rows it changed."""
+        return self.later(tx, rows, **values).count
+
+    def later(self, tx: Connection, rows: Rows | None = None, /, **values: Any) -> Reply:
+        """Run it before whatever runs next, together with that where the database is a round trip away."""
+        form = self.form(tx)
+        try:
+            bound = form.bind(values, rows or ())
+        except Exception as error:  # a value that the database has no way to hold
+            raise _unfit(error, form) from error
+        return Reply(tx, form, bound)
+
+    def form(self, tx: Connection) -> Form:
+        """The statement in the words of this database.
+
+        Raises TypeError for an insert that leaves out a column whose default only SQLAlchemy could compute.
+        """
+        name = tx.dialect.name
+        form = self._forms.get(name)
+        if form is None:
+            form = dialect_of(name).form(self.statement, self.columns, self.plain, tx.dialect)
+            self._forms[name] = form
+        return form
+
+
+class Reply:
+    """The answer to a statement that may still wait. To read it sends all that wait, in their order."""
+
+    __slots__ = ("_answer", "_form", "_tx", "_values")
+
+    def __init__(self, tx: Connection, form: Any, values: Any) -> None:
+        self._tx, self._form, self._values = tx, form, values
+        self._answer: Answer | None = None
+        tx.info.setdefault(WAITING, []).append(self)
+        if form.at_once:
+            send(tx)
+
+    @property
+    def rows(self) -> list[Any]:
+        """The rows that the statement returned, with the columns by name and as a tuple."""
+        return self._answered.rows
+
+    @property
+    def count(self) -> int:
+        """How many rows the statement changed."""
+        return self._answered.count
+
+    @property
+    def _answered(self) -> Answer:
+        if self._answer is None:
+            send(self._tx)
+        assert self._answer is not None
+        return self._answer
+
+
+# Keys of a connection's `info`: the replies that wait, and the names of the statements that it has prepared.
+WAITING = "batchq_waiting"
+PREPARED = "batchq_prepared"
+
+
+def send(tx: Connection, *, commit: bool = False) -> None:
+    """Send all statements that wait, in one round trip where it is one, and `commit` with them."""
+    waiting: list[Reply] = tx.info.pop(WAITING, [])
+    if not waiting:
+        return
+    form = waiting[0]._form
+    base = tx.dialect.loaded_dbapi.Error
+    driver: Any = tx.connection.driver_connection
+    try:
+        if form.at_once:
+            waiting[0]._answer = form.ask(driver, waiting[0]._values)
+            return
+        asked = [(reply._form.sentence, reply._values) for reply in waiting]
+        results = form.exchange(driver, tx.info.setdefault(PREPARED, set()), asked, commit=commit)
+    except base as error:
+        if dialect_of(tx.dialect.name).is_broken(driver):
+            tx.invalidate(error)
+        raise DBAPIError.instance(form.sql, None, error, base, dialect=tx.dialect) from error
+    except BaseException as error:
+        if isinstance(error, Exception) and form.at_once:
+            raise _unfit(error, form) from error
+        tx.invalidate(error)
+        raise
+    for reply, result in zip(waiting, results, strict=True):
+        try:
+            reply._answer = reply._form.answer(result)
+        except Exception as error:  # an instant that Python does not know
+            raise _unfit(error, reply._form) from error
+
+
+def _unfit(error: Exception, form: Form) -> StatementError:
+    """A value that cannot be written or read, as an error of the kind that all who use the database reckon with."""
+    return StatementError(f"{type(error).__name__}: {error}", form.sql, None, error, hide_parameters=True)
+
+
+def forget(tx: Any) -> None:
+    """Drop the statements that wait on a connection: their transaction is over."""
+    tx.info.pop(WAITING, None)

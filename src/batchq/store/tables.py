@@ -1,0 +1,268 @@
+"""The rows: what batchq remembers, with the checks and indexes that the database itself holds (rule 6)."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from enum import StrEnum
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    MetaData,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.types import Integer
+from sqlmodel import Field, SQLModel
+
+from batchq.core.conditions import Join
+from batchq.core.states import Outcome, RunState, State
+
+NAME = 200
+# SQLite numbers rows by itself only in a column of the type INTEGER.
+BIG = BigInteger().with_variant(Integer, "sqlite")
+
+
+def one_of(column: str, values: type[StrEnum]) -> CheckConstraint:
+    """A check that the column holds one of the enumeration's words."""
+    words = ", ".join(f"'{value.value}'" for value in values)
+    return CheckConstraint(f"{column} IN ({words})", name=f"{column}_known")
+
+
+def partial(name: str, *columns: str, where: str) -> Index:
+    """An index over the few rows that a hot query looks at."""
+    return Index(name, *map(text, columns), sqlite_where=text(where), postgresql_where=text(where))
+
+
+class Row(SQLModel):
+    """Base of our tables, with a catalogue of their own: a host project's SQLModel tables stay out of it."""
+
+    metadata = MetaData()
+
+
+class Liveness(StrEnum):
+    """Whether a server's worker runs."""
+
+    STOPPED = "stopped"
+    RUNNING = "running"
+    LOST = "lost"
+
+
+class Group(Row, table=True):
+    """A batch group; it exists once a task, a server or a file named it (rule 13)."""
+
+    __tablename__ = "batchq_group"
+    name: str = Field(primary_key=True, max_length=NAME)
+    priority: int = 1
+    paused: bool = False
+
+
+class Server(Row, table=True):
+    """A batch server: its threads, and the life of the worker that carries its name."""
+
+    __tablename__ = "batchq_server"
+    __table_args__ = (
+        one_of("liveness", Liveness),
+        CheckConstraint("threads >= 0", name="threads_not_negative"),
+    )
+    id: int | None = Field(default=None, sa_column=Column(BIG, primary_key=True))
+    name: str = Field(max_length=NAME, unique=True)
+    threads: int = 1
+    enabled: bool = True
+    liveness: str = Liveness.STOPPED.value
+    epoch: int = 0
+    beat: int = Field(default=0, sa_column=Column(BIG, nullable=False, default=0))
+    beat_at: datetime | None = None
+    started_at: datetime | None = None
+    host: str | None = None
+    pid: int | None = None
+    life: str | None = Field(default=None, sa_column=Column(Text))
+    pool: int | None = None
+    pool_kind: str | None = None
+
+
+class ServerGroup(Row, table=True):
+    """A binding of a server to a group: its affinity (rule 12)."""
+
+    __tablename__ = "batchq_server_group"
+    server_id: int = Field(sa_column=Column(BIG, ForeignKey("batchq_server.id", ondelete="CASCADE"), primary_key=True))
+    group_name: str = Field(foreign_key="batchq_group.name", primary_key=True, max_length=NAME)
+
+
+class ServerWindow(Row, table=True):
+    """A daily period in which a server has a number of threads (rules 17, 21).
+
+    `days` as `mon,tue`, null = all; `only` is the one date of an exception.
+    """
+
+    __tablename__ = "batchq_window"
+    __table_args__ = (CheckConstraint("threads >= 0", name="threads_not_negative"),)
+    id: int | None = Field(default=None, sa_column=Column(BIG, primary_key=True))
+    server_id: int = Field(
+        sa_column=Column(BIG, ForeignKey("batchq_server.id", ondelete="CASCADE"), nullable=False, index=True)
+    )
+    start: str = Field(max_length=8)
+    end: str = Field(max_length=8)
+    threads: int
+    timezone: str = Field(max_length=64)
+    days: str | None = Field(default=None, max_length=32)
+    only: date | None = None
+
+
+class Job(Row, table=True):
+    """A named piece of work with its newest definition as JSON; runs keep their own copy."""
+
+    __tablename__ = "batchq_job"
+    id: int | None = Field(default=None, sa_column=Column(BIG, primary_key=True))
+    name: str = Field(max_length=NAME, unique=True)
+    definition: str = Field(sa_column=Column(Text, nullable=False))
+    updated_at: datetime
+
+
+class Run(Row, table=True):
+    """One execution of a job; `open_tasks` counts those not yet terminal and settled."""
+
+    __tablename__ = "batchq_run"
+    __table_args__ = (
+        one_of("status", RunState),
+        CheckConstraint("open_tasks >= 0", name="open_tasks_not_negative"),
+        partial("batchq_run_open", "id", where="status IN ('storing', 'executing', 'canceling')"),
+    )
+    id: int | None = Field(default=None, sa_column=Column(BIG, primary_key=True))
+    job_id: int = Field(sa_column=Column(BIG, ForeignKey("batchq_job.id"), nullable=False, index=True))
+    job: str = Field(max_length=NAME)
+    status: str
+    open_tasks: int
+    run_by: str | None = Field(default=None, max_length=NAME)
+    company: str | None = Field(default=None, max_length=NAME)
+    submitted_at: datetime
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+
+
+class Task(Row, table=True):  # type: ignore[no-redef]  # the plugin's **kwargs and the column of that name
+    """One task of a run: what it does, its conditions in numbers, and where it stands.
+
+    `id` is made of the run's number and the task's position in it, so it is known before the task is stored.
+    `attempt` counts starts. `token` names the one ticket that is valid, and later the attempt that it started.
+    `unsettled` marks an end that not all waiting tasks have been told of; they are told in the order of their ids, and
+    `settled_up_to` is the last one that has been.
+    `waits_with` is an earlier task of the run with the same conditions. They are stored and counted there, once for
+    all tasks that share them; `sharing` counts these.
+    """
+
+    __tablename__ = "batchq_task"
+    __table_args__ = (
+        one_of("status", State),
+        one_of("joined", Join),
+        CheckConstraint("pending >= 0", name="pending_not_negative"),
+        UniqueConstraint("run_id", "name", name="batchq_task_name"),
+        partial("batchq_task_ready", "group_name", "priority DESC", "ready_at", "id", where="status = 'ready'"),
+        partial("batchq_task_out", "status", "group_name", "server_id", where="status IN ('queued', 'executing')"),
+        partial("batchq_task_failed", "run_id", where="status IN ('error', 'canceled')"),
+        partial("batchq_task_unsettled", "run_id", "id", where="unsettled"),
+        partial("batchq_task_waits_with", "waits_with", where="waits_with IS NOT NULL"),
+    )
+    id: int = Field(sa_column=Column(BIG, primary_key=True, autoincrement=False))
+    run_id: int = Field(sa_column=Column(BIG, ForeignKey("batchq_run.id", ondelete="CASCADE"), nullable=False))
+    name: str = Field(max_length=NAME)
+    operation: str
+    args: str = Field(sa_column=Column(Text, nullable=False))
+    kwargs: str = Field(sa_column=Column(Text, nullable=False))
+    group_name: str = Field(max_length=NAME)
+    priority: int = 1
+    own_priority: bool = False
+    retries: int = 0
+    retry_delay: float = 0
+    time_limit: float | None = None
+    ignore_failure: bool = False
+    joined: str = Join.ALL.value
+    pending: int = 0
+    met: int = 0
+    impossible: int = 0
+    waits_with: int | None = Field(default=None, sa_column=Column(BIG))
+    sharing: int = 0
+    status: str = State.WAITING.value
+    unsettled: bool = False
+    settled_up_to: int | None = Field(default=None, sa_column=Column(BIG))
+    attempt: int = 0
+    token: str | None = Field(default=None, max_length=36)
+    offers: int = 0
+    server_id: int | None = Field(default=None, sa_column=Column(BIG))
+    epoch: int | None = None
+    ready_at: datetime | None = None
+    queued_at: datetime | None = None
+    claimed_at: datetime | None = None
+    ended_at: datetime | None = None
+    error: str | None = Field(default=None, sa_column=Column(Text))
+    result: str | None = Field(default=None, sa_column=Column(Text))
+
+
+class TaskCondition(Row, table=True):
+    """A condition: `task_id`, with the tasks that share its conditions, waits for `outcome` of `predecessor_id`.
+
+    Whether it came true is not stored: the status of the predecessor tells, once that is settled (rules 3-5).
+    """
+
+    __tablename__ = "batchq_condition"
+    __table_args__ = (
+        one_of("outcome", Outcome),
+        partial("batchq_condition_handles", "predecessor_id", where="handles"),
+        {"sqlite_with_rowid": False},
+    )
+    predecessor_id: int = Field(sa_column=Column(BIG, primary_key=True, autoincrement=False))
+    task_id: int = Field(
+        sa_column=Column(
+            BIG,
+            ForeignKey("batchq_task.id", ondelete="CASCADE"),
+            primary_key=True,
+            autoincrement=False,
+            index=True,
+        )
+    )
+    outcome: str = Field(primary_key=True)
+    handles: bool = False
+
+
+class Attempt(Row, table=True):
+    """One attempt that ended: where, when, how, and what it wrote (rule 30)."""
+
+    __tablename__ = "batchq_attempt"
+    task_id: int = Field(sa_column=Column(BIG, ForeignKey("batchq_task.id", ondelete="CASCADE"), primary_key=True))
+    attempt: int = Field(primary_key=True)
+    server: str = Field(max_length=NAME)
+    epoch: int
+    status: str = Field(max_length=16)
+    claimed_at: datetime
+    ended_at: datetime
+    error: str | None = Field(default=None, sa_column=Column(Text))
+    log: str | None = Field(default=None, sa_column=Column(Text))
+
+
+class Dispatch(Row, table=True):
+    """The one row whose lock makes dispatch serial; `topology` counts the changes of servers and groups."""
+
+    __tablename__ = "batchq_dispatch"
+    __table_args__ = (CheckConstraint("id = 1", name="one_row"),)
+    id: int = Field(primary_key=True)
+    topology: int = 0
+
+
+class Trouble(Row, table=True):
+    """A row with values that make every act on it fail: it is set aside, and tried again alone.
+
+    `number` is the id of a task, a run or a server, as `what` says; `tries` counts how often it failed.
+    """
+
+    __tablename__ = "batchq_trouble"
+    what: str = Field(primary_key=True, max_length=16)
+    number: int = Field(sa_column=Column(BIG, primary_key=True, autoincrement=False))
+    reason: str = Field(sa_column=Column(Text, nullable=False))
+    told_by: str = Field(max_length=NAME)
+    since: datetime
+    tries: int = 1
+    again_at: datetime
