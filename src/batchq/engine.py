@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sqlalchemy import Connection
 
 from batchq import crash
-from batchq.core import affinity
+from batchq.core import admission
 from batchq.core.conditions import Ended, Join, readiness, resolution, verdict
 from batchq.core.states import Outcome, RunState, State, after_attempt
+from batchq.core.topology import Topology
 from batchq.store import moves, trouble
 from batchq.store import run as runs
 from batchq.store import server as servers
@@ -257,13 +258,13 @@ def _choose(
     now = database.now(tx)
     topology = servers.topology(tx, database, demand.version)
     busy, out = demand.occupancy
-    free = affinity.free_threads(topology, busy, now, ahead)
+    free = admission.free_threads(topology, busy, now, ahead)
     ready = [group for group in demand.ready if group not in unsendable] if unsendable else demand.ready
-    limits = affinity.limits(ready, out, topology, free)
+    limits = admission.candidates_wanted(ready, out, topology, free)
     if not limits:
         return Chosen(now)
     candidates = moves.ready(tx, limits, looked, now, topology.aside.tasks)
-    admitted = affinity.admit([(row, row.group_name) for row in candidates], out, topology, free)
+    admitted = admission.admit([(row, row.group_name) for row in candidates], out, topology, free)
     return Chosen(now, admitted.chosen, admitted.shares)
 
 
@@ -292,8 +293,8 @@ def take_back(tx: Connection, database: Database, now: datetime, ahead: int = 0,
     if not out:
         return 0
     busy, _ = moves.occupancy(tx, topology.aside.tasks)
-    free = affinity.free_threads(topology, busy, now, ahead)
-    surplus = affinity.surplus([((row.id, row.token), row.group_name) for row in out], topology, free)
+    free = admission.free_threads(topology, busy, now, ahead)
+    surplus = admission.surplus([((row.id, row.token), row.group_name) for row in out], topology, free)
     held = moves.lock_now(tx, {task for task, _ in surplus}, skip=skip)
     return moves.take_back(tx, [(task, token) for task, token in surplus if task in held])
 
@@ -493,7 +494,7 @@ def _claimed_before(tx: Connection, life: Life, known: Collection[str]) -> Seque
     return moves.claimed(tx, [(row.id, row.token) for row in rows], life.server, life.epoch).rows if rows else []
 
 
-def _room(topology: affinity.Topology, life: Life, pool: int, now: datetime) -> int:
+def _room(topology: Topology, life: Life, pool: int, now: datetime) -> int:
     """How many attempts may run there at once: what the window allows, and the pool has room for (rule 16)."""
     return min(topology.by_id[life.server].threads_now(now), pool)
 
@@ -515,7 +516,7 @@ def _own_share(rows: Iterable[Any], share: Mapping[str, int], free: int) -> tupl
 def _claim(
     tx: Connection,
     database: Database,
-    topology: affinity.Topology,
+    topology: Topology,
     life: Life,
     offers: Sequence[Offer],
     active: int,

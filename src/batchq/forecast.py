@@ -14,10 +14,11 @@ from typing import Any, cast
 from sqlalchemy import Connection
 
 from batchq.core import plan, secrets
-from batchq.core.affinity import DEFAULT_GROUP, Server, Topology
-from batchq.core.conditions import Condition, Join, Node, waits_for, why_not
+from batchq.core.conditions import Condition, Join, Node
 from batchq.core.plan import Forecast, Found, Hour, Planned
 from batchq.core.states import TERMINAL, Outcome, RunState, State
+from batchq.core.topology import DEFAULT_GROUP, Server, Topology
+from batchq.core.why import waits_for, why_not
 from batchq.errors import InvalidInput, closest
 from batchq.spec import Document, JobSpec, Priority, TaskSpec
 from batchq.spec.fields import YEAR_SECONDS

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rules
-from batchq.core.affinity import Server, Topology
 from batchq.core.conditions import Condition, Join
 from batchq.core.plan import Forecast, Found, Job, Planned, Task, full_hours, plan
 from batchq.core.states import Outcome, RunState, State
+from batchq.core.topology import Server, Topology
 from batchq.core.windows import Window
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)  # a Monday, 14:00 in Oslo

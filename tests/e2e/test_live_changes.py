@@ -22,7 +22,7 @@ import pytest
 from sqlalchemy import func, select
 
 from batchq import Job, actions
-from batchq.core.affinity import Server, Topology
+from batchq.core.topology import Server, Topology
 from batchq.core.windows import Window
 from batchq.errors import Conflict
 from batchq.tables import Task

@@ -9,10 +9,10 @@ import pytest
 from sqlalchemy import select
 
 import rules
-from batchq.core.affinity import Server, Topology
 from batchq.core.conditions import Condition, Join
 from batchq.core.plan import Forecast, Job, Task, plan
 from batchq.core.states import Outcome
+from batchq.core.topology import Server, Topology
 from batchq.core.windows import Window, next_change
 from batchq.spec import JobSpec, TaskSpec
 from batchq.store import server as servers

@@ -20,7 +20,7 @@ from batchq.errors import InvalidInput
 from batchq.escape import printable
 
 if TYPE_CHECKING:
-    from batchq.core.affinity import Topology
+    from batchq.core.topology import Topology
     from batchq.forecast import Guess, Subject
     from batchq.spec import Document, JobSpec
     from batchq.store.database import Database

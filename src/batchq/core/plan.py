@@ -13,9 +13,11 @@ from datetime import UTC, datetime, timedelta
 from heapq import heappop, heappush
 from itertools import accumulate, pairwise
 
-from batchq.core.affinity import DEFAULT_GROUP, Topology, admit, free_threads, limits, why_ready
+from batchq.core.admission import admit, candidates_wanted, free_threads
 from batchq.core.conditions import Condition, Ended, Join, readiness, resolution, verdict
 from batchq.core.states import TERMINAL, RunState, State, after_attempt
+from batchq.core.topology import DEFAULT_GROUP, Topology
+from batchq.core.why import why_ready
 from batchq.core.windows import periods, zone
 
 HOUR = timedelta(hours=1)
@@ -278,7 +280,7 @@ class _Simulation:
         """Give the free threads to the best of what is ready, as `engine.dispatch` does (rules 10-13, 16, 28)."""
         waiting = [group for group, heap in self.ready.items() if heap]
         free = free_threads(self.present, self.busy, self.now) if waiting else {}
-        most = limits(waiting, {}, self.present, free)
+        most = candidates_wanted(waiting, {}, self.present, free)
         best = sorted(entry for group, limit in most.items() for entry in _best(self.ready[group], limit))
         candidates = [(entry, self.tasks[entry[-1]].task.group) for entry in best]
         admitted = admit(candidates, {}, self.present, free)

@@ -26,7 +26,7 @@ from sqlalchemy.exc import (
 
 from batchq import clock
 from batchq.config import masked
-from batchq.core.affinity import Topology
+from batchq.core.topology import Topology
 from batchq.errors import (
     BatchqError,
     DatabaseDamaged,

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, bindparam, insert, literal, select, update
 
 from batchq.core import secrets
-from batchq.core.affinity import DEFAULT_GROUP
 from batchq.core.conditions import Join
 from batchq.core.states import RunState
+from batchq.core.topology import DEFAULT_GROUP
 from batchq.store import moves
 from batchq.store import server as servers
 from batchq.store.database import Database

@@ -9,9 +9,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, String, bindparam, cast, delete, func, insert, literal_column, select, update
 
-from batchq.core.affinity import Aside, Topology
-from batchq.core.affinity import Server as Seen
 from batchq.core.states import NOT_STARTED, TERMINAL, State
+from batchq.core.topology import Aside, Topology
+from batchq.core.topology import Server as Seen
 from batchq.core.windows import UNREADABLE, Window, format_days, format_time, is_zone, parse_days, parse_time
 from batchq.store import moves, trouble
 from batchq.store.database import Database

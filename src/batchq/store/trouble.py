@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, delete, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
-from batchq.core.affinity import Aside
+from batchq.core.topology import Aside
 from batchq.store.database import of_content, why
 from batchq.store.statement import forget as drop_waiting
 from batchq.store.statement import send

@@ -14,21 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rules
-from batchq.core.affinity import (
+from batchq.core.admission import (
     Admitted,
     Matching,
-    Server,
-    Topology,
     admit,
+    candidates_wanted,
     free_threads,
-    limits,
-    local,
-    names,
     open_threads,
     room,
     surplus,
-    why_ready,
 )
+from batchq.core.topology import Server, Topology
+from batchq.core.why import local, names, why_ready
 from batchq.core.windows import Window
 
 GROUPS = ("default", "BG1", "BG2", "BG3")
@@ -224,7 +221,7 @@ def test_looking_at_no_more_than_the_limits_admits_the_same(servers, rng):
     free = {server.id: rng.randint(0, 2) for server in seen.servers}
     out = Counter(random_tickets(rng, 3))
     ready = list(enumerate(random_tickets(rng, 12)))
-    most = limits({group for _, group in ready}, out, seen, free)
+    most = candidates_wanted({group for _, group in ready}, out, seen, free)
     looked_at, taken = [], Counter()
     for key, group in ready:
         taken[group] += 1
