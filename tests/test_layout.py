@@ -22,7 +22,7 @@ FLOORS = [
     {"store"},
     {"engine"},
     {"aside"},
-    {"actions", "forecast"},
+    {"actions", "planning"},
     {"coordinator", "server"},
     {"operations"},
     {"app"},

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import update
 
 from batchq import Job
-from batchq.store import past
+from batchq.planning import past
 from batchq.store.database import Database
 from batchq.tables import Attempt
 from play import Clocked, Play
