@@ -1,4 +1,4 @@
-"""Who may run what, and which ready tasks get a ticket: rules 10 to 13, 16, 19, 20 and 40, against brute force."""
+"""Who may run what, which ready tasks get a ticket, and why others wait: rules 10-13, 16, 19, 20, 40 by brute force."""
 
 from __future__ import annotations
 

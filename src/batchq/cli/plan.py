@@ -123,7 +123,7 @@ def _read(file: Path | None, names: Sequence[str], *, queue: bool) -> tuple[Docu
 
 
 def _opened() -> Database | None:
-    """The database, unless it is our own file and not there yet."""
+    """The database, or None if it is our own file and not there yet: a plan creates nothing."""
     settings = batch().settings
     if settings.database_url is None and not (settings.home / "batchq.db").exists():
         return None

@@ -40,8 +40,8 @@ def simulate(
 ) -> Simulation:
     """Play the runs from `begin` to `end`, both aware, as if they were submitted at `begin` in this order.
 
-    Every server counts as running. The hours are those of the clock in `timezone`, an IANA name, the first
-    and the last of them cut off. What would start at `end` does not, what ends then does.
+    Every server counts as running. Hours are full on the clock in `timezone`, an IANA name; `begin` and `end` may
+    cut the first and the last one. Tasks may end at the very `end`, but none starts then.
     """
     running = replace(topology, servers=tuple(replace(server, alive=True) for server in topology.servers))
     return _Simulator(running, jobs, begin.astimezone(UTC), end.astimezone(UTC), timezone).run()
@@ -95,8 +95,8 @@ class _Simulator:
             self._dispatch()
             self._pass_time(self._next_event())
             self._heed_windows()
-            self._end_what_is_due()
-        return self._forecast()
+            self._end_due()
+        return self._result()
 
     # --- time -----------------------------------------------------------------------------------------------
 
@@ -188,7 +188,7 @@ class _Simulator:
         standing.attempts += 1
         self._occupy(number, server, self.now)
 
-    def _end_what_is_due(self) -> None:
+    def _end_due(self) -> None:
         """End the attempts whose time is over and settle their tasks; let tasks try again after their delay."""
         ended = []
         while self.due and self.due[0][0] <= self.now:
@@ -242,7 +242,7 @@ class _Simulator:
 
     # --- the result -----------------------------------------------------------------------------------------
 
-    def _forecast(self) -> Simulation:
+    def _result(self) -> Simulation:
         return Simulation(
             self.begin,
             self.end,

@@ -1,4 +1,4 @@
-"""How long tasks take and which of them fail, as far as somebody said it or the past shows it."""
+"""The guess at a plan: how long tasks take, by option, file, arguments or past, and which of them fail."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ SOURCES = {
     "past_operation": "as their operation before",
     "default": "by --default-duration",
 }
-DEMO = "demo.work"  # its arguments say how long it takes
+DEMO = "demo.work"  # the operation whose arguments say how long it takes
 
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """Usual seconds so far: of tasks, by job and task, and of operations."""
+    """Usual seconds of tasks, by job and task, and of operations."""
 
     tasks: Mapping[tuple[str, str], float] = field(default_factory=dict)
     operations: Mapping[str, float] = field(default_factory=dict)

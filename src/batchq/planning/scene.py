@@ -40,7 +40,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Scene:
-    """The runs to play and their servers, which come from the `file`, the `database`, `both` or by `default`."""
+    """The runs to play, and their servers; `source` is `file`, `database`, `both` or `default`."""
 
     subjects: Sequence[Subject]
     topology: Topology
@@ -55,7 +55,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Site:
-    """The place of a plan: how to open its database, if there is one, its pools, and the servers it starts with."""
+    """The installation: `opened` gives its database or None, `pool` is the size of each worker's pool."""
 
     opened: Callable[[], Database | None]
     pool: int
@@ -63,9 +63,9 @@ class Site:
 
 
 def set_scene(document: Document, jobs: Sequence[JobSpec], guess: Guess, site: Site, *, queue: bool) -> Scene:
-    """Put the jobs of the file behind the open runs, if the `queue` counts, and the guess on top of the past.
+    """Collect the runs to play, their servers and the guess; with `queue` the open runs come before the jobs.
 
-    The database is opened only if something depends on it, and never made. Raises InvalidInput for a name in
+    The database is opened only if something depends on it. Raises InvalidInput for a name in
     the guess that no task has.
     """
     seen = Seen()
