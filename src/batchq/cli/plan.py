@@ -26,7 +26,7 @@ MOST_TASKS = 20  # above it, only --tasks shows the tasks
 
 
 def parse_duration(text: str) -> tuple[str, float]:
-    """The name and the seconds that `NAME=SECONDS` says; ValueError for anything else."""
+    """Read the name and the seconds of `NAME=SECONDS`; raises ValueError for anything else."""
     name, equals, seconds = text.rpartition("=")
     if not (name and equals):
         raise ValueError(f"{text[:80]!r} is no duration. Write it as NAME=SECONDS, such as 'TASK 1=90'.")

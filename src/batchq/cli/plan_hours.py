@@ -77,7 +77,7 @@ def _sum(hour: Mapping[str, Any], what: str) -> float:
 
 
 def _share(busy: float, threads: float) -> str:
-    """`3.5/4`; a dash for none of none."""
+    """`3.5/4`; a dash if both are 0."""
     return f"{round(busy, 1):g}/{round(threads, 1):g}" if busy or threads else "–"
 
 

@@ -1,4 +1,4 @@
-"""Which ready tasks get a ticket now, and which tickets go back: free threads and their matching (rules 16, 19, 20)."""
+"""The admission of ready tasks to free threads: who gets a ticket now, and which tickets go back (rules 16, 19, 20)."""
 
 from __future__ import annotations
 

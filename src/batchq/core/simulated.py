@@ -121,7 +121,7 @@ def places(jobs: Sequence[SimRun]) -> list[range]:
 
 
 def followers(jobs: Sequence[SimRun], ranges: Sequence[range]) -> dict[int, list[tuple[int, Condition]]]:
-    """By the place of a task, the conditions on it, each with the place of the task that has it."""
+    """Conditions by the place of the task they name, each with the place of the task that has it."""
     successors: defaultdict[int, list[tuple[int, Condition]]] = defaultdict(list)
     for job, own in zip(jobs, ranges, strict=True):
         number_of = {task.name: number for number, task in zip(own, job.tasks, strict=True)}

@@ -288,7 +288,7 @@ class _Simulator:
 
 
 def _best(heap: list[Entry], most: int) -> list[Entry]:
-    """Take the best entries off the heap, at most `most`."""
+    """Take up to `most` of the best entries off the heap."""
     return [heappop(heap) for _ in range(min(most, len(heap)))]
 
 

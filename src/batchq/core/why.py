@@ -105,7 +105,7 @@ def _threads(number: int) -> str:
 
 
 def local(instant: datetime, timezone: str, now: datetime) -> str:
-    """`18:00 Europe/Oslo`, or on another day than `now` there `Tue 24 Nov 18:00 Europe/Oslo`."""
+    """`18:00 Europe/Oslo`; with its day, `Tue 24 Nov 18:00 Europe/Oslo`, if `now` lies on another one there."""
     there, here = instant.astimezone(zone(timezone)), now.astimezone(zone(timezone))
     day = "" if there.date() == here.date() else f"{there:%a %d %b} "
     return f"{day}{format_time(there.time().replace(microsecond=0))} {timezone}"

@@ -1,1 +1,1 @@
-"""What a plan is made of: a guess at durations, the scene it plays on, and the report on the simulation."""
+"""The parts of a plan: a guess at durations, the scene it plays on, and the report on the simulation."""

@@ -41,13 +41,13 @@ _OF_OPERATIONS = _newest(among(TASK.operation, "operations"), TASK.operation)
 
 
 def of_tasks(tx: Connection, jobs: Collection[str]) -> dict[tuple[str, str], float]:
-    """By job and task, the median of the seconds that the newest ten successful attempts took."""
+    """Median seconds of the newest ten successful attempts, by job and task."""
     rows = _OF_TASKS(tx, jobs=list(jobs), newest=NEWEST)
     return _medians(((row.job, row.name), row.claimed_at, row.ended_at) for row in rows)
 
 
 def of_operations(tx: Connection, operations: Collection[str]) -> dict[str, float]:
-    """By operation, the median of the seconds that its newest ten successful attempts took, in whatever job."""
+    """Median seconds of the newest ten successful attempts, by operation, over all jobs."""
     rows = _OF_OPERATIONS(tx, operations=list(operations), newest=NEWEST)
     return _medians((row.operation, row.claimed_at, row.ended_at) for row in rows)
 

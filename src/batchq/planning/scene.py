@@ -1,4 +1,4 @@
-"""The scene of a plan: the runs to play, the servers to play them on, and all that the database knows about both."""
+"""The scene of a plan: the runs to play, their servers, and the facts that the database holds about both."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def _subject(tx: Connection, run: OpenRun) -> Subject:
 
 
 def _stored(row: Any, run: OpenRun, duration: float | None) -> TaskSpec:
-    """A task as it was stored; only its expected duration comes from the job's newest definition."""
+    """A task as it was stored, with the expected duration of the job's newest definition."""
     after = (
         Condition(run.tasks[each.predecessor_id].name, Outcome(each.outcome), each.handles) for each in run.after(row)
     )
