@@ -14,8 +14,8 @@ import psutil
 from sqlalchemy import select
 
 from batchq import actions
-from batchq.core.affinity import DEFAULT_GROUP
 from batchq.core.states import RUN_OPEN, RunState
+from batchq.core.topology import DEFAULT_GROUP
 from batchq.store import schema
 from batchq.store.columns import RUN
 from benchmarks import bare

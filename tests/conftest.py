@@ -13,7 +13,7 @@ import pytest
 
 from batchq.store import schema
 from batchq.store.database import Database
-from batchq.tables import Row
+from batchq.store.tables import Row
 from play import Clocked
 from stage import Stage
 

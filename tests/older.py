@@ -16,7 +16,7 @@ from batchq import Job
 from batchq.store import schema
 from batchq.store.columns import TASK
 from batchq.store.database import Database
-from batchq.tables import Row
+from batchq.store.tables import Row
 from play import Play, came_true
 
 REVISIONS = sorted(script.revision for script in ScriptDirectory(str(schema.FOLDER)).walk_revisions())

@@ -19,8 +19,8 @@ from batchq.store import server as servers
 from batchq.store.columns import CONDITION, RUN, TASK
 from batchq.store.database import Database
 from batchq.store.moves import Ticket
-from batchq.store.statement import send
-from batchq.tables import Attempt, Server
+from batchq.store.sql.statement import send
+from batchq.store.tables import Attempt, Server
 
 ATTEMPT = Attempt.__table__.c  # type: ignore[attr-defined]
 

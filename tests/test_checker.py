@@ -15,7 +15,7 @@ from sqlalchemy import Connection, create_engine, text
 from sqlmodel import Session
 
 import checker
-from batchq.tables import Attempt, Group, Job, Run, Server, ServerGroup, ServerWindow, Task, TaskCondition
+from batchq.store.tables import Attempt, Group, Job, Run, Server, ServerGroup, ServerWindow, Task, TaskCondition
 
 TESTS = Path(__file__).parent
 # What the wall clock shows when the monotonic one shows 0.

@@ -22,7 +22,7 @@ FLOORS = [
     {"store", "tables"},
     {"engine"},
     {"aside"},
-    {"actions", "forecast"},
+    {"actions", "planning"},
     {"coordinator", "server"},
     {"catalogue", "discovery", "launch", "operations"},
     {"app"},

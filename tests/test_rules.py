@@ -16,9 +16,10 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from batchq import spec
-from batchq.core.affinity import Server, Topology, why_ready
-from batchq.core.conditions import Condition, Ended, Join, Node, readiness, settle, verdict, waits_for, why_not
+from batchq.core.conditions import Condition, Ended, Join, Node, readiness, settle, verdict
 from batchq.core.states import LABELS, MET_BY, MOVES, RUN_MOVES, SYNONYMS, Outcome, RunState, State
+from batchq.core.topology import Server, Topology
+from batchq.core.why import waits_for, why_not, why_ready
 from batchq.core.windows import Window, parse_time, periods
 from batchq.store.views import server_state
 

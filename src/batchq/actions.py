@@ -15,8 +15,8 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from batchq import aside, engine
-from batchq.core.affinity import DEFAULT_GROUP, Server
 from batchq.core.states import LABELS, RUN_ENDED
+from batchq.core.topology import DEFAULT_GROUP, Server
 from batchq.core.windows import Window, overlaps
 from batchq.errors import Conflict, InvalidInput, NotFound, closest, unknown
 from batchq.spec import Document, JobSpec, ServerSpec
@@ -28,7 +28,7 @@ from batchq.store import server as servers
 from batchq.store.columns import GROUP, JOB, RUN, SERVER, TASK
 from batchq.store.database import Database
 from batchq.store.server import PRIORITIES
-from batchq.tables import Liveness
+from batchq.store.tables import Liveness
 
 LARGEST_NUMBER = 2**63 - 1
 

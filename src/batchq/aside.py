@@ -21,9 +21,10 @@ from batchq.engine import Report
 from batchq.store import moves, trouble
 from batchq.store import server as servers
 from batchq.store.columns import SERVER, TASK
-from batchq.store.database import Database, of_content, why
+from batchq.store.database import Database
+from batchq.store.failures import of_content, why
+from batchq.store.tables import Liveness, Server
 from batchq.store.trouble import Key, What
-from batchq.tables import Liveness, Server
 
 P = ParamSpec("P")
 R = TypeVar("R")

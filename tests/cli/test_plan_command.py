@@ -12,7 +12,7 @@ from sqlalchemy import update
 
 from batchq.cli import cli
 from batchq.clock import Clock, clock
-from batchq.tables import Attempt, Task
+from batchq.store.tables import Attempt, Task
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SUN = EXAMPLES / "follow-the-sun.yaml"

@@ -22,10 +22,9 @@ from batchq.core.conditions import (
     resolution,
     settle,
     verdict,
-    waits_for,
-    why_not,
 )
 from batchq.core.states import TERMINAL, Outcome, RunState, State
+from batchq.core.why import waits_for, why_not
 
 SUCCESS, ERROR, FINISHED = Outcome.SUCCESS, Outcome.ERROR, Outcome.FINISHED
 OPEN = [State.WAITING, State.READY, State.QUEUED, State.EXECUTING]

@@ -7,8 +7,8 @@ from datetime import UTC, date, datetime, time
 
 import pytest
 
-from batchq.core.affinity import Server, Topology
 from batchq.core.lint import lint
+from batchq.core.topology import Server, Topology
 from batchq.core.windows import Window
 
 NOON = datetime(2026, 1, 30, 12, tzinfo=UTC)  # a Friday, 13:00 in Oslo

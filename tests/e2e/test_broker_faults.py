@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import select
 
 from batchq import Job
-from batchq.tables import Run
+from batchq.store.tables import Run
 from e2e.jobs import lanes, many
 from e2e.judge import judge
 from e2e.site import BROKER, Entry, Site

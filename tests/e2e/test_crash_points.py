@@ -27,7 +27,7 @@ from sqlalchemy import select
 import batchq
 from batchq import Job, actions, crash, engine
 from batchq.spec import TaskSpec
-from batchq.tables import Run, Server, Task
+from batchq.store.tables import Run, Server, Task
 from e2e.brokers import NO_RABBITMQ, PROGRAM
 from e2e.jobs import many
 from e2e.judge import cut_off, judge, read

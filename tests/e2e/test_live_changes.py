@@ -22,10 +22,10 @@ import pytest
 from sqlalchemy import func, select
 
 from batchq import Job, actions
-from batchq.core.affinity import Server, Topology
+from batchq.core.topology import Server, Topology
 from batchq.core.windows import Window
 from batchq.errors import Conflict
-from batchq.tables import Task
+from batchq.store.tables import Task
 from e2e.site import Site
 from e2e.timeline import Timeline, executing, threads_of
 

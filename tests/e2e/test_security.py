@@ -13,7 +13,7 @@ import pytest
 from kombu import Producer
 
 from batchq.server import tickets
-from batchq.tables import Task
+from batchq.store.tables import Task
 from e2e.site import Site
 
 pytestmark = pytest.mark.slow

@@ -14,9 +14,9 @@ from typing import TypeVar
 from sqlalchemy import func, select
 
 import checker
-from batchq.core.affinity import Server, Topology
+from batchq.core.topology import Server, Topology
 from batchq.store import server as servers
-from batchq.tables import Task
+from batchq.store.tables import Task
 from checker import Claim as Claim
 from e2e.site import Site
 

@@ -18,7 +18,7 @@ from batchq import engine
 from batchq.engine import Offer, Report
 from batchq.spec import Job, JobSpec, TaskSpec
 from batchq.store import moves
-from batchq.store.statement import send
+from batchq.store.sql.statement import send
 from play import Clocked, Play, busy, check_counters
 
 SPAWN = multiprocessing.get_context("spawn")

@@ -9,9 +9,10 @@ import pytest
 from sqlalchemy import func, select
 
 from batchq import Job
+from batchq.planning import open_runs
 from batchq.spec import JobSpec, TaskSpec
-from batchq.store import open_runs, views
 from batchq.store import run as runs
+from batchq.store import views
 from batchq.store.columns import CONDITION
 from play import Play, check_counters
 

@@ -20,7 +20,7 @@ from batchq.server.ledger import Arrival, Ledger
 from batchq.store import trouble
 from batchq.store.columns import TASK
 from batchq.store.database import Database
-from batchq.tables import Attempt
+from batchq.store.tables import Attempt
 from stage import Stage
 
 WIDE = "job: WIDE\ntasks:\n" + "\n".join(f"  T{n}: {{run: demo.work}}" for n in range(12))

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from batchq.core.affinity import Topology
+from batchq.core.topology import Topology
 from batchq.errors import BatchqError, DatabaseUnreachable
 from batchq.store import schema
 from batchq.store.database import Database

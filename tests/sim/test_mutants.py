@@ -24,8 +24,9 @@ from batchq.store import server as servers
 from batchq.store.columns import CONDITION, RUN, TASK, status_in_index
 from batchq.store.moves import canceling, settling
 from batchq.store.moves import finishing as outcomes
-from batchq.store.statement import Statement, among
-from batchq.tables import Run, Task
+from batchq.store.sql.lists import among
+from batchq.store.sql.statement import Statement
+from batchq.store.tables import Run, Task
 from sim.broker import Link
 from sim.runs import campaign, judged
 

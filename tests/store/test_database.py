@@ -17,8 +17,9 @@ from batchq import engine
 from batchq.errors import DatabaseRefuses, DatabaseUnreachable, InvalidInput
 from batchq.store import server as servers
 from batchq.store.database import Database
-from batchq.store.statement import Statement, among
-from batchq.tables import Group, Server
+from batchq.store.sql.lists import among
+from batchq.store.sql.statement import Statement
+from batchq.store.tables import Group, Server
 from play import Play
 
 GROUP = servers.GROUP

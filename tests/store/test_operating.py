@@ -17,7 +17,7 @@ from batchq.store import run as runs
 from batchq.store import server as servers
 from batchq.store import views
 from batchq.store.database import Database
-from batchq.tables import ServerGroup, ServerWindow
+from batchq.store.tables import ServerGroup, ServerWindow
 from stage import Stage
 
 DAY = Window(time(8), time(18), 2, "Europe/Oslo")

@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import update
 
 from batchq import Job
-from batchq.store import past
+from batchq.planning import past
 from batchq.store.database import Database
-from batchq.tables import Attempt
+from batchq.store.tables import Attempt
 from play import Clocked, Play
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)

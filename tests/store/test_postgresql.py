@@ -19,8 +19,8 @@ from batchq.errors import DatabaseOutdated, DatabaseRefuses, DatabaseTooNew, Dat
 from batchq.store import schema, trouble
 from batchq.store import server as servers
 from batchq.store.database import Database
-from batchq.store.statement import Statement
-from batchq.tables import Row
+from batchq.store.sql.statement import Statement
+from batchq.store.tables import Row
 
 
 def with_query(url: str, **query: str) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from batchq import Job
+from batchq.planning.open_runs import OpenRun, open_runs
 from batchq.store.database import Database
-from batchq.store.open_runs import OpenRun, open_runs
 from play import Clocked, Play
 
 

@@ -19,7 +19,7 @@ from batchq.spec import Job
 from batchq.store import schema
 from batchq.store import server as servers
 from batchq.store.database import Database
-from batchq.tables import Attempt, Dispatch, Group, Row, Run, Server, ServerWindow, Task, TaskCondition
+from batchq.store.tables import Attempt, Dispatch, Group, Row, Run, Server, ServerWindow, Task, TaskCondition
 from older import upgrade_to
 from play import Play
 

@@ -14,7 +14,7 @@ from batchq.spec import Job
 from batchq.store import moves
 from batchq.store import server as servers
 from batchq.store.moves import claiming, dispatching, finishing, settling, starting, ticketing, ticking
-from batchq.store.statement import Statement
+from batchq.store.sql.statement import Statement
 from play import Play
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)

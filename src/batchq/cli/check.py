@@ -69,7 +69,7 @@ def _tried(problems: list[str], act: Callable[[], T]) -> T | None:
     except BatchqError as error:
         problems.append(str(error))
     except Exception as error:
-        from batchq.store.database import of_content, why
+        from batchq.store.failures import of_content, why
 
         if not of_content(error):
             raise
@@ -79,7 +79,7 @@ def _tried(problems: list[str], act: Callable[[], T]) -> T | None:
 
 def _read_twice(act: Callable[[], T]) -> T:
     """What `act` returns; bytes that are no text are an error when they are met first, and then are read otherwise."""
-    from batchq.store.database import of_content
+    from batchq.store.failures import of_content
 
     try:
         return act()

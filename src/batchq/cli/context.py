@@ -63,7 +63,7 @@ class Commands(click.Group):
         except Exception as error:
             if "sqlalchemy" not in type(error).__module__:
                 raise
-            from batchq.store.database import of_content, why
+            from batchq.store.failures import of_content, why
 
             if not of_content(error):
                 raise

@@ -12,7 +12,7 @@ import click
 from batchq.cli.context import TIMED_OUT, batch, database, forward, users_now
 from batchq.cli.fields import FORM, SECONDS, WINDOW
 from batchq.cli.output import Part, Table, count, local, output_option, present, say, watch_option
-from batchq.core.affinity import local as local_in
+from batchq.core.why import local as local_in
 from batchq.core.windows import Window
 
 POLL_SECONDS = 0.2

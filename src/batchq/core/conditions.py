@@ -144,35 +144,3 @@ def verdict(tasks: Iterable[Ended], *, canceled: bool = False) -> RunState:
 def _counts(task: Ended) -> bool:
     failed = task.state is State.ERROR or task.aborted
     return failed and not task.ignore_failure and not task.handled
-
-
-_ASKED = {Outcome.SUCCESS: "to succeed", Outcome.ERROR: "to fail", Outcome.FINISHED: "to finish"}
-
-
-def waits_for(node: Node, states: Mapping[str, State]) -> str:
-    """What a waiting task waits for, as one clause: `waits for TASK 2 to succeed and TASK 3 to finish` (rule 40)."""
-    parts = [
-        f"{condition.task} {_ASKED[condition.outcome]}"
-        for condition in node.after
-        if resolution(condition.outcome, states[condition.task]) is None
-    ]
-    if not parts:
-        return "is about to start"
-    shown = parts if len(parts) <= 3 else [*parts[:3], f"{len(parts) - 3} more"]
-    joint = " or " if node.join is Join.ANY else " and "
-    return "waits for " + joint.join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
-
-
-def why_not(node: Node, states: Mapping[str, State]) -> str:
-    """Why a task didn't run, as one clause: `TASK 3 did not fail` (rules 4, 40)."""
-    blocked = [condition for condition in node.after if resolution(condition.outcome, states[condition.task]) is False]
-    clauses = [f"{condition.task} {_MISSED[condition.outcome, states[condition.task]]}" for condition in blocked]
-    return " and ".join(clauses[:3]) if clauses else "its conditions can no longer come true"
-
-
-_MISSED = {
-    (Outcome.SUCCESS, State.ERROR): "failed",
-    (Outcome.ERROR, State.SUCCESS): "did not fail",
-    **{(outcome, State.DIDNT_RUN): "didn't run" for outcome in Outcome},
-    **{(outcome, State.CANCELED): "was canceled" for outcome in Outcome},
-}

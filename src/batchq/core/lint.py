@@ -1,11 +1,12 @@
-"""What starves work silently: groups nobody serves, windows that never open or overlap (rule 15)."""
+"""Set-ups that starve work silently: groups nobody serves, windows that never open or overlap (rule 15)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 
-from batchq.core.affinity import DEFAULT_GROUP, Server, Topology, names
+from batchq.core.topology import DEFAULT_GROUP, Server, Topology
+from batchq.core.why import names
 from batchq.core.windows import UNREADABLE, Window, covering, next_opening, zone
 
 DAY = timedelta(days=1)
@@ -44,7 +45,7 @@ def _of_server(server: Server, now: datetime) -> Iterator[str]:
     if server.enabled and not _opens(server, now):
         if next_opening(server.windows, server.threads, now) is not None:
             yield f"Server {server.name} has no threads within 24 h: it starts nothing."
-        elif not vanished:  # else that was said above
+        elif not vanished:  # the sentence above would say it twice
             lacks = "window that ever opens" if server.windows else "threads"
             yield f"Server {server.name} has no {lacks}: it starts nothing."
     yield from _beyond_the_pool(server, now)
@@ -60,7 +61,7 @@ def _opens(server: Server, now: datetime) -> bool:
 
 
 def _beyond_the_pool(server: Server, now: datetime) -> Iterator[str]:
-    """More threads than the worker that runs can ever reach (rule 16)."""
+    """A sentence if windows ask for more threads than the running worker's pool holds (rule 16)."""
     wanted = [(window.threads, f" in {_words(window)}") for window in server.windows if _may_open(window, now)]
     if all(window.only is not None for window in server.windows):
         wanted.append((server.threads, ""))
@@ -78,7 +79,7 @@ def _may_open(window: Window, now: datetime) -> bool:
 
 
 def _overlaps(server: Server, now: datetime) -> list[tuple[Window, Window]]:
-    """The windows of different zones, one of which starts, within a year, while the other is open (rules 18, 21)."""
+    """Pairs of windows in different zones: one starts within a year while the other is open (rules 18, 21)."""
     if len({window.timezone for window in server.windows}) < 2:
         return []
     found = {
@@ -93,7 +94,7 @@ def _overlaps(server: Server, now: datetime) -> list[tuple[Window, Window]]:
 
 
 def _starts(window: Window, now: datetime) -> Iterator[datetime]:
-    """When the window would start, in UTC: on its date, or on every day of a year."""
+    """The starts of the window to come, in UTC: on its date, or on every day of a year."""
     if window.vanished:
         return
     tz = zone(window.timezone)

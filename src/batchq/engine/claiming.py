@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from batchq import crash
-from batchq.core.affinity import Topology
+from batchq.core.topology import Topology
 from batchq.engine.flush import Flush, Life, Offer
 from batchq.store import moves
 from batchq.store import server as servers

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from batchq.core import affinity
+from batchq.core import admission
 from batchq.store import moves
 from batchq.store import server as servers
 from batchq.store.database import Database
@@ -47,13 +47,13 @@ def choose(
     now = database.now(tx)
     topology = servers.topology(tx, database, demand.version)
     busy, out = demand.occupancy
-    free = affinity.free_threads(topology, busy, now, ahead)
+    free = admission.free_threads(topology, busy, now, ahead)
     ready = [group for group in demand.ready if group not in unsendable] if unsendable else demand.ready
-    wanted = affinity.candidates_wanted(ready, out, topology, free)
+    wanted = admission.candidates_wanted(ready, out, topology, free)
     if not wanted:
         return Chosen(now)
     candidates = moves.ready(tx, wanted, peeked, now, topology.aside.tasks)
-    admitted = affinity.admit([(row, row.group_name) for row in candidates], out, topology, free)
+    admitted = admission.admit([(row, row.group_name) for row in candidates], out, topology, free)
     return Chosen(now, admitted.chosen, admitted.shares)
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from batchq.core.states import RunState, State, after_attempt
 from batchq.engine.flush import Life, Report
 from batchq.store import moves
-from batchq.store.statement import Reply
+from batchq.store.sql.statement import Reply
 
 
 def finish(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from batchq.engine.advancing import Advance
-from batchq.store.statement import Reply
+from batchq.store.sql.statement import Reply
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ from batchq.engine.ticketing import take_back
 from batchq.store import moves, trouble
 from batchq.store import server as servers
 from batchq.store.columns import run_of
-from batchq.store.database import Database, why
+from batchq.store.database import Database
+from batchq.store.failures import why
 from batchq.store.trouble import Key, What
 
 LOST = "lost: server {name} went away during this attempt; what it did is not known"

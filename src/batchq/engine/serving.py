@@ -21,7 +21,7 @@ from batchq.store import server as servers
 from batchq.store.columns import run_of
 from batchq.store.database import Database
 from batchq.store.moves import Ticket
-from batchq.store.statement import Reply
+from batchq.store.sql.statement import Reply
 
 
 def serve(tx: Connection, database: Database, life: Life, flush: Flush) -> Served:

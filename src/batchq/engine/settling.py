@@ -13,7 +13,7 @@ from batchq.core.conditions import Ended, Join, readiness, resolution, verdict
 from batchq.core.states import Outcome, RunState, State
 from batchq.store import moves
 from batchq.store.columns import run_of
-from batchq.store.statement import Reply
+from batchq.store.sql.statement import Reply
 
 CONDITIONS_PER_TRANSACTION = 1000
 MOST_FOLLOWERS = CONDITIONS_PER_TRANSACTION + len(Outcome)

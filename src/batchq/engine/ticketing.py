@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from batchq.core import affinity
+from batchq.core import admission
 from batchq.store import moves
 from batchq.store import server as servers
 from batchq.store.database import Database
@@ -24,8 +24,8 @@ def take_back(tx: Connection, database: Database, now: datetime, ahead: int = 0,
     if not out:
         return 0
     busy, _ = moves.occupancy(tx, topology.aside.tasks)
-    free = affinity.free_threads(topology, busy, now, ahead)
-    surplus = affinity.surplus([((row.id, row.token), row.group_name) for row in out], topology, free)
+    free = admission.free_threads(topology, busy, now, ahead)
+    surplus = admission.surplus([((row.id, row.token), row.group_name) for row in out], topology, free)
     locked = moves.lock_now(tx, {task for task, _ in surplus}, skip=skip)
     return moves.unqueue(tx, [(task, token) for task, token in surplus if task in locked])
 

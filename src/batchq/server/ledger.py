@@ -21,7 +21,8 @@ from batchq.engine import Flush, Life, Offer, Report, Served
 from batchq.errors import BrokerUnreachable, DatabaseUnreachable
 from batchq.server.tickets import LocalMessage, Publisher
 from batchq.store import moves, trouble
-from batchq.store.database import Database, of_content, why
+from batchq.store.database import Database
+from batchq.store.failures import of_content, why
 from batchq.store.moves import Ticket
 from batchq.store.trouble import LONGEST_SECONDS, What
 

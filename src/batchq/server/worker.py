@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from batchq import clock, crash, engine, logs
 from batchq.config import Settings
-from batchq.core.affinity import Server
+from batchq.core.topology import Server
 from batchq.core.windows import next_change
 from batchq.engine import Life, Report
 from batchq.errors import (

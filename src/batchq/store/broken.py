@@ -15,8 +15,8 @@ from batchq.core.states import NOT_STARTED, TERMINAL, RunState, State
 from batchq.store import trouble
 from batchq.store.columns import GROUP, RUN, RUN_IS_OPEN, SERVER, TASK, run_of
 from batchq.store.server import PRIORITIES
+from batchq.store.tables import Run, Server, Task
 from batchq.store.trouble import What
-from batchq.tables import Run, Server, Task
 
 # What they hold is of no matter here, and may be long.
 LONG = ("error", "result", "definition")

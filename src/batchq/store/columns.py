@@ -9,7 +9,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.elements import ColumnElement
 
 from batchq.core.states import State
-from batchq.tables import (
+from batchq.store.tables import (
     Attempt,
     Dispatch,
     Group,

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
 
 from batchq.config import masked
-from batchq.core.affinity import Topology
+from batchq.core.topology import Topology
 from batchq.errors import BatchqError, DatabaseDamaged, DatabaseLost, DatabaseRefuses, DatabaseUnreachable
 from batchq.store import address
 from batchq.store.failures import is_away, is_garbage, may_repeat

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, bindparam, insert, literal, select, update
 
 from batchq.core import secrets
-from batchq.core.affinity import DEFAULT_GROUP
 from batchq.core.conditions import Join
 from batchq.core.states import RunState
+from batchq.core.topology import DEFAULT_GROUP
 from batchq.store import server as servers
 from batchq.store.columns import CONDITION, JOB, RUN, TASK, task_id
 from batchq.store.database import Database
 from batchq.store.server import PRIORITIES
-from batchq.store.statement import Reply, Statement
-from batchq.tables import Job, Run, Task, TaskCondition
+from batchq.store.sql.statement import Reply, Statement
+from batchq.store.tables import Job, Run, Task, TaskCondition
 
 if TYPE_CHECKING:
     from batchq.spec import JobSpec, TaskSpec

@@ -9,9 +9,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, String, bindparam, cast, delete, func, insert, literal_column, select, update
 
-from batchq.core.affinity import Aside, Topology
-from batchq.core.affinity import Server as Seen
 from batchq.core.states import NOT_STARTED, TERMINAL, State
+from batchq.core.topology import Aside, Topology
+from batchq.core.topology import Server as Seen
 from batchq.core.windows import UNREADABLE, Window, format_days, format_time, is_zone, parse_days, parse_time
 from batchq.store import moves, trouble
 from batchq.store.columns import (
@@ -27,8 +27,9 @@ from batchq.store.columns import (
     status_in_index,
 )
 from batchq.store.database import Database
-from batchq.store.statement import Reply, Statement, among
-from batchq.tables import Dispatch, Group, Liveness, Run, Server, ServerGroup, ServerWindow, Task
+from batchq.store.sql.lists import among
+from batchq.store.sql.statement import Reply, Statement
+from batchq.store.tables import Dispatch, Group, Liveness, Run, Server, ServerGroup, ServerWindow, Task
 
 PRIORITIES = {"low": 0, "normal": 1, "high": 2, "critical": 3}
 

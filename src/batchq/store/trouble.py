@@ -14,12 +14,12 @@ from typing import Any
 from sqlalchemy import Connection, delete, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
-from batchq.core.affinity import Aside
+from batchq.core.topology import Aside
 from batchq.store.columns import TROUBLE
-from batchq.store.database import of_content, why
-from batchq.store.statement import forget as drop_waiting
-from batchq.store.statement import send
-from batchq.tables import Dispatch, Trouble
+from batchq.store.failures import of_content, why
+from batchq.store.sql.statement import forget as drop_waiting
+from batchq.store.sql.statement import send
+from batchq.store.tables import Dispatch, Trouble
 
 LONGEST_SECONDS = 60.0
 

@@ -16,11 +16,12 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Select, and_, case, func, literal, select, text
 
 from batchq import clock as world
-from batchq.core import affinity, secrets, windows
-from batchq.core.affinity import Topology
-from batchq.core.conditions import Condition, Join, Node, resolution, waits_for, why_not
+from batchq.core import secrets, topology, windows
+from batchq.core.conditions import Condition, Join, Node, resolution
 from batchq.core.lint import lint
 from batchq.core.states import NOT_STARTED, RUN_ENDED, RUN_OPEN, TERMINAL, Outcome, State
+from batchq.core.topology import Topology
+from batchq.core.why import local, waits_for, why_not, why_ready
 from batchq.core.windows import format_days, format_time
 from batchq.errors import NotFound, unknown
 from batchq.store import moves
@@ -37,7 +38,7 @@ from batchq.store.columns import (
     status_in_index,
 )
 from batchq.store.server import PRIORITIES, seen
-from batchq.tables import Attempt, Job, Liveness, Run, Server, Task, TaskCondition
+from batchq.store.tables import Attempt, Job, Liveness, Run, Server, Task, TaskCondition
 
 T = TypeVar("T")
 View = dict[str, Any]
@@ -97,13 +98,13 @@ class Reasons:
     def of_group(self, group: str) -> str:
         """Why ready tasks of the group do not start, in one clause."""
         if group not in self._known:
-            self._known[group] = affinity.why_ready(group, self.topology, self.busy, self.now, self._timezone)
+            self._known[group] = why_ready(group, self.topology, self.busy, self.now, self._timezone)
         return self._known[group]
 
     def of_task(self, task: Any) -> str:
         """Why this ready or queued task does not start, in one clause."""
         if task.attempt and task.ready_at > self.now:
-            return f"tries again at {affinity.local(task.ready_at, self._timezone or 'UTC', self.now)}"
+            return f"tries again at {local(task.ready_at, self._timezone or 'UTC', self.now)}"
         return self.of_group(task.group_name)
 
 
@@ -464,7 +465,7 @@ def executing(tx: Connection, server: str) -> list[View]:
     ]
 
 
-def _server(row: Any, server: affinity.Server, busy: int, now: datetime) -> View:
+def _server(row: Any, server: topology.Server, busy: int, now: datetime) -> View:
     threads = windows.threads_at(server.windows, server.threads, now)
     if row.liveness == Liveness.RUNNING and row.pool is not None:
         threads = min(threads, row.pool)  # more its worker cannot; and none once it stops
@@ -487,7 +488,7 @@ def _server(row: Any, server: affinity.Server, busy: int, now: datetime) -> View
     }
 
 
-def _next_change(server: affinity.Server, now: datetime) -> View | None:
+def _next_change(server: topology.Server, now: datetime) -> View | None:
     """When its threads change, to how many, and the zone of the window that opens then, or closes."""
     change = windows.next_change(server.windows, server.threads, now)
     if change is None:
@@ -514,7 +515,7 @@ def server_state(liveness: str, enabled: bool, threads: int, busy: int) -> str:
     return next(state for state, holds in fits.items() if holds)
 
 
-def _windows(server: affinity.Server, now: datetime) -> list[View]:
+def _windows(server: topology.Server, now: datetime) -> list[View]:
     """Its windows, numbered from 1, each with its text and whether it is in force."""
     covering = windows.covering(server.windows, now)
     return [

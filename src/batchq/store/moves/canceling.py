@@ -9,7 +9,7 @@ from sqlalchemy import Connection, update
 from batchq.core.states import NOT_STARTED, RunState, State
 from batchq.store.columns import RUN, TASK
 from batchq.store.moves.becoming import becomes, run_becomes
-from batchq.tables import Run, Task
+from batchq.store.tables import Run, Task
 
 _CANCELING = run_becomes(RunState.EXECUTING, RunState.CANCELING)
 _CANCELED = [becomes(state, State.CANCELED) for state in sorted(NOT_STARTED)]

@@ -12,8 +12,9 @@ from batchq.core.states import State
 from batchq.store.columns import DISPATCH, OUT, RUN, SERVER, TASK, status_in_index, status_is
 from batchq.store.moves.becoming import becomes
 from batchq.store.moves.dispatching import TO_START
-from batchq.store.statement import Reply, Statement, among
-from batchq.tables import Liveness, Run, Server, Task
+from batchq.store.sql.lists import among
+from batchq.store.sql.statement import Reply, Statement
+from batchq.store.tables import Liveness, Run, Server, Task
 
 _CLAIMS = becomes(State.QUEUED, State.EXECUTING)
 

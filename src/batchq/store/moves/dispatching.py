@@ -14,8 +14,8 @@ from batchq.store.columns import RUN, TASK, status_in_index, status_is
 from batchq.store.moves.becoming import becomes
 from batchq.store.moves.listing import Listing
 from batchq.store.moves.ticketing import new_token
-from batchq.store.statement import Reply, Statement
-from batchq.tables import Run, Task
+from batchq.store.sql.statement import Reply, Statement
+from batchq.store.tables import Run, Task
 
 # All that a server must know of an attempt to start it.
 TO_START = (

@@ -11,8 +11,9 @@ from sqlalchemy import Connection, bindparam, func, insert, select, update
 from batchq.core.states import State
 from batchq.store.columns import ATTEMPT, RUN, TASK
 from batchq.store.moves.becoming import becomes
-from batchq.store.statement import Reply, Statement, among
-from batchq.tables import Attempt, Run, Task
+from batchq.store.sql.lists import among
+from batchq.store.sql.statement import Reply, Statement
+from batchq.store.tables import Attempt, Run, Task
 
 _ENDED = becomes(State.EXECUTING, State.SUCCESS, State.ERROR, State.READY)
 

@@ -8,7 +8,8 @@ from typing import Any
 from sqlalchemy import Connection, Select
 from sqlalchemy.sql.elements import ColumnElement
 
-from batchq.store.statement import Reply, Statement, among
+from batchq.store.sql.lists import among
+from batchq.store.sql.statement import Reply, Statement
 
 
 class Listing:

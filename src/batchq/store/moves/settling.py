@@ -12,8 +12,9 @@ from batchq.core.states import RUN_OPEN, RunState, State
 from batchq.store.columns import CONDITION, RUN, TASK, status_in_index
 from batchq.store.moves.becoming import becomes
 from batchq.store.moves.listing import Listing
-from batchq.store.statement import Reply, Statement, among
-from batchq.tables import Run, Task, TaskCondition
+from batchq.store.sql.lists import among
+from batchq.store.sql.statement import Reply, Statement
+from batchq.store.tables import Run, Task, TaskCondition
 
 # --- what is to be settled ----------------------------------------------------------------------------------
 

@@ -10,8 +10,8 @@ from sqlalchemy import Connection, bindparam, delete, exists, select, update
 from batchq.core.states import RunState, State
 from batchq.store.columns import RUN, STORING, TASK
 from batchq.store.moves.becoming import becomes, run_becomes
-from batchq.store.statement import Reply, Statement
-from batchq.tables import Run, Task
+from batchq.store.sql.statement import Reply, Statement
+from batchq.store.tables import Run, Task
 
 _OPENS = run_becomes(RunState.STORING, RunState.EXECUTING)
 _GIVEN_UP = run_becomes(RunState.STORING, RunState.CANCELED)

@@ -14,8 +14,9 @@ from batchq.core.states import State
 from batchq.store.columns import OUT, RUN, TASK, run_of, status_in_index, status_is
 from batchq.store.moves.becoming import becomes
 from batchq.store.moves.listing import Listing
-from batchq.store.statement import Statement, among
-from batchq.tables import Run, Task
+from batchq.store.sql.lists import among
+from batchq.store.sql.statement import Statement
+from batchq.store.tables import Run, Task
 
 
 @dataclass(frozen=True, slots=True)

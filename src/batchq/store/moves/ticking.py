@@ -6,7 +6,7 @@ from sqlalchemy import Connection, exists, literal_column, or_, select
 
 from batchq.core.states import State
 from batchq.store.columns import OUT, RUN, STORING, TASK, TROUBLE, status_in_index
-from batchq.store.statement import Statement
+from batchq.store.sql.statement import Statement
 
 _ANYTHING_OPEN = Statement(
     select(

@@ -1,4 +1,4 @@
-"""What is open now: the runs that have not ended, with all their tasks and conditions as they stand."""
+"""The open runs: started and not ended, with all their tasks and conditions as they stand."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sqlalchemy import Connection, select
 
 from batchq.core.states import RunState
 from batchq.store.columns import CONDITION, RUN, TASK
-from batchq.tables import Run, Task
+from batchq.store.tables import Run, Task
 
 OPEN = (RunState.EXECUTING.value, RunState.CANCELING.value)
 STARTED_RUNS = select(RUN.id).where(RUN.status.in_(OPEN)).scalar_subquery()
@@ -19,8 +19,9 @@ STARTED_RUNS = select(RUN.id).where(RUN.status.in_(OPEN)).scalar_subquery()
 
 @dataclass(frozen=True, slots=True)
 class OpenRun:
-    """A run that has started and not ended: its row, those of its tasks by id, and of conditions by their task, of
-    which others may share them.
+    """The row of an open run, the rows of its tasks by id, and rows of conditions by the id of their task.
+
+    Tasks may share conditions, which then stand under the id of one of them.
     """
 
     row: Any

@@ -13,10 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rules
-from batchq.core.affinity import Server, Topology
 from batchq.core.conditions import Condition, Join
-from batchq.core.plan import Forecast, Found, Job, Planned, Task, full_hours, plan
+from batchq.core.simulated import Found, Planned, SimRun, SimTask, Simulation
+from batchq.core.simulation import simulate
 from batchq.core.states import Outcome, RunState, State
+from batchq.core.thread_hours import full_hours
+from batchq.core.topology import Server, Topology
 from batchq.core.windows import Window
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)  # a Monday, 14:00 in Oslo
@@ -51,29 +53,29 @@ def windowed(*windows: str, timezone: str = "UTC") -> Topology:
     return Topology((Server(1, "AOS1", windows=tuple(made)),))
 
 
-def job_1(*failing: str, seconds: float = 60) -> Job:
-    return Job("JOB 1", tuple(Task(name, seconds, after, fails=name in failing) for name, after in JOB_1.items()))
+def job_1(*failing: str, seconds: float = 60) -> SimRun:
+    return SimRun("JOB 1", tuple(SimTask(name, seconds, after, fails=name in failing) for name, after in JOB_1.items()))
 
 
-def alike(number: int, seconds: float = 60, **facts: object) -> Job:
-    return Job("J", tuple(Task(f"T{place}", seconds, **facts) for place in range(number)))  # type: ignore[arg-type]
+def alike(number: int, seconds: float = 60, **facts: object) -> SimRun:
+    return SimRun("J", tuple(SimTask(f"T{place}", seconds, **facts) for place in range(number)))  # type: ignore[arg-type]
 
 
-def planned(topology: Topology, *jobs: Job, hours: float = 24, begin: datetime = NOON) -> Forecast:
-    return plan(topology, jobs, begin, begin + hours * HOUR)
+def planned(topology: Topology, *jobs: SimRun, hours: float = 24, begin: datetime = NOON) -> Simulation:
+    return simulate(topology, jobs, begin, begin + hours * HOUR)
 
 
-def times(forecast: Forecast) -> dict[str, tuple[float | None, float | None]]:
+def times(simulation: Simulation) -> dict[str, tuple[float | None, float | None]]:
     """Start and end of each task, in minutes from the begin."""
 
     def minutes(instant: datetime | None) -> float | None:
-        return None if instant is None else (instant - forecast.begin) / timedelta(minutes=1)
+        return None if instant is None else (instant - simulation.begin) / timedelta(minutes=1)
 
-    return {task.task: (minutes(task.started_at), minutes(task.ended_at)) for task in forecast.tasks}
+    return {task.task: (minutes(task.started_at), minutes(task.ended_at)) for task in simulation.tasks}
 
 
-def by_name(forecast: Forecast) -> dict[str, Planned]:
-    return {task.task: task for task in forecast.tasks}
+def by_name(simulation: Simulation) -> dict[str, Planned]:
+    return {task.task: task for task in simulation.tasks}
 
 
 # --- conditions and verdicts (rules 2 to 7) -----------------------------------------------------------------
@@ -92,17 +94,17 @@ def by_name(forecast: Forecast) -> dict[str, Planned]:
     ],
 )
 def test_the_job_of_the_introduction_ends_as_its_table_says(failing, success, error, verdict):
-    forecast = planned(servers(1, 1), job_1(*(f"TASK {number}" for number in failing.split())))
+    simulation = planned(servers(1, 1), job_1(*(f"TASK {number}" for number in failing.split())))
     wanted = {f"TASK {number}": "didnt_run" for number in range(1, 8)}
     wanted |= {f"TASK {number}": "success" for number in success.split()}
     wanted |= {f"TASK {number}": "error" for number in error.split()}
-    assert {task.task: task.state.value for task in forecast.tasks} == wanted
-    assert [close.verdict for close in forecast.jobs] == [verdict]
+    assert {task.task: task.state.value for task in simulation.tasks} == wanted
+    assert [close.verdict for close in simulation.jobs] == [verdict]
 
 
 def test_tasks_follow_each_other_and_run_side_by_side_on_two_servers():
-    forecast = planned(servers(1, 1), job_1())
-    assert times(forecast) == {
+    simulation = planned(servers(1, 1), job_1())
+    assert times(simulation) == {
         "TASK 1": (0, 1),
         "TASK 2": (1, 2),
         "TASK 3": (2, 3),
@@ -111,85 +113,85 @@ def test_tasks_follow_each_other_and_run_side_by_side_on_two_servers():
         "TASK 6": (None, 3),
         "TASK 7": (3, 4),
     }
-    assert {by_name(forecast)[name].server for name in ("TASK 3", "TASK 4")} == {"AOS1", "AOS2"}
-    assert forecast.jobs[0].ended_at == NOON + timedelta(minutes=4)
+    assert {by_name(simulation)[name].server for name in ("TASK 3", "TASK 4")} == {"AOS1", "AOS2"}
+    assert simulation.jobs[0].ended_at == NOON + timedelta(minutes=4)
 
 
 def test_any_starts_on_the_first_condition_met():
     tasks = (
-        Task("quick", 60),
-        Task("slow", 600),
-        Task("either", 60, (Condition("slow"), Condition("quick")), Join.ANY),
-        Task("both", 60, (Condition("slow"), Condition("quick"))),
+        SimTask("quick", 60),
+        SimTask("slow", 600),
+        SimTask("either", 60, (Condition("slow"), Condition("quick")), Join.ANY),
+        SimTask("both", 60, (Condition("slow"), Condition("quick"))),
     )
-    forecast = planned(servers(4), Job("J", tasks))
-    assert times(forecast)["either"] == (1, 2)
-    assert times(forecast)["both"] == (10, 11)
+    simulation = planned(servers(4), SimRun("J", tasks))
+    assert times(simulation)["either"] == (1, 2)
+    assert times(simulation)["both"] == (10, 11)
 
 
 @pytest.mark.parametrize("handled", [True, False])
 def test_a_failure_counts_unless_it_is_handled(handled):
-    tasks = (Task("A", 60, fails=True), Task("B", 60, (Condition("A", ERROR, handles=handled),)))
-    forecast = planned(servers(1), Job("J", tasks))
-    assert forecast.jobs[0].verdict is (RunState.SUCCESS if handled else RunState.ERROR)
+    tasks = (SimTask("A", 60, fails=True), SimTask("B", 60, (Condition("A", ERROR, handles=handled),)))
+    simulation = planned(servers(1), SimRun("J", tasks))
+    assert simulation.jobs[0].verdict is (RunState.SUCCESS if handled else RunState.ERROR)
 
 
 def test_a_failure_that_is_to_be_ignored_does_not_count():
-    forecast = planned(servers(1), Job("J", (Task("A", 60, fails=True, ignore_failure=True),)))
-    assert (forecast.tasks[0].state, forecast.jobs[0].verdict) == (State.ERROR, RunState.SUCCESS)
+    simulation = planned(servers(1), SimRun("J", (SimTask("A", 60, fails=True, ignore_failure=True),)))
+    assert (simulation.tasks[0].state, simulation.jobs[0].verdict) == (State.ERROR, RunState.SUCCESS)
 
 
 def test_what_fails_is_tried_again_as_often_as_it_may():
-    forecast = planned(servers(1), Job("J", (Task("A", 60, fails=True, retries=2, retry_delay=600),)))
-    (task,) = forecast.tasks
-    starts = [attempt.start - NOON for attempt in forecast.attempts]
+    simulation = planned(servers(1), SimRun("J", (SimTask("A", 60, fails=True, retries=2, retry_delay=600),)))
+    (task,) = simulation.tasks
+    starts = [attempt.start - NOON for attempt in simulation.attempts]
     assert starts == [timedelta(0), timedelta(minutes=11), timedelta(minutes=22)]
     assert (task.attempts, task.state, task.ended_at) == (3, State.ERROR, NOON + timedelta(minutes=23))
     assert task.waited == timedelta(0)
 
 
 def test_tasks_that_take_no_time_follow_each_other_at_one_instant():
-    chain = tuple(Task(f"T{n}", 0, (Condition(f"T{n - 1}"),) if n else ()) for n in range(5))
-    forecast = planned(servers(1), Job("J", chain))
-    assert set(times(forecast).values()) == {(0, 0)}
-    assert forecast.jobs[0].ended_at == NOON
+    chain = tuple(SimTask(f"T{n}", 0, (Condition(f"T{n - 1}"),) if n else ()) for n in range(5))
+    simulation = planned(servers(1), SimRun("J", chain))
+    assert set(times(simulation).values()) == {(0, 0)}
+    assert simulation.jobs[0].ended_at == NOON
 
 
 # --- threads and windows (rules 16 to 21) -------------------------------------------------------------------
 
 
 def test_no_more_run_than_there_are_threads_and_none_is_left_idle():
-    forecast = planned(servers(2, 1), alike(7))
-    assert sorted(start for start, _ in times(forecast).values()) == [0, 0, 0, 1, 1, 1, 2]
-    assert Counter(task.server for task in forecast.tasks) == {"AOS1": 5, "AOS2": 2}
+    simulation = planned(servers(2, 1), alike(7))
+    assert sorted(start for start, _ in times(simulation).values()) == [0, 0, 0, 1, 1, 1, 2]
+    assert Counter(task.server for task in simulation.tasks) == {"AOS1": 5, "AOS2": 2}
 
 
 def test_nothing_starts_in_the_half_hour_between_the_windows():
     night = windowed("08:00-18:00=2", "18:00-07:30=20")
-    forecast = planned(night, alike(45, 1200), begin=datetime(2026, 6, 1, 7, tzinfo=UTC))
-    assert Counter(start for start, _ in times(forecast).values()) == {
+    simulation = planned(night, alike(45, 1200), begin=datetime(2026, 6, 1, 7, tzinfo=UTC))
+    assert Counter(start for start, _ in times(simulation).values()) == {
         0: 20, 20: 20, **{60 + 20 * number: 2 for number in range(2)}, 100: 1,
     }  # fmt: skip
 
 
 def test_what_runs_when_a_window_closes_ends_in_peace_and_takes_its_thread():
-    forecast = planned(windowed("12:00-12:30=2", "12:30-14:00=1"), alike(4, 2400))
-    assert times(forecast) == {"T0": (0, 40), "T1": (0, 40), "T2": (40, 80), "T3": (80, 120)}
-    (first, *_) = forecast.hours
+    simulation = planned(windowed("12:00-12:30=2", "12:30-14:00=1"), alike(4, 2400))
+    assert times(simulation) == {"T0": (0, 40), "T1": (0, 40), "T2": (40, 80), "T3": (80, 120)}
+    (first, *_) = simulation.hours
     assert (first.threads["AOS1"], first.busy["AOS1"]) == (2 * 1800 + 1800, 2 * 2400 + 1200)
     assert first.idle == 0
 
 
 def test_a_window_that_opens_at_the_end_of_a_task_counts_at_that_very_instant():
-    forecast = planned(windowed("12:00-12:10=1", "12:10-13:00=3"), alike(4, 600))
-    assert sorted(times(forecast).values()) == [(0, 10), (10, 20), (10, 20), (10, 20)]
+    simulation = planned(windowed("12:00-12:10=1", "12:10-13:00=3"), alike(4, 600))
+    assert sorted(times(simulation).values()) == [(0, 10), (10, 20), (10, 20), (10, 20)]
 
 
 def test_windows_go_by_the_clock_of_their_zone_through_a_change_of_the_clocks():
     # In the night to 29 March 2026 Oslo's clock goes from 02:00 to 03:00: the window is an hour shorter.
     night = windowed("01:00-04:00=1", timezone="Europe/Oslo")
-    forecast = planned(night, alike(4, 3600), begin=datetime(2026, 3, 29, 0, tzinfo=UTC), hours=30)
-    assert [start for start, _ in times(forecast).values()] == [0, 60, 23 * 60, 24 * 60]
+    simulation = planned(night, alike(4, 3600), begin=datetime(2026, 3, 29, 0, tzinfo=UTC), hours=30)
+    assert [start for start, _ in times(simulation).values()] == [0, 60, 23 * 60, 24 * 60]
 
 
 def test_a_disabled_server_starts_nothing_and_one_that_does_not_run_counts_as_running():
@@ -207,31 +209,31 @@ def test_a_pool_limits_what_a_window_allows():
 
 def test_a_bound_group_runs_on_its_servers_alone_and_they_take_nothing_else():
     topology = Topology((Server(1, "AOS1", 2), Server(2, "AOS2", 1, frozenset({"BG1"}))))
-    job = Job("J", (*alike(3, group="BG1").tasks, Task("D", 60), Task("E", 60), Task("F", 60)))
-    forecast = planned(topology, job)
-    assert [by_name(forecast)[name].server for name in "DEF"] == ["AOS1"] * 3
-    assert [by_name(forecast)[f"T{n}"].server for n in range(3)] == ["AOS2"] * 3
-    assert times(forecast)["F"] == (1, 2)
-    assert times(forecast)["T2"] == (2, 3)
+    job = SimRun("J", (*alike(3, group="BG1").tasks, SimTask("D", 60), SimTask("E", 60), SimTask("F", 60)))
+    simulation = planned(topology, job)
+    assert [by_name(simulation)[name].server for name in "DEF"] == ["AOS1"] * 3
+    assert [by_name(simulation)[f"T{n}"].server for n in range(3)] == ["AOS2"] * 3
+    assert times(simulation)["F"] == (1, 2)
+    assert times(simulation)["T2"] == (2, 3)
 
 
 def test_a_higher_priority_goes_first_then_who_waits_longer_then_the_order_of_the_file():
     tasks = (
-        Task("first", 60),
-        Task("second", 60),
-        Task("later", 60, (Condition("first"),)),
-        Task("urgent", 60, (Condition("first"),), priority=3),
-        Task("low", 60, priority=0),
+        SimTask("first", 60),
+        SimTask("second", 60),
+        SimTask("later", 60, (Condition("first"),)),
+        SimTask("urgent", 60, (Condition("first"),), priority=3),
+        SimTask("low", 60, priority=0),
     )
-    forecast = planned(servers(1), Job("J", tasks))
-    assert sorted(times(forecast), key=lambda name: times(forecast)[name][0] or 0) == [
+    simulation = planned(servers(1), SimRun("J", tasks))
+    assert sorted(times(simulation), key=lambda name: times(simulation)[name][0] or 0) == [
         "first", "urgent", "second", "later", "low",
     ]  # fmt: skip
 
 
 def test_of_two_jobs_the_first_one_goes_first():
-    forecast = plan(servers(1), [alike(2), replace(alike(2), name="K")], NOON, NOON + HOUR)
-    assert [(forecast.jobs[task.job].job, task.task, task.waited / SECOND) for task in forecast.tasks] == [
+    simulation = simulate(servers(1), [alike(2), replace(alike(2), name="K")], NOON, NOON + HOUR)
+    assert [(simulation.jobs[task.job].job, task.task, task.waited / SECOND) for task in simulation.tasks] == [
         ("J", "T0", 0), ("J", "T1", 60), ("K", "T0", 120), ("K", "T1", 180),
     ]  # fmt: skip
 
@@ -243,9 +245,9 @@ def test_a_paused_group_and_one_that_nobody_serves_wait_for_ever():
         (topology, "BG1", "BG1 is paused"),
         (bound, "default", "default: no server serves this group"),
     ):
-        forecast = planned(each, alike(1, group=group))
-        assert (forecast.tasks[0].state, forecast.tasks[0].waited) == (State.READY, 24 * HOUR)
-        assert forecast.why(group, forecast.end) == why
+        simulation = planned(each, alike(1, group=group))
+        assert (simulation.tasks[0].state, simulation.tasks[0].waited) == (State.READY, 24 * HOUR)
+        assert simulation.why(group, simulation.end) == why
     assert planned(topology, alike(1, group="BG1")).hours[0].missing == 0
     assert planned(bound, alike(1)).hours[0].missing == 3600
 
@@ -254,22 +256,22 @@ def test_a_paused_group_and_one_that_nobody_serves_wait_for_ever():
 
 
 def test_what_ends_at_the_horizon_has_ended_and_nothing_starts_there():
-    forecast = planned(servers(1), alike(3, 1800), hours=1)
-    assert [task.state for task in forecast.tasks] == [State.SUCCESS, State.SUCCESS, State.READY]
-    assert (forecast.jobs[0].verdict, forecast.jobs[0].ended_at) == (None, None)
-    assert forecast.tasks[2].waited == HOUR
+    simulation = planned(servers(1), alike(3, 1800), hours=1)
+    assert [task.state for task in simulation.tasks] == [State.SUCCESS, State.SUCCESS, State.READY]
+    assert (simulation.jobs[0].verdict, simulation.jobs[0].ended_at) == (None, None)
+    assert simulation.tasks[2].waited == HOUR
     assert planned(servers(1), alike(2, 1800), hours=1).jobs[0].ended_at == NOON + HOUR
 
 
 def test_what_runs_across_the_horizon_has_no_end():
-    forecast = planned(servers(1), alike(1, 7200), hours=1)
-    (attempt,) = forecast.attempts
-    assert (attempt.end, forecast.tasks[0].state, forecast.tasks[0].ended_at) == (None, State.EXECUTING, None)
+    simulation = planned(servers(1), alike(1, 7200), hours=1)
+    (attempt,) = simulation.attempts
+    assert (attempt.end, simulation.tasks[0].state, simulation.tasks[0].ended_at) == (None, State.EXECUTING, None)
 
 
 def test_an_hour_adds_up_what_is_there_what_is_used_and_what_is_missing():
-    forecast = planned(servers(2), alike(3, 1800), hours=2)
-    first, second = forecast.hours
+    simulation = planned(servers(2), alike(3, 1800), hours=2)
+    first, second = simulation.hours
     assert (first.start, first.end, second.end) == (NOON, NOON + HOUR, NOON + 2 * HOUR)
     assert (first.threads, first.busy) == ({"AOS1": 7200}, {"AOS1": 5400})
     assert (first.idle, first.missing) == (1800, 1800)
@@ -292,17 +294,17 @@ def test_hours_are_those_of_the_clock(begin, timezone, minutes):
 
 
 def test_why_a_task_waits_is_told_for_any_instant():
-    forecast = planned(windowed("12:00-13:00=1", timezone="UTC"), alike(3, 1800))
-    assert forecast.why("default", NOON) == "AOS1 1/1 threads busy"
-    assert forecast.why("default", NOON + HOUR, "Europe/Oslo") == (
+    simulation = planned(windowed("12:00-13:00=1", timezone="UTC"), alike(3, 1800))
+    assert simulation.why("default", NOON) == "AOS1 1/1 threads busy"
+    assert simulation.why("default", NOON + HOUR, "Europe/Oslo") == (
         "default: no server has an open window until Tue 02 Jun 14:00 Europe/Oslo (AOS1, 12:00-13:00 UTC with 1 thread)"
     )
 
 
 def test_nothing_to_do_is_all_idle():
-    forecast = planned(servers(2))
-    assert (forecast.jobs, forecast.tasks, forecast.attempts) == ((), (), ())
-    assert sum(hour.idle for hour in forecast.hours) == 2 * 24 * 3600
+    simulation = planned(servers(2))
+    assert (simulation.jobs, simulation.tasks, simulation.attempts) == ((), (), ())
+    assert sum(hour.idle for hour in simulation.hours) == 2 * 24 * 3600
 
 
 # --- what is under way at the begin -------------------------------------------------------------------------
@@ -310,31 +312,31 @@ def test_nothing_to_do_is_all_idle():
 
 def test_what_executes_already_ends_after_what_is_left_of_its_duration():
     tasks = (
-        Task("half done", 600, found=Found(State.EXECUTING, NOON - timedelta(minutes=4), 1, 1)),
-        Task("overdue", 600, found=Found(State.EXECUTING, NOON - timedelta(minutes=40), 1, 1)),
-        Task("next", 600, (Condition("half done"),)),
+        SimTask("half done", 600, found=Found(State.EXECUTING, NOON - timedelta(minutes=4), 1, 1)),
+        SimTask("overdue", 600, found=Found(State.EXECUTING, NOON - timedelta(minutes=40), 1, 1)),
+        SimTask("next", 600, (Condition("half done"),)),
     )
-    forecast = planned(servers(2), Job("J", tasks))
-    assert times(forecast) == {"half done": (-4, 6), "overdue": (-40, 0), "next": (6, 16)}
+    simulation = planned(servers(2), SimRun("J", tasks))
+    assert times(simulation) == {"half done": (-4, 6), "overdue": (-40, 0), "next": (6, 16)}
 
 
 def test_what_waits_already_goes_on_with_its_conditions_and_its_age():
     tasks = (
-        Task("over", 60, found=Found(State.SUCCESS, NOON - HOUR, attempts=1)),
-        Task("failed", 60, found=Found(State.ERROR, NOON - HOUR, attempts=1)),
-        Task("blocked", 60, (Condition("failed"),), found=Found(State.DIDNT_RUN, NOON - HOUR)),
-        Task("waiting", 60, (Condition("over"), Condition("old"))),
-        Task("old", 60, found=Found(State.QUEUED, NOON - timedelta(minutes=5))),
-        Task("again", 60, found=Found(State.READY, NOON + timedelta(minutes=9), attempts=1), fails=True, retries=1),
+        SimTask("over", 60, found=Found(State.SUCCESS, NOON - HOUR, attempts=1)),
+        SimTask("failed", 60, found=Found(State.ERROR, NOON - HOUR, attempts=1)),
+        SimTask("blocked", 60, (Condition("failed"),), found=Found(State.DIDNT_RUN, NOON - HOUR)),
+        SimTask("waiting", 60, (Condition("over"), Condition("old"))),
+        SimTask("old", 60, found=Found(State.QUEUED, NOON - timedelta(minutes=5))),
+        SimTask("again", 60, found=Found(State.READY, NOON + timedelta(minutes=9), attempts=1), fails=True, retries=1),
     )
-    forecast = plan(servers(1), [alike(1), Job("K", tasks)], NOON, NOON + HOUR)
-    assert times(forecast) == {
+    simulation = simulate(servers(1), [alike(1), SimRun("K", tasks)], NOON, NOON + HOUR)
+    assert times(simulation) == {
         "T0": (1, 2), "over": (None, -60), "failed": (None, -60), "blocked": (None, -60),
         "old": (0, 1), "waiting": (2, 3), "again": (9, 10),
     }  # fmt: skip
-    assert by_name(forecast)["old"].waited == timedelta(minutes=5)
-    assert (by_name(forecast)["again"].state, by_name(forecast)["again"].attempts) == (State.ERROR, 2)
-    assert forecast.jobs[1].verdict is RunState.ERROR
+    assert by_name(simulation)["old"].waited == timedelta(minutes=5)
+    assert (by_name(simulation)["again"].state, by_name(simulation)["again"].attempts) == (State.ERROR, 2)
+    assert simulation.jobs[1].verdict is RunState.ERROR
 
 
 # --- against a slow simulator -------------------------------------------------------------------------------
@@ -346,7 +348,7 @@ class Night:
 
     topology: Topology
     job: rules.Plan
-    tasks: tuple[Task, ...]
+    tasks: tuple[SimTask, ...]
     begin: datetime
     seconds: int
 
@@ -356,7 +358,7 @@ def random_night(rng: random.Random) -> Night:
     seconds = rng.randint(20, 70)
     job = rules.random_plan(rng.randint(1, 12), rng)
     tasks = tuple(
-        Task(
+        SimTask(
             name,
             rng.choice([0, 1, 2, 5, 9, 20]),
             tuple(Condition(task, Outcome(outcome), handles) for task, outcome, handles in conditions),
@@ -382,11 +384,11 @@ def random_server(rng: random.Random, number: int, begin: datetime, seconds: int
 
 
 class Slow:
-    """Plays a night second by second, by the rules as naive as their text; who takes what it asks of the forecast."""
+    """Plays a night second by second, by the rules as naive as their text; who takes what it asks of the simulation."""
 
-    def __init__(self, night: Night, forecast: Forecast) -> None:
+    def __init__(self, night: Night, simulation: Simulation) -> None:
         self.night = night
-        self.places = {task.task: task.server for task in forecast.tasks}
+        self.places = {task.task: task.server for task in simulation.tasks}
         self.tasks = {task.name: task for task in night.tasks}
         self.states = dict.fromkeys(self.tasks, "waiting")
         self.ready: dict[str, int] = {}
@@ -475,29 +477,29 @@ def seconds(instants: Mapping[str, datetime | None], begin: datetime) -> dict[st
 def test_a_random_night_goes_as_one_that_is_played_second_by_second(rng):
     night = random_night(rng)
     end = night.begin + night.seconds * SECOND
-    forecast = plan(night.topology, [Job("J", night.tasks)], night.begin, end)
-    slow = Slow(night, forecast)
+    simulation = simulate(night.topology, [SimRun("J", night.tasks)], night.begin, end)
+    slow = Slow(night, simulation)
     slow.play()
 
-    found = by_name(forecast)
+    found = by_name(simulation)
     assert {name: task.state for name, task in found.items()} == slow.states
     assert seconds({name: task.ready_at for name, task in found.items()}, night.begin) == slow.ready
     assert seconds({name: task.started_at for name, task in found.items()}, night.begin) == slow.started
     assert seconds({name: task.ended_at for name, task in found.items()}, night.begin) == slow.ended
-    assert sums(forecast) == {name: pytest.approx(slow.sums[name]) for name in sums(forecast)}
+    assert sums(simulation) == {name: pytest.approx(slow.sums[name]) for name in sums(simulation)}
     if all(state in rules.ENDS for state in slow.states.values()):
-        assert forecast.jobs[0].verdict == rules.verdict(night.job, slow.states)
-        assert seconds({"J": forecast.jobs[0].ended_at}, night.begin)["J"] == max(slow.ended.values())
+        assert simulation.jobs[0].verdict == rules.verdict(night.job, slow.states)
+        assert seconds({"J": simulation.jobs[0].ended_at}, night.begin)["J"] == max(slow.ended.values())
     else:
-        assert forecast.jobs[0].verdict is None
+        assert simulation.jobs[0].verdict is None
 
 
-def sums(forecast: Forecast) -> dict[str, float]:
+def sums(simulation: Simulation) -> dict[str, float]:
     return {
-        "threads": total(hour.threads for hour in forecast.hours),
-        "busy": total(hour.busy for hour in forecast.hours),
-        "idle": sum(hour.idle for hour in forecast.hours),
-        "missing": sum(hour.missing for hour in forecast.hours),
+        "threads": total(hour.threads for hour in simulation.hours),
+        "busy": total(hour.busy for hour in simulation.hours),
+        "idle": sum(hour.idle for hour in simulation.hours),
+        "missing": sum(hour.missing for hour in simulation.hours),
     }
 
 
@@ -506,7 +508,7 @@ def total(hours: Iterable[Mapping[str, float]]) -> float:
 
 
 def test_ten_thousand_tasks_in_a_row_or_side_by_side_need_no_recursion():
-    chain = Job("J", tuple(Task(f"T{n}", 10, (Condition(f"T{n - 1}"),) if n else ()) for n in range(10_000)))
+    chain = SimRun("J", tuple(SimTask(f"T{n}", 10, (Condition(f"T{n - 1}"),) if n else ()) for n in range(10_000)))
     assert planned(servers(1), chain, hours=48).jobs[0].ended_at == NOON + 100_000 * SECOND
     assert planned(servers(100), alike(10_000, 10), hours=48).jobs[0].ended_at == NOON + 1000 * SECOND
     blocked = replace(chain, tasks=(replace(chain.tasks[0], fails=True), *chain.tasks[1:]))

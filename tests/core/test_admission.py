@@ -1,4 +1,4 @@
-"""Who may run what, and which ready tasks get a ticket: rules 10 to 13, 16, 19, 20 and 40, against brute force."""
+"""Who may run what, which ready tasks get a ticket, and why others wait: rules 10-13, 16, 19, 20, 40 by brute force."""
 
 from __future__ import annotations
 
@@ -14,21 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rules
-from batchq.core.affinity import (
+from batchq.core.admission import (
     Admitted,
     Matching,
-    Server,
-    Topology,
     admit,
     candidates_wanted,
     free_threads,
-    local,
-    names,
     open_threads,
     room,
     surplus,
-    why_ready,
 )
+from batchq.core.topology import Server, Topology
+from batchq.core.why import local, names, why_ready
 from batchq.core.windows import Window
 
 GROUPS = ("default", "BG1", "BG2", "BG3")

@@ -1,4 +1,4 @@
-"""How long it took before: the usual duration of tasks and of operations, for those who look ahead."""
+"""The past: how long tasks and operations usually took."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from batchq.core.states import State
 from batchq.store.columns import RUN, TASK
-from batchq.store.statement import Statement, among
-from batchq.tables import Attempt, Run, Task
+from batchq.store.sql.lists import among
+from batchq.store.sql.statement import Statement
+from batchq.store.tables import Attempt, Run, Task
 
 K = TypeVar("K", bound=Hashable)
 
 ATTEMPT = Attempt.__table__.c  # type: ignore[attr-defined]
-NEWEST = 10  # successful attempts that a median is made of
+NEWEST = 10  # successful attempts in a median
 
 
 def _newest(chosen: ColumnElement[bool], *alike: ColumnElement[str]) -> Statement:
-    """Start and end of the newest successful attempts of those that are `alike` in these columns."""
+    """Select start and end of the newest successful attempts, ranked among those with equal columns `alike`."""
     place = func.row_number().over(partition_by=alike, order_by=ATTEMPT.ended_at.desc()).label("place")
     ranked = (
         select(*alike, ATTEMPT.claimed_at, ATTEMPT.ended_at, place)
@@ -41,13 +42,13 @@ _OF_OPERATIONS = _newest(among(TASK.operation, "operations"), TASK.operation)
 
 
 def of_tasks(tx: Connection, jobs: Collection[str]) -> dict[tuple[str, str], float]:
-    """By job and task, the median of the seconds that the newest ten successful attempts took."""
+    """Median seconds of the newest ten successful attempts, by job and task."""
     rows = _OF_TASKS(tx, jobs=list(jobs), newest=NEWEST)
     return _medians(((row.job, row.name), row.claimed_at, row.ended_at) for row in rows)
 
 
 def of_operations(tx: Connection, operations: Collection[str]) -> dict[str, float]:
-    """By operation, the median of the seconds that its newest ten successful attempts took, in whatever job."""
+    """Median seconds of the newest ten successful attempts, by operation, over all jobs."""
     rows = _OF_OPERATIONS(tx, operations=list(operations), newest=NEWEST)
     return _medians((row.operation, row.claimed_at, row.ended_at) for row in rows)
 

@@ -1,4 +1,4 @@
-"""The engine does what `core.plan` says that it would: random nights, on a clock that jumps from event to event."""
+"""The engine does what `core.simulation` foretells: random nights, on a clock that jumps from event to event."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import pytest
 from sqlalchemy import select
 
 import rules
-from batchq.core.affinity import Server, Topology
 from batchq.core.conditions import Condition, Join
-from batchq.core.plan import Forecast, Job, Task, plan
+from batchq.core.simulated import SimRun, SimTask, Simulation
+from batchq.core.simulation import simulate
 from batchq.core.states import Outcome
+from batchq.core.topology import Server, Topology
 from batchq.core.windows import Window, next_change
 from batchq.spec import JobSpec, TaskSpec
 from batchq.store import server as servers
@@ -31,12 +32,12 @@ END = NOON + timedelta(seconds=SECONDS + 0.5)  # no task ends at that very insta
 def test_a_random_night_goes_as_it_was_planned(database: Clocked, seed: int):
     rng = random.Random(seed)
     night = Night(database, rng)
-    forecast = night.forecast()
-    night.play(forecast)
+    simulation = night.simulation()
+    night.play(simulation)
 
-    planned = {task.task: (task.state.value, task.server, task.started_at, task.ended_at) for task in forecast.tasks}
+    planned = {task.task: (task.state.value, task.server, task.started_at, task.ended_at) for task in simulation.tasks}
     assert night.course() == planned
-    (close,) = forecast.jobs
+    (close,) = simulation.jobs
     assert night.engine.verdict(night.run) == (close.verdict or "executing")
 
 
@@ -77,9 +78,9 @@ class Night:
         with self.database.read() as tx:
             return servers.seen(tx)
 
-    def forecast(self) -> Forecast:
+    def simulation(self) -> Simulation:
         tasks = (
-            Task(
+            SimTask(
                 spec.name,
                 self.seconds[spec.name],
                 spec.after,
@@ -93,13 +94,13 @@ class Night:
             )
             for spec in self.job.tasks
         )
-        return plan(self.topology(), [Job("J", tuple(tasks))], NOON, END)
+        return simulate(self.topology(), [SimRun("J", tuple(tasks))], NOON, END)
 
-    def play(self, forecast: Forecast) -> None:
+    def play(self, simulation: Simulation) -> None:
         """Let time jump to what ends, tries again, opens or closes; tickets go to the servers that the plan names."""
         takers = {}
-        for attempt in forecast.attempts:
-            takers.setdefault(forecast.tasks[attempt.task].task, []).append(attempt.server)
+        for attempt in simulation.attempts:
+            takers.setdefault(simulation.tasks[attempt.task].task, []).append(attempt.server)
         changes = list(self.changes(self.topology().servers))
         self.run = self.engine.submit(self.job)
         while True:

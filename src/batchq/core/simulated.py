@@ -1,0 +1,131 @@
+"""The values of a simulation: the runs and tasks that go in, and how they stand when it is over."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import accumulate, pairwise
+
+from batchq.core.conditions import Condition, Join
+from batchq.core.states import RunState, State
+from batchq.core.thread_hours import Hour
+from batchq.core.topology import DEFAULT_GROUP, Topology
+from batchq.core.why import why_ready
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A task as the simulation finds it; `since` is when it became ready, started on `server` (an id), or ended."""
+
+    state: State = State.WAITING
+    since: datetime | None = None
+    server: int | None = None
+    attempts: int = 0
+    aborted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SimTask:
+    """A task to simulate: each attempt takes `seconds`, and all of them fail if it `fails`."""
+
+    name: str
+    seconds: float
+    after: tuple[Condition, ...] = ()
+    join: Join = Join.ALL
+    group: str = DEFAULT_GROUP
+    priority: int = 1
+    fails: bool = False
+    ignore_failure: bool = False
+    retries: int = 0
+    retry_delay: float = 0.0
+    found: Found = Found()
+
+
+@dataclass(frozen=True, slots=True)
+class SimRun:
+    """A run to simulate; a `canceling` one starts no further attempt and ends as canceled (rule 32)."""
+
+    name: str
+    tasks: tuple[SimTask, ...]
+    canceling: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SimAttempt:
+    """One start of a task, named by its place in `Simulation.tasks`; `end` is None beyond the horizon."""
+
+    task: int
+    server: str
+    start: datetime
+    end: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A task as it stands at the horizon; `job` is the place of its run in `Simulation.jobs`.
+
+    The times are those of its last attempt, `waited` is the time that all its attempts waited.
+    """
+
+    job: int
+    task: str
+    group: str
+    seconds: float
+    state: State
+    server: str | None
+    attempts: int
+    ready_at: datetime | None
+    started_at: datetime | None
+    ended_at: datetime | None
+    waited: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """The verdict of a run and the instant of its end; both are None if it ends beyond the horizon."""
+
+    job: str
+    verdict: RunState | None
+    ended_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Simulation:
+    """The result: tasks in the order of their runs, attempts in the order of their starts."""
+
+    begin: datetime
+    end: datetime
+    topology: Topology
+    jobs: tuple[Close, ...]
+    tasks: tuple[Planned, ...]
+    attempts: tuple[SimAttempt, ...]
+    hours: tuple[Hour, ...]
+
+    def why(self, group: str, instant: datetime, timezone: str | None = None) -> str:
+        """A clause that says why a ready task of the group does not start at this instant (rule 40)."""
+        ids = {server.name: server.id for server in self.topology.servers}
+        busy = Counter(
+            ids[attempt.server]
+            for attempt in self.attempts
+            if attempt.start <= instant and (attempt.end is None or attempt.end > instant)
+        )
+        return why_ready(group, self.topology, busy, instant, timezone)
+
+
+def places(jobs: Sequence[SimRun]) -> list[range]:
+    """The places of each run's tasks among the tasks of all runs."""
+    ends = [0, *accumulate(len(job.tasks) for job in jobs)]
+    return [range(*both) for both in pairwise(ends)]
+
+
+def followers(jobs: Sequence[SimRun], ranges: Sequence[range]) -> dict[int, list[tuple[int, Condition]]]:
+    """Conditions by the place of the task they name, each with the place of the task that has it."""
+    successors: defaultdict[int, list[tuple[int, Condition]]] = defaultdict(list)
+    for job, own in zip(jobs, ranges, strict=True):
+        number_of = {task.name: number for number, task in zip(own, job.tasks, strict=True)}
+        for number, task in zip(own, job.tasks, strict=True):
+            for condition in task.after:
+                successors[number_of[condition.task]].append((number, condition))
+    return successors

@@ -1,0 +1,119 @@
+"""Every sentence that says why a task waits, has not started or didn't run (rule 40)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+
+from batchq.core.conditions import Join, Node, resolution
+from batchq.core.states import Outcome, State
+from batchq.core.topology import Server, Topology
+from batchq.core.windows import Window, covering, format_time, next_opening, zone
+
+_WANTED = {Outcome.SUCCESS: "to succeed", Outcome.ERROR: "to fail", Outcome.FINISHED: "to finish"}
+_MISSED = {
+    (Outcome.SUCCESS, State.ERROR): "failed",
+    (Outcome.ERROR, State.SUCCESS): "did not fail",
+    **{(outcome, State.DIDNT_RUN): "didn't run" for outcome in Outcome},
+    **{(outcome, State.CANCELED): "was canceled" for outcome in Outcome},
+}
+
+
+def waits_for(node: Node, states: Mapping[str, State]) -> str:
+    """A clause for a waiting task: `waits for TASK 2 to succeed and TASK 3 to finish` (rule 40)."""
+    parts = [
+        f"{condition.task} {_WANTED[condition.outcome]}"
+        for condition in node.after
+        if resolution(condition.outcome, states[condition.task]) is None
+    ]
+    if not parts:
+        return "is about to start"
+    shown = parts if len(parts) <= 3 else [*parts[:3], f"{len(parts) - 3} more"]
+    joint = " or " if node.join is Join.ANY else " and "
+    return "waits for " + joint.join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
+
+
+def why_not(node: Node, states: Mapping[str, State]) -> str:
+    """A clause for a task that didn't run: `TASK 3 did not fail` (rules 4, 40)."""
+    blocked = [condition for condition in node.after if resolution(condition.outcome, states[condition.task]) is False]
+    clauses = [f"{condition.task} {_MISSED[condition.outcome, states[condition.task]]}" for condition in blocked]
+    return " and ".join(clauses[:3]) if clauses else "its conditions can no longer come true"
+
+
+def why_ready(
+    group: str, topology: Topology, busy: Mapping[int, int], now: datetime, timezone: str | None = None
+) -> str:
+    """A clause for a ready task that does not start, with the next instant if time decides (rule 40).
+
+    The instant is told in `timezone`, an IANA name. Without one it is told in the zone of the window that opens.
+    """
+    for reason in _reasons(group, topology, busy, now, timezone):
+        return reason
+    return "is being handed out"
+
+
+def _reasons(
+    group: str, topology: Topology, busy: Mapping[int, int], now: datetime, timezone: str | None
+) -> Iterator[str]:
+    serving = topology.serving(group)
+    if group in topology.paused:
+        yield f"{group} is paused"
+    if not serving:
+        yield f"{group}: no server serves this group"
+    enabled = [server for server in serving if server.enabled]
+    if not enabled:
+        yield f"{group}: {names(serving)} {'are' if len(serving) > 1 else 'is'} disabled"
+    alive = [server for server in enabled if server.alive]
+    if not alive:
+        yield f"{group}: {names(enabled)} {'do' if len(enabled) > 1 else 'does'} not run"
+    staying = [server for server in alive if server.pool != 0]
+    if not staying:
+        yield f"{group}: {names(alive)} {'are' if len(alive) > 1 else 'is'} stopping"
+    opened = [server for server in staying if server.threads_now(now)]
+    if not opened:
+        yield f"{group}: {_closed(staying, now, timezone)}"
+    full = [server for server in opened if busy.get(server.id, 0) >= server.threads_now(now)]
+    if len(full) == len(opened):
+        counts = ", ".join(f"{s.name} {busy[s.id]}/{s.threads_now(now)}" for s in full[:4])
+        yield f"{counts}{', …' if len(full) > 4 else ''} threads busy"
+
+
+def _closed(servers: Sequence[Server], now: datetime, timezone: str | None) -> str:
+    openings = [
+        (opening, server)
+        for server in servers
+        if (opening := next_opening(server.windows, server.threads, now)) is not None
+    ]
+    if not openings:
+        lacks = "window that opens" if all(server.windows for server in servers) else "threads"
+        return f"{names(servers)} {'have' if len(servers) > 1 else 'has'} no {lacks}"
+    opening, server = min(openings, key=lambda pair: pair[0])
+    window = max(covering(server.windows, opening), key=lambda window: window.threads, default=None)
+    shown = timezone or (window or next(each for each in server.windows if not each.vanished)).timezone
+    return f"no server has an open window until {local(opening, shown, now)} ({_which(server, window, shown)})"
+
+
+def _which(server: Server, window: Window | None, timezone: str) -> str:
+    if window is None:  # the end of a day off opens a server that has no other windows
+        return f"{server.name} with {_threads(server.threads)}"
+    zoned = "" if window.timezone == timezone else f" {window.timezone}"
+    return f"{server.name}, {window.span}{zoned} with {_threads(window.threads)}"
+
+
+def _threads(number: int) -> str:
+    return f"{number} thread{'' if number == 1 else 's'}"
+
+
+def local(instant: datetime, timezone: str, now: datetime) -> str:
+    """`18:00 Europe/Oslo`; with its day, `Tue 24 Nov 18:00 Europe/Oslo`, if `now` lies on another one there."""
+    there, here = instant.astimezone(zone(timezone)), now.astimezone(zone(timezone))
+    day = "" if there.date() == here.date() else f"{there:%a %d %b} "
+    return f"{day}{format_time(there.time().replace(microsecond=0))} {timezone}"
+
+
+def names(servers: Sequence[Server]) -> str:
+    """`AOS2`, `AOS2 and AOS3`, `AOS1, AOS2 and 3 more`."""
+    shown = [server.name for server in servers]
+    if len(shown) > 3:
+        shown = [*shown[:2], f"{len(shown) - 2} more"]
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
