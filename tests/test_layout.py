@@ -19,7 +19,7 @@ FLOORS = [
     {"core"},
     {"brokers", "clock", "config", "crash", "escape", "spec"},
     {"logs"},
-    {"store", "tables"},
+    {"store"},
     {"engine"},
     {"aside"},
     {"actions", "planning"},
