@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from batchq import engine
+from batchq import engine, views
 from batchq.core.windows import Window
 from batchq.engine import Life, Offer, Report
 from batchq.spec import loads
 from batchq.store import server as servers
-from batchq.store import views
 from batchq.store.database import Database
 
 JOB_1 = """

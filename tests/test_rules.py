@@ -20,7 +20,7 @@ from batchq.core.affinity import Server, Topology, why_ready
 from batchq.core.conditions import Condition, Ended, Join, Node, readiness, settle, verdict, waits_for, why_not
 from batchq.core.states import LABELS, MET_BY, MOVES, RUN_MOVES, SYNONYMS, Outcome, RunState, State
 from batchq.core.windows import Window, parse_time, periods
-from batchq.store.views import server_state
+from batchq.views import server_state
 
 ROOT = Path(__file__).parent.parent
 BOOK = ROOT / "docs" / "rules.md"

@@ -24,13 +24,13 @@ from typing import IO, Any
 
 from sqlalchemy import Connection
 
-from batchq import actions, aside, engine
+from batchq import actions, aside, engine, views
 from batchq.app import BatchQ
 from batchq.config import private_file, private_folder
 from batchq.core.states import RUN_OPEN
 from batchq.errors import BatchqError, Conflict, DatabaseUnreachable, PlaceRefuses
 from batchq.server.life import ended_with_its_boot, seen_alive
-from batchq.store import moves, schema, views
+from batchq.store import moves, schema
 from batchq.store import server as servers
 
 DEFAULT_SERVERS = ("Batch1", "Batch2")

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from sqlalchemy import Connection
 
+from batchq import views
 from batchq.core import plan, secrets
 from batchq.core.affinity import DEFAULT_GROUP, Server, Topology
 from batchq.core.conditions import Condition, Join, Node, waits_for, why_not
@@ -21,11 +22,11 @@ from batchq.core.states import TERMINAL, Outcome, RunState, State
 from batchq.errors import InvalidInput, closest
 from batchq.spec import Document, JobSpec, Priority, TaskSpec
 from batchq.spec.fields import YEAR_SECONDS
-from batchq.store import past, views
+from batchq.store import past
 from batchq.store import server as servers
 from batchq.store.open_runs import OpenRun, open_runs
 from batchq.store.server import PRIORITIES
-from batchq.store.views import PRIORITY_NAMES, View, iso
+from batchq.views import PRIORITY_NAMES, View, iso
 
 # Where a duration comes from, the first that has one; what the command line calls them stands beside it.
 SOURCES = {

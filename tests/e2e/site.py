@@ -38,9 +38,9 @@ import psutil
 from celery import Celery
 
 import checker
-from batchq import BatchQ, Job, actions
+from batchq import BatchQ, Job, actions, views
 from batchq.spec import JobSpec, loads
-from batchq.store import schema, views
+from batchq.store import schema
 from batchq.store import server as servers
 from batchq.store.database import Database
 from e2e import brokers, ledger_app

@@ -10,11 +10,11 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from batchq import Job, aside, engine
+from batchq import Job, aside, engine, views
 from batchq.core.windows import Window
 from batchq.store import broken as broken_rows
 from batchq.store import server as servers
-from batchq.store import trouble, views
+from batchq.store import trouble
 from play import Clocked, Play
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -72,9 +72,9 @@ def all_aside(database: Clocked) -> set[tuple[str, int]]:
 def told(database: Clocked) -> str:
     """What `check` says of rows and windows."""
     with suppress(OperationalError), database.read() as tx:
-        views.problems(tx)  # bytes that are no text are met
+        views.setup_problems(tx)  # bytes that are no text are met
     with database.read() as tx:
-        said = views.problems(tx)
+        said = views.setup_problems(tx)
         said += broken_rows.broken(tx)
     assert all(sentence.endswith(".") and "\n" not in sentence for sentence in said)
     return "\n".join(said)

@@ -8,9 +8,9 @@ from itertools import pairwise
 import pytest
 from sqlalchemy import func, select
 
-from batchq import Job
+from batchq import Job, views
 from batchq.spec import JobSpec, TaskSpec
-from batchq.store import open_runs, views
+from batchq.store import open_runs
 from batchq.store import run as runs
 from batchq.store.moves import CONDITION
 from play import Play, check_counters

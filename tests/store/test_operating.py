@@ -9,13 +9,13 @@ from time import monotonic
 import pytest
 from sqlalchemy import select, text
 
-from batchq import actions, engine
+from batchq import actions, engine, views
+from batchq.actions import change, file
 from batchq.core.windows import Window
 from batchq.errors import Conflict, InvalidInput, NotFound
 from batchq.spec import loads
 from batchq.store import run as runs
 from batchq.store import server as servers
-from batchq.store import views
 from batchq.store.database import Database
 from batchq.tables import ServerGroup, ServerWindow
 from stage import Stage
@@ -36,7 +36,7 @@ def stage(request):
 
 def server(stage, name="AOS1"):
     with stage.database.read() as tx:
-        return views.server(tx, name)
+        return views.server_view(tx, name)
 
 
 def wait_for_one_that_waits(database):
@@ -276,9 +276,9 @@ def test_a_server_that_starts_while_it_is_pruned_is_kept_and_all_is_undone(stage
     document = loads("{servers: {AOS3: {threads: 1}}}")
 
     def prune(tx):
-        changes = list(actions._changes(tx, document, True))
+        steps = list(file.steps(tx, document, True))
         engine.take_over(tx, servers.find(tx, "AOS1").id, "AOS1", life, stage.database.now(tx))
-        actions._make(tx, stage.database, changes, 0)
+        change.take(tx, stage.database, steps, 0)
 
     with pytest.raises(Conflict, match="Server AOS1 runs"):
         stage.database.run(prune)

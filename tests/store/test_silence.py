@@ -14,8 +14,9 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
+from batchq import views
 from batchq.errors import DatabaseUnreachable
-from batchq.store import moves, schema, views
+from batchq.store import moves, schema
 from batchq.store import server as servers
 from batchq.store.database import Database
 from e2e.proxy import Proxy

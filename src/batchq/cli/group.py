@@ -27,7 +27,7 @@ def group() -> None:
 @watch_option
 def list_(output: str, watch: bool) -> None:
     """List the groups: how much waits and runs in each, who may take it, and why it waits."""
-    from batchq.store import views
+    from batchq import views
 
     opened = database()
 
@@ -78,7 +78,7 @@ def delete(name: str) -> None:
 
 def _done(name: str, changed: list[str]) -> None:
     """Print what changed, hand out what that freed, and say how the group stands now."""
-    from batchq.store import views
+    from batchq import views
 
     for line in changed or [f"Group {name} is so already."]:
         say(line)

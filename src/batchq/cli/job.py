@@ -31,7 +31,7 @@ def job() -> None:
 @watch_option
 def list_(output: str, watch: bool) -> None:
     """List the jobs, each with its newest run."""
-    from batchq.store import views
+    from batchq import views
 
     opened = database()
 
@@ -47,7 +47,7 @@ def list_(output: str, watch: bool) -> None:
 @output_option
 def show(name: str, output: str) -> None:
     """Show a job: its tasks with their conditions, and its newest runs."""
-    from batchq.store import views
+    from batchq import views
 
     def read() -> dict[str, Any]:
         with database().read() as tx:
@@ -86,7 +86,7 @@ def _from_file(file: Path, name: str | None) -> JobSpec:
 
 
 def _stored(name: str) -> JobSpec:
-    from batchq.store import views
+    from batchq import views
 
     with database().read() as tx:
         return _read(views.definition(tx, name))

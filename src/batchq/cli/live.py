@@ -47,7 +47,7 @@ def follow(
     Times are told in `timezone`, an IANA name; without one, in the machine's. Returns the run as it then
     stands (`views.run_view`): one whose status is still open was left early. Raises NotFound.
     """
-    from batchq.store import views
+    from batchq import views
 
     began = time.monotonic()
     with _shown(console) as show:

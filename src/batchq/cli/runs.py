@@ -50,8 +50,7 @@ def runs() -> None:
 @watch_option
 def list_(job: str | None, statuses: tuple[str, ...], limit: int, output: str, watch: bool) -> None:
     """List runs, the newest first."""
-    from batchq import actions
-    from batchq.store import views
+    from batchq import actions, views
 
     opened = database()
     with opened.read() as tx:
@@ -71,8 +70,7 @@ def list_(job: str | None, statuses: tuple[str, ...], limit: int, output: str, w
 @watch_option
 def show(run: str, output: str, watch: bool) -> None:
     """Show a run and its tasks."""
-    from batchq import actions
-    from batchq.store import views
+    from batchq import actions, views
 
     opened = database()
     with opened.read() as tx:
@@ -105,8 +103,7 @@ def watch(run: str, timeout: float | None, output: str) -> None:
 @click.argument("run")
 def cancel(run: str) -> None:
     """Cancel a run: nothing more of it starts, tasks that are executing finish."""
-    from batchq import actions
-    from batchq.store import views
+    from batchq import actions, views
 
     opened = database()
     with opened.read() as tx:

@@ -29,7 +29,7 @@ def server() -> None:
 @watch_option
 def list_(output: str, watch: bool) -> None:
     """List the servers: state, threads, groups, next change."""
-    from batchq.store import views
+    from batchq import views
 
     opened = database()
 
@@ -166,7 +166,7 @@ def drain(name: str, timeout: float | None) -> None:
 
 def _wait_until_idle(name: str, timeout: float | None) -> int:
     """Say what runs on the server, again when that changes, until nothing does or the time is up; how many are left."""
-    from batchq.store import views
+    from batchq import views
 
     began, said = time.monotonic(), None
     while True:
@@ -219,10 +219,10 @@ def done(name: str, changed: Collection[str]) -> dict[str, Any]:
 
 
 def _view(name: str) -> dict[str, Any]:
-    from batchq.store import views
+    from batchq import views
 
     with database().read() as tx:
-        return views.server(tx, name)
+        return views.server_view(tx, name)
 
 
 def servers_table(servers: list[dict[str, Any]]) -> Table:

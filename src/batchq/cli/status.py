@@ -17,7 +17,7 @@ from batchq.cli.output import Part, counted, output_option, present, watch_optio
 @watch_option
 def status(output: str, watch: bool) -> None:
     """Show how everything stands: runs, tasks, servers, and what waits for what."""
-    from batchq.store import views
+    from batchq import views
 
     opened = database()
 

@@ -50,8 +50,7 @@ def task() -> None:
 @watch_option
 def list_(run: str, statuses: tuple[str, ...], output: str, watch: bool) -> None:
     """List the tasks of a run."""
-    from batchq import actions
-    from batchq.store import views
+    from batchq import actions, views
 
     opened = database()
     with opened.read() as tx:
@@ -132,8 +131,7 @@ def tasks_table(tasks: Sequence[dict[str, Any]], now: datetime) -> Table:
 
 
 def _view(run: str, task: str) -> dict[str, Any]:
-    from batchq import actions
-    from batchq.store import views
+    from batchq import actions, views
 
     with database().read() as tx:
         return views.task_view(tx, actions.find_run(tx, run), task, timezone=timezone())

@@ -1,0 +1,64 @@
+"""A job as people read it: how its runs stand, and its newest definition."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sqlalchemy import Connection, case, func, select
+
+from batchq.core import secrets
+from batchq.core.states import RUN_ENDED, RUN_OPEN
+from batchq.store.find import definition, no_such
+from batchq.store.moves import JOB, RUN
+from batchq.tables import Job, Run
+from batchq.views.instants import View, iso
+from batchq.views.run import run_line, runs
+
+
+def jobs(tx: Connection) -> list[View]:
+    """All jobs by name: `status` as rule 6 has it (null before the first run), and the newest run."""
+    latest = select(RUN.job_id, func.count().label("runs"), func.max(RUN.id).label("run"), _OPEN_RUNS)
+    newest = latest.group_by(RUN.job_id).subquery()
+    statement = (
+        select(JOB.name, JOB.updated_at, newest.c.runs, newest.c.open, _VERDICT, Run.__table__)  # type: ignore[attr-defined]
+        .select_from(Job)
+        .outerjoin(newest, newest.c.job_id == JOB.id)
+        .outerjoin(Run, RUN.id == newest.c.run)
+        .order_by(JOB.name)
+    )
+    return [_line(row) for row in tx.execute(statement)]
+
+
+_OPEN_RUNS = func.sum(case((RUN.status.in_([state.value for state in RUN_OPEN]), 1), else_=0)).label("open")
+_ENDED = Run.__table__.alias("ended")  # type: ignore[attr-defined]
+_VERDICT = (
+    select(_ENDED.c.status)
+    .where(_ENDED.c.job_id == JOB.id, _ENDED.c.status.in_([state.value for state in RUN_ENDED]))
+    .order_by(_ENDED.c.ended_at.desc(), _ENDED.c.id.desc())
+    .limit(1)
+    .scalar_subquery()
+    .label("verdict")
+)
+
+
+def job_view(tx: Connection, name: str, newest: int = 10) -> View:
+    """A job with its newest definition and its `newest` runs; raises NotFound, with the closest name."""
+    lines = {line["job"]: line for line in jobs(tx)}
+    if name not in lines:
+        raise no_such("job", name, lines)
+    return {
+        **lines[name],
+        "definition": secrets.masked_definition(json.loads(definition(tx, name))),
+        "runs": runs(tx, job=name, limit=newest),
+    }
+
+
+def _line(row: Any) -> View:
+    return {
+        "job": row.name,
+        "status": "executing" if row.open else row.verdict,
+        "updated_at": iso(row.updated_at),
+        "run_count": row.runs or 0,
+        "last_run": run_line(row) if row.id is not None else None,
+    }
