@@ -1,4 +1,4 @@
-"""What is open now: the runs that have not ended, with all their tasks and conditions as they stand."""
+"""Open runs: all that have started and not ended, with their tasks and conditions as they stand."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ STARTED_RUNS = select(RUN.id).where(RUN.status.in_(OPEN)).scalar_subquery()
 
 @dataclass(frozen=True, slots=True)
 class OpenRun:
-    """A run that has started and not ended: its row, those of its tasks by id, and of conditions by their task, of
-    which others may share them.
+    """A run that has started and not ended: its row, its tasks by id, and the conditions by their task.
+
+    Conditions that several tasks share stand under the first of these.
     """
 
     row: Any

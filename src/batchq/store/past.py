@@ -1,4 +1,4 @@
-"""How long it took before: the usual duration of tasks and of operations, for those who look ahead."""
+"""The usual duration of tasks and of operations, by their attempts so far; a forecast starts from it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from batchq.tables import Attempt, Run, Task
 K = TypeVar("K", bound=Hashable)
 
 ATTEMPT = Attempt.__table__.c  # type: ignore[attr-defined]
-NEWEST = 10  # successful attempts that a median is made of
+NEWEST = 10  # successful attempts that a median is taken of
 
 
 def _newest(chosen: ColumnElement[bool], *alike: ColumnElement[str]) -> Statement:
-    """Start and end of the newest successful attempts of those that are `alike` in these columns."""
+    """Start and end of the newest successful attempts for each value of the columns `alike`."""
     place = func.row_number().over(partition_by=alike, order_by=ATTEMPT.ended_at.desc()).label("place")
     ranked = (
         select(*alike, ATTEMPT.claimed_at, ATTEMPT.ended_at, place)
