@@ -11,7 +11,7 @@ from sqlalchemy import Connection, event, text
 
 from batchq import engine
 from batchq.spec import Job
-from batchq.store import moves
+from batchq.store import group, moves, topology
 from batchq.store import server as servers
 from batchq.store.statement import Statement
 from play import Play
@@ -135,7 +135,7 @@ def reads_all(node: dict[str, Any]) -> bool:
 def prepared() -> dict[str, Statement]:
     return {
         f"{module.__name__.split('.')[-1]}.{name.strip('_').lower()}": value
-        for module in (moves, servers)
+        for module in (moves, servers, group, topology)
         for name, value in vars(module).items()
         if isinstance(value, Statement)
     }

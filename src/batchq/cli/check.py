@@ -17,7 +17,7 @@ from batchq.escape import printable
 if TYPE_CHECKING:
     from batchq.app import BatchQ
     from batchq.store.database import Database
-    from batchq.views import View
+    from batchq.views import GroupView
 
 T = TypeVar("T")
 
@@ -159,7 +159,7 @@ def _of_queues(joined: BatchQ, opened: Database | None) -> Iterator[str]:
             yield f"{who}: what is sent there cannot arrive. {error}"
 
 
-def _has_work(group: View) -> bool:
+def _has_work(group: GroupView) -> bool:
     return bool(group["ready"] or group["queued"])
 
 

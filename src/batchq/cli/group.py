@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -31,7 +31,7 @@ def list_(output: str, watch: bool) -> None:
 
     opened = database()
 
-    def read() -> list[dict[str, Any]]:
+    def read() -> Sequence[Mapping[str, Any]]:
         with opened.read() as tx:
             return views.groups(tx, timezone=timezone())
 
@@ -89,14 +89,14 @@ def _done(name: str, changed: list[str]) -> None:
     say(f"{name}: {'paused, ' if view['paused'] else ''}{numbers}")
 
 
-def groups_table(groups: list[dict[str, Any]]) -> Table:
+def groups_table(groups: Sequence[Mapping[str, Any]]) -> Table:
     """Groups for people."""
     now = users_now()
     columns = ("Group", "Priority", "State", "Ready", "Queued", "Executing", "Oldest", "Servers", "Why")
     return Table(columns, [_row(group, now) for group in groups])
 
 
-def _row(group: dict[str, Any], now: datetime) -> tuple[str, ...]:
+def _row(group: Mapping[str, Any], now: datetime) -> tuple[str, ...]:
     since = instant(group["oldest_ready_at"])
     return (
         group["group"],
@@ -109,7 +109,7 @@ def _row(group: dict[str, Any], now: datetime) -> tuple[str, ...]:
     )
 
 
-def waiting(groups: list[dict[str, Any]]) -> Iterator[Part]:
+def waiting(groups: Sequence[Mapping[str, Any]]) -> Iterator[Part]:
     """What waits, and why, for people."""
     if groups:
         yield ""

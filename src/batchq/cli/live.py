@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from batchq.store.database import Database
 
-View = dict[str, Any]
+View = Mapping[str, Any]
 
 POLL_SECONDS = 0.2
 POLL_SHARE = 4  # of each 5 seconds, at most one is spent on reading: a run of 100,000 tasks is polled less often

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -225,7 +225,7 @@ def _prepare(engine: Embedded, document: Document, threads: dict[str, int | None
     return names
 
 
-def _watch(engine: Embedded, run: int, timeout: float | None, *, quiet: bool) -> dict[str, Any]:
+def _watch(engine: Embedded, run: int, timeout: float | None, *, quiet: bool) -> Mapping[str, Any]:
     """Follow the run to its end; Ctrl-C and a time-out cancel it."""
     from rich.console import Console
 

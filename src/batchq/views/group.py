@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import TypedDict
 
 from sqlalchemy import Connection, func, select
 
 from batchq.core.states import State
 from batchq.store.group import GROUP, PRIORITY_NAMES
 from batchq.store.moves import TASK, status_in_index
-from batchq.views.instants import View, iso
+from batchq.views.instants import iso
 from batchq.views.why import Reasons
 
 
-def groups(tx: Connection, now: datetime | None = None, *, timezone: str | None = None) -> list[View]:
+class GroupView(TypedDict):
+    """A group; `why` is null if no task of it is ready."""
+
+    group: str
+    priority: str
+    paused: bool
+    ready: int
+    queued: int
+    executing: int
+    oldest_ready_at: str | None
+    servers: list[str]
+    why: str | None
+
+
+def groups(tx: Connection, now: datetime | None = None, *, timezone: str | None = None) -> list[GroupView]:
     """All groups by name: tasks ready, queued and executing, since when, who may take them, and why nobody does."""
     reasons = Reasons(tx, now, timezone)
     ready = {row.group_name: row for row in tx.execute(_READY)}

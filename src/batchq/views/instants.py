@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any, overload
+from typing import overload
 
 from sqlalchemy import Connection, text
 
 from batchq import clock as world
-
-View = dict[str, Any]
 
 
 @overload

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, TypedDict
 
 from sqlalchemy import Connection, case, func, select
 
@@ -12,11 +12,28 @@ from batchq.core.states import RUN_ENDED, RUN_OPEN
 from batchq.store.find import definition, no_such
 from batchq.store.moves import JOB, RUN
 from batchq.tables import Job, Run
-from batchq.views.instants import View, iso
-from batchq.views.run import run_line, runs
+from batchq.views.instants import iso
+from batchq.views.run import RunCounts, RunLine, run_line, runs
 
 
-def jobs(tx: Connection) -> list[View]:
+class JobLine(TypedDict):
+    """A job and its newest run; `status` is null before the first one."""
+
+    job: str
+    status: str | None
+    updated_at: str | None
+    run_count: int
+    last_run: RunLine | None
+
+
+class JobView(JobLine):
+    """A job with its definition, in which secrets are masked, and its newest runs."""
+
+    definition: dict[str, Any]
+    runs: list[RunCounts]
+
+
+def jobs(tx: Connection) -> list[JobLine]:
     """All jobs by name: `status` as rule 6 has it (null before the first run), and the newest run."""
     latest = select(RUN.job_id, func.count().label("runs"), func.max(RUN.id).label("run"), _OPEN_RUNS)
     newest = latest.group_by(RUN.job_id).subquery()
@@ -42,7 +59,7 @@ _VERDICT = (
 )
 
 
-def job_view(tx: Connection, name: str, newest: int = 10) -> View:
+def job_view(tx: Connection, name: str, newest: int = 10) -> JobView:
     """A job with its newest definition and its `newest` runs; raises NotFound, with the closest name."""
     lines = {line["job"]: line for line in jobs(tx)}
     if name not in lines:
@@ -54,7 +71,7 @@ def job_view(tx: Connection, name: str, newest: int = 10) -> View:
     }
 
 
-def _line(row: Any) -> View:
+def _line(row: Any) -> JobLine:
     return {
         "job": row.name,
         "status": "executing" if row.open else row.verdict,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, TypedDict
 
 from sqlalchemy import Connection, func, literal, select
 
@@ -12,8 +12,8 @@ from batchq.core.states import State
 from batchq.store.find import run_row
 from batchq.store.moves import RUN, TASK
 from batchq.tables import Run
-from batchq.views.instants import View, iso
-from batchq.views.task import SERVER_NAME, handlers, task_line, with_server
+from batchq.views.instants import iso
+from batchq.views.task import SERVER_NAME, TaskLine, handlers, task_line, with_server
 from batchq.views.why import Reasons, why_of_tasks
 
 _TASK_COLUMNS = (
@@ -32,9 +32,34 @@ _TASK_COLUMNS = (
 )
 
 
+class RunLine(TypedDict):
+    """A run without its tasks; `started_at` is the instant of its first claim (rule 20)."""
+
+    run: int
+    job: str
+    status: str
+    run_by: str | None
+    company: str | None
+    submitted_at: str | None
+    started_at: str | None
+    ended_at: str | None
+
+
+class RunCounts(RunLine):
+    """A run with its tasks counted by status."""
+
+    tasks: dict[str, int]
+
+
+class RunView(RunLine):
+    """A run with all its tasks, in the order of the job."""
+
+    tasks: list[TaskLine]
+
+
 def run_view(
     tx: Connection, run: int, now: datetime | None = None, *, timezone: str | None = None, results: bool = True
-) -> View:
+) -> RunView:
     """A run with all its tasks in the order of the job; raises NotFound.
 
     Without `results`, which may be large, they are null. `started_at` is the instant of the claim (rule 20).
@@ -50,7 +75,7 @@ def run_view(
 
 def runs(
     tx: Connection, *, job: str | None = None, statuses: Iterable[str] = (), limit: int | None = None
-) -> list[View]:
+) -> list[RunCounts]:
     """The newest runs first, each as `run_view` gives it but with `tasks` counted by status."""
     chosen = select(Run.__table__).order_by(RUN.id.desc()).limit(limit)  # type: ignore[attr-defined]
     if job is not None:
@@ -65,7 +90,7 @@ def runs(
     return [{**run_line(row), "tasks": _in_order(counts[row.id])} for row in rows]
 
 
-def run_line(row: Any) -> View:
+def run_line(row: Any) -> RunLine:
     """The line of a run's row."""
     return {
         "run": row.id,

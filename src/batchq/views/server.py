@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 from sqlalchemy import Connection, select
 
@@ -15,25 +15,85 @@ from batchq.store import moves, topology
 from batchq.store.find import no_such
 from batchq.store.moves import RUN, SERVER, TASK, status_in_index
 from batchq.tables import Liveness, Run, Server
-from batchq.views.instants import View, iso
+from batchq.views.instants import iso
 from batchq.views.why import Reasons
 
 T = TypeVar("T")
 
 
-def servers(tx: Connection, now: datetime | None = None) -> list[View]:
+class WindowView(TypedDict):
+    """A window of a server, numbered from 1; `window` is its text."""
+
+    number: int
+    start: str
+    end: str
+    threads: int
+    timezone: str
+    days: list[str] | None
+    date: str | None
+    window: str
+    in_force: bool
+
+
+class NextChange(TypedDict):
+    """When a server's threads change, to how many, and the zone of the window that opens or closes then."""
+
+    at: str
+    threads: int
+    timezone: str
+
+
+class ServerView(TypedDict):
+    """A server; `threads` is what its windows, or its own number, allow now (rules 16-20)."""
+
+    name: str
+    state: str
+    threads: int
+    busy: int
+    groups: list[str]
+    windows: list[WindowView]
+    next_change: NextChange | None
+    threads_without_windows: int
+    enabled: bool
+    host: str | None
+    pid: int | None
+    pool: int | None
+    pool_kind: str | None
+    started_at: str | None
+    beat_at: str | None
+
+
+class PeriodView(TypedDict):
+    """How many threads a server has from `start` to `end`."""
+
+    server: str
+    start: str
+    end: str
+    threads: int
+
+
+class ExecutingView(TypedDict):
+    """A task that a server executes."""
+
+    run: int
+    job: str
+    task: str
+    started_at: str | None
+
+
+def servers(tx: Connection, now: datetime | None = None) -> list[ServerView]:
     """All servers by name. `threads` is what its windows, or its own number, allow now (rules 16-20)."""
     reasons = Reasons(tx, now)
     rows = tx.execute(select(Server.__table__).order_by(SERVER.name)).all()  # type: ignore[attr-defined]
     return [_view(row, reasons.topology.by_id[row.id], reasons.busy.get(row.id, 0), reasons.now) for row in rows]
 
 
-def server_view(tx: Connection, name: str, now: datetime | None = None) -> View:
+def server_view(tx: Connection, name: str, now: datetime | None = None) -> ServerView:
     """One server as `servers` gives it; raises NotFound, with the closest name."""
     return _named({view["name"]: view for view in servers(tx, now)}, name)
 
 
-def periods(tx: Connection, name: str, begin: datetime, end: datetime) -> list[View]:
+def periods(tx: Connection, name: str, begin: datetime, end: datetime) -> list[PeriodView]:
     """How many threads the server's windows give it from `begin` to `end`, without holes (rules 17-21).
 
     It does not matter whether the server is disabled, or runs at all. Raises NotFound.
@@ -51,7 +111,7 @@ def _named(servers: Mapping[str, T], name: str) -> T:
     return servers[name]
 
 
-def executing(tx: Connection, server: str) -> list[View]:
+def executing(tx: Connection, server: str) -> list[ExecutingView]:
     """The tasks that the server executes now, the longest first."""
     columns = (RUN.id.label("run"), RUN.job, TASK.name, TASK.claimed_at)
     joined = select(*columns).join(Run, RUN.id == TASK.run_id).join(Server, SERVER.id == TASK.server_id)
@@ -64,7 +124,7 @@ def executing(tx: Connection, server: str) -> list[View]:
     ]
 
 
-def _view(row: Any, server: affinity.Server, busy: int, now: datetime) -> View:
+def _view(row: Any, server: affinity.Server, busy: int, now: datetime) -> ServerView:
     threads = windows.threads_at(server.windows, server.threads, now)
     if row.liveness == Liveness.RUNNING and row.pool is not None:
         threads = min(threads, row.pool)  # its worker can run no more, and none once it stops
@@ -100,7 +160,7 @@ def server_state(liveness: str, enabled: bool, threads: int, busy: int) -> str:
     return next(state for state, holds in fits.items() if holds)
 
 
-def _next_change(server: affinity.Server, now: datetime) -> View | None:
+def _next_change(server: affinity.Server, now: datetime) -> NextChange | None:
     """When its threads change, to how many, and the zone of the window that opens or closes then."""
     change = windows.next_change(server.windows, server.threads, now)
     if change is None:
@@ -114,7 +174,7 @@ def _next_change(server: affinity.Server, now: datetime) -> View | None:
     }
 
 
-def _windows(server: affinity.Server, now: datetime) -> list[View]:
+def _windows(server: affinity.Server, now: datetime) -> list[WindowView]:
     """Its windows, numbered from 1, each with its text and whether it is in force."""
     covering = windows.covering(server.windows, now)
     return [

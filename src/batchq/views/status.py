@@ -4,16 +4,29 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import datetime
+from typing import TypedDict
 
 from sqlalchemy import Connection, func, select
 
 from batchq.store.moves import RUN, RUN_IS_OPEN
-from batchq.views.group import groups
-from batchq.views.instants import View, clock, iso
+from batchq.views.group import GroupView, groups
+from batchq.views.instants import clock, iso
 from batchq.views.server import servers
 
 
-def status_view(tx: Connection, now: datetime | None = None, *, timezone: str | None = None) -> View:
+class StatusView(TypedDict):
+    """Open runs and handed-out tasks counted, servers by state, and the groups that wait."""
+
+    now: str
+    runs: dict[str, int]
+    tasks: dict[str, int]
+    servers: dict[str, int]
+    threads: int
+    busy: int
+    waiting: list[GroupView]
+
+
+def status_view(tx: Connection, now: datetime | None = None, *, timezone: str | None = None) -> StatusView:
     """How everything stands: open runs and handed-out tasks counted, servers by state, groups that wait."""
     now = now or clock(tx)
     all_servers, all_groups = servers(tx, now), groups(tx, now, timezone=timezone)

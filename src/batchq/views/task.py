@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypedDict
 
 from sqlalchemy import Connection, Select, and_, func, select
 
@@ -15,12 +15,59 @@ from batchq.store.find import no_task, run_row
 from batchq.store.group import PRIORITY_NAMES
 from batchq.store.moves import CONDITION, SERVER, TASK
 from batchq.tables import Attempt, Server, Task
-from batchq.views.instants import View, iso
-from batchq.views.why import Reasons, conditions_of, why_of_task
+from batchq.views.instants import iso
+from batchq.views.why import ConditionView, Reasons, conditions_of, why_of_task
 
 ATTEMPT = Attempt.__table__.c  # type: ignore[attr-defined]
 # An attempt that ended names its server itself: that server may be deleted, and its id given to another one.
 SERVER_NAME = func.coalesce(ATTEMPT.server, SERVER.name).label("server")
+
+
+class TaskLine(TypedDict):
+    """A task in its run; `why` is null once it started, `handled_by` names the task that took its error out."""
+
+    name: str
+    status: str
+    group: str
+    server: str | None
+    attempts: int
+    operation: str
+    ready_at: str | None
+    started_at: str | None
+    ended_at: str | None
+    error: str | None
+    handled_by: str | None
+    why: str | None
+    result: Any
+
+
+class AttemptView(TypedDict):
+    """An attempt that ended, with its log."""
+
+    attempt: int
+    server: str | None
+    status: str
+    started_at: str | None
+    ended_at: str | None
+    error: str | None
+    log: str | None
+
+
+class TaskView(TaskLine):
+    """A task with its run, arguments, conditions and ended attempts."""
+
+    run: int
+    job: str
+    args: list[Any]
+    kwargs: dict[str, Any]
+    priority: str
+    retries: int
+    retry_delay: float
+    time_limit: float | None
+    ignore_failure: bool
+    join: str
+    after: list[ConditionView]
+    history: list[AttemptView]
 
 
 def with_server(columns: Iterable[Any]) -> Select[Any]:
@@ -29,7 +76,7 @@ def with_server(columns: Iterable[Any]) -> Select[Any]:
     return select(*columns).select_from(Task).outerjoin(Attempt, last).outerjoin(Server, SERVER.id == TASK.server_id)
 
 
-def task_line(row: Any, why: str | None, handled_by: str | None) -> View:
+def task_line(row: Any, why: str | None, handled_by: str | None) -> TaskLine:
     """The line of a task that `with_server` read."""
     state = State(row.status)
     started = state not in NOT_STARTED and row.claimed_at is not None
@@ -61,7 +108,9 @@ def handlers(tx: Connection, run: int) -> dict[int, str]:
     return {row.predecessor_id: row.name for row in rows}
 
 
-def task_view(tx: Connection, run: int, name: str, now: datetime | None = None, *, timezone: str | None = None) -> View:
+def task_view(
+    tx: Connection, run: int, name: str, now: datetime | None = None, *, timezone: str | None = None
+) -> TaskView:
     """A task as `run_view` gives it, with its run, arguments, conditions and ended attempts with their logs.
 
     Raises NotFound, with the closest name.
@@ -101,7 +150,7 @@ def _attempts(tx: Connection, task: int) -> Sequence[Any]:
     return tx.execute(statement.order_by(ATTEMPT.attempt)).all()
 
 
-def _attempt(row: Any) -> View:
+def _attempt(row: Any) -> AttemptView:
     return {
         "attempt": row.attempt,
         "server": row.server,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from functools import cached_property
-from typing import Any
+from typing import Any, TypedDict
 
 from sqlalchemy import Connection, Select, select
 
@@ -16,10 +16,20 @@ from batchq.core.states import NOT_STARTED, Outcome, State
 from batchq.store import moves, topology
 from batchq.store.moves import CONDITION, CONDITIONS_AT, TASK
 from batchq.tables import Task, TaskCondition
-from batchq.views.instants import View, clock
+from batchq.views.instants import clock
 
 _BLOCKED = (State.WAITING.value, State.DIDNT_RUN.value)
 _EXPLAINED = frozenset({*NOT_STARTED, State.DIDNT_RUN})
+
+
+class ConditionView(TypedDict):
+    """A condition of a task; `met` is null until it is resolved."""
+
+    task: str
+    outcome: str
+    handles: bool
+    met: bool | None
+    status: str
 
 
 class Reasons:
@@ -108,7 +118,7 @@ def _conditions(run: int) -> Select[Any]:
 # --- one task -----------------------------------------------------------------------------------------------
 
 
-def why_of_task(row: Any, after: Iterable[View], reasons: Reasons) -> str | None:
+def why_of_task(row: Any, after: Iterable[ConditionView], reasons: Reasons) -> str | None:
     """The reason of one task, by its conditions as they stand; None if it started."""
     after = list(after)
     node = Node(tuple(Condition(one["task"], Outcome(one["outcome"])) for one in after), Join(row.joined))
@@ -117,7 +127,7 @@ def why_of_task(row: Any, after: Iterable[View], reasons: Reasons) -> str | None
     return blocked or (reasons.of_task(row) if row.status in NOT_STARTED else None)
 
 
-def conditions_of(tx: Connection, run: int, task: int) -> list[View]:
+def conditions_of(tx: Connection, run: int, task: int) -> list[ConditionView]:
     """The conditions of a task, each with how its predecessor stands."""
     before = Task.__table__.alias("before")  # type: ignore[attr-defined]
     end = (before.c.status, before.c.claimed_at, before.c.unsettled, before.c.settled_up_to)
