@@ -16,6 +16,7 @@ from batchq.core.windows import Window
 from batchq.engine import Flush, Life, Offer, Report, Served
 from batchq.spec import Job, JobSpec
 from batchq.store import server as servers
+from batchq.store import topology as topologies
 from batchq.store.columns import CONDITION, RUN, TASK
 from batchq.store.database import Database
 from batchq.store.moves import Ticket
@@ -115,7 +116,7 @@ class Play:
         def make(tx: Connection) -> None:
             servers.create(tx, name)
             servers.set_server(tx, found(tx, name), threads=threads, groups=groups, windows=windows)
-            servers.changed(tx)
+            topologies.changed(tx)
 
         self.database.run(make)
         return self.live(name, pool=pool)
@@ -152,7 +153,7 @@ class Play:
 
         def act(tx: Connection) -> int:
             servers.set_server(tx, found(tx, name), **values)
-            servers.changed(tx)
+            topologies.changed(tx)
             return engine.take_back(tx, self.database, self.database.now(tx))
 
         return self.database.run(act)
@@ -245,7 +246,7 @@ class Play:
     def deliver(self) -> None:
         """Bring each ticket to the server of its group with the most free threads; without one it stays in the mail."""
         with self.database.read() as tx:
-            seen = servers.topology(tx, self.database)
+            seen = topologies.current(tx, self.database)
             now = self.database.now(tx)
         waiting, self.mail = self.mail, deque()
         while waiting:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from batchq import engine
+from batchq import engine, views
 from batchq.core.windows import Window
 from batchq.engine import Flush, Life, Offer, Report
 from batchq.spec import loads
 from batchq.store import server as servers
-from batchq.store import views
+from batchq.store import topology as topologies
 from batchq.store.database import Database
 
 JOB_1 = """
@@ -50,7 +50,7 @@ class Stage:
             servers.create(tx, name)
             row = servers.find(tx, name)
             servers.set_server(tx, row.id, threads=threads, groups=groups, windows=windows)
-            servers.changed(tx)
+            topologies.changed(tx)
             life = {"host": "h", "pid": 412, "life": "life", "pool": 100, "pool_kind": "prefork"}
             return engine.take_over(tx, row.id, name, life, self.database.now(tx)) if runs else None
 
@@ -80,7 +80,7 @@ class Stage:
         offers = [Offer(ticket.task, ticket.token, ticket.group) for ticket in self.tickets.values()]
         active = sum(holder == life for holder, _ in self.executing.values())
         with self.database.read() as tx:
-            seen = servers.topology(tx, self.database)
+            seen = topologies.current(tx, self.database)
         mine = [offer for offer in offers if seen.serves(seen.by_id[life.server], offer.group)]
         flush = Flush(offers=mine, active=active, pool=1000, may_advance=False)
         served = self.database.run(engine.serve, self.database, life, flush)

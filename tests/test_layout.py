@@ -22,6 +22,7 @@ FLOORS = [
     {"store"},
     {"engine"},
     {"aside"},
+    {"views"},
     {"actions", "planning"},
     {"coordinator", "server"},
     {"catalogue", "discovery", "launch", "operations"},
@@ -30,6 +31,14 @@ FLOORS = [
     {"cli"},
     {"__main__"},
 ]
+# The nouns that people know, and the floors on which each has a file of its name.
+NOUNS = {
+    "run": ["store", "views", "actions", "cli"],
+    "task": ["views", "cli"],
+    "job": ["store", "views", "actions", "cli"],
+    "group": ["store", "views", "actions", "cli"],
+    "server": ["store", "views", "actions", "cli"],
+}
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 IMPURE = {"os", "time", "random", "socket", "subprocess", "sqlalchemy", "sqlmodel", "celery", "kombu", "logging"}
 
@@ -59,6 +68,13 @@ def test_imports_point_down(path: Path):
         there = rest.partition(".")[0]
         if package == "batchq" and there in FLOOR:
             assert FLOOR[there] <= own, f"{path.name} imports {name}, which stands above it"
+
+
+@pytest.mark.parametrize(("noun", "floor"), [(noun, floor) for noun, floors in NOUNS.items() for floor in floors])
+def test_a_noun_has_its_file_on_each_of_its_floors(noun: str, floor: str):
+    # A command's file may be named as people type it: `batchq runs`.
+    names = {noun, f"{noun}s"} if floor == "cli" else {noun}
+    assert any((ROOT / floor / f"{name}.py").exists() for name in names)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "core").glob("*.py")), ids=lambda path: path.name)

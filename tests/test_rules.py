@@ -21,7 +21,7 @@ from batchq.core.states import LABELS, MET_BY, MOVES, RUN_MOVES, SYNONYMS, Outco
 from batchq.core.topology import Server, Topology
 from batchq.core.why import waits_for, why_not, why_ready
 from batchq.core.windows import Window, parse_time, periods
-from batchq.store.views import server_state
+from batchq.views import server_state
 
 ROOT = Path(__file__).parent.parent
 BOOK = ROOT / "docs" / "rules.md"

@@ -1,7 +1,7 @@
 """One bad thing never holds up the others: what always fails is found, set aside, told in `check`, and tried again.
 
-Whatever makes a transaction for many fail by its content alone (a row that somebody broke, a text that the database
-refuses) is found by doing all that moves work for fewer and fewer at once, and undoing it.
+A transaction for many may fail by the content of one row: somebody broke it, or the database refuses a text. Such a row
+is found by rehearsal: each kind of work is done for fewer and fewer rows at once, and undone.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from sqlalchemy import Connection, select
 from batchq import engine
 from batchq.core.states import State
 from batchq.engine import Report
-from batchq.store import moves, trouble
-from batchq.store import server as servers
+from batchq.store import moves, topology, trouble
 from batchq.store.columns import SERVER, TASK
 from batchq.store.database import Database
 from batchq.store.failures import of_content, why
@@ -31,16 +30,16 @@ R = TypeVar("R")
 
 logger = logging.getLogger(__name__)
 
-# A run that nobody goes on storing for so long is given up.
+# A run is given up once nobody went on storing it for this long.
 STORING = timedelta(hours=1)
-# So many of each kind are looked through at once, as many as may be handed out at once at least.
+# The fewest ready tasks of a group to rehearse: as many may be handed out at once.
 MOST = 500
 TIMES = 3
 Act = Callable[[Sequence[int]], object]
 
 
 def run(database: Database, act: Callable[Concatenate[Connection, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Do `act(tx, …)` as `Database.run` does; what makes it fail by its content is set aside first, if it is found."""
+    """Do `act(tx, …)` as `Database.run` does; sets a row aside first, and repeats, if its content makes `act` fail."""
     for _ in range(TIMES):
         try:
             return database.run(act, *args, **kwargs)
@@ -51,28 +50,28 @@ def run(database: Database, act: Callable[Concatenate[Connection, P], R], *args:
 
 
 def set_aside(database: Database) -> bool:
-    """Find what makes work fail by its content, and set it aside; False if there is nothing of the kind."""
+    """Find the rows that make work fail by their content, and set them aside; False if there is none."""
     return database.run(_set_aside, database)
 
 
 def _set_aside(tx: Connection, database: Database) -> bool:
-    known = servers.topology(tx, database, servers.newest(tx)).aside
+    before = topology.current(tx, database, topology.newest_version(tx)).aside
     now = database.now(tx)
     found: dict[Key, str] = {}
     for what, numbers, act in _stages(tx, database, now):
-        apart = known.runs if what is What.RUN else known.tasks
+        apart = before.runs if what is What.RUN else before.tasks
         fresh = [number for number in numbers if number not in apart and (what, number) not in found]
         found |= {(what, number): reason for number, reason in trouble.culprits(tx, fresh, act).items()}
     for (what, number), reason in found.items():
         logger.warning("%s %d always fails, and is set aside: %s", what.value, number, reason)
     trouble.note(tx, found, database.name, now)
-    return bool(found or known.tasks or known.runs)
+    return bool(found or before.tasks or before.runs)
 
 
 def _stages(tx: Connection, database: Database, now: datetime) -> Iterator[tuple[What, Sequence[int], Act]]:
     """List each kind of work that is done for many rows at once: the rows, and how to do it for some of them."""
-    asked = engine.unsettled(tx, servers.aside(tx, database).runs)
-    yield What.RUN, [row.run_id for row in asked.rows], partial(_settle, tx, now)
+    unsettled = engine.unsettled(tx, topology.aside(tx, database).runs)
+    yield What.RUN, [row.run_id for row in unsettled.rows], partial(_settle, tx, now)
     yield What.RUN, moves.numbers_storing(tx, now - STORING), partial(_give_up, tx, now)
     queued, version = moves.numbers_out(tx, State.QUEUED), database.topology.version
     yield What.TASK, moves.numbers_out(tx, State.EXECUTING, State.QUEUED), partial(_count, tx)
@@ -80,7 +79,7 @@ def _stages(tx: Connection, database: Database, now: datetime) -> Iterator[tuple
     yield What.TASK, queued, partial(_offer_and_claim, tx, version, now)
     yield What.TASK, moves.numbers_not_before(tx, now), partial(_follow_clock, tx, now)
     room = max(MOST, sum(server.threads for server in database.topology.servers))
-    for group in servers.demand(tx).ready:
+    for group in topology.dispatch_input(tx).ready:
         yield What.TASK, moves.numbers_ready(tx, group, room), partial(_hand_out, tx, version, now, group)
 
 
@@ -130,7 +129,7 @@ def _claim(tx: Connection, version: int, now: datetime, tickets: Sequence[tuple[
 
 
 def try_again(database: Database) -> None:
-    """Try what was set aside once more: let it go on if it goes through, else wait twice as long."""
+    """Try the rows set aside once more: a row goes on if it goes through, and else waits twice as long."""
     with database.read() as tx:
         due = trouble.due(tx, database.now(tx))
     for row in due:
@@ -139,10 +138,10 @@ def try_again(database: Database) -> None:
 
 def _try_again(tx: Connection, database: Database, what: What, number: int) -> None:
     now = database.now(tx)
-    if not trouble.hold(tx, what, number, now):
+    if not trouble.lock_due(tx, what, number, now):
         return
     if what in (What.REPORT, What.SERVER):
-        # Those who have them try again themselves, and their word for it counts as long as they live.
+        # The process that set it aside tries again itself. Nobody else would forget the row once that process ended.
         if not (_is_kept(tx, number) if what is What.REPORT else _runs(tx, number)):
             trouble.forget(tx, what, number)
         return
@@ -157,7 +156,7 @@ def _do_alone(tx: Connection, database: Database, what: What, number: int, now: 
     if what is What.LOST:
         engine.lose_again(tx, number, now)
         return
-    servers.topology(tx, database, servers.newest(tx))
+    topology.current(tx, database, topology.newest_version(tx))
     for kind, _, act in _stages(tx, database, now):
         if kind is what:
             act([number])
@@ -178,7 +177,7 @@ def _runs(tx: Connection, server: int) -> bool:
 
 
 def lose(database: Database, server: int, act: Callable[[int], object]) -> None:
-    """Declare a server lost by `act`; set it aside if that always fails, so that the others go on."""
+    """Declare a server lost by `act`; sets the server aside if that always fails, so that the others go on."""
     with database.read() as tx:
         if trouble.pauses(tx, What.SERVER, server, database.now(tx)):
             return
@@ -197,12 +196,12 @@ def lose(database: Database, server: int, act: Callable[[int], object]) -> None:
 
 
 def bare(report: Report, reason: str) -> Report:
-    """An outcome as it was, without its words; a result that is left out is nothing (rule 9a)."""
+    """The outcome without its words: no result is stored (rule 9a), and its error or its log says why."""
     said = f"what it said was left out, as the database refuses it: {reason}"
     return replace(report, result=None, error=None if report.ok else said, log=said if report.ok else None)
 
 
 def refused(report: Report, reason: str) -> Report:
-    """What becomes of an outcome that cannot be stored as it was."""
+    """The error that an outcome becomes if the database refuses it even without its words."""
     said = f"its outcome was refused by the database: {reason}"
     return replace(report, ok=False, final=True, error=said, result=None, log=None)

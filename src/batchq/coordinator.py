@@ -26,6 +26,7 @@ from batchq.errors import BrokerUnreachable, DatabaseDamaged, DatabaseTooNew, Qu
 from batchq.server.tickets import Publisher
 from batchq.store import moves, schema
 from batchq.store import server as servers
+from batchq.store import topology as topologies
 from batchq.store.database import Database
 
 logger = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ class Coordinator:
     def _step(self, tx: Connection) -> Advance:
         database, settings = self._database, self._settings
         now = database.now(tx)
-        apart = servers.aside(tx, database)
+        apart = topologies.aside(tx, database)
         moves.discard_unstored(tx, now - STORING, now, apart.runs)
         more = engine.settle(tx, now, aside=apart.runs)
         engine.follow_clock(tx, now, apart.tasks)

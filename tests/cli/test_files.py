@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from celery import Celery
 
-from batchq.store import views
+from batchq import views
 from stage import JOB_1
 
 SET_UP = """

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from batchq.store import views
+from batchq import views
 from support import book
 
 PAGE = "docs/operations.md"
@@ -44,5 +44,5 @@ def test_the_python_for_operators_runs(stage, set_up):
     batch = SimpleNamespace(database=stage.database)
     exec(book.block("docs/python.md", "actions"), {"batch": batch})
     with stage.database.read() as tx:
-        assert views.server(tx, "AOS1")["windows"][0]["window"] == "18:00-07:30=20 Europe/Oslo"
+        assert views.server_view(tx, "AOS1")["windows"][0]["window"] == "18:00-07:30=20 Europe/Oslo"
         assert views.groups(tx)[0]["paused"]

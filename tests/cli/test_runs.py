@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from batchq.store import views
+from batchq import views
 
 
 @pytest.fixture

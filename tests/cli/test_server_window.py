@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from batchq import actions
+from batchq import actions, views
 from batchq.core.windows import Window, threads_at
 from batchq.store import server as servers
-from batchq.store import views
 
 DAY = Window(time(8), time(18), 2, "Europe/Oslo")
 NIGHT = Window(time(18), time(7, 30), 20, "Europe/Oslo")
@@ -21,7 +20,7 @@ NIGHT = Window(time(18), time(7, 30), 20, "Europe/Oslo")
 def stored(stage):
     """The windows of AOS1, as text."""
     with stage.database.read() as tx:
-        return [window["window"] for window in views.server(tx, "AOS1")["windows"]]
+        return [window["window"] for window in views.server_view(tx, "AOS1")["windows"]]
 
 
 def lines(result):

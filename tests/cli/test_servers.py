@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from batchq import actions, engine
+from batchq import actions, engine, views
 from batchq.core.windows import Window
 from batchq.store import server as servers
-from batchq.store import views
 
 
 def states(stage):

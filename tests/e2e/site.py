@@ -38,11 +38,11 @@ import psutil
 from celery import Celery
 
 import checker
-from batchq import BatchQ, Job, actions
+from batchq import BatchQ, Job, actions, views
 from batchq.spec import JobSpec, loads
-from batchq.store import schema, views
-from batchq.store import server as servers
+from batchq.store import schema
 from batchq.store.database import Database
+from batchq.store.group import group_priorities
 from e2e import brokers, ledger_app
 from e2e.proxy import Proxy
 
@@ -327,7 +327,7 @@ class Site(Folder):
     def _queues(self) -> list[str]:
         settings = self.batch.settings
         with self.database.read() as tx:
-            groups = sorted(servers.group_priorities(tx))
+            groups = sorted(group_priorities(tx))
         return [*map(settings.queue, groups), settings.coordinator_queue]
 
     def start_coordinator(self, name: str = "coordinator", **env: str) -> None:

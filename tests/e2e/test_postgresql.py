@@ -26,7 +26,7 @@ import checker
 from batchq import Job, actions, engine
 from batchq.core.windows import Window
 from batchq.errors import DatabaseUnreachable
-from batchq.store import server as servers
+from batchq.store import topology as topologies
 from batchq.store.columns import TASK
 from e2e.conftest import RABBITMQ
 from e2e.job1 import TABLE, job_1
@@ -299,9 +299,9 @@ def test_a_server_that_stands_still_in_a_transaction_is_cut_off_and_holds_nobody
         nonlocal run
         run = engine.submit(site.database, many("STOOD STILL", 8).spec())
         tx.execute(text("SET LOCAL idle_in_transaction_session_timeout = '2s'"))  # by itself ten
-        servers.lock_dispatch(tx)
+        topologies.lock_dispatch(tx)
         site.wait_for("a start all the same", lambda: site.ledger(run), seconds=20)
-        servers.newest(tx)
+        topologies.newest_version(tx)
 
     with pytest.raises(DatabaseUnreachable):
         site.database.run(stand_still)

@@ -15,7 +15,7 @@ from sqlalchemy import func, select
 
 import checker
 from batchq.core.topology import Server, Topology
-from batchq.store import server as servers
+from batchq.store import topology as topologies
 from batchq.store.tables import Task
 from checker import Claim as Claim
 from e2e.site import Site
@@ -60,7 +60,7 @@ class Timeline:
 
     def _remember(self, begun: datetime, done: datetime) -> None:
         with self.site.database.read() as tx:
-            topology, setup = servers.seen(tx), checker.setup_in(tx)
+            topology, setup = topologies.read(tx), checker.setup_in(tx)
         self.states.append(State(begun, done, topology))
         self.site.note("setup", begun=begun.isoformat(), done=done.isoformat(), **setup)
 
@@ -78,7 +78,7 @@ def executing(site: Site) -> dict[str, int]:
     """How many tasks each server executes now, by the books."""
     counted = select(Task.server_id, func.count()).where(Task.status == "executing").group_by(Task.server_id)
     with site.database.read() as tx:
-        names = {server.id: server.name for server in servers.seen(tx).servers}
+        names = {server.id: server.name for server in topologies.read(tx).servers}
         return {names[server]: number for server, number in tx.execute(counted)}
 
 

@@ -14,6 +14,7 @@ import pytest
 from batchq import Job, actions
 from batchq.core.windows import Window
 from batchq.store import server as servers
+from batchq.store import topology as topologies
 from play import Clocked, Play
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -52,13 +53,13 @@ def test_a_window_that_closed_while_dispatch_was_waited_for_lets_nothing_start(b
     batch.change("AOS1", enabled=False)
     run = batch.submit(job)
     with postgresql.write() as tx:
-        servers.set_server(tx, servers.seen(tx).servers[0].id, enabled=True)
-        servers.changed(tx)
+        servers.set_server(tx, topologies.read(tx).servers[0].id, enabled=True)
+        topologies.changed(tx)
     granted, go_on = held_back(batch)
     holder = Clocked(postgresql.url.render_as_string(hide_password=False))
     with holder.engine.connect() as other:
         transaction = other.begin()
-        servers.lock_dispatch(other)
+        topologies.lock_dispatch(other)
         with meanwhile(postgresql, go_on):
             postgresql.later(seconds=2)
             transaction.rollback()
@@ -86,7 +87,7 @@ def test_a_group_bound_elsewhere_while_its_row_was_waited_for_is_not_claimed(bat
 
     with holder.engine.connect() as other:
         transaction = other.begin()
-        servers.lock_dispatch(other)
+        topologies.lock_dispatch(other)
         with meanwhile(postgresql, bind), meanwhile(postgresql, claim, waiting=2):
             transaction.rollback()
     holder.dispose()

@@ -19,6 +19,7 @@ from batchq.coordinator import Coordinator
 from batchq.server.tickets import Publisher
 from batchq.store import moves
 from batchq.store import server as servers
+from batchq.store import topology as topologies
 from batchq.store.database import Database
 from play import Clocked, Play
 
@@ -119,11 +120,11 @@ def test_a_tick_leaves_a_ticket_alone_that_is_being_claimed_and_takes_it_back_la
     run, ticket = one_task(batch)
     with postgresql.write() as tx:
         servers.set_server(tx, batch.workers["AOS1"].life.server, enabled=False)
-        servers.changed(tx)
+        topologies.changed(tx)
     with elsewhere(postgresql) as claim:
         held(claim, ticket)
         coordinator.tick(1.0)
-        servers.lock_dispatch(claim)
+        topologies.lock_dispatch(claim)
         assert batch.states(run) == {"A": "queued"}
     coordinator.tick(2.0)
     assert batch.states(run) == {"A": "ready"}
@@ -135,7 +136,7 @@ def test_a_tick_sends_no_ticket_again_that_is_being_claimed(batch, coordinator, 
     with elsewhere(postgresql) as claim:
         held(claim, ticket)
         coordinator.tick(1.0)
-        servers.lock_dispatch(claim)
+        topologies.lock_dispatch(claim)
         assert batch.task(run, "A").token == ticket.token
     coordinator.tick(2.0)
     assert batch.task(run, "A").token != ticket.token
@@ -150,7 +151,7 @@ def test_a_tick_that_waits_for_a_run_does_not_hold_dispatch_up(batch, coordinato
         moves.lock_runs(server, [run])
         server.execute(text("SELECT 1"))
         with meanwhile(postgresql, lambda: coordinator.tick(1.0)) as ended:
-            servers.lock_dispatch(server)
+            topologies.lock_dispatch(server)
             server.rollback()
     assert ended == [None]
     assert batch.verdict(run) == "success"
@@ -172,7 +173,7 @@ def test_who_takes_tickets_back_waits_for_a_claim_before_dispatch_not_under_it(b
     with elsewhere(postgresql) as claim:
         held(claim, ticket)
         with meanwhile(postgresql, act) as ended:
-            servers.lock_dispatch(claim)
+            topologies.lock_dispatch(claim)
             assert not ended
             claim.rollback()
     assert not isinstance(ended[0], Exception)
@@ -187,7 +188,7 @@ def test_a_ticket_that_left_while_dispatch_was_waited_for_is_waited_for_too_but_
     life = batch.workers["AOS1"].life
     with elsewhere(postgresql) as server, elsewhere(postgresql) as next_one, elsewhere(postgresql) as claim:
         (ticket,) = engine.advance(server, postgresql).tickets
-        with meanwhile(postgresql, lambda: servers.lock_dispatch(next_one)) as locked:
+        with meanwhile(postgresql, lambda: topologies.lock_dispatch(next_one)) as locked:
             operator = meanwhile(postgresql, lambda: actions.disable(other_of(postgresql), "AOS1"), waiting=2)
             ended = operator.__enter__()
             server.commit()
@@ -195,7 +196,7 @@ def test_a_ticket_that_left_while_dispatch_was_waited_for_is_waited_for_too_but_
         held(claim, ticket)
         next_one.rollback()
         wait_for_locks(postgresql, 1)
-        assert servers.lock_dispatch(claim) == version
+        assert topologies.lock_dispatch(claim) == version
         granted = moves.grant(claim, [(ticket.task, ticket.token)], life.server, life.epoch, version, NOON).rows
         assert (len(granted), ended) == (1, [])
         claim.commit()

@@ -10,11 +10,12 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from batchq import Job, aside, engine
+from batchq import Job, aside, engine, views
 from batchq.core.windows import Window
 from batchq.store import broken as broken_rows
-from batchq.store import server as servers
-from batchq.store import trouble, views
+from batchq.store import topology as topologies
+from batchq.store import trouble
+from batchq.store.group import name_groups
 from play import Clocked, Play
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -43,7 +44,7 @@ class Careful(Play):
 
         def mend(tx: Any) -> list[Any]:
             now = self.database.now(tx)
-            engine.follow_clock(tx, now, servers.aside(tx, self.database).tasks)
+            engine.follow_clock(tx, now, topologies.aside(tx, self.database).tasks)
             engine.take_back(tx, self.database, now)
             return engine.offer_again(tx, self.database, now, lost_ticket_seconds)
 
@@ -71,9 +72,9 @@ def all_aside(database: Clocked) -> set[tuple[str, int]]:
 def told(database: Clocked) -> str:
     """What `check` says of rows and windows."""
     with suppress(OperationalError), database.read() as tx:
-        views.problems(tx)  # bytes that are no text are met
+        views.setup_problems(tx)  # bytes that are no text are met
     with database.read() as tx:
-        said = views.problems(tx)
+        said = views.setup_problems(tx)
         said += broken_rows.broken(tx)
     assert all(sentence.endswith(".") and "\n" not in sentence for sentence in said)
     return "\n".join(said)
@@ -308,7 +309,7 @@ GROUP_CASES = [
 @pytest.mark.parametrize(("database", "column", "value"), GROUP_CASES, indirect=["database"])
 def test_a_group_that_somebody_broke_holds_up_no_other(batch: Careful, column: str, value: str):
     batch.server("AOS1")
-    batch.database.run(lambda tx: servers.name_groups(tx, ["ODD"]))
+    batch.database.run(lambda tx: name_groups(tx, ["ODD"]))
     job = Job("ODD")
     job.task("A", "demo.work", group="ODD")
     batch.submit(job)

@@ -8,11 +8,10 @@ from itertools import pairwise
 import pytest
 from sqlalchemy import func, select
 
-from batchq import Job
+from batchq import Job, views
 from batchq.planning import open_runs
 from batchq.spec import JobSpec, TaskSpec
 from batchq.store import run as runs
-from batchq.store import views
 from batchq.store.columns import CONDITION
 from play import Play, check_counters
 

@@ -16,7 +16,7 @@ from batchq.core.states import Outcome
 from batchq.core.topology import Server, Topology
 from batchq.core.windows import Window, next_change
 from batchq.spec import JobSpec, TaskSpec
-from batchq.store import server as servers
+from batchq.store import topology as topologies
 from batchq.store.columns import TASK
 from play import Clocked, Play
 
@@ -76,7 +76,7 @@ class Night:
 
     def topology(self) -> Topology:
         with self.database.read() as tx:
-            return servers.seen(tx)
+            return topologies.read(tx)
 
     def simulation(self) -> Simulation:
         tasks = (

@@ -12,7 +12,7 @@ from batchq.core.windows import Window
 from batchq.engine import Life, Offer, Served
 from batchq.spec import Job
 from batchq.store import moves
-from batchq.store import server as servers
+from batchq.store.group import PRIORITIES, name_groups, set_priority
 from play import Play, busy, check_counters
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)  # 14:00 in Oslo
@@ -132,8 +132,8 @@ def test_a_higher_priority_goes_first_then_the_one_that_waited_longest_as_rule_2
 
 def test_the_priority_is_that_of_the_task_else_of_the_job_else_of_the_group_as_rule_28_says(batch):
     batch.server("AOS1")
-    batch.database.run(lambda tx: servers.name_groups(tx, ["URGENT"]))
-    assert batch.database.run(lambda tx: servers.set_priority(tx, "URGENT", servers.PRIORITIES["high"]))
+    batch.database.run(lambda tx: name_groups(tx, ["URGENT"]))
+    assert batch.database.run(lambda tx: set_priority(tx, "URGENT", PRIORITIES["high"]))
     jobs = {"of the group": Job("A", group="URGENT"), "of the job": Job("B", group="URGENT", priority="low")}
     for name, job in jobs.items():
         job.task(name, "demo.work")
@@ -156,8 +156,8 @@ def test_a_group_that_gets_another_priority_moves_what_has_none_of_its_own_as_ru
     job.task("C", "demo.work", priority="high")
     batch.server("AOS1", 0)
     run = batch.submit(job)
-    assert batch.database.run(lambda tx: servers.set_priority(tx, "BG1", servers.PRIORITIES["critical"]))
-    assert not batch.database.run(lambda tx: servers.set_priority(tx, "unknown", 3))
+    assert batch.database.run(lambda tx: set_priority(tx, "BG1", PRIORITIES["critical"]))
+    assert not batch.database.run(lambda tx: set_priority(tx, "unknown", 3))
     assert [batch.task(run, name).priority for name in "ABC"] == [3, 1, 2]
     batch.change("AOS1", threads=3)
     batch.forward()

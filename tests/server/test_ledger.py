@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 from kombu.asynchronous import Hub
 
+from batchq import views
 from batchq.config import Settings
 from batchq.engine import Offer, Report
 from batchq.errors import BrokerUnreachable, DatabaseUnreachable
 from batchq.server import ledger
 from batchq.server.ledger import Arrival, Ledger
-from batchq.store import views
 from batchq.store.database import Database
 from batchq.store.moves import Ticket
 from stage import Stage

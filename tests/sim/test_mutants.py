@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -11,7 +12,9 @@ from unittest.mock import patch
 import pytest
 from sqlalchemy import bindparam, select, update
 
-from batchq import actions, aside
+from batchq import aside
+from batchq.actions import change, group
+from batchq.actions.change import Step
 from batchq.coordinator import Silence
 from batchq.core import states
 from batchq.core.states import State
@@ -147,19 +150,16 @@ def cancels_all_but_tickets() -> AbstractContextManager[None]:
 def pauses_all_but_tickets() -> AbstractContextManager[None]:
     """A pause that takes no ticket back, and that servers hear of with the next change only."""
 
-    def quietly(tx: Any, database: Any, name: str, paused: bool, ahead: int) -> list[str]:
-        if not paused:
-            return pause(tx, database, name, paused, ahead)
-        servers.pause(tx, name, True)
-        return []
+    def quietly(tx: Any, name: str, paused: bool) -> list[Step]:
+        return [replace(step, topology=not paused) for step in pausing(tx, name, paused)]
 
-    pause = actions._pause_group
-    return replaced((actions, "_pause_group", quietly))
+    pausing = group._pausing
+    return replaced((group, "_pausing", quietly))
 
 
 def changes_without_telling() -> AbstractContextManager[None]:
     """Disable, threads, windows and bindings take no ticket back, and let servers go on by what they knew."""
-    return replaced((actions, "_take_back", lambda *_: None))
+    return replaced((change, "take_back", lambda *_: None))
 
 
 def tries_once_too_often() -> AbstractContextManager[None]:

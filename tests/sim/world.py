@@ -35,6 +35,7 @@ from batchq.spec import JobSpec, TaskSpec
 from batchq.store import moves
 from batchq.store import run as runs
 from batchq.store.database import Database
+from batchq.store.group import name_groups
 from batchq.store.moves import ticketing
 from sim.books import POISON, Books, driver, emptied
 from sim.broker import SERVER_PATIENCE, Broker, Link
@@ -837,7 +838,7 @@ class World:
         rng = self.rng
         groups: dict[str, list[str]] = {}
         with self.shared.write() as tx:
-            actions.servers.name_groups(tx, GROUPS)
+            name_groups(tx, GROUPS)
         for name in self.names:
             actions.ensure_server(self.shared, name, rng.randint(1, 3))
             groups[name] = rng.sample(GROUPS, rng.choice([0, 0, 1, 2]))

@@ -16,13 +16,14 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from batchq import engine
 from batchq.errors import DatabaseRefuses, DatabaseUnreachable, InvalidInput
 from batchq.store import server as servers
+from batchq.store import topology as topologies
+from batchq.store.columns import GROUP
 from batchq.store.database import Database
+from batchq.store.group import name_groups
 from batchq.store.sql.lists import among
 from batchq.store.sql.statement import Statement
 from batchq.store.tables import Group, Server
 from play import Play
-
-GROUP = servers.GROUP
 
 
 def url_of(database: Database) -> str:
@@ -347,8 +348,8 @@ def test_a_prepared_statement_takes_lists_instants_and_truth_values_and_gives_th
 
 def test_a_prepared_statement_run_for_no_rows_does_nothing(database):
     raised = Statement(
-        lambda given: update(Group).where(servers.GROUP.name == given.group).values(priority=2),
-        group=servers.GROUP.name,
+        lambda given: update(Group).where(GROUP.name == given.group).values(priority=2),
+        group=GROUP.name,
     )
     with database.write() as tx:
         assert raised.count(tx, []) == 0
@@ -356,7 +357,7 @@ def test_a_prepared_statement_run_for_no_rows_does_nothing(database):
 
 
 def test_plain_rows_are_one_statement_and_come_as_they_are(database):
-    group = servers.GROUP
+    group = GROUP
     changed = Statement(
         lambda given: (
             update(Group).where(group.name == given.name).values(priority=given.priority, paused=given.paused)
@@ -368,7 +369,7 @@ def test_plain_rows_are_one_statement_and_come_as_they_are(database):
     )
     names = ["it's", 'a "quote"', "ÆØÅ\\"]
     with database.write() as tx:
-        servers.name_groups(tx, names)
+        name_groups(tx, names)
         changed.later(
             tx, [{"name": names[0], "priority": 3, "paused": True}, {"name": "none", "priority": 3, "paused": 1}]
         )
@@ -388,7 +389,7 @@ def test_a_topology_seen_in_a_transaction_that_was_rolled_back_is_forgotten(data
 
     def change(tx, threads: int) -> None:
         servers.set_server(tx, life.server, threads=threads)
-        servers.changed(tx)
+        topologies.changed(tx)
 
     def change_and_look(tx) -> None:
         change(tx, 7)
@@ -398,7 +399,7 @@ def test_a_topology_seen_in_a_transaction_that_was_rolled_back_is_forgotten(data
         database.run(broken, change_and_look)
     other.run(change, 2)
     with database.read() as tx:
-        (seen,) = servers.topology(tx, database).servers
+        (seen,) = topologies.current(tx, database).servers
     assert seen.threads == 2
 
 

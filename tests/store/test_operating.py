@@ -9,14 +9,15 @@ from time import monotonic
 import pytest
 from sqlalchemy import select, text
 
-from batchq import actions, engine
+from batchq import actions, engine, views
+from batchq.actions import change, file
 from batchq.core.windows import Window
 from batchq.errors import Conflict, InvalidInput, NotFound
 from batchq.spec import loads
 from batchq.store import run as runs
 from batchq.store import server as servers
-from batchq.store import views
 from batchq.store.database import Database
+from batchq.store.group import group_priorities, name_groups
 from batchq.store.tables import ServerGroup, ServerWindow
 from stage import Stage
 
@@ -36,7 +37,7 @@ def stage(request):
 
 def server(stage, name="AOS1"):
     with stage.database.read() as tx:
-        return views.server(tx, name)
+        return views.server_view(tx, name)
 
 
 def wait_for_one_that_waits(database):
@@ -54,7 +55,7 @@ def wait_for_one_that_waits(database):
 
 def group_names(stage):
     with stage.database.read() as tx:
-        return sorted(servers.group_priorities(tx))
+        return sorted(group_priorities(tx))
 
 
 def stop(stage, name):
@@ -235,7 +236,7 @@ def test_a_group_that_a_run_names_at_that_moment_survives_or_is_made_anew(stage)
     """Whoever comes first: the tasks of the run are in a group that exists."""
     if stage.database.embedded:
         pytest.skip("SQLite has one writer at a time")
-    stage.database.run(servers.name_groups, ["BG1"])
+    stage.database.run(name_groups, ["BG1"])
     (job,) = loads("{job: J, group: BG1, tasks: {A: {run: demo.work}}}").jobs.values()
     outcome: list[object] = []
 
@@ -277,9 +278,9 @@ def test_a_server_that_starts_while_it_is_pruned_is_kept_and_all_is_undone(stage
     document = loads("{servers: {AOS3: {threads: 1}}}")
 
     def prune(tx):
-        changes = list(actions._changes(tx, document, True))
+        steps = list(file.steps(tx, document, True))
         engine.take_over(tx, servers.find(tx, "AOS1").id, "AOS1", life, stage.database.now(tx))
-        actions._make(tx, stage.database, changes, 0)
+        change.take(tx, stage.database, steps, 0)
 
     with pytest.raises(Conflict, match="Server AOS1 runs"):
         stage.database.run(prune)

@@ -18,6 +18,7 @@ from batchq import aside
 from batchq.errors import DatabaseOutdated, DatabaseRefuses, DatabaseTooNew, DatabaseUnreachable
 from batchq.store import schema, trouble
 from batchq.store import server as servers
+from batchq.store import topology as topologies
 from batchq.store.database import Database
 from batchq.store.sql.statement import Statement
 from batchq.store.tables import Row
@@ -82,13 +83,13 @@ def test_a_process_that_stands_still_in_a_transaction_does_not_keep_its_locks(po
     with opened(stopped) as one, opened(postgresql_url) as other:
 
         def stand_still(tx: Any) -> None:
-            servers.lock_dispatch(tx)
-            assert other.run(servers.lock_dispatch) == 1
-            servers.newest(tx)
+            topologies.lock_dispatch(tx)
+            assert other.run(topologies.lock_dispatch) == 1
+            topologies.newest_version(tx)
 
         with pytest.raises(DatabaseUnreachable, match="does not answer"):
             one.run(stand_still)
-        assert one.run(servers.lock_dispatch) == 1
+        assert one.run(topologies.lock_dispatch) == 1
 
 
 # --- the schema ---------------------------------------------------------------------------------------------
@@ -123,7 +124,7 @@ def test_tables_lie_in_the_schema_of_the_search_path_two_installations_side_by_s
             schema.check(database)
             database.run(servers.create, name)
             with database.read() as tx:
-                assert [server.name for server in servers.seen(tx).servers] == [name]
+                assert [server.name for server in topologies.read(tx).servers] == [name]
                 found = dict(map(tuple, tx.execute(text(TABLES))))
     assert found == {"night": len(Row.metadata.tables) + 1, "day": len(Row.metadata.tables) + 1}
 
@@ -225,7 +226,7 @@ def test_a_schema_that_does_not_exist_is_found_missing_by_the_upgrade(bare_url):
 
 
 def test_tables_that_went_away_and_a_database_that_may_not_be_written_to_are_said_in_one_sentence(bare_url):
-    assert refusal(bare_url, lambda database: database.run(servers.newest)) == (
+    assert refusal(bare_url, lambda database: database.run(topologies.newest_version)) == (
         '(relation "batchq_dispatch" does not exist). Run `batchq db upgrade`, or correct the search_path.'
     )
     standby = with_query(bare_url, options="-cdefault_transaction_read_only=on")

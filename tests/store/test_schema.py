@@ -17,7 +17,7 @@ from sqlmodel import Field, SQLModel
 from batchq.errors import DatabaseOutdated
 from batchq.spec import Job
 from batchq.store import schema
-from batchq.store import server as servers
+from batchq.store import topology as topologies
 from batchq.store.database import Database
 from batchq.store.tables import Attempt, Dispatch, Group, Row, Run, Server, ServerWindow, Task, TaskCondition
 from older import upgrade_to
@@ -165,7 +165,7 @@ def test_rows_of_the_first_version_are_all_there_after_an_upgrade(bare):
             ("BG1", False),
             ("default", False),
         ]
-        seen = servers.seen(tx)
+        seen = topologies.read(tx)
     assert seen.paused == frozenset()
     assert [str(window) for window in seen.by_id[1].windows] == [
         "08:00-18:00=2 Europe/Oslo",

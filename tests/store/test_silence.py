@@ -14,9 +14,11 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
+from batchq import views
 from batchq.errors import DatabaseUnreachable
-from batchq.store import moves, schema, views
+from batchq.store import moves, schema
 from batchq.store import server as servers
+from batchq.store import topology as topologies
 from batchq.store.database import Database
 from e2e.proxy import Proxy
 
@@ -106,16 +108,16 @@ def test_a_transaction_that_fell_silent_half_way_does_not_keep_its_locks(
     others = Database(postgresql_url, patience=0.5, answer=ANSWER)
 
     def stop_half_way(tx: Any) -> None:
-        servers.lock_dispatch(tx)
+        topologies.lock_dispatch(tx)
         proxy.silence()
-        servers.newest(tx)
+        topologies.newest_version(tx)
 
     with pytest.raises(DatabaseUnreachable):
         database.run(stop_half_way)
     began = time.monotonic()
     while time.monotonic() - began < 15:
         try:
-            others.run(servers.lock_dispatch)
+            others.run(topologies.lock_dispatch)
             break
         except DatabaseUnreachable:
             continue
@@ -126,7 +128,7 @@ def test_a_transaction_that_fell_silent_half_way_does_not_keep_its_locks(
 def test_a_backend_that_is_stopped_is_silent_and_a_lock_is_not(postgresql_url: str, database: Database):
     with database.write() as tx:
         pid = tx.execute(text("SELECT pg_backend_pid()")).scalar_one()
-        servers.lock_dispatch(tx)
+        topologies.lock_dispatch(tx)
         with psycopg.connect(postgresql_url.replace("+psycopg", ""), autocommit=True) as other:
             other.execute("SET lock_timeout = '100ms'")
             with pytest.raises(psycopg.errors.LockNotAvailable):

@@ -11,12 +11,13 @@ from sqlalchemy import Connection, event, text
 
 from batchq import engine
 from batchq.spec import Job
-from batchq.store import moves
+from batchq.store import group, moves, topology
 from batchq.store import server as servers
 from batchq.store.moves import claiming, dispatching, finishing, settling, starting, ticketing, ticking
 from batchq.store.sql.statement import Statement
 from play import Play
 
+MOVES = (claiming, dispatching, finishing, settling, starting, ticketing, ticking)
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 LARGE = ("batchq_task", "batchq_condition", "batchq_attempt", "batchq_run")
 # Indexes that hold the few rows in motion only: to read one of them from end to end is no scan of the table.
@@ -136,7 +137,18 @@ def reads_all(node: dict[str, Any]) -> bool:
 def prepared() -> dict[str, Statement]:
     return {
         f"{module.__name__.split('.')[-1]}.{name.strip('_').lower()}": value
-        for module in (claiming, dispatching, finishing, settling, starting, ticketing, ticking, servers)
+        for module in (
+            claiming,
+            dispatching,
+            finishing,
+            settling,
+            starting,
+            ticketing,
+            ticking,
+            servers,
+            group,
+            topology,
+        )
         for name, value in vars(module).items()
         if isinstance(value, Statement)
     }

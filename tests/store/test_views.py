@@ -11,11 +11,10 @@ from datetime import time as clock
 import pytest
 from sqlalchemy import event
 
-from batchq import actions, engine
+from batchq import actions, engine, views
 from batchq.core.windows import Window
 from batchq.errors import NotFound
 from batchq.store import server as servers
-from batchq.store import views
 from batchq.store.database import Database
 from stage import JOB_1, Stage
 
@@ -401,7 +400,7 @@ def test_a_server_shows_its_threads_now_and_the_next_change(stage):
     }
     change = {"at": "2026-01-31T17:00:00.000000Z", "threads": 20, "timezone": "Europe/Oslo"}
     assert server["next_change"] == change
-    assert read(stage, views.server, "AOS1", NOON) == server
+    assert read(stage, views.server_view, "AOS1", NOON) == server
     assert (server["host"], server["pid"], server["pool"]) == ("h", 412, 100)
 
 

@@ -17,7 +17,7 @@ from batchq.escape import printable
 if TYPE_CHECKING:
     from batchq.app import BatchQ
     from batchq.store.database import Database
-    from batchq.store.views import View
+    from batchq.views import GroupView
 
 T = TypeVar("T")
 
@@ -109,11 +109,11 @@ def _of_damage(opened: Database) -> Iterator[str]:
 
 
 def _of_servers(opened: Database) -> Iterator[str]:
-    from batchq.store import views
+    from batchq import views
 
     with opened.read() as tx:
         servers = views.servers(tx)
-        problems = views.problems(tx) if servers else []
+        problems = views.setup_problems(tx) if servers else []
     if not servers:
         yield "There are no batch servers. `batchq server start NAME` starts one."
     elif all(server["state"] in ("stopped", "lost") for server in servers):
@@ -141,7 +141,7 @@ def _of_coordinators(joined: BatchQ) -> Iterator[str]:
 
 def _of_queues(joined: BatchQ, opened: Database | None) -> Iterator[str]:
     """Ask the broker about each queue, and name those that it refuses."""
-    from batchq.store import views
+    from batchq import views
 
     groups = []
     if opened is not None:
@@ -159,12 +159,12 @@ def _of_queues(joined: BatchQ, opened: Database | None) -> Iterator[str]:
             yield f"{who}: what is sent there cannot arrive. {error}"
 
 
-def _has_work(group: View) -> bool:
+def _has_work(group: GroupView) -> bool:
     return bool(group["ready"] or group["queued"])
 
 
 def _notes(joined: BatchQ, opened: Database | None) -> Iterator[str]:
-    from batchq.store import views
+    from batchq import views
 
     if not joined.settings.ticket_key:
         yield "Tickets are not signed, as BATCHQ_TICKET_KEY is empty: the broker must be trusted."

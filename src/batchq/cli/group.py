@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -27,11 +27,11 @@ def group() -> None:
 @watch_option
 def list_(output: str, watch: bool) -> None:
     """List the groups: how much waits and runs in each, who may take it, and why it waits."""
-    from batchq.store import views
+    from batchq import views
 
     opened = database()
 
-    def read() -> list[dict[str, Any]]:
+    def read() -> Sequence[Mapping[str, Any]]:
         with opened.read() as tx:
             return views.groups(tx, timezone=timezone())
 
@@ -78,7 +78,7 @@ def delete(name: str) -> None:
 
 def _done(name: str, changed: list[str]) -> None:
     """Print what changed, hand out what that freed, and say how the group stands now."""
-    from batchq.store import views
+    from batchq import views
 
     for line in changed or [f"Group {name} is so already."]:
         say(line)
@@ -89,14 +89,14 @@ def _done(name: str, changed: list[str]) -> None:
     say(f"{name}: {'paused, ' if view['paused'] else ''}{numbers}")
 
 
-def groups_table(groups: list[dict[str, Any]]) -> Table:
+def groups_table(groups: Sequence[Mapping[str, Any]]) -> Table:
     """Groups for people."""
     now = users_now()
     columns = ("Group", "Priority", "State", "Ready", "Queued", "Executing", "Oldest", "Servers", "Why")
     return Table(columns, [_row(group, now) for group in groups])
 
 
-def _row(group: dict[str, Any], now: datetime) -> tuple[str, ...]:
+def _row(group: Mapping[str, Any], now: datetime) -> tuple[str, ...]:
     since = instant(group["oldest_ready_at"])
     return (
         group["group"],
@@ -109,7 +109,7 @@ def _row(group: dict[str, Any], now: datetime) -> tuple[str, ...]:
     )
 
 
-def waiting(groups: list[dict[str, Any]]) -> Iterator[Part]:
+def waiting(groups: Sequence[Mapping[str, Any]]) -> Iterator[Part]:
     """What waits, and why, for people."""
     if groups:
         yield ""

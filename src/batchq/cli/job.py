@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,11 +31,11 @@ def job() -> None:
 @watch_option
 def list_(output: str, watch: bool) -> None:
     """List the jobs, each with its newest run."""
-    from batchq.store import views
+    from batchq import views
 
     opened = database()
 
-    def read() -> list[dict[str, Any]]:
+    def read() -> Sequence[Mapping[str, Any]]:
         with opened.read() as tx:
             return views.jobs(tx)
 
@@ -47,9 +47,9 @@ def list_(output: str, watch: bool) -> None:
 @output_option
 def show(name: str, output: str) -> None:
     """Show a job: its tasks with their conditions, and its newest runs."""
-    from batchq.store import views
+    from batchq import views
 
-    def read() -> dict[str, Any]:
+    def read() -> Mapping[str, Any]:
         with database().read() as tx:
             return views.job_view(tx, name)
 
@@ -86,7 +86,7 @@ def _from_file(file: Path, name: str | None) -> JobSpec:
 
 
 def _stored(name: str) -> JobSpec:
-    from batchq.store import views
+    from batchq import views
 
     with database().read() as tx:
         return _read(views.definition(tx, name))
@@ -99,7 +99,7 @@ def _read(definition: str) -> JobSpec:
     return JobSpec.model_validate_json(definition, context=Limits(tasks=MOST, conditions=MOST, argument_bytes=MOST))
 
 
-def _listed(jobs: list[dict[str, Any]]) -> Iterator[Part]:
+def _listed(jobs: Sequence[Mapping[str, Any]]) -> Iterator[Part]:
     now = users_now()
     rows = []
     for job in jobs:
@@ -110,7 +110,7 @@ def _listed(jobs: list[dict[str, Any]]) -> Iterator[Part]:
     yield Table(columns, rows, empty="No jobs. `batchq submit FILE` runs one, `batchq apply FILE` stores it.")
 
 
-def _drawn(view: dict[str, Any]) -> Iterator[Part]:
+def _drawn(view: Mapping[str, Any]) -> Iterator[Part]:
     import json
 
     spec = _read(json.dumps(view["definition"]))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from batchq.store.database import Database
 
-View = dict[str, Any]
+View = Mapping[str, Any]
 
 POLL_SECONDS = 0.2
 POLL_SHARE = 4  # of each 5 seconds, at most one is spent on reading: a run of 100,000 tasks is polled less often
@@ -47,7 +47,7 @@ def follow(
     Times are told in `timezone`, an IANA name; without one, in the machine's. Returns the run as it then
     stands (`views.run_view`): one whose status is still open was left early. Raises NotFound.
     """
-    from batchq.store import views
+    from batchq import views
 
     began = time.monotonic()
     with _shown(console) as show:

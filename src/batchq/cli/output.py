@@ -1,6 +1,6 @@
 """How results are printed: tables and sentences for people, JSON for programs.
 
-The JSON is what `batchq.store.views` describes. On a terminal tables are drawn by rich, with colour;
+The JSON is what `batchq.views` describes. On a terminal tables are drawn by rich, with colour;
 elsewhere they are plain aligned text, one line a row, the column of free text last.
 """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from itertools import groupby
@@ -35,7 +35,7 @@ class Jump:
         return f"clocks go {'forward' if forward else 'back'}: {was} is {is_}"
 
 
-def drawn(server: dict[str, Any], views: Sequence[dict[str, Any]], zone_name: str) -> Iterator[Part]:
+def drawn(server: Mapping[str, Any], views: Sequence[Mapping[str, Any]], zone_name: str) -> Iterator[Part]:
     """What is coming, for people: the periods of `views.periods`, told in that zone."""
     tz = zone(zone_name)
     periods = [_period(one) for one in views]
@@ -50,7 +50,7 @@ def drawn(server: dict[str, Any], views: Sequence[dict[str, Any]], zone_name: st
     yield Table(("From", "To", "UTC", "Lasts", "Threads", "Note"), [_row(one, jumps, tz) for one in periods])
 
 
-def _period(view: dict[str, Any]) -> Period:
+def _period(view: Mapping[str, Any]) -> Period:
     return Period(datetime.fromisoformat(view["start"]), datetime.fromisoformat(view["end"]), view["threads"])
 
 

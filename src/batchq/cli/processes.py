@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -208,9 +208,8 @@ def _engine(loglevel: str, *, quiet: bool) -> Iterator[Embedded]:
 
 def _prepare(engine: Embedded, document: Document, threads: dict[str, int | None], *, known: bool = False) -> list[str]:
     """Make the servers to start exist; returns their names."""
-    from batchq import actions
+    from batchq import actions, views
     from batchq.embedded import DEFAULT_SERVERS
-    from batchq.store import views
 
     database = batch().database
     for name, number in threads.items():
@@ -226,13 +225,12 @@ def _prepare(engine: Embedded, document: Document, threads: dict[str, int | None
     return names
 
 
-def _watch(engine: Embedded, run: int, timeout: float | None, *, quiet: bool) -> dict[str, Any]:
+def _watch(engine: Embedded, run: int, timeout: float | None, *, quiet: bool) -> Mapping[str, Any]:
     """Follow the run to its end; Ctrl-C and a time-out cancel it."""
     from rich.console import Console
 
-    from batchq import actions
+    from batchq import actions, views
     from batchq.cli.live import follow
-    from batchq.store import views
 
     def stop() -> bool:
         engine.mend()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -50,15 +50,14 @@ def runs() -> None:
 @watch_option
 def list_(job: str | None, statuses: tuple[str, ...], limit: int, output: str, watch: bool) -> None:
     """List runs, the newest first."""
-    from batchq import actions
-    from batchq.store import views
+    from batchq import actions, views
 
     opened = database()
     with opened.read() as tx:
         if job is not None:
             actions.find_job(tx, job)
 
-    def read() -> list[dict[str, Any]]:
+    def read() -> Sequence[Mapping[str, Any]]:
         with opened.read() as tx:
             return views.runs(tx, job=job, statuses=statuses, limit=limit)
 
@@ -71,14 +70,13 @@ def list_(job: str | None, statuses: tuple[str, ...], limit: int, output: str, w
 @watch_option
 def show(run: str, output: str, watch: bool) -> None:
     """Show a run and its tasks."""
-    from batchq import actions
-    from batchq.store import views
+    from batchq import actions, views
 
     opened = database()
     with opened.read() as tx:
         number = actions.find_run(tx, run)
 
-    def read() -> dict[str, Any]:
+    def read() -> Mapping[str, Any]:
         with opened.read() as tx:
             return views.run_view(tx, number, timezone=timezone())
 
@@ -105,8 +103,7 @@ def watch(run: str, timeout: float | None, output: str) -> None:
 @click.argument("run")
 def cancel(run: str) -> None:
     """Cancel a run: nothing more of it starts, tasks that are executing finish."""
-    from batchq import actions
-    from batchq.store import views
+    from batchq import actions, views
 
     opened = database()
     with opened.read() as tx:
@@ -141,7 +138,7 @@ def wait_for(run: int, timeout: float | None, output: str) -> None:
         raise click.exceptions.Exit(1)
 
 
-def runs_table(views: list[dict[str, Any]]) -> Iterator[Part]:
+def runs_table(views: Sequence[Mapping[str, Any]]) -> Iterator[Part]:
     """Runs for people."""
     now = users_now()
     yield Table(
@@ -161,7 +158,7 @@ def runs_table(views: list[dict[str, Any]]) -> Iterator[Part]:
     )
 
 
-def _drawn(view: dict[str, Any]) -> Iterator[Part]:
+def _drawn(view: Mapping[str, Any]) -> Iterator[Part]:
     now = users_now()
     submitted = local(view["submitted_at"], now)
     name = f"{view['job']} run {view['run']}"

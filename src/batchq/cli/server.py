@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -29,11 +29,11 @@ def server() -> None:
 @watch_option
 def list_(output: str, watch: bool) -> None:
     """List the servers: state, threads, groups, next change."""
-    from batchq.store import views
+    from batchq import views
 
     opened = database()
 
-    def read() -> list[dict[str, Any]]:
+    def read() -> Sequence[Mapping[str, Any]]:
         with opened.read() as tx:
             return views.servers(tx)
 
@@ -166,7 +166,7 @@ def drain(name: str, timeout: float | None) -> None:
 
 def _wait_until_idle(name: str, timeout: float | None) -> int:
     """Say what runs on the server, again when that changes, until nothing does or the time is up; how many are left."""
-    from batchq.store import views
+    from batchq import views
 
     began, said = time.monotonic(), None
     while True:
@@ -181,7 +181,7 @@ def _wait_until_idle(name: str, timeout: float | None) -> int:
         time.sleep(POLL_SECONDS)
 
 
-def _waits_for(running: list[dict[str, Any]]) -> str:
+def _waits_for(running: Sequence[Mapping[str, Any]]) -> str:
     now = users_now()
     named = [f"{one['job']} run {one['run']} / {one['task']} since {local(one['started_at'], now)}" for one in running]
     if len(named) > TASKS_SHOWN:
@@ -207,7 +207,7 @@ def _ahead() -> int:
     return batch().settings.tickets_ahead
 
 
-def done(name: str, changed: Collection[str]) -> dict[str, Any]:
+def done(name: str, changed: Collection[str]) -> Mapping[str, Any]:
     """Print what changed, hand out what that freed, and say what is in force now; returns the server's view."""
     for line in changed or [f"Server {name} is so already."]:
         say(line)
@@ -218,14 +218,14 @@ def done(name: str, changed: Collection[str]) -> dict[str, Any]:
     return view
 
 
-def _view(name: str) -> dict[str, Any]:
-    from batchq.store import views
+def _view(name: str) -> Mapping[str, Any]:
+    from batchq import views
 
     with database().read() as tx:
-        return views.server(tx, name)
+        return views.server_view(tx, name)
 
 
-def servers_table(servers: list[dict[str, Any]]) -> Table:
+def servers_table(servers: Sequence[Mapping[str, Any]]) -> Table:
     """Servers for people."""
     now = users_now()
     rows = [
@@ -243,17 +243,17 @@ def servers_table(servers: list[dict[str, Any]]) -> Table:
     return Table(columns, rows, empty="No servers. `batchq server start NAME` starts one.")
 
 
-def _change(server: dict[str, Any], now: datetime) -> str:
+def _change(server: Mapping[str, Any], now: datetime) -> str:
     change = server["next_change"]
     return f"{count(change['threads'], 'thread')} from {local(change['at'], now)}" if change else "–"
 
 
-def _standing(view: dict[str, Any]) -> str:
+def _standing(view: Mapping[str, Any]) -> str:
     disabled = "" if view["enabled"] or view["state"] == "disabled" else " and disabled"
     return f"{view['name']}: {view['state']}{disabled}, {view['busy']} of {count(view['threads'], 'thread')} busy"
 
 
-def _next_change(view: dict[str, Any]) -> str:
+def _next_change(view: Mapping[str, Any]) -> str:
     """When it has how many threads next, in the zone of the window that decides."""
     change = view["next_change"]
     if change is None:
@@ -262,11 +262,11 @@ def _next_change(view: dict[str, Any]) -> str:
     return f"{count(change['threads'], 'thread')} from {at}"
 
 
-def _taken(view: dict[str, Any]) -> str:
+def _taken(view: Mapping[str, Any]) -> str:
     return " and ".join(view["groups"]) or "the default group and those to which no server is bound"
 
 
-def _drawn(view: dict[str, Any]) -> Iterator[Part]:
+def _drawn(view: Mapping[str, Any]) -> Iterator[Part]:
     yield _standing(view)
     yield f"takes        {_taken(view)}"
     yield f"next change  {_next_change(view)}"
@@ -281,13 +281,13 @@ def _drawn(view: dict[str, Any]) -> Iterator[Part]:
         yield windows_table(view["windows"])
 
 
-def windows_table(windows: list[dict[str, Any]]) -> Table:
+def windows_table(windows: Sequence[Mapping[str, Any]]) -> Table:
     """Windows for people."""
     rows = [(str(one["number"]), one["window"], _note(one)) for one in windows]
     return Table(("No.", "Window", "Note"), rows, empty="No windows: open round the clock.")
 
 
-def _note(window: dict[str, Any]) -> str:
+def _note(window: Mapping[str, Any]) -> str:
     if window["in_force"]:
         return "in force"
     return "day off" if window["date"] and not window["threads"] else ""

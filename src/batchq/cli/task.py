@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -50,14 +50,13 @@ def task() -> None:
 @watch_option
 def list_(run: str, statuses: tuple[str, ...], output: str, watch: bool) -> None:
     """List the tasks of a run."""
-    from batchq import actions
-    from batchq.store import views
+    from batchq import actions, views
 
     opened = database()
     with opened.read() as tx:
         number = actions.find_run(tx, run)
 
-    def read() -> list[dict[str, Any]]:
+    def read() -> Sequence[Mapping[str, Any]]:
         with opened.read() as tx:
             tasks = views.run_view(tx, number, timezone=timezone())["tasks"]
         return [task for task in tasks if not statuses or task["status"] in statuses]
@@ -113,7 +112,7 @@ def why(run: str, task: str, output: str) -> None:
         click.echo(printable(f"{task}: {_sentence(view)}."))
 
 
-def tasks_table(tasks: Sequence[dict[str, Any]], now: datetime) -> Table:
+def tasks_table(tasks: Sequence[Mapping[str, Any]], now: datetime) -> Table:
     """Tasks for people."""
     rows = [
         (
@@ -131,15 +130,14 @@ def tasks_table(tasks: Sequence[dict[str, Any]], now: datetime) -> Table:
     return Table(columns, rows, empty="No tasks with such a status.")
 
 
-def _view(run: str, task: str) -> dict[str, Any]:
-    from batchq import actions
-    from batchq.store import views
+def _view(run: str, task: str) -> Mapping[str, Any]:
+    from batchq import actions, views
 
     with database().read() as tx:
         return views.task_view(tx, actions.find_run(tx, run), task, timezone=timezone())
 
 
-def _sentence(view: dict[str, Any]) -> str:
+def _sentence(view: Mapping[str, Any]) -> str:
     if view["why"]:
         return f"{label(view['status'])}, {view['why']}"
     if view["status"] == State.EXECUTING:
@@ -148,7 +146,7 @@ def _sentence(view: dict[str, Any]) -> str:
     return label(view["status"]) + (f", {note(view)}" if note(view) else "")
 
 
-def _drawn(view: dict[str, Any]) -> Iterator[Part]:
+def _drawn(view: Mapping[str, Any]) -> Iterator[Part]:
     now = users_now()
     yield f"{view['job']} run {view['run']} / {view['name']}: {_sentence(view)}"
     arguments = [json.dumps(value, ensure_ascii=False) for value in view["args"]]

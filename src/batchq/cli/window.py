@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from typing import Any
 
@@ -97,11 +97,11 @@ def _opened(
 @output_option
 def list_(name: str, output: str) -> None:
     """List the windows of a server, numbered from 1."""
-    from batchq.store import views
+    from batchq import views
 
-    def read() -> list[dict[str, Any]]:
+    def read() -> Sequence[Mapping[str, Any]]:
         with database().read() as tx:
-            listed: list[dict[str, Any]] = views.server(tx, name)["windows"]
+            listed: Sequence[Mapping[str, Any]] = views.server_view(tx, name)["windows"]
             return listed
 
     present(read, lambda windows: [windows_table(windows)], output=output)
@@ -153,16 +153,16 @@ def preview(name: str, hours: timedelta, begin: datetime | None, output: str) ->
 
     Gaps and changes of the clocks are marked.
     """
-    from batchq.store import views
+    from batchq import views
 
     with database().read() as tx:
         first = begin or views.clock(tx).replace(second=0, microsecond=0)
-        server = views.server(tx, name, first)
+        server = views.server_view(tx, name, first)
         periods = views.periods(tx, name, first, first + hours)
     present(lambda: periods, lambda periods: drawing.drawn(server, periods, _zone_of(server)), output=output)
 
 
-def _zone_of(server: dict[str, Any]) -> str:
+def _zone_of(server: Mapping[str, Any]) -> str:
     """The zone of its windows; if they have several, or one that is gone, the user's."""
     zones = {window["timezone"] for window in server["windows"]}
     return zones.pop() if len(zones) == 1 and all(map(is_zone, zones)) else fields.users_zone()

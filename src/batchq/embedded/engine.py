@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from sqlalchemy import Connection
 
-from batchq import actions, aside, engine
+from batchq import actions, aside, engine, views
 from batchq.app import BatchQ
 from batchq.config import private_file, private_folder
 from batchq.core.states import RUN_OPEN
@@ -24,8 +24,9 @@ from batchq.embedded.child import ELSEWHERE, START_SECONDS, Child, StartFailed, 
 from batchq.embedded.valkey import answers, command, socket_folder
 from batchq.errors import Conflict, DatabaseUnreachable, PlaceRefuses
 from batchq.server.life import ended_with_its_boot, seen_alive
-from batchq.store import moves, schema, views
+from batchq.store import moves, schema
 from batchq.store import server as servers
+from batchq.store import topology as topologies
 
 DEFAULT_SERVERS = ("Batch1", "Batch2")
 
@@ -142,7 +143,7 @@ class Embedded:
 
     def _settle(self, tx: Connection) -> bool:
         database = self.batch.database
-        return engine.settle(tx, database.now(tx), aside=servers.aside(tx, database).runs)
+        return engine.settle(tx, database.now(tx), aside=topologies.aside(tx, database).runs)
 
     def start(self, names: Iterable[str], *, console: str | None = None) -> None:
         """Start a coordinator, these servers, and Flower if `console` names its address; side by side."""

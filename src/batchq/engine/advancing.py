@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from batchq.engine.dispatching import dispatch
 from batchq.engine.settling import settle, unsettled
-from batchq.store import server as servers
+from batchq.store import topology as topologies
 from batchq.store.database import Database
 from batchq.store.moves import Ticket
 
@@ -24,6 +24,6 @@ class Advance:
 
 def advance(tx: Connection, database: Database, *, ahead: int = 0, unsendable: Collection[str] = ()) -> Advance:
     """Settle what has ended, then dispatch what is ready; a group whose tickets are `unsendable` gets none."""
-    reply = unsettled(tx, servers.aside(tx, database).runs)
+    reply = unsettled(tx, topologies.aside(tx, database).runs)
     more = settle(tx, database.now(tx), reply)
     return Advance(dispatch(tx, database, ahead, unsendable), more)

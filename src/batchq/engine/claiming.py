@@ -13,7 +13,7 @@ from batchq import crash
 from batchq.core.topology import Topology
 from batchq.engine.flush import Flush, Life, Offer
 from batchq.store import moves
-from batchq.store import server as servers
+from batchq.store import topology as topologies
 from batchq.store.database import Database
 
 
@@ -41,8 +41,8 @@ def claim(
     tokens = [(offer.task, offer.token) for offer in taken]
     granted = moves.grant(tx, tokens, life.server, life.epoch, topology.version, now).rows
     crash.point("claiming")
-    if len(granted) < len(taken) and servers.newest(tx) != topology.version:
-        return claim(tx, database, servers.topology(tx, database), life, replace(flush, offers=mine))
+    if len(granted) < len(taken) and topologies.newest_version(tx) != topology.version:
+        return claim(tx, database, topologies.current(tx, database), life, replace(flush, offers=mine))
     return granted, parked, len(taken) - len(granted) + stale
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from batchq.core import admission
 from batchq.store import moves
-from batchq.store import server as servers
+from batchq.store import topology as topologies
 from batchq.store.database import Database
 from batchq.store.moves import Peeked, Ticket
 
@@ -30,22 +30,22 @@ def dispatch(tx: Connection, database: Database, ahead: int = 0, unsendable: Col
 
     A group whose tickets are `unsendable` gets none.
     """
-    aside = servers.aside(tx, database).tasks
-    chosen = choose(tx, database, servers.demand(tx, aside), {}, ahead, unsendable)
+    aside = topologies.aside(tx, database).tasks
+    chosen = choose(tx, database, topologies.dispatch_input(tx, aside), {}, ahead, unsendable)
     return [moves.ticket(row) for row in moves.hand_out(tx, chosen.rows, chosen.now)]
 
 
 def choose(
     tx: Connection,
     database: Database,
-    demand: servers.DispatchInput,
+    demand: topologies.DispatchInput,
     peeked: Mapping[str, Peeked],
     ahead: int,
     unsendable: Collection[str],
 ) -> Chosen:
     """Choose the tasks to hand out, under the dispatch lock; a group `peeked` at far enough is not asked for again."""
     now = database.now(tx)
-    topology = servers.topology(tx, database, demand.version)
+    topology = topologies.current(tx, database, demand.version)
     busy, out = demand.occupancy
     free = admission.free_threads(topology, busy, now, ahead)
     ready = [group for group in demand.ready if group not in unsendable] if unsendable else demand.ready

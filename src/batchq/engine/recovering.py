@@ -15,6 +15,7 @@ from batchq.engine.flush import Life, Report
 from batchq.engine.ticketing import take_back
 from batchq.store import moves, trouble
 from batchq.store import server as servers
+from batchq.store import topology as topologies
 from batchq.store.columns import run_of
 from batchq.store.database import Database
 from batchq.store.failures import why
@@ -33,7 +34,7 @@ def take_over(tx: Connection, server: int, name: str, life: dict[str, Any], now:
     """Begin a new life of the server; attempts of its former one are lost (rule 31)."""
     recover(tx, server, name, now)
     epoch = servers.take_over(tx, server, life, now)
-    servers.changed(tx)
+    topologies.changed(tx)
     return Life(server, name, epoch)
 
 
@@ -42,7 +43,7 @@ def lose(tx: Connection, server: int, name: str, beat: int, now: datetime) -> bo
     if not servers.lose(tx, server, beat):
         return False
     recover(tx, server, name, now)
-    servers.changed(tx)
+    topologies.changed(tx)
     return True
 
 
@@ -50,7 +51,7 @@ def retire(tx: Connection, database: Database, life: Life, now: datetime) -> Non
     """Let a stopping server start nothing more; its attempts go on, its tickets go back."""
     servers.set_pool(tx, life.server, life.epoch, 0)
     moves.lock_out(tx)
-    servers.changed(tx)
+    topologies.changed(tx)
     take_back(tx, database, now)
 
 
@@ -59,7 +60,7 @@ def stop(tx: Connection, life: Life, now: datetime) -> bool:
     if not servers.stop(tx, life.server, life.epoch):
         return False
     recover(tx, life.server, life.name, now, STOPPED)
-    servers.changed(tx)
+    topologies.changed(tx)
     return True
 
 

@@ -17,7 +17,7 @@ from batchq.engine.finishing import finish
 from batchq.engine.flush import Flush, Life, Served
 from batchq.engine.settling import MOST_FOLLOWERS, close, settle, settle_ends
 from batchq.store import moves
-from batchq.store import server as servers
+from batchq.store import topology as topologies
 from batchq.store.columns import run_of
 from batchq.store.database import Database
 from batchq.store.moves import Ticket
@@ -29,7 +29,7 @@ def serve(tx: Connection, database: Database, life: Life, flush: Flush) -> Serve
 
     A life that no longer carries its server's name is fenced off, and nothing is written (rule 31).
     """
-    standing = servers.standing(tx, life.server)
+    standing = topologies.standing(tx, life.server)
     reported = {report.task for report in flush.reports}
     moves.lock_runs(tx, sorted({run_of(task) for task in reported}))
     locked = moves.locked(tx, reported) if reported else None
@@ -39,7 +39,7 @@ def serve(tx: Connection, database: Database, life: Life, flush: Flush) -> Serve
     version = standing.topology(life.epoch)
     if version is None:
         return Served(fenced=True)
-    topology = servers.topology(tx, database, version)
+    topology = topologies.current(tx, database, version)
     # An outcome is stored even where its run cannot be settled.
     broken = bool(topology.aside.runs) and any(run_of(task) in topology.aside.runs for task in reported)
     settling = flush.may_advance and not broken
@@ -73,7 +73,7 @@ def _hand_out(
     """
     free = room(database.topology, life, flush.pool, now) - flush.active
     aside = database.topology.aside.tasks
-    demand = servers.demand(tx, aside)
+    demand = topologies.dispatch_input(tx, aside)
     likely = {row.group_name: free for row in ended.rows} if ended is not None and free > 0 else {}
     chosen = choose(tx, database, demand, moves.peek(tx, likely, now, aside), flush.ahead, flush.unsendable)
     free = room(database.topology, life, flush.pool, chosen.now) - flush.active

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from batchq.core import admission
 from batchq.store import moves
-from batchq.store import server as servers
+from batchq.store import topology as topologies
 from batchq.store.database import Database
 from batchq.store.moves import Ticket
 
@@ -19,7 +19,7 @@ def take_back(tx: Connection, database: Database, now: datetime, ahead: int = 0,
 
     A tick may `skip` tickets that are being claimed. An action calls `moves.lock_out` first, and misses none.
     """
-    topology = servers.topology(tx, database, servers.lock_dispatch(tx))
+    topology = topologies.current(tx, database, topologies.lock_dispatch(tx))
     out = moves.tickets_out(tx, topology.aside.tasks)
     if not out:
         return 0
@@ -32,7 +32,7 @@ def take_back(tx: Connection, database: Database, now: datetime, ahead: int = 0,
 
 def offer_again(tx: Connection, database: Database, now: datetime, after: float) -> list[Ticket]:
     """New tickets for those out longer than `after` seconds (then twice that, up to a minute): the broker lost them."""
-    aside = servers.topology(tx, database, servers.lock_dispatch(tx)).aside.tasks
+    aside = topologies.current(tx, database, topologies.lock_dispatch(tx)).aside.tasks
     overdue = [row for row in moves.tickets_out(tx, aside) if is_overdue(row, now, after)]
     locked = moves.lock_now(tx, {row.id for row in overdue}, skip=True)
     return moves.requeue(tx, [row for row in overdue if row.id in locked], now)

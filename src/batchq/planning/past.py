@@ -12,14 +12,13 @@ from sqlalchemy import Connection, bindparam, func, select
 from sqlalchemy.sql.elements import ColumnElement
 
 from batchq.core.states import State
-from batchq.store.columns import RUN, TASK
+from batchq.store.columns import ATTEMPT, RUN, TASK
 from batchq.store.sql.lists import among
 from batchq.store.sql.statement import Statement
-from batchq.store.tables import Attempt, Run, Task
+from batchq.store.tables import Run, Task
 
 K = TypeVar("K", bound=Hashable)
 
-ATTEMPT = Attempt.__table__.c  # type: ignore[attr-defined]
 NEWEST = 10  # successful attempts in a median
 
 

@@ -15,7 +15,7 @@ from batchq.core.why import waits_for, why_not
 from batchq.planning.guess import SOURCES, Guess
 from batchq.planning.scene import Subject
 from batchq.spec import TaskSpec
-from batchq.store.views import View, iso
+from batchq.views import View, iso
 
 LONGEST = 10
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from sqlalchemy import Connection
 
+from batchq import views
 from batchq.core import secrets
 from batchq.core.conditions import Condition, Join
 from batchq.core.simulated import Found, SimRun, SimTask
@@ -19,11 +20,10 @@ from batchq.planning.guess import Guess, Past, check_names, needs_past
 from batchq.planning.open_runs import OpenRun, open_runs
 from batchq.planning.servers import choose_servers, with_pools
 from batchq.spec import Document, JobSpec, Priority, TaskSpec
-from batchq.store import server as servers
-from batchq.store import views
+from batchq.store import topology as topologies
 from batchq.store.database import Database
-from batchq.store.server import PRIORITIES
-from batchq.store.views import PRIORITY_NAMES
+from batchq.store.group import PRIORITIES, group_priorities
+from batchq.views import PRIORITY_NAMES
 
 NOWHERE = Topology(())
 
@@ -106,7 +106,7 @@ def see(tx: Connection, jobs: Sequence[JobSpec], *, queue: bool = False) -> Seen
     jobs = [*jobs, *(subject.job for subject in subjects)]
     operations = {task.run for job in jobs for task in job.tasks}
     took = Past(past.of_tasks(tx, {job.name for job in jobs}), past.of_operations(tx, operations))
-    return Seen(servers.seen(tx), servers.group_priorities(tx), took, subjects)
+    return Seen(topologies.read(tx), group_priorities(tx), took, subjects)
 
 
 def _subject(tx: Connection, run: OpenRun) -> Subject:

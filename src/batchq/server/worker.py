@@ -42,8 +42,10 @@ from batchq.server.tickets import Publisher
 from batchq.spec.fields import name_fault
 from batchq.store import moves, schema
 from batchq.store import server as servers
+from batchq.store import topology as topologies
 from batchq.store.columns import run_of
 from batchq.store.database import Database
+from batchq.store.group import group_priorities
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -126,8 +128,8 @@ class Watch(threading.Thread):
         life = self._ledger.life
         with self._database.read() as tx:
             schema.refuse_newer(self._database, tx)
-            topology = servers.topology(tx, self._database)
-            groups = frozenset(servers.group_priorities(tx))
+            topology = topologies.current(tx, self._database)
+            groups = frozenset(group_priorities(tx))
             executing = moves.executing_on(tx, life.server)
         server = topology.by_id.get(life.server)
         if server is None:

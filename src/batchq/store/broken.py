@@ -1,4 +1,4 @@
-"""What is stored and cannot be so: rows that somebody changed by hand, and what was set aside because of them."""
+"""Find rows that cannot be as they are, as somebody changed them by hand, and the work set aside because of them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from batchq.core import secrets
 from batchq.core.states import NOT_STARTED, TERMINAL, RunState, State
 from batchq.store import trouble
 from batchq.store.columns import GROUP, RUN, RUN_IS_OPEN, SERVER, TASK, run_of
-from batchq.store.server import PRIORITIES
+from batchq.store.group import PRIORITIES
 from batchq.store.tables import Run, Server, Task
 from batchq.store.trouble import What
 
-# What they hold is of no matter here, and may be long.
+# Long texts that no check needs.
 LONG = ("error", "result", "definition")
 TYPES: tuple[tuple[type, tuple[type, ...]], ...] = (
     (Integer, (int,)),
@@ -36,10 +36,10 @@ SAID = {
 
 
 def broken(tx: Connection) -> Iterator[str]:
-    """Every row of something open that cannot be as it is, and all that is set aside, a sentence each."""
+    """Every row of open work that cannot be as it is, and every row set aside, a sentence each."""
     if tx.dialect.name == "sqlite":
         driver: Any = tx.connection.driver_connection
-        driver.text_factory = str  # here bytes that are no text are what is looked for
+        driver.text_factory = str  # bytes that are no text must fail here, to be found
     for row in trouble.every(tx):
         said = SAID[What(row.what)].format(name=_named(tx, row), reason=row.reason, told_by=row.told_by)
         yield f"{said[0].upper()}{said[1:]}: it is set aside since {row.since:%Y-%m-%d %H:%M:%S} UTC, and tried again."
@@ -51,7 +51,7 @@ def broken(tx: Connection) -> Iterator[str]:
 
 
 def _named(tx: Connection, row: Any) -> str:
-    """What was set aside, by its name if that can be read."""
+    """The row that was set aside, by its name if that can be read."""
     if row.what == What.RUN:
         return f"run {row.number}"
     if row.what == What.SERVER:
@@ -97,12 +97,12 @@ def _as_it_is(column: Any) -> Any:
 
 
 def _odd(row: Any, columns: Sequence[ColumnElement[Any]]) -> Iterator[str]:
-    """What stands in a column of another type, which SQLite lets be."""
+    """The values of another type than their column, which SQLite accepts."""
     for column in columns:
         value = row._mapping.get(column.name)
-        held = getattr(column.type, "impl_instance", column.type)
+        stored = getattr(column.type, "impl_instance", column.type)
         for kind, types in TYPES:
-            if isinstance(held, kind) and value is not None and not isinstance(value, types):
+            if isinstance(stored, kind) and value is not None and not isinstance(value, types):
                 yield f"its {column.name} is {_short(value)}"
 
 
@@ -119,7 +119,7 @@ def _all_groups(tx: Connection) -> Sequence[Any]:
     return rows
 
 
-# --- what is said ---------------------------------------------------------------------------------------------
+# --- the sentences --------------------------------------------------------------------------------------------
 
 
 def _of_servers(tx: Connection) -> Iterator[str]:
@@ -173,7 +173,7 @@ CORRECT = "Correct its row of batchq_task, or cancel the run."
 
 
 def _wrong(row: Any, groups: Any, lives: Any) -> Iterator[str]:
-    """What the types allow, and the rules do not."""
+    """The faults that the types allow and the rules forbid."""
     if row.group_name not in groups:
         yield f"there is no group {_short(row.group_name)}"
     if row.status in NOT_STARTED:

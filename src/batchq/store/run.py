@@ -1,4 +1,4 @@
-"""A job becomes rows, and is stored: the run, its tasks and its conditions (rules 1-3, 10, 24, 28)."""
+"""A run in SQL: a job becomes the rows of a run, its tasks and its conditions (rules 1-3, 10, 24, 28)."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, bindparam, insert, literal, select, update
+from sqlalchemy import Connection, bindparam, insert, literal, select
 
 from batchq.core import secrets
 from batchq.core.conditions import Join
 from batchq.core.states import RunState
 from batchq.core.topology import DEFAULT_GROUP
-from batchq.store import server as servers
-from batchq.store.columns import CONDITION, JOB, RUN, TASK, task_id
+from batchq.store import job as jobs
+from batchq.store.columns import CONDITION, RUN, TASK, task_id
 from batchq.store.database import Database
-from batchq.store.server import PRIORITIES
-from batchq.store.sql.statement import Reply, Statement
-from batchq.store.tables import Job, Run, Task, TaskCondition
+from batchq.store.group import PRIORITIES, named_groups
+from batchq.store.sql.statement import Statement
+from batchq.store.tables import Run, Task, TaskCondition
 
 if TYPE_CHECKING:
     from batchq.spec import JobSpec, TaskSpec
 
-# So many tasks have their conditions in common at most: they all move in one transaction.
+# The most tasks that share their conditions: they all move in one transaction, which would get too long.
 MOST_ALIKE = 250
-# That is one more statement, which so many conditions that need not be stored and counted are worth.
+# The fewest conditions that sharing must save: it costs one more statement.
 WORTH_SHARING = 4
-# How a task's conditions are joined, and what they are: position, outcome, and whether it handles it.
-Asked = tuple[Join, tuple[tuple[int, str, bool], ...]]
+# How a task's conditions are joined, and each one's position, outcome and whether it handles a failure.
+Node = tuple[Join, tuple[tuple[int, str, bool], ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
     """Tasks and conditions by their positions in the job, before the run has a number.
 
-    A condition is the position of its predecessor and of its task, the outcome, and whether it handles it: there may be
-    far more of them than of anything else, so they are stored as they are. Those that tasks share are there once.
+    A condition is the position of its predecessor and of its task, the outcome, and whether it handles a failure. It is
+    a tuple, as a job may have far more conditions than anything else. Shared conditions are there once.
     """
 
     tasks: list[dict[str, Any]]
@@ -76,27 +76,27 @@ def rows_of(job: JobSpec) -> Rows:
     """The rows of a job."""
     positions = {task.name: position for position, task in enumerate(job.tasks)}
     tasks = [_task(job, task, position) for position, task in enumerate(job.tasks)]
-    asked: list[Asked] = [
+    nodes: list[Node] = [
         (task.join, tuple((positions[each.task], str(each.outcome), each.handles) for each in task.after))
         for task in job.tasks
     ]
-    return Rows(tasks, list(_share(tasks, asked)))
+    return Rows(tasks, list(_share(tasks, nodes)))
 
 
-def _share(tasks: list[dict[str, Any]], asked: list[Asked]) -> Iterator[tuple[int, int, str, bool]]:
-    """Let tasks share the conditions that they have in common; yields those that are to be stored."""
-    alike = Counter(asked)
-    leaders: dict[Asked, dict[str, Any]] = {}
-    for task, each in zip(tasks, asked, strict=True):
-        leader = leaders.get(each)
+def _share(tasks: list[dict[str, Any]], nodes: list[Node]) -> Iterator[tuple[int, int, str, bool]]:
+    """Let tasks share the conditions that they have in common; yields the conditions to store."""
+    alike = Counter(nodes)
+    leaders: dict[Node, dict[str, Any]] = {}
+    for task, node in zip(tasks, nodes, strict=True):
+        leader = leaders.get(node)
         if leader and leader["sharing"] + 1 < MOST_ALIKE:
             leader["sharing"] += 1
             task["waits_with"] = leader["id"]
             continue
-        _, conditions = each
-        # Whose success handles a failure is asked of the task itself (rule 7): such a one has its conditions alone.
-        if (alike[each] - 1) * len(conditions) >= WORTH_SHARING and not any(handles for _, _, handles in conditions):
-            leaders[each] = task
+        _, conditions = node
+        # A task that handles a failure keeps its conditions: the verdict asks the task itself (rule 7), not its leader.
+        if (alike[node] - 1) * len(conditions) >= WORTH_SHARING and not any(handles for _, _, handles in conditions):
+            leaders[node] = task
         yield from ((before, task["id"], outcome, handles) for before, outcome, handles in conditions)
 
 
@@ -129,12 +129,6 @@ def groups_of(job: JobSpec) -> set[str]:
 
 # --- storing ------------------------------------------------------------------------------------------------
 
-_KEPT = Statement(select(JOB.id).where(JOB.name == bindparam("named")).with_for_update())
-_KEEP = Statement(
-    update(Job)
-    .where(JOB.id == bindparam("job"))
-    .values(definition=bindparam("definition"), updated_at=bindparam("now"))
-)
 _OPEN_RUN = Statement(
     insert(Run)
     .values({name: bindparam(name) for name in ("job_id", "job", "open_tasks", "run_by", "company", "submitted_at")})
@@ -143,29 +137,16 @@ _OPEN_RUN = Statement(
 )
 
 
-def keep_job(tx: Connection, job: JobSpec, now: datetime) -> int:
-    """Store the job's newest definition; returns its id."""
-    return _keep(tx, _KEPT.later(tx, named=job.name), job, now)
-
-
-def _keep(tx: Connection, kept: Reply, job: JobSpec, now: datetime) -> int:
-    definition = job.model_dump_json(exclude_defaults=True)
-    for row in kept.rows:
-        _KEEP.later(tx, job=row.id, definition=definition, now=now)
-        return int(row.id)
-    values = {"name": job.name, "definition": definition, "updated_at": now}
-    return int(tx.execute(insert(Job).values(**values).returning(JOB.id)).scalar_one())
-
-
 def open_run(tx: Connection, database: Database, job: JobSpec) -> tuple[Number, datetime]:
-    """Insert the run, still `storing`, its groups and the job's newest definition; returns what numbers its rows, and
-    the instant.
+    """Insert the run, still `storing`, its groups and the job's newest definition.
+
+    Returns the number that gives its rows their ids, and the instant.
     """
-    kept, groups = _KEPT.later(tx, named=job.name), servers.named_groups(tx, groups_of(job))
+    kept, groups = jobs.stored(tx, job.name), named_groups(tx, groups_of(job))
     now = database.now(tx)
     ((run,),) = _OPEN_RUN(
         tx,
-        job_id=_keep(tx, kept, job, now),
+        job_id=jobs.keep(tx, kept, job, now),
         job=job.name,
         open_tasks=len(job.tasks),
         run_by=job.run_by,
@@ -175,7 +156,7 @@ def open_run(tx: Connection, database: Database, job: JobSpec) -> tuple[Number, 
     return Number(int(run), groups.priorities), now
 
 
-# What a task is stored with; all else is at first what the column's default says.
+# The columns that a task is stored with; all others begin with the column's default.
 _stored = {
     name: TASK[name]
     for name in (
@@ -214,6 +195,6 @@ _ADD_CONDITIONS = Statement(
 
 
 def add_conditions(tx: Connection, rows: Sequence[tuple[int, int, str, bool]]) -> None:
-    """Insert conditions: predecessor, task, outcome, and whether that is handled."""
+    """Insert conditions: predecessor, task, outcome, and whether it handles a failure."""
     if rows:
         _ADD_CONDITIONS.later(tx, rows)

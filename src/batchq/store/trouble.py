@@ -1,6 +1,6 @@
-"""What always fails because of what is stored there, or is to be: set aside with the reason, and tried again alone.
+"""Rows that always fail by their content: set aside with the reason, and tried again alone.
 
-Whoever finds it tells all others by the topology, which counts on.
+A new version of the topology tells all processes of each row that is set aside, or goes on.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LONGEST_SECONDS = 60.0
 
 
 class What(StrEnum):
-    """What is set aside, and the row that its number is of."""
+    """The kind of work that fails, and the table that its number belongs to."""
 
     TASK = "task"  # cannot be handed out, claimed or taken back: a task
     LOST = "lost"  # its attempt cannot be ended as lost: a task
@@ -38,9 +38,9 @@ Key = tuple[What, int]
 
 
 def tried(tx: Connection, act: Callable[[], object], *, keep: bool) -> Exception | None:
-    """Do `act`, and `keep` what it did; returns the error of a content that made it fail, and then nothing is done.
+    """Do `act` in a savepoint, and keep its work if `keep`; returns the error if some content made it fail.
 
-    Raises what is no matter of contents.
+    Nothing of a failed act stays. Raises an error that has another cause than content.
     """
     nested = tx.begin_nested()
     try:
@@ -49,7 +49,7 @@ def tried(tx: Connection, act: Callable[[], object], *, keep: bool) -> Exception
     except Exception as error:
         drop_waiting(tx)
         if not of_content(error):
-            with suppress(SQLAlchemyError):  # else what ends the transaction would fail in its turn, by this savepoint
+            with suppress(SQLAlchemyError):  # a second error, of this savepoint, would hide the first one
                 nested.rollback()
             raise
         nested.rollback()
@@ -62,7 +62,7 @@ def tried(tx: Connection, act: Callable[[], object], *, keep: bool) -> Exception
 
 
 def culprits(tx: Connection, numbers: Sequence[int], act: Callable[[Sequence[int]], object]) -> dict[int, str]:
-    """Those of the numbers with which `act` fails, alone as well, and why; nothing of what it does stays."""
+    """The numbers with which `act` fails even alone, each with the reason; nothing of its work stays."""
     error = tried(tx, lambda: act(numbers), keep=False) if numbers else None
     if error is None:
         return {}
@@ -73,14 +73,14 @@ def culprits(tx: Connection, numbers: Sequence[int], act: Callable[[Sequence[int
 
 
 def aside(tx: Connection) -> Aside:
-    """What is left out of all that is done for many at once."""
+    """The tasks and runs to leave out of work that is done for many at once."""
     found = [(row.what, row.number) for row in tx.execute(select(TROUBLE.what, TROUBLE.number))]
     tasks = frozenset(number for what, number in found if what in (What.TASK, What.LOST, What.REPORT))
     return Aside(tasks, frozenset(number for what, number in found if what == What.RUN))
 
 
 def note(tx: Connection, found: Mapping[Key, str], told_by: str, now: datetime) -> bool:
-    """Set these aside, each with its reason, for a second and then twice as long each time; False if there are none."""
+    """Set rows aside, each with its reason, for a second and then twice as long each time; False if there are none."""
     for (what, number), reason in sorted(found.items()):
         tries = tx.execute(_its(what, number, TROUBLE.tries)).scalar()
         again = now + timedelta(seconds=min(2.0 ** min(tries or 0, 10), LONGEST_SECONDS))
@@ -95,7 +95,7 @@ def note(tx: Connection, found: Mapping[Key, str], told_by: str, now: datetime) 
 
 
 def forget(tx: Connection, what: What, number: int) -> bool:
-    """It goes through again; False if it was not set aside."""
+    """Let a row go on; False if it was not set aside."""
     gone = tx.execute(delete(Trouble).where(TROUBLE.what == what.value, TROUBLE.number == number)).rowcount
     if gone:
         _tell(tx)
@@ -103,18 +103,18 @@ def forget(tx: Connection, what: What, number: int) -> bool:
 
 
 def due(tx: Connection, now: datetime) -> Sequence[Any]:
-    """What is to be tried again; nobody else tries it before the commit."""
+    """The rows that are to be tried again."""
     rows = select(Trouble.__table__).where(TROUBLE.again_at <= now)  # type: ignore[attr-defined]
     return tx.execute(rows.order_by(TROUBLE.what, TROUBLE.number)).all()
 
 
 def pauses(tx: Connection, what: What, number: int, now: datetime) -> bool:
-    """Whether it is set aside, and not to be tried again yet."""
+    """Whether a row is set aside, and not to be tried again yet."""
     return tx.execute(_its(what, number, TROUBLE.tries, TROUBLE.again_at > now)).scalar() is not None
 
 
-def hold(tx: Connection, what: What, number: int, now: datetime) -> bool:
-    """Lock one that is due, unless another process has it."""
+def lock_due(tx: Connection, what: What, number: int, now: datetime) -> bool:
+    """Lock a row that is due; False if another process has it."""
     return (
         tx.execute(
             _its(what, number, TROUBLE.tries, TROUBLE.again_at <= now).with_for_update(skip_locked=True)
@@ -124,7 +124,7 @@ def hold(tx: Connection, what: What, number: int, now: datetime) -> bool:
 
 
 def every(tx: Connection) -> Sequence[Any]:
-    """All that is set aside, the oldest first."""
+    """All rows set aside, the oldest first."""
     return tx.execute(
         select(Trouble.__table__).order_by(TROUBLE.since, TROUBLE.what, TROUBLE.number)  # type: ignore[attr-defined]
     ).all()

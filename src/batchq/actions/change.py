@@ -1,0 +1,92 @@
+"""The one door for an operator's changes: one transaction makes them, takes tickets back, and tells what changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from batchq import aside, engine
+from batchq.store import moves, topology
+from batchq.store.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A difference between what is and what is wanted; `str()` is its sentence.
+
+    Without a `field` the thing itself appears (`before` is None) or goes (`after` is None). `said` replaces the usual
+    words for a field that has better ones.
+    """
+
+    kind: str
+    name: str
+    field: str | None = None
+    before: str | None = None
+    after: str | None = None
+    said: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}: {self.said or self._usual()}"
+
+    def _usual(self) -> str:
+        if self.field is None:
+            return "removed" if self.after is None else ", ".join(filter(None, ["new", self.after]))
+        if self.before is None:
+            return f"{self.field} {self.after} added"
+        if self.after is None:
+            return f"{self.field} {self.before} removed"
+        return f"{self.field} {self.before} → {self.after}"
+
+
+def removal(kind: str, name: str) -> Change:
+    """The change of a thing that goes."""
+    return Change(kind, name, before=name)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Changes that are made together.
+
+    `make` returns False if it found nothing to change. `topology` says that servers must hear of it, and that tickets
+    may no longer hold.
+    """
+
+    changes: tuple[Change, ...]
+    make: Callable[[], object]
+    topology: bool = False
+
+
+def perform(database: Database, steps: Callable[[Connection], Iterable[Step]], ahead: int = 0) -> list[str]:
+    """Take the `steps` in one transaction, which is repeated if it has to be; returns the changes, a sentence each.
+
+    Tickets that no longer hold are taken back in it, but for `ahead` that each server may have beyond its threads.
+    """
+    return aside.run(database, lambda tx: take(tx, database, list(steps(tx)), ahead))
+
+
+def rehearse(database: Database, steps: Callable[[Connection], Iterable[Step]]) -> list[str]:
+    """The changes that `perform` would make, a sentence each; nothing is changed."""
+    with database.read() as tx:
+        return sentences(steps(tx))
+
+
+def take(tx: Connection, database: Database, steps: Iterable[Step], ahead: int) -> list[str]:
+    """Take the steps in their order, and take back the tickets that no longer hold; returns the changes."""
+    taken = [step for step in steps if step.make() is not False]
+    if any(step.topology for step in taken):
+        take_back(tx, database, ahead)
+    return sentences(taken)
+
+
+def take_back(tx: Connection, database: Database, ahead: int) -> None:
+    """Tell all servers of a new topology, and take back the tickets that no longer hold by it (rule 14)."""
+    moves.lock_out(tx)
+    topology.changed(tx)
+    engine.take_back(tx, database, database.now(tx), ahead)
+
+
+def sentences(steps: Iterable[Step]) -> list[str]:
+    """The changes of the steps, a sentence each."""
+    return [str(change) for step in steps for change in step.changes]

@@ -1,0 +1,106 @@
+"""Groups: their priority, pause and resume, and their end."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from functools import partial
+
+from sqlalchemy import Connection
+
+from batchq.actions.change import Change, Step, perform, removal
+from batchq.actions.job import some
+from batchq.core.topology import DEFAULT_GROUP
+from batchq.errors import Conflict, InvalidInput
+from batchq.store import group as groups
+from batchq.store.database import Database
+from batchq.store.find import find_group
+from batchq.store.group import PRIORITIES, PRIORITY_NAMES
+
+
+def set_group(database: Database, name: str, *, priority: str) -> list[str]:
+    """Give a group its priority; returns the differences (rules 13, 28). Raises InvalidInput or NotFound."""
+    if priority not in PRIORITIES:
+        raise InvalidInput(f"priority: {priority!r} is not allowed; use {', '.join(PRIORITIES)}.")
+
+    def steps(tx: Connection) -> Iterator[Step]:
+        find_group(tx, name)
+        return priority_steps(tx, name, priority, groups.group_priorities(tx)[name])
+
+    return perform(database, steps)
+
+
+def priority_steps(tx: Connection, name: str, priority: str, present: int | None) -> Iterator[Step]:
+    """Give a group that has the priority `present`, or does not exist, the wanted one."""
+    wanted = PRIORITIES[priority]
+    if present == wanted:
+        return
+    if present is None:
+        change = Change("group", name, after=f"priority {priority}")
+    else:
+        change = Change("group", name, "priority", PRIORITY_NAMES[present], priority)
+
+    def make() -> None:
+        groups.name_groups(tx, [name])
+        groups.set_priority(tx, name, wanted)
+
+    yield Step((change,), make)
+
+
+def naming(tx: Connection, name: str) -> Step:
+    """Make a group exist that something names (rule 13)."""
+    return Step((Change("group", name, after=""),), partial(groups.name_groups, tx, [name]))
+
+
+def pause_group(database: Database, name: str, *, ahead: int = 0) -> list[str]:
+    """Let nothing new of a group start, from the moment that this returns (rule 29); returns the differences.
+
+    What is executing finishes. Raises NotFound.
+    """
+    return perform(database, lambda tx: _pausing(tx, name, True), ahead)
+
+
+def resume_group(database: Database, name: str, *, ahead: int = 0) -> list[str]:
+    """Let a paused group go on; returns the differences. Raises NotFound."""
+    return perform(database, lambda tx: _pausing(tx, name, False), ahead)
+
+
+def _pausing(tx: Connection, name: str, paused: bool) -> list[Step]:
+    find_group(tx, name)
+    before, after = ("no", "yes") if paused else ("yes", "no")
+    change = Change("group", name, "paused", before, after, said="paused" if paused else "resumed")
+    return [Step((change,), partial(groups.pause, tx, name, paused), topology=True)]
+
+
+def delete_group(database: Database, name: str, *, ahead: int = 0) -> list[str]:
+    """Delete a group that nothing uses any more; returns the differences.
+
+    Raises NotFound; Conflict for the default group, and while a server is bound to it or a task of it not terminal.
+    """
+    return perform(database, lambda tx: [group_removal(tx, find_group(tx, name))], ahead)
+
+
+def group_removal(tx: Connection, name: str) -> Step:
+    """Delete a group; the step raises Conflict if the group is in use."""
+    return Step((removal("group", name),), partial(_remove, tx, name), topology=True)
+
+
+def _remove(tx: Connection, name: str) -> None:
+    groups.lock_group(tx, name)
+    if fact := group_use(tx, name):
+        raise Conflict(fact)
+    groups.forget_group(tx, name)
+
+
+def group_use(tx: Connection, name: str, leaving: Collection[str] = ()) -> str | None:
+    """Why the group cannot be deleted now, if it cannot; the servers that are `leaving` do not count."""
+    if name == DEFAULT_GROUP:
+        return f"The group {name} cannot be deleted: a task without a group is in it."
+    bound = [server for server in groups.bound_to(tx, name) if server not in leaving]
+    number, storing = groups.open_tasks(tx, name), groups.being_stored(tx)
+    facts = [
+        f"bound to it: {some(bound)}" if bound else "",
+        f"tasks of it that have not ended: {number}" if number else "",
+        f"still being stored: run {storing[0]}, of whatever groups" if storing else "",
+    ]
+    in_use = "; ".join(fact for fact in facts if fact)
+    return f"Group {name} is in use and cannot be deleted; {in_use}." if in_use else None

@@ -1,0 +1,102 @@
+"""Find a run, job, task, server or group by what people call it; the only place that says that there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import Connection, func, select
+
+from batchq.errors import InvalidInput, NotFound, unknown
+from batchq.store.columns import GROUP, JOB, RUN, SERVER, TASK
+from batchq.store.tables import Run
+
+LARGEST_NUMBER = 2**63 - 1
+# What each kind of thing is named by, all over the database.
+NAMES = {"job": JOB.name, "server": SERVER.name, "group": GROUP.name}
+
+
+def find_run(tx: Connection, run: str | int) -> int:
+    """The number of the run that `run` means: a number, or `last`; raises InvalidInput or NotFound."""
+    if run == "last":
+        newest = newest_run(tx)
+        if newest is None:
+            raise NotFound(f"{NO_RUN_YET} `batchq submit FILE` starts one.")
+        return newest
+    text = str(run)
+    if not (text.isascii() and text.isdigit()):
+        raise InvalidInput(f"{text!r} is no run. A run is named by its number, or by `last` for the newest one.")
+    number = int(text[:20])
+    if number > LARGEST_NUMBER or not tx.execute(select(RUN.id).where(RUN.id == number)).scalar():
+        raise no_run(tx, text[:20])
+    return number
+
+
+def run_row(tx: Connection, run: int) -> Any:
+    """The run's row; raises NotFound."""
+    row = tx.execute(select(Run.__table__).where(RUN.id == run)).one_or_none()  # type: ignore[attr-defined]
+    if row is None:
+        raise no_run(tx, run)
+    return row
+
+
+def newest_run(tx: Connection) -> int | None:
+    """The number of the newest run."""
+    return tx.execute(select(func.max(RUN.id))).scalar()
+
+
+def find_job(tx: Connection, name: str) -> int:
+    """The id of the job; raises NotFound, with the closest name."""
+    return int(_find(tx, "job", JOB.id, name))
+
+
+def definition(tx: Connection, name: str) -> str:
+    """The job's newest definition as JSON; raises NotFound, with the closest name."""
+    return str(_find(tx, "job", JOB.definition, name))
+
+
+def find_task(tx: Connection, run: int, name: str) -> int:
+    """The id of the run's task of that name; raises NotFound, with the closest name."""
+    found = tx.execute(select(TASK.id).where(TASK.run_id == run, TASK.name == name)).scalar()
+    if found is None:
+        raise no_task(tx, run, name)
+    return int(found)
+
+
+def find_server(tx: Connection, name: str) -> int:
+    """The id of the server; raises NotFound, with the closest name."""
+    return int(_find(tx, "server", SERVER.id, name))
+
+
+def find_group(tx: Connection, name: str) -> str:
+    """The group's name, if there is one; raises NotFound, with the closest (rule 13)."""
+    return str(_find(tx, "group", GROUP.name, name))
+
+
+def _find(tx: Connection, kind: str, column: Any, name: str) -> Any:
+    found = tx.execute(select(column).where(NAMES[kind] == name)).scalar()
+    if found is None:
+        raise no_such(kind, name, tx.execute(select(NAMES[kind]).order_by(NAMES[kind])).scalars())
+    return found
+
+
+# --- the sentences ------------------------------------------------------------------------------------------
+
+NO_RUN_YET = "There is no run yet."
+
+
+def no_run(tx: Connection, run: int | str) -> NotFound:
+    """The error for a run that does not exist, with the newest one."""
+    newest = newest_run(tx)
+    return NotFound(f"No run {run}. " + (f"The newest is {newest}." if newest else NO_RUN_YET))
+
+
+def no_task(tx: Connection, run: int, name: str) -> NotFound:
+    """The error for a task that the run does not have, with the closest name."""
+    names = tx.execute(select(TASK.name).where(TASK.run_id == run).order_by(TASK.id)).scalars()
+    return unknown("task", name, names, advice=f"`batchq task list {run}` shows the tasks of run {run}.")
+
+
+def no_such(kind: str, name: str, names: Iterable[str]) -> NotFound:
+    """The error for a job, server or group that does not exist, with the closest of the `names`."""
+    return unknown(kind, name, names, advice=f"`batchq {kind} list` shows all {kind}s.")

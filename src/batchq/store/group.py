@@ -1,0 +1,111 @@
+"""Groups in SQL: they exist once something names them, have a priority, and can be paused (rules 13, 28, 29)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, delete, func, select, update
+
+from batchq.core.states import NOT_STARTED, TERMINAL
+from batchq.store.columns import BINDING, GROUP, RUN, RUN_IS_OPEN, SERVER, STORING, TASK
+from batchq.store.sql.lists import among
+from batchq.store.sql.statement import Reply, Statement
+from batchq.store.tables import Group, Run, ServerGroup, Task
+
+PRIORITIES = {"low": 0, "normal": 1, "high": 2, "critical": 3}
+PRIORITY_NAMES = {number: name for name, number in PRIORITIES.items()}
+
+_NAMED = Statement(
+    select(GROUP.name, GROUP.priority)
+    .where(among(GROUP.name, "names"))
+    .order_by(GROUP.name)
+    .with_for_update(read=True, key_share=True)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """Groups that a job or a server names (rule 13); they cannot be deleted before the commit."""
+
+    _tx: Connection
+    _names: Collection[str]
+    _reply: Reply
+
+    @property
+    def priorities(self) -> dict[str, int]:
+        """Each group with its priority; makes those that did not exist."""
+        found = {row.name: row.priority for row in self._reply.rows}
+        if missing := sorted(set(self._names) - found.keys()):
+            for name in missing:
+                insert_if_new(self._tx, Group, {"name": name})
+            found |= named_groups(self._tx, missing).priorities
+        return found
+
+
+def named_groups(tx: Connection, names: Collection[str]) -> Named:
+    """Groups that exist from now on; the statement leaves together with those that follow."""
+    return Named(tx, names, _NAMED.later(tx, names=names))
+
+
+def name_groups(tx: Connection, names: Collection[str]) -> dict[str, int]:
+    """Make the groups exist (rule 13), so that they cannot be deleted before the commit; returns their priorities."""
+    return named_groups(tx, names).priorities if names else {}
+
+
+def group_priorities(tx: Connection) -> dict[str, int]:
+    """Every group with its priority."""
+    return {row.name: row.priority for row in tx.execute(select(GROUP.name, GROUP.priority))}
+
+
+def set_priority(tx: Connection, group: str, priority: int) -> bool:
+    """Give a group its priority, and with it the tasks that have none of their own and have not started (rule 28)."""
+    if not tx.execute(update(Group).where(GROUP.name == group).values(priority=priority)).rowcount:
+        return False
+    waiting = TASK.status.in_([state.value for state in NOT_STARTED])
+    tx.execute(update(Task).where(TASK.group_name == group, ~TASK.own_priority, waiting).values(priority=priority))
+    return True
+
+
+def pause(tx: Connection, group: str, paused: bool) -> bool:
+    """Let nothing new of the group start, or let it go on (rule 29); False if it is so already."""
+    statement = update(Group).where(GROUP.name == group, GROUP.paused != paused).values(paused=paused)
+    return bool(tx.execute(statement).rowcount)
+
+
+def lock_group(tx: Connection, group: str) -> bool:
+    """Let nobody name the group before the commit; False if it does not exist."""
+    return tx.execute(select(GROUP.name).where(GROUP.name == group).with_for_update()).scalar() is not None
+
+
+def bound_to(tx: Connection, group: str) -> list[str]:
+    """The names of the servers that are bound to the group."""
+    names = select(SERVER.name).join(ServerGroup, BINDING.server_id == SERVER.id).where(BINDING.group_name == group)
+    return list(tx.execute(names.order_by(SERVER.name)).scalars())
+
+
+def open_tasks(tx: Connection, group: str) -> int:
+    """How many tasks of the group are not terminal."""
+    ended = [state.value for state in TERMINAL]
+    tasks = select(func.count()).select_from(Task).join(Run, RUN.id == TASK.run_id)
+    return int(tx.execute(tasks.where(RUN_IS_OPEN, TASK.group_name == group, TASK.status.not_in(ended))).scalar_one())
+
+
+def being_stored(tx: Connection) -> list[int]:
+    """The runs that are still being stored; their tasks may be of any group."""
+    return list(tx.execute(select(RUN.id).where(STORING).order_by(RUN.id)).scalars())
+
+
+def forget_group(tx: Connection, group: str) -> bool:
+    """Delete a group that is locked and not in use; False if there is none."""
+    return bool(tx.execute(delete(Group).where(GROUP.name == group)).rowcount)
+
+
+def insert_if_new(tx: Connection, table: Any, values: Mapping[str, Any]) -> None:
+    """Insert a row, unless one of the same key is there."""
+    if tx.dialect.name == "postgresql":
+        from sqlalchemy.dialects.postgresql import insert as insert_new
+    else:
+        from sqlalchemy.dialects.sqlite import insert as insert_new  # type: ignore[assignment]
+    tx.execute(insert_new(table).values(**values).on_conflict_do_nothing())

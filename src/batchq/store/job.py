@@ -1,0 +1,42 @@
+"""A job in SQL: its newest definition, under its name."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection, bindparam, insert, select, update
+
+from batchq.store.columns import JOB
+from batchq.store.sql.statement import Reply, Statement
+from batchq.store.tables import Job
+
+if TYPE_CHECKING:
+    from batchq.spec import JobSpec
+
+_STORED = Statement(select(JOB.id).where(JOB.name == bindparam("named")).with_for_update())
+_REPLACE = Statement(
+    update(Job)
+    .where(JOB.id == bindparam("job"))
+    .values(definition=bindparam("definition"), updated_at=bindparam("now"))
+)
+
+
+def keep_job(tx: Connection, job: JobSpec, now: datetime) -> int:
+    """Store the job's newest definition; returns its id."""
+    return keep(tx, stored(tx, job.name), job, now)
+
+
+def stored(tx: Connection, name: str) -> Reply:
+    """The job's row, locked until the commit; the statement leaves together with those that follow."""
+    return _STORED.later(tx, named=name)
+
+
+def keep(tx: Connection, stored: Reply, job: JobSpec, now: datetime) -> int:
+    """Store the newest definition of a job, whose row was asked for; returns its id."""
+    definition = job.model_dump_json(exclude_defaults=True)
+    for row in stored.rows:
+        _REPLACE.later(tx, job=row.id, definition=definition, now=now)
+        return int(row.id)
+    values = {"name": job.name, "definition": definition, "updated_at": now}
+    return int(tx.execute(insert(Job).values(**values).returning(JOB.id)).scalar_one())

@@ -1,0 +1,180 @@
+"""The topology in SQL: who may run what, how much and when; its version, and the lock of dispatch."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import date, time
+from typing import Any
+
+from sqlalchemy import Connection, Select, String, bindparam, cast, literal_column, select, update
+
+from batchq.core.states import State
+from batchq.core.topology import Aside, Server, Topology
+from batchq.core.windows import UNREADABLE, Window, is_zone, parse_days, parse_time
+from batchq.store import moves, trouble
+from batchq.store.columns import BINDING, DISPATCH, GROUP, SERVER, TASK, WINDOW, status_in_index
+from batchq.store.database import Database
+from batchq.store.sql.statement import Reply, Statement
+from batchq.store.tables import Dispatch, Liveness
+from batchq.store.tables import Server as ServerTable
+
+_LOCK = Statement(select(DISPATCH.topology).with_for_update())
+_VERSION = Statement(select(DISPATCH.topology))
+_STANDING = Statement(
+    select(SERVER.epoch, SERVER.liveness, DISPATCH.topology)
+    .join(Dispatch, DISPATCH.id == 1)
+    .where(SERVER.id == bindparam("server"))
+    .with_for_update(read=True, of=ServerTable.__table__)  # type: ignore[attr-defined]
+)
+# One look into the index for each group. For EXISTS, PostgreSQL would read every ready task and then count the groups.
+_one_ready: Select[Any] = (
+    select(literal_column("1")).where(status_in_index(State.READY), TASK.group_name == GROUP.name).limit(1)
+)
+_GROUPS_READY = Statement(select(GROUP.name).where(_one_ready.scalar_subquery().is_not(None)))
+
+
+# --- what is read -------------------------------------------------------------------------------------------
+
+
+def current(tx: Connection, database: Database, version: int | None = None) -> Topology:
+    """All servers as they stand; read anew only when the version moved on."""
+    if version is None:
+        version = newest_version(tx)
+    if database.topology.version != version or not database.topology.servers:
+        database.topology = _load(tx, version)
+    return database.topology
+
+
+def read(tx: Connection) -> Topology:
+    """All servers as they stand, read anew: for readers that have no `Database` at hand."""
+    return _load(tx, newest_version(tx))
+
+
+def aside(tx: Connection, database: Database) -> Aside:
+    """The tasks and runs set aside, by the topology at hand: a newer one would cost every transaction a statement."""
+    return (database.topology if database.topology.version else current(tx, database)).aside
+
+
+def newest_version(tx: Connection) -> int:
+    """The topology's version as it stands now."""
+    return int(_VERSION(tx)[0].topology)
+
+
+def _load(tx: Connection, version: int) -> Topology:
+    groups: dict[int, set[str]] = {}
+    for server, group in tx.execute(select(BINDING.server_id, BINDING.group_name)):
+        groups.setdefault(server, set()).add(group)
+    windows: dict[int, list[Window]] = {}
+    for row in tx.execute(_WINDOWS):
+        windows.setdefault(row.server_id, []).append(window_of(row))
+    found = (_server_of(row, groups.get(row.id, ()), windows.get(row.id, ())) for row in tx.execute(_SERVERS))
+    paused = tx.execute(select(GROUP.name).where(GROUP.paused)).scalars()
+    return Topology(tuple(found), version, frozenset(paused), trouble.aside(tx))
+
+
+# The date is read as text: one unreadable date must not keep the other windows from being read.
+_WINDOWS = select(
+    *(column for column in WINDOW if column.name != "only"), cast(WINDOW.only, String).label("only")
+).order_by(WINDOW.id)
+_SERVERS = select(
+    SERVER.id, SERVER.name, SERVER.threads, SERVER.enabled, SERVER.liveness, SERVER.epoch, SERVER.pool
+).order_by(SERVER.name)
+
+
+def _server_of(row: Any, groups: Collection[str], windows: Collection[Window]) -> Server:
+    """The server that a row describes; it starts nothing if one of its numbers is unreadable."""
+    numbers = isinstance(row.threads, int) and isinstance(row.epoch, int) and isinstance(row.pool, int | None)
+    return Server(
+        id=row.id,
+        name=str(row.name),
+        threads=row.threads if numbers else 0,
+        groups=frozenset(groups),
+        windows=tuple(windows) if numbers else (),
+        enabled=row.enabled,
+        alive=row.liveness == Liveness.RUNNING.value,
+        epoch=row.epoch if numbers else 0,
+        pool=row.pool if numbers else 0,
+    )
+
+
+def window_of(row: Any) -> Window:
+    """The window that a row describes.
+
+    It never opens if it is unreadable, or if its zone is gone from this machine's list.
+    """
+    try:
+        days = parse_days(row.days.split(",")) if row.days else None
+        only = date.fromisoformat(row.only) if row.only else None
+        start, end, zone = parse_time(row.start), parse_time(row.end), row.timezone
+        if not isinstance(row.threads, int) or not isinstance(zone, str):
+            raise TypeError
+        return Window(start, end, row.threads, zone, days, only, vanished=not is_zone(zone))
+    except (ValueError, TypeError, AttributeError):
+        return Window(time(), time(), 0, UNREADABLE.format(row.id), vanished=True)
+
+
+# --- what is locked -----------------------------------------------------------------------------------------
+
+
+def lock_dispatch(tx: Connection) -> int:
+    """Take the one dispatch lock until the commit; returns the topology's version."""
+    ((version,),) = _LOCK(tx)
+    return int(version)
+
+
+def changed(tx: Connection) -> None:
+    """Say that servers or groups changed; takes the dispatch lock, so no ticket leaves by the old rules after this."""
+    tx.execute(update(Dispatch).values(topology=DISPATCH.topology + 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a server stands, and the topology's version; neither changes before the commit."""
+
+    _reply: Reply
+
+    def topology(self, epoch: int) -> int | None:
+        """The topology's version, or None if the life that carries this `epoch` is no longer the server's."""
+        for row in self._reply.rows:
+            if row.epoch == epoch and row.liveness == Liveness.RUNNING.value:
+                return int(row.topology)
+        return None
+
+
+def standing(tx: Connection, server: int) -> Standing:
+    """How a server stands; the statement leaves together with those that follow."""
+    return Standing(_STANDING.later(tx, server=server))
+
+
+@dataclass(frozen=True, slots=True)
+class DispatchInput:
+    """The numbers that dispatch goes by, read under its lock; the lock stays until the commit."""
+
+    _lock: Reply
+    _occupancy: Reply
+    _groups: Reply
+
+    @property
+    def version(self) -> int:
+        """The topology's version."""
+        ((version,),) = self._lock.rows
+        return int(version)
+
+    @property
+    def occupancy(self) -> tuple[dict[int, int], dict[str, int]]:
+        """How many tasks each server executes, and how many tickets of each group are out."""
+        return moves.counted(self._occupancy)
+
+    @property
+    def ready(self) -> list[str]:
+        """The groups in which a task is ready."""
+        return [row.name for row in self._groups.rows]
+
+
+def dispatch_input(tx: Connection, aside: Collection[int] = ()) -> DispatchInput:
+    """Take the dispatch lock, and read the input of dispatch without the tasks `aside`.
+
+    The statements leave together with those that follow.
+    """
+    return DispatchInput(_LOCK.later(tx), moves.occupancy_later(tx, aside), _GROUPS_READY.later(tx))

@@ -1,0 +1,34 @@
+"""The clock of the database, and how views write an instant."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import overload
+
+from sqlalchemy import Connection, text
+
+from batchq import clock as world
+
+
+@overload
+def iso(instant: datetime) -> str: ...
+@overload
+def iso(instant: datetime | None) -> str | None: ...
+def iso(instant: datetime | None) -> str | None:
+    """`2026-01-31T12:00:00.123456Z`, or None."""
+    if instant is None:
+        return None
+    return instant.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def clock(tx: Connection) -> datetime:
+    """The database's clock (rule 20)."""
+    instant = tx.execute(_CLOCKS[tx.dialect.name]).scalar_one()
+    real = instant if isinstance(instant, datetime) else datetime.fromisoformat(instant)
+    return world.clock().show(real.astimezone(UTC))
+
+
+_CLOCKS = {
+    "postgresql": text("SELECT clock_timestamp()"),
+    "sqlite": text("SELECT strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now')"),
+}

@@ -1,0 +1,18 @@
+"""What starves work silently in the set-up of servers and groups (rule 15)."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import Connection, select
+
+from batchq.core.lint import lint
+from batchq.store import topology
+from batchq.store.columns import GROUP
+from batchq.views.instants import clock
+
+
+def setup_problems(tx: Connection, now: datetime | None = None) -> list[str]:
+    """Each thing in the set-up of servers and groups that starves work silently, a sentence each (rule 15)."""
+    names = tx.execute(select(GROUP.name).order_by(GROUP.name)).scalars()
+    return lint(topology.read(tx), names, now or clock(tx))

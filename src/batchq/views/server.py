@@ -1,0 +1,194 @@
+"""A server as people read it: its state, its threads now and to come, and what it executes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, TypedDict, TypeVar
+
+from sqlalchemy import Connection, select
+
+from batchq.core import windows
+from batchq.core.states import State
+from batchq.core.topology import Server
+from batchq.core.windows import format_days, format_time
+from batchq.store import topology
+from batchq.store.columns import OUT, RUN, SERVER, TASK, status_in_index
+from batchq.store.find import no_such
+from batchq.store.tables import Liveness, Run, Server
+from batchq.views.instants import iso
+from batchq.views.why import Reasons
+
+T = TypeVar("T")
+
+
+class WindowView(TypedDict):
+    """A window of a server, numbered from 1; `window` is its text."""
+
+    number: int
+    start: str
+    end: str
+    threads: int
+    timezone: str
+    days: list[str] | None
+    date: str | None
+    window: str
+    in_force: bool
+
+
+class NextChange(TypedDict):
+    """When a server's threads change, to how many, and the zone of the window that opens or closes then."""
+
+    at: str
+    threads: int
+    timezone: str
+
+
+class ServerView(TypedDict):
+    """A server; `threads` is what its windows, or its own number, allow now (rules 16-20)."""
+
+    name: str
+    state: str
+    threads: int
+    busy: int
+    groups: list[str]
+    windows: list[WindowView]
+    next_change: NextChange | None
+    threads_without_windows: int
+    enabled: bool
+    host: str | None
+    pid: int | None
+    pool: int | None
+    pool_kind: str | None
+    started_at: str | None
+    beat_at: str | None
+
+
+class PeriodView(TypedDict):
+    """How many threads a server has from `start` to `end`."""
+
+    server: str
+    start: str
+    end: str
+    threads: int
+
+
+class ExecutingView(TypedDict):
+    """A task that a server executes."""
+
+    run: int
+    job: str
+    task: str
+    started_at: str | None
+
+
+def servers(tx: Connection, now: datetime | None = None) -> list[ServerView]:
+    """All servers by name. `threads` is what its windows, or its own number, allow now (rules 16-20)."""
+    reasons = Reasons(tx, now)
+    rows = tx.execute(select(Server.__table__).order_by(SERVER.name)).all()  # type: ignore[attr-defined]
+    return [_view(row, reasons.topology.by_id[row.id], reasons.busy.get(row.id, 0), reasons.now) for row in rows]
+
+
+def server_view(tx: Connection, name: str, now: datetime | None = None) -> ServerView:
+    """One server as `servers` gives it; raises NotFound, with the closest name."""
+    return _named({view["name"]: view for view in servers(tx, now)}, name)
+
+
+def periods(tx: Connection, name: str, begin: datetime, end: datetime) -> list[PeriodView]:
+    """How many threads the server's windows give it from `begin` to `end`, without holes (rules 17-21).
+
+    It does not matter whether the server is disabled, or runs at all. Raises NotFound.
+    """
+    server = _named({server.name: server for server in topology.read(tx).servers}, name)
+    return [
+        {"server": name, "start": iso(one.start), "end": iso(one.end), "threads": one.threads}
+        for one in windows.periods(server.windows, server.threads, begin, end)
+    ]
+
+
+def _named(servers: Mapping[str, T], name: str) -> T:
+    if name not in servers:
+        raise no_such("server", name, servers)
+    return servers[name]
+
+
+def executing(tx: Connection, server: str) -> list[ExecutingView]:
+    """The tasks that the server executes now, the longest first."""
+    columns = (RUN.id.label("run"), RUN.job, TASK.name, TASK.claimed_at)
+    joined = select(*columns).join(Run, RUN.id == TASK.run_id).join(Server, SERVER.id == TASK.server_id)
+    found = joined.where(OUT, status_in_index(State.EXECUTING), SERVER.name == server).order_by(
+        TASK.claimed_at, TASK.id
+    )
+    return [
+        {"run": row.run, "job": row.job, "task": row.name, "started_at": iso(row.claimed_at)}
+        for row in tx.execute(found)
+    ]
+
+
+def _view(row: Any, server: Server, busy: int, now: datetime) -> ServerView:
+    threads = windows.threads_at(server.windows, server.threads, now)
+    if row.liveness == Liveness.RUNNING and row.pool is not None:
+        threads = min(threads, row.pool)  # its worker can run no more, and none once it stops
+    return {
+        "name": row.name,
+        "state": server_state(row.liveness, row.enabled, threads, busy),
+        "threads": threads,
+        "busy": busy,
+        "groups": sorted(server.groups),
+        "windows": _windows(server, now),
+        "next_change": _next_change(server, now),
+        "threads_without_windows": row.threads,
+        "enabled": row.enabled,
+        "host": row.host,
+        "pid": row.pid,
+        "pool": row.pool,
+        "pool_kind": row.pool_kind,
+        "started_at": iso(row.started_at),
+        "beat_at": iso(row.beat_at),
+    }
+
+
+def server_state(liveness: str, enabled: bool, threads: int, busy: int) -> str:
+    """`stopped`, `lost`, `disabled`, `draining`, `closed` or `open`: the first that fits (rule 20)."""
+    fits = {
+        "stopped": liveness == Liveness.STOPPED,
+        "lost": liveness == Liveness.LOST,
+        "disabled": not enabled,
+        "draining": busy > threads,
+        "closed": threads == 0,
+        "open": True,
+    }
+    return next(state for state, holds in fits.items() if holds)
+
+
+def _next_change(server: Server, now: datetime) -> NextChange | None:
+    """When its threads change, to how many, and the zone of the window that opens or closes then."""
+    change = windows.next_change(server.windows, server.threads, now)
+    if change is None:
+        return None
+    readable = [window for window in server.windows if not window.vanished]
+    deciding = windows.covering(readable, change) or windows.covering(readable, change - windows.SECOND) or readable
+    return {
+        "at": iso(change),
+        "threads": windows.threads_at(server.windows, server.threads, change),
+        "timezone": max(deciding, key=lambda window: window.threads).timezone,
+    }
+
+
+def _windows(server: Server, now: datetime) -> list[WindowView]:
+    """Its windows, numbered from 1, each with its text and whether it is in force."""
+    covering = windows.covering(server.windows, now)
+    return [
+        {
+            "number": number,
+            "start": format_time(window.start),
+            "end": format_time(window.end),
+            "threads": window.threads,
+            "timezone": window.timezone,
+            "days": format_days(window.days) if window.days is not None else None,
+            "date": window.only.isoformat() if window.only else None,
+            "window": str(window),
+            "in_force": window in covering,
+        }
+        for number, window in enumerate(server.windows, 1)
+    ]

@@ -1,0 +1,161 @@
+"""A task as people read it: a line in its run, and all there is about one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any, TypedDict
+
+from sqlalchemy import Connection, Select, and_, func, select
+
+from batchq.core import secrets
+from batchq.core.states import NOT_STARTED, TERMINAL, State
+from batchq.store.columns import ATTEMPT, CONDITION, SERVER, TASK
+from batchq.store.find import no_task, run_row
+from batchq.store.group import PRIORITY_NAMES
+from batchq.store.tables import Attempt, Server, Task
+from batchq.views.instants import iso
+from batchq.views.why import ConditionView, Reasons, conditions_of, why_of_task
+
+# An attempt that ended names its server itself: that server may be deleted, and its id given to another one.
+SERVER_NAME = func.coalesce(ATTEMPT.server, SERVER.name).label("server")
+
+
+class TaskLine(TypedDict):
+    """A task in its run; `why` is null once it started, `handled_by` names the task that took its error out."""
+
+    name: str
+    status: str
+    group: str
+    server: str | None
+    attempts: int
+    operation: str
+    ready_at: str | None
+    started_at: str | None
+    ended_at: str | None
+    error: str | None
+    handled_by: str | None
+    why: str | None
+    result: Any
+
+
+class AttemptView(TypedDict):
+    """An attempt that ended, with its log."""
+
+    attempt: int
+    server: str | None
+    status: str
+    started_at: str | None
+    ended_at: str | None
+    error: str | None
+    log: str | None
+
+
+class TaskView(TaskLine):
+    """A task with its run, arguments, conditions and ended attempts."""
+
+    run: int
+    job: str
+    args: list[Any]
+    kwargs: dict[str, Any]
+    priority: str
+    retries: int
+    retry_delay: float
+    time_limit: float | None
+    ignore_failure: bool
+    join: str
+    after: list[ConditionView]
+    history: list[AttemptView]
+
+
+def with_server(columns: Iterable[Any]) -> Select[Any]:
+    """Tasks with the server of their last attempt."""
+    last = and_(ATTEMPT.task_id == TASK.id, ATTEMPT.attempt == TASK.attempt)
+    return select(*columns).select_from(Task).outerjoin(Attempt, last).outerjoin(Server, SERVER.id == TASK.server_id)
+
+
+def task_line(row: Any, why: str | None, handled_by: str | None) -> TaskLine:
+    """The line of a task that `with_server` read."""
+    state = State(row.status)
+    started = state not in NOT_STARTED and row.claimed_at is not None
+    return {
+        "name": row.name,
+        "status": state.value,
+        "group": row.group_name,
+        "server": row.server if started else None,
+        "attempts": row.attempt,
+        "operation": row.operation,
+        "ready_at": iso(row.ready_at),
+        "started_at": iso(row.claimed_at) if started else None,
+        "ended_at": iso(row.ended_at) if state in TERMINAL else None,
+        "error": row.error,
+        "handled_by": handled_by if state is State.ERROR else None,
+        "why": why,
+        "result": json.loads(row.result) if row.result is not None else None,
+    }
+
+
+def handlers(tx: Connection, run: int) -> dict[int, str]:
+    """Per task whose failure another one handles, the name of the first that did so with success (rule 7)."""
+    rows = tx.execute(
+        select(CONDITION.predecessor_id, TASK.name)
+        .join(Task, TASK.id == CONDITION.task_id)
+        .where(TASK.run_id == run, CONDITION.handles, TASK.status == State.SUCCESS.value)
+        .order_by(TASK.id.desc())
+    )
+    return {row.predecessor_id: row.name for row in rows}
+
+
+def task_view(
+    tx: Connection, run: int, name: str, now: datetime | None = None, *, timezone: str | None = None
+) -> TaskView:
+    """A task as `run_view` gives it, with its run, arguments, conditions and ended attempts with their logs.
+
+    Raises NotFound, with the closest name.
+    """
+    job = run_row(tx, run).job
+    row = _row(tx, run, name)
+    after = conditions_of(tx, run, row.id)
+    handled = handlers(tx, run) if row.status == State.ERROR else {}
+    line = task_line(row, why_of_task(row, after, Reasons(tx, now, timezone)), handled.get(row.id))
+    return {
+        "run": run,
+        "job": job,
+        **line,
+        "args": json.loads(row.args),
+        "kwargs": secrets.masked(row.kwargs),
+        "priority": PRIORITY_NAMES.get(row.priority, str(row.priority)),
+        "retries": row.retries,
+        "retry_delay": row.retry_delay,
+        "time_limit": row.time_limit,
+        "ignore_failure": row.ignore_failure,
+        "join": row.joined,
+        "after": after,
+        "history": [_attempt(attempt) for attempt in _attempts(tx, row.id)],
+    }
+
+
+def _row(tx: Connection, run: int, name: str) -> Any:
+    statement = with_server((*Task.__table__.c, SERVER_NAME))  # type: ignore[attr-defined]
+    row = tx.execute(statement.where(TASK.run_id == run, TASK.name == name)).one_or_none()
+    if row is None:
+        raise no_task(tx, run, name)
+    return row
+
+
+def _attempts(tx: Connection, task: int) -> Sequence[Any]:
+    statement = select(Attempt.__table__).where(ATTEMPT.task_id == task)  # type: ignore[attr-defined]
+    return tx.execute(statement.order_by(ATTEMPT.attempt)).all()
+
+
+def _attempt(row: Any) -> AttemptView:
+    return {
+        "attempt": row.attempt,
+        "server": row.server,
+        "status": row.status,
+        "started_at": iso(row.claimed_at),
+        "ended_at": iso(row.ended_at),
+        "error": row.error,
+        "log": row.log,
+    }

@@ -1,0 +1,159 @@
+"""Why something waits, or didn't run: one clause for each task and each group (rule 40)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from functools import cached_property
+from typing import Any, TypedDict
+
+from sqlalchemy import Connection, Select, select
+
+from batchq.core import why
+from batchq.core.conditions import Condition, Join, Node, resolution
+from batchq.core.states import NOT_STARTED, Outcome, State
+from batchq.core.topology import Topology
+from batchq.core.why import waits_for, why_not
+from batchq.store import moves, topology
+from batchq.store.columns import CONDITION, CONDITIONS_AT, TASK
+from batchq.store.tables import Task, TaskCondition
+from batchq.views.instants import clock
+
+_BLOCKED = (State.WAITING.value, State.DIDNT_RUN.value)
+_EXPLAINED = frozenset({*NOT_STARTED, State.DIDNT_RUN})
+
+
+class ConditionView(TypedDict):
+    """A condition of a task; `met` is null until it is resolved."""
+
+    task: str
+    outcome: str
+    handles: bool
+    met: bool | None
+    status: str
+
+
+class Reasons:
+    """Says why ready tasks do not start; reads servers and their load once, and only if needed (rule 40).
+
+    Instants are told in the user's `timezone`; without one, in the zone of the window that decides.
+    """
+
+    def __init__(self, tx: Connection, now: datetime | None, timezone: str | None = None) -> None:
+        self._tx = tx
+        self._now = now
+        self._timezone = timezone
+        self._of_groups: dict[str, str] = {}
+
+    @cached_property
+    def now(self) -> datetime:
+        """The instant that reasons are given for."""
+        return self._now or clock(self._tx)
+
+    @cached_property
+    def topology(self) -> Topology:
+        """All servers as they stand."""
+        return topology.read(self._tx)
+
+    @cached_property
+    def busy(self) -> dict[int, int]:
+        """How many tasks each server executes."""
+        return moves.occupancy(self._tx)[0]
+
+    def of_group(self, group: str) -> str:
+        """Why ready tasks of the group do not start, in one clause."""
+        if group not in self._of_groups:
+            reason = why.why_ready(group, self.topology, self.busy, self.now, self._timezone)
+            self._of_groups[group] = reason
+        return self._of_groups[group]
+
+    def of_task(self, task: Any) -> str:
+        """Why this ready or queued task does not start, in one clause."""
+        if task.attempt and task.ready_at > self.now:
+            return f"tries again at {why.local(task.ready_at, self._timezone or 'UTC', self.now)}"
+        return self.of_group(task.group_name)
+
+
+# --- all tasks of a run -------------------------------------------------------------------------------------
+
+
+def why_of_tasks(tx: Connection, run: int, tasks: Sequence[Any], reasons: Reasons) -> dict[int, str]:
+    """The reason of each task that has not started or didn't run, by its id; linear in tasks and conditions."""
+    explained = [task for task in tasks if State(task.status) in _EXPLAINED]
+    if not explained:
+        return {}
+    states = {task.name: State(task.status) for task in tasks}
+    after = _conditions_of_blocked(tx, run, {task.id: task.name for task in tasks})
+    found = {}
+    for task in explained:
+        node = Node(tuple(after.get(task.id, ())), Join(task.joined))
+        found[task.id] = _why_blocked(states[task.name], node, states) or reasons.of_task(task)
+    return found
+
+
+def _conditions_of_blocked(tx: Connection, run: int, names: dict[int, str]) -> dict[int, list[Condition]]:
+    after: dict[int, list[Condition]] = {}
+    for row in tx.execute(_conditions(run).where(TASK.status.in_(_BLOCKED))):
+        condition = Condition(names[row.predecessor_id], Outcome(row.outcome), row.handles)
+        after.setdefault(row.id, []).append(condition)
+    return after
+
+
+def _why_blocked(state: State, node: Node, states: dict[str, State]) -> str | None:
+    if state is State.WAITING:
+        return waits_for(node, states)
+    return why_not(node, states) if state is State.DIDNT_RUN else None
+
+
+def _conditions(run: int) -> Select[Any]:
+    columns = (TASK.id, CONDITION.task_id, CONDITION.predecessor_id, CONDITION.outcome, CONDITION.handles)
+    return (
+        select(*columns)
+        .select_from(Task)
+        .join(TaskCondition, CONDITION.task_id == CONDITIONS_AT)
+        .where(TASK.run_id == run)
+        .order_by(TASK.id, CONDITION.predecessor_id, CONDITION.outcome)
+    )
+
+
+# --- one task -----------------------------------------------------------------------------------------------
+
+
+def why_of_task(row: Any, after: Iterable[ConditionView], reasons: Reasons) -> str | None:
+    """The reason of one task, by its conditions as they stand; None if it started."""
+    after = list(after)
+    node = Node(tuple(Condition(one["task"], Outcome(one["outcome"])) for one in after), Join(row.joined))
+    states = {one["task"]: State(one["status"]) for one in after}
+    blocked = _why_blocked(State(row.status), node, states)
+    return blocked or (reasons.of_task(row) if row.status in NOT_STARTED else None)
+
+
+def conditions_of(tx: Connection, run: int, task: int) -> list[ConditionView]:
+    """The conditions of a task, each with how its predecessor stands."""
+    before = Task.__table__.alias("before")  # type: ignore[attr-defined]
+    end = (before.c.status, before.c.claimed_at, before.c.unsettled, before.c.settled_up_to)
+    conditions = _conditions(run).add_columns(before.c.name, *end)
+    joined = conditions.join(before, before.c.id == CONDITION.predecessor_id).where(TASK.id == task)
+    return [
+        {
+            "task": condition.name,
+            "outcome": condition.outcome,
+            "handles": condition.handles,
+            "met": _met(condition),
+            "status": condition.status,
+        }
+        for condition in tx.execute(joined)
+    ]
+
+
+def _met(condition: Any) -> bool | None:
+    """Whether the condition came true, by how its predecessor stands; None while it is not resolved."""
+    state = State(condition.status)
+    if condition.unsettled and condition.task_id > (condition.settled_up_to or 0):
+        return None
+    # Conditions on a task canceled before it started stay unresolved: the tasks that wait for it are canceled as well.
+    return (
+        None
+        if state is State.CANCELED and condition.claimed_at is None
+        else resolution(Outcome(condition.outcome), state)
+    )
