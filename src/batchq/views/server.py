@@ -8,9 +8,9 @@ from typing import Any, TypedDict, TypeVar
 
 from sqlalchemy import Connection, select
 
+from batchq.core import topology as core
 from batchq.core import windows
 from batchq.core.states import State
-from batchq.core.topology import Server
 from batchq.core.windows import format_days, format_time
 from batchq.store import topology
 from batchq.store.columns import OUT, RUN, SERVER, TASK, status_in_index
@@ -125,7 +125,7 @@ def executing(tx: Connection, server: str) -> list[ExecutingView]:
     ]
 
 
-def _view(row: Any, server: Server, busy: int, now: datetime) -> ServerView:
+def _view(row: Any, server: core.Server, busy: int, now: datetime) -> ServerView:
     threads = windows.threads_at(server.windows, server.threads, now)
     if row.liveness == Liveness.RUNNING and row.pool is not None:
         threads = min(threads, row.pool)  # its worker can run no more, and none once it stops
@@ -161,7 +161,7 @@ def server_state(liveness: str, enabled: bool, threads: int, busy: int) -> str:
     return next(state for state, holds in fits.items() if holds)
 
 
-def _next_change(server: Server, now: datetime) -> NextChange | None:
+def _next_change(server: core.Server, now: datetime) -> NextChange | None:
     """When its threads change, to how many, and the zone of the window that opens or closes then."""
     change = windows.next_change(server.windows, server.threads, now)
     if change is None:
@@ -175,7 +175,7 @@ def _next_change(server: Server, now: datetime) -> NextChange | None:
     }
 
 
-def _windows(server: Server, now: datetime) -> list[WindowView]:
+def _windows(server: core.Server, now: datetime) -> list[WindowView]:
     """Its windows, numbered from 1, each with its text and whether it is in force."""
     covering = windows.covering(server.windows, now)
     return [
