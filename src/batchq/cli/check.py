@@ -75,7 +75,7 @@ def _tried(problems: list[str], act: Callable[[], T]) -> T | None:
 
 
 def _read_twice(act: Callable[[], T]) -> T:
-    """The result of `act`; after a first failure on bytes that are no text the database shows them otherwise."""
+    """The result of `act`; a second call reads the bytes, if the first fails because they are no text."""
     try:
         return act()
     except Exception as error:
@@ -85,7 +85,7 @@ def _read_twice(act: Callable[[], T]) -> T:
 
 
 def _of_deleted_files(named: Database) -> Iterator[str]:
-    """Name the processes that still work on SQLite's file after it was deleted, as /proc shows them."""
+    """Name the processes that hold SQLite's file open after it was deleted, from /proc."""
     for pid in sqlite.holders(named.file) if named.file is not None else ():
         files = f"{named.file}, or its -wal or -shm"
         yield f"Process {pid} works on a file that was deleted or replaced ({files}): what it stores is lost. Stop it."
@@ -118,7 +118,7 @@ def _of_rows(opened: Database) -> list[str]:
 def _of_coordinators(joined: BatchQ) -> Iterator[str]:
     """Ask all workers for their queues: a coordinator is a worker on the coordinators' queue, stored nowhere."""
     if joined.settings.obeys == "off":
-        return  # they answer nobody
+        return  # coordinators answer nobody
     joined.lead_to_broker(writes=True)
     answers = joined.app.control.inspect(timeout=ANSWER_SECONDS).active_queues() or {}
     queues = {queue["name"] for worker in answers.values() for queue in worker}
@@ -127,7 +127,7 @@ def _of_coordinators(joined: BatchQ) -> Iterator[str]:
 
 
 def _of_queues(joined: BatchQ, opened: Database | None) -> Iterator[str]:
-    """Ask the broker about each queue, and name those that it refuses."""
+    """Ask the broker about each queue, and name the queues that it refuses."""
     groups = []
     if opened is not None:
         with opened.read() as tx:

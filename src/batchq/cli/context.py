@@ -23,7 +23,7 @@ from batchq.store.database import Database
 
 JOINED = "batchq.joined"
 TIMED_OUT = 124
-# More than an engine writes there.
+# An engine writes less than this into its lock file.
 LOCK_BYTES = 65536
 
 
@@ -60,7 +60,7 @@ def _is_named() -> bool:
 
 
 def path_of_app() -> str | None:
-    """How a child process finds the same app: the text behind `-A`, here or of `celery -A`; None without one."""
+    """The app as a child process is to name it: the text behind `-A`, here or of `celery -A`; None without one."""
     ctx = click.get_current_context()
     of_celery = ctx.find_root().params.get("app")
     return ctx.meta.get(APP) or (of_celery if isinstance(of_celery, str) else None)
@@ -73,7 +73,7 @@ def _of_celery() -> Any:
 
 
 def _is_handed_over() -> bool:
-    """Whether Celery's own command was told which app it is."""
+    """Whether `celery -A …` named the app."""
     ctx = click.get_current_context()
     return getattr(ctx.obj, "app", None) is not None and bool(ctx.find_root().params.get("app", True))
 
@@ -121,7 +121,7 @@ def names_app() -> bool:
 
 
 def timezone() -> str | None:
-    """The zone that the user has set, if they did."""
+    """The zone in the user's settings, if there is one."""
     return batch().settings.timezone
 
 

@@ -56,7 +56,7 @@ def delete(name: str) -> None:
 
 
 def _done(name: str, changed: list[str]) -> None:
-    """Print what changed, hand out what that freed, and say how the group stands now."""
+    """Print the changes, hand out the tasks they freed, and say how the group stands."""
     for line in changed or [f"Group {name} is so already."]:
         say(line)
     forward()

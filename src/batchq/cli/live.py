@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 View = dict[str, Any]
 
 POLL_SECONDS = 0.2
-POLL_SHARE = 4  # of each 5 seconds, at most one is spent on reading: a run of 100,000 tasks is polled less often
+# A wait is 4 times as long as the read before it, or a run of 100,000 tasks would keep the database busy.
+POLL_SHARE = 4
 FAILURES_SHOWN = 10
 NAME_WIDTH = 40  # of a line for a change
 AROUND = 4  # lines of a screen that are no tasks
-# Which tasks a screen too small for all of them shows first.
+# A screen too small for all tasks shows the lowest numbers first.
 URGENCY = {State.EXECUTING: 0, State.ERROR: 1, State.QUEUED: 2, State.READY: 2, State.WAITING: 3}
 LEAST_URGENT = 4
 
@@ -103,7 +104,7 @@ class Lines:
             self._write(line.rstrip())
 
     def _events(self, task: View, now: datetime) -> Iterator[tuple[str, str, str, str]]:
-        """The task's changes as (instant, name, word, note), also a start whose end was seen first."""
+        """The task's changes as (instant, name, word, note); a start too that came and went between two views."""
         name, status, before = task["name"], task["status"], self._seen.get(task["name"], Seen())
         if task["attempts"] > before.attempts and task["started_at"]:
             yield task["started_at"], name, label("executing"), f"on {task['server']}"
@@ -142,7 +143,7 @@ def frame(view: View, width: int, height: int, now: datetime) -> RenderableType:
 
 
 def fitting(tasks: Sequence[View], room: int) -> tuple[list[View], list[View]]:
-    """The tasks that fill `room` lines, in the job's order, and those left out; the most urgent stay in."""
+    """The most urgent tasks, at most `room`, and the other tasks; both in the job's order."""
     if len(tasks) <= room:
         return list(tasks), []
     urgency = [URGENCY.get(State(task["status"]), LEAST_URGENT) for task in tasks]
@@ -208,7 +209,7 @@ def _time(task: View, now: datetime) -> str:
 
 
 def summary(view: View, now: datetime) -> Iterator[str]:
-    """How the run ended: verdict, duration, counts, and each failed task with the way to its log."""
+    """The end of the run: verdict, duration, counts, and each failed task with the command that prints its log."""
     numbers: Mapping[str, int] = Counter(task["status"] for task in view["tasks"])
     in_order = {state.value: numbers[state.value] for state in State if numbers[state.value]}
     ended = view["status"] in RUN_ENDED

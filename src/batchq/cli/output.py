@@ -1,4 +1,4 @@
-"""How results are printed: tables and sentences for people, JSON for programs.
+"""Printing: tables and sentences for people, JSON for programs.
 
 The JSON is what `batchq.store.views` describes. On a terminal tables are drawn by rich, with colour;
 elsewhere they are plain aligned text, one line a row, the column of free text last. rich is imported where it
@@ -112,7 +112,7 @@ def say(text: str, *, err: bool = False) -> None:
 
 
 def redraw(draw: Callable[[], Iterable[Part]], console: Console, pause: Callable[[float], None] = time.sleep) -> None:
-    """Show `draw()` on the console again every second, until interrupted."""
+    """Draw on the console every second, until interrupted."""
     from rich.live import Live
 
     with Live(console=console, auto_refresh=False, screen=True) as live:
@@ -223,7 +223,7 @@ def count(number: int, noun: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`3.2 s`, `2 min 05 s`, `1 h 02 min`, `3 d 04 h`; never negative, whatever two clocks say."""
+    """`3.2 s`, `2 min 05 s`, `1 h 02 min`, `3 d 04 h`; never negative, though two clocks may disagree."""
     if seconds < 60:
         return f"{max(seconds, 0):.1f} s"
     minutes, rest = divmod(int(seconds), 60)
@@ -236,7 +236,7 @@ def duration(seconds: float) -> str:
 
 
 def lasted(view: Mapping[str, Any], now: datetime) -> str:
-    """How long the task or run of the view took, or takes until now; a dash before its start."""
+    """The duration of a task or run, until now if it has not ended; a dash before its start."""
     started = instant(view["started_at"])
     if started is None:
         return "–"
