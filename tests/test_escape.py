@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from batchq.cli.context import Failure
+from batchq.cli.program import Failure
 from batchq.errors import NotFound
 from batchq.escape import LINES, printable, printable_json
 from batchq.logs import Escaped

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import pkgutil
 import re
 import subprocess
 import sys
+from importlib import import_module
 
 import click
 import pytest
 from click.testing import CliRunner
 
+import batchq.cli
 from batchq import __version__
-from batchq.cli import cli
-from batchq.cli.context import Commands
+from batchq.cli import COMMANDS, GROUPS, cli
+from batchq.cli.program import Commands
 from batchq.errors import BatchqError, BrokerUnreachable, Conflict, InvalidInput, NotFound
 from support import book
 
@@ -20,8 +24,9 @@ from support import book
 def named(command: click.Command = cli, name: str = ""):
     yield name, command
     if isinstance(command, click.Group):
-        for word, inner in command.commands.items():
-            yield from named(inner, f"{name} {word}".strip())
+        context = click.Context(command)
+        for word in command.list_commands(context):
+            yield from named(command.get_command(context, word), f"{name} {word}".strip())
 
 
 def commands():
@@ -40,6 +45,57 @@ def test_help_fits_into_80_columns(command):
     page = CliRunner().invoke(command, ["--help"], terminal_width=80).output
     assert page.startswith("Usage:")
     assert max(map(len, page.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_table_tells_of_a_command_what_the_command_tells_of_itself(name):
+    command = dict(named())[name]
+    assert (name.split()[-1], COMMANDS[name][1]) == (command.name, command.get_short_help_str(500))
+
+
+def test_the_table_has_every_command_that_there_is():
+    modules = [import_module(module.name) for module in pkgutil.iter_modules(batchq.cli.__path__, "batchq.cli.")]
+    defined = {id(it) for module in modules for it in vars(module).values() if isinstance(it, click.Command)}
+    reached = dict(named())
+    assert {id(reached[name]) for name in COMMANDS} == defined - {id(cli)}
+    assert reached.keys() == {"", *GROUPS, *COMMANDS}
+
+
+@pytest.mark.parametrize("name", ["", *GROUPS])
+def test_the_help_of_a_group_imports_none_of_its_commands(name):
+    page, loaded = printed([*name.split(), "--help"])
+    assert page.startswith(f"Usage: batchq {name}".rstrip())
+    assert loaded == {"batchq.cli", "batchq.cli.program"}
+
+
+def test_the_shell_completes_commands_without_importing_them():
+    page, loaded = completed("batchq server w")
+    assert page == "plain,window\n"
+    assert loaded == {"batchq.cli", "batchq.cli.program"}
+
+
+def test_the_shell_completes_the_options_of_a_command():
+    page, _ = completed("batchq runs list --j")
+    assert page == "plain,--job\n"
+
+
+def completed(line: str) -> tuple[str, set[str]]:
+    """What the shell offers for the last word, and the modules of the command line that are imported for it."""
+    env = {"_BATCHQ_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - 1)}
+    return printed([], env)
+
+
+def printed(words: list[str], env: dict[str, str] | None = None) -> tuple[str, set[str]]:
+    """What a process of its own prints, and the modules of the command line that it has then imported."""
+    program = (
+        "import atexit, sys, batchq.cli\n"
+        "names = lambda: {name for name in sys.modules if name.startswith('batchq.cli')}\n"
+        "atexit.register(lambda: print(*names(), file=sys.stderr))\n"
+        "batchq.cli.main()"
+    )
+    argv = [sys.executable, "-c", program, *words]
+    done = subprocess.run(argv, capture_output=True, text=True, env={**os.environ, **(env or {})})
+    return done.stdout, set(done.stderr.split())
 
 
 def listed() -> set[str]:

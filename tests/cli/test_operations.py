@@ -41,7 +41,7 @@ def batch(**settings: str) -> BatchQ:
     ],
 )
 def test_patterns_narrow_what_may_be_run(patterns: str, allowed: list[str]):
-    joined = batch(operations=patterns)
+    joined = batch(allowed_operations=patterns)
     assert [name for name in joined.operations() if name in NAMES] == allowed
     assert not [name for name in joined.operations() if name.startswith(("celery.", "batchq."))]
 
@@ -61,7 +61,7 @@ def test_a_job_that_asks_for_more_is_refused_before_anything_is_stored(operation
     job = Job("J")
     job.task("A", operation)
     with pytest.raises(InvalidInput) as refused:
-        batch(operations="shop.*").submit(job)
+        batch(allowed_operations="shop.*").submit(job)
     assert said in str(refused.value)
 
 

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import click
 
-from batchq import clock
+from batchq import clock, views
+from batchq.app import BatchQ
 from batchq.cli.context import batch, database
 from batchq.cli.output import output_option, print_json, say
 from batchq.errors import BatchqError, BrokerUnreachable, QueueRefused
 from batchq.escape import printable
-
-if TYPE_CHECKING:
-    from batchq.app import BatchQ
-    from batchq.store.database import Database
-    from batchq.views import GroupView
+from batchq.store import broken
+from batchq.store.database import Database
+from batchq.store.failures import of_content, why
+from batchq.store.sql import file
+from batchq.views import GroupView
 
 T = TypeVar("T")
 
 ANSWER_SECONDS = 1.0
-# What can be done to servers and coordinators by what they obey of Celery's remote control.
+# The power of anybody who reaches the broker, by BATCHQ_REMOTE_CONTROL.
 _REACHES = {
     "all": "can stop servers and coordinators, and change their pools and queues, by Celery's remote control",
     "inspect": "can drop and delay tickets and see what runs, but neither start nor stop anything",
@@ -63,14 +64,12 @@ def check(output: str) -> None:
 
 
 def _tried(problems: list[str], act: Callable[[], T]) -> T | None:
-    """What `act` returns, or None with its error among the problems."""
+    """The result of `act`, or None with its error among the problems."""
     try:
         return _read_twice(act)
     except BatchqError as error:
         problems.append(str(error))
     except Exception as error:
-        from batchq.store.failures import of_content, why
-
         if not of_content(error):
             raise
         problems.append(f"Not all that is stored can be read ({why(error)}).")
@@ -78,9 +77,7 @@ def _tried(problems: list[str], act: Callable[[], T]) -> T | None:
 
 
 def _read_twice(act: Callable[[], T]) -> T:
-    """What `act` returns; bytes that are no text are an error when they are met first, and then are read otherwise."""
-    from batchq.store.failures import of_content
-
+    """The result of `act`; a second call reads the bytes, if the first fails because they are no text."""
     try:
         return act()
     except Exception as error:
@@ -90,17 +87,13 @@ def _read_twice(act: Callable[[], T]) -> T:
 
 
 def _of_deleted_files(named: Database) -> Iterator[str]:
-    """Name the processes that still work on SQLite's file after it was deleted, as /proc shows them."""
-    from batchq.store.sql import file
-
+    """Name the processes that hold SQLite's file open after it was deleted, from /proc."""
     for pid in file.holders(named.file) if named.file is not None else ():
         files = f"{named.file}, or its -wal or -shm"
         yield f"Process {pid} works on a file that was deleted or replaced ({files}): what it stores is lost. Stop it."
 
 
 def _of_damage(opened: Database) -> Iterator[str]:
-    from batchq.store.sql import file
-
     if opened.file is None:
         return
     with opened.read() as tx:
@@ -109,8 +102,6 @@ def _of_damage(opened: Database) -> Iterator[str]:
 
 
 def _of_servers(opened: Database) -> Iterator[str]:
-    from batchq import views
-
     with opened.read() as tx:
         servers = views.servers(tx)
         problems = views.setup_problems(tx) if servers else []
@@ -122,16 +113,14 @@ def _of_servers(opened: Database) -> Iterator[str]:
 
 
 def _of_rows(opened: Database) -> list[str]:
-    from batchq.store import broken
-
     with opened.read() as tx:
         return list(broken.broken(tx))
 
 
 def _of_coordinators(joined: BatchQ) -> Iterator[str]:
-    """A coordinator is a worker on the coordinators' queue: the workers are asked, as only they know."""
+    """Ask all workers for their queues: a coordinator is a worker on the coordinators' queue, stored nowhere."""
     if joined.settings.obeys == "off":
-        return  # they answer nobody
+        return  # coordinators answer nobody
     joined.lead_to_broker(writes=True)
     answers = joined.app.control.inspect(timeout=ANSWER_SECONDS).active_queues() or {}
     queues = {queue["name"] for worker in answers.values() for queue in worker}
@@ -140,17 +129,15 @@ def _of_coordinators(joined: BatchQ) -> Iterator[str]:
 
 
 def _of_queues(joined: BatchQ, opened: Database | None) -> Iterator[str]:
-    """Ask the broker about each queue, and name those that it refuses."""
-    from batchq import views
-
+    """Ask the broker about each queue, and name the queues that it refuses."""
     groups = []
     if opened is not None:
         with opened.read() as tx:
             groups = views.groups(tx)
     settings = joined.settings
-    # A queue that nothing waits for is not made for the question.
-    asked = [(f"Group {each['group']}", settings.queue(each["group"]), _has_work(each)) for each in groups]
-    for who, queue, make in [*asked, ("The coordinators", settings.coordinator_queue, False)]:
+    # To make a queue for a group without work would leave it on the broker for nothing.
+    queues = [(f"Group {each['group']}", settings.queue(each["group"]), _has_work(each)) for each in groups]
+    for who, queue, make in [*queues, ("The coordinators", settings.coordinator_queue, False)]:
         try:
             joined.publisher.try_queue(queue, make=make)
         except BrokerUnreachable:
@@ -164,8 +151,6 @@ def _has_work(group: GroupView) -> bool:
 
 
 def _notes(joined: BatchQ, opened: Database | None) -> Iterator[str]:
-    from batchq import views
-
     if not joined.settings.ticket_key:
         yield "Tickets are not signed, as BATCHQ_TICKET_KEY is empty: the broker must be trusted."
     yield f"Whoever reaches the broker {_REACHES[joined.settings.obeys]} (BATCHQ_REMOTE_CONTROL)."

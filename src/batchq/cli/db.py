@@ -1,4 +1,4 @@
-"""`batchq db`: the database's schema."""
+"""`batchq db`: upgrade the database's schema."""
 
 from __future__ import annotations
 
@@ -6,19 +6,13 @@ import click
 
 from batchq.cli.context import batch
 from batchq.cli.output import say
+from batchq.config import masked
+from batchq.store import schema
 
 
-@click.group()
-def db() -> None:
-    """The database: upgrade."""
-
-
-@db.command()
+@click.command()
 def upgrade() -> None:
     """Bring the database's schema up to date; safe to repeat."""
-    from batchq.config import masked
-    from batchq.store import schema
-
     database = batch().database
     before, after = schema.upgrade(database)
     url = masked(str(database.url))

@@ -1,4 +1,4 @@
-"""What commands take as text: times, days, zones, windows, instants."""
+"""Readers of the text that commands take: times, days, zones, windows, instants."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import Any
 
 import click
 
+from batchq import config
 from batchq.cli.context import timezone
 from batchq.core.windows import DAYS, YEARS, Window, parse_date, parse_days, parse_time, zone
+from batchq.spec.fields import name_fault
 
 TEXT = re.compile(r"\s*([\d:]+)\s*-\s*([\d:]+)\s*=\s*(-?\d{1,9})(?:\s+([^\s\[\]]+))?\s*(?:\[([^\[\]]*)\])?\s*")
 FORM = '"18:00-07:30=20 Europe/Oslo [mon-fri]"'
@@ -20,14 +22,14 @@ LONGEST_SECONDS = 366 * 24 * 3600
 
 
 class Read(click.ParamType):  # type: ignore[type-arg]  # a subscript is refused at run time before click 8.4
-    """A value that `read` makes of the text; its ValueError is a usage error."""
+    """A parameter that `read` turns from text into a value; a ValueError becomes a usage error."""
 
     def __init__(self, name: str, read: Callable[[str], object]) -> None:
         self.name = name
         self._read = read
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The value that the text says."""
+        """The value of the text."""
         try:
             return self._read(value)
         except ValueError as error:
@@ -35,7 +37,7 @@ class Read(click.ParamType):  # type: ignore[type-arg]  # a subscript is refused
 
 
 def parse_window(text: str) -> Window:
-    """The window that `18:00-07:30=20 Europe/Oslo [mon-fri]` says: from, to, threads, zone, days or a date.
+    """Read a window, `18:00-07:30=20 Europe/Oslo [mon-fri]`: from, to, threads, zone, days or a date.
 
     Without a zone it is in the user's. ValueError for anything else.
     """
@@ -50,7 +52,7 @@ def parse_window(text: str) -> Window:
 
 
 def parse_day_list(text: str) -> frozenset[int]:
-    """The weekdays, 0 = Monday, that `mon,tue` or `mon-fri` says; ValueError for anything else."""
+    """Read weekdays, `mon,tue` or `mon-fri`, as numbers from 0 = Monday; ValueError for anything else."""
     days: set[int] = set()
     for part in text.split(","):
         first, dash, last = part.partition("-")
@@ -61,7 +63,7 @@ def parse_day_list(text: str) -> frozenset[int]:
 
 
 def parse_day(text: str) -> date:
-    """The date of a window that `YYYY-MM-DD` says; ValueError for anything else."""
+    """Read the date of a window, `YYYY-MM-DD`; ValueError for anything else."""
     day = parse_date(text)
     if day.year not in YEARS:
         raise ValueError(f"{text!r} is too far away. The date of a window lies between {YEARS[0]} and {YEARS[-1]}.")
@@ -69,7 +71,7 @@ def parse_day(text: str) -> date:
 
 
 def parse_instant(text: str, zone_name: str | None = None) -> datetime:
-    """The instant, in UTC, that an ISO 8601 text says; without an offset it is local time there, else at the user's."""
+    """Read an instant, ISO 8601, as UTC; without an offset it is local time in that zone, or else in the user's."""
     try:
         instant = datetime.fromisoformat(text)
     except ValueError:
@@ -83,7 +85,7 @@ def parse_instant(text: str, zone_name: str | None = None) -> datetime:
 
 
 def parse_hours(text: str) -> timedelta:
-    """So many hours; ValueError unless that is a length of time."""
+    """Read a number of hours; ValueError unless it is a length of time."""
     try:
         hours = float(text)
     except ValueError:
@@ -94,7 +96,7 @@ def parse_hours(text: str) -> timedelta:
 
 
 def parse_seconds(text: str) -> float:
-    """So many seconds, 0 or more; ValueError unless that is a length of time."""
+    """Read a number of seconds, 0 or more; ValueError unless it is a length of time."""
     try:
         seconds = float(text)
     except ValueError:
@@ -105,16 +107,14 @@ def parse_seconds(text: str) -> float:
 
 
 def parse_name(text: str) -> str:
-    """The name that something new is given; ValueError for what cannot be one."""
-    from batchq.spec.fields import name_fault
-
+    """Read the name for something new; ValueError for a text that cannot be one."""
     if fault := name_fault(text):
         raise ValueError(f"{fault}.")
     return text
 
 
 def parse_server(text: str) -> tuple[str, int | None]:
-    """The name and the threads of `NAME` or `NAME=THREADS`; ValueError for anything else."""
+    """Read a server, `NAME` or `NAME=THREADS`; ValueError for anything else."""
     name, equals, number = text.partition("=")
     if equals and not (number.isascii() and number.isdigit()):
         raise ValueError(f"{text[:80]!r} is no server. Write it as NAME or NAME=THREADS, threads being 0 or more.")
@@ -122,7 +122,7 @@ def parse_server(text: str) -> tuple[str, int | None]:
 
 
 def parse_address(text: str) -> str:
-    """`HOST:PORT` as it is; ValueError for anything else."""
+    """Check an address, `HOST:PORT`, and return it; ValueError for anything else."""
     host, _, port = text.rpartition(":")
     if not (host.isascii() and host.isprintable() and host and port.isascii() and port.isdigit()):
         raise ValueError(f"{text[:80]!r} is no address. Write it as HOST:PORT, such as 127.0.0.1:5555.")
@@ -133,12 +133,10 @@ def parse_address(text: str) -> str:
 
 def users_zone() -> str:
     """The user's zone, by name; raises InvalidInput if nobody knows it."""
-    from batchq import config
-
     return config.users_zone(timezone())
 
 
-# What wrong text is refused with, by the option that takes it.
+# The types of options and arguments; the name is the one that usage errors print.
 TIME = Read("time", parse_time)
 DATE = Read("date", parse_day)
 DAY_LIST = Read("days", parse_day_list)

@@ -1,21 +1,22 @@
-"""`batchq submit`, `validate` and `apply`: what is done with job files."""
+"""`batchq submit`, `validate` and `apply`: the commands that take job files."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from batchq.cli.context import app_option, batch, database, forward, limits, names_app
+from batchq import actions, spec
+from batchq.cli.context import batch, database, forward, limits, names_app
 from batchq.cli.fields import SECONDS
 from batchq.cli.output import count, output_option, print_json, say
-from batchq.cli.runs import wait_for
-from batchq.errors import InvalidInput
-
-if TYPE_CHECKING:
-    from batchq.spec import Document, JobSpec
+from batchq.cli.program import app_option
+from batchq.cli.run import wait_for
+from batchq.config import Settings
+from batchq.errors import InvalidInput, unknown
+from batchq.spec import Document, JobSpec
 
 PARTS = ("jobs", "tasks", "groups", "servers")
 FILE = click.Path(path_type=Path)
@@ -33,8 +34,6 @@ def submit(file: Path, job: str | None, wait: bool, timeout: float | None, outpu
 
     Groups and servers in the file are left alone: `batchq apply` is for them.
     """
-    from batchq import spec
-
     if timeout is not None and not wait:
         raise click.UsageError("--timeout goes with --wait.")
     chosen = chosen_job(spec.load(file, limits(batch().settings)), job, file)
@@ -85,8 +84,6 @@ def apply(files: tuple[Path, ...], dry_run: bool, prune: bool, output: str) -> N
     with --prune, servers go if the files name any server, and groups if they have
     any under `groups`, unless one of them is in use: then nothing is changed.
     """
-    from batchq import actions, spec
-
     settings = batch().settings
     document = together({file: spec.load(file, limits(settings)) for file in files})
     changes = actions.apply(database(), document, dry_run, prune=prune, ahead=settings.tickets_ahead)
@@ -101,8 +98,6 @@ def apply(files: tuple[Path, ...], dry_run: bool, prune: bool, output: str) -> N
 
 def chosen_job(document: Document, name: str | None, file: Path) -> JobSpec:
     """The job of that name in the file, or the only one; raises InvalidInput or NotFound."""
-    from batchq.errors import unknown
-
     if name is not None:
         if name not in document.jobs:
             raise unknown("job", name, document.jobs, advice=f"{file} does not hold it.")
@@ -117,9 +112,7 @@ def chosen_job(document: Document, name: str | None, file: Path) -> JobSpec:
 
 
 def together(documents: dict[Path, Document]) -> Document:
-    """One document of several; raises InvalidInput for what two of them define."""
-    from batchq.spec import Document
-
+    """One document of several; raises InvalidInput if two of them define the same name."""
     parts: dict[str, dict[str, Any]] = {"groups": {}, "servers": {}, "jobs": {}}
     for file, document in documents.items():
         for part, found in parts.items():
@@ -131,9 +124,6 @@ def together(documents: dict[Path, Document]) -> Document:
 
 
 def _validated(file: Path) -> dict[str, Any]:
-    from batchq import spec
-    from batchq.config import Settings
-
     settings = batch().settings if names_app() else Settings.load()
     try:
         document = spec.load(file, limits(settings))

@@ -1,4 +1,4 @@
-"""A job's conditions as a drawing: lines and dots for a terminal, Mermaid, or Graphviz."""
+"""Drawings of a job's conditions: lines and dots for a terminal, Mermaid, or Graphviz."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ Nodes = Mapping[str, Node]
 MOST_LANES = 20
 NAMED = 4  # predecessors that a row names before it only counts them
 
-# What stands in a lane that a connection leaves, by: goes on down, comes from the left, goes on to the right.
+# The sign where a connection leaves a lane, by three questions: does the lane go on downwards, is there a line to the
+# left, is there a line to the right?
 CORNERS = {
     (True, False, True): "├",
     (True, True, False): "┤",
@@ -30,10 +31,10 @@ DOT = "●"
 
 
 def text(nodes: Nodes) -> list[str]:
-    """A row for each task behind those it follows, linked by lines: `├─●  TASK 3  after TASK 2`.
+    """A row for each task, below the tasks that it follows and linked to them by lines: `├─●  TASK 3  after TASK 2`.
 
-    A line leaves each task downwards until the last one that follows it. Where that were too many lines side
-    by side, tasks alike share a row; where it still is, the layer's number takes the drawing's place.
+    A line runs from each task down to the last task that follows it. With too many lines side by side, tasks
+    with the same neighbours share a row. If that does not help, a row shows its layer's number and no lines.
     """
     rows = _drawn(nodes, MOST_LANES) or _drawn(_bundled(nodes), MOST_LANES) or _layered(nodes)
     drawing = max((len(row.drawing) for row in rows), default=0)
@@ -52,7 +53,7 @@ class Row:
 
 @dataclass
 class Lanes:
-    """The columns of a drawing: which task's line runs down each of them now."""
+    """The columns of a drawing, each with the task whose line runs down it."""
 
     tasks: list[str | None] = field(default_factory=list)
     above: str = ""
@@ -106,7 +107,7 @@ def _drawn(nodes: Nodes, most: int) -> list[Row]:
 
 
 def _bundled(nodes: Nodes) -> dict[str, Node]:
-    """The job with tasks that have the same conditions and the same followers put together as one."""
+    """The job with one node for all tasks that share their conditions and their followers."""
     followers: dict[str, set[tuple[str, Condition]]] = {name: set() for name in nodes}
     for name, node in nodes.items():
         for condition in node.after:
@@ -203,7 +204,7 @@ def _any(node: Node) -> str:
 
 
 def _entities(name: str) -> str:
-    """The name for a quoted Mermaid label: what is no letter, digit, space, dash or dot goes by number."""
+    """The name for a quoted Mermaid label: letters, digits and ` -.,` as they are, all else by number."""
     return "".join(char if char.isalnum() or char in " -.," else f"#{ord(char)};" for char in name)
 
 

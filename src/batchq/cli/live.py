@@ -11,23 +11,24 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from batchq import views
 from batchq.cli.output import counted, duration, first_line, instant, label, lasted, local, now_in, styled
 from batchq.core.states import NOT_STARTED, RUN_ENDED, TERMINAL, State
 from batchq.escape import printable
+from batchq.store.database import Database
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from batchq.store.database import Database
-
 View = Mapping[str, Any]
 
 POLL_SECONDS = 0.2
-POLL_SHARE = 4  # of each 5 seconds, at most one is spent on reading: a run of 100,000 tasks is polled less often
+# A wait is 4 times as long as the read before it, or a run of 100,000 tasks would keep the database busy.
+POLL_SHARE = 4
 FAILURES_SHOWN = 10
 NAME_WIDTH = 40  # of a line for a change
 AROUND = 4  # lines of a screen that are no tasks
-# Which tasks a screen too small for all of them shows first.
+# A screen too small for all tasks shows the lowest numbers first.
 URGENCY = {State.EXECUTING: 0, State.ERROR: 1, State.QUEUED: 2, State.READY: 2, State.WAITING: 3}
 LEAST_URGENT = 4
 
@@ -47,19 +48,17 @@ def follow(
     Times are told in `timezone`, an IANA name; without one, in the machine's. Returns the run as it then
     stands (`views.run_view`): one whose status is still open was left early. Raises NotFound.
     """
-    from batchq import views
-
     began = time.monotonic()
     with _shown(console) as show:
         while True:
-            asked = time.monotonic()
+            reads = time.monotonic()
             with database.read() as tx:
                 view = views.run_view(tx, run_id, timezone=timezone, results=False)
             show(view, now_in(timezone))
             late = timeout is not None and time.monotonic() - began >= timeout
             if view["status"] in RUN_ENDED or late or stop():
                 break
-            pause(max(POLL_SECONDS, POLL_SHARE * (time.monotonic() - asked)))
+            pause(max(POLL_SECONDS, POLL_SHARE * (time.monotonic() - reads)))
     for line in summary(view, now_in(timezone)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     with database.read() as tx:
@@ -68,7 +67,7 @@ def follow(
 
 @contextmanager
 def _shown(console: Console) -> Iterator[Callable[[View, datetime], None]]:
-    """What shows a view at an instant: redrawn in place on a terminal, else as lines for what changed."""
+    """A function that shows a view at an instant: redrawn in place on a terminal, else a line for each change."""
     if not console.is_terminal:
         yield Lines(lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))
         return
@@ -83,7 +82,7 @@ def _shown(console: Console) -> Iterator[Callable[[View, datetime], None]]:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """How a task stood when it was last looked at, and whether the line that it is ready was written."""
+    """A task as the last view had it, and whether the line that it is ready was written."""
 
     status: str = State.WAITING.value
     attempts: int = 0
@@ -105,11 +104,11 @@ class Lines:
             self._write(line.rstrip())
 
     def _events(self, task: View, now: datetime) -> Iterator[tuple[str, str, str, str]]:
-        """The task's changes as (instant, name, word, note), also a start whose end was seen first."""
+        """The task's changes as (instant, name, word, note); a start too that came and went between two views."""
         name, status, before = task["name"], task["status"], self._seen.get(task["name"], Seen())
         if task["attempts"] > before.attempts and task["started_at"]:
             yield task["started_at"], name, label("executing"), f"on {task['server']}"
-        # Most tasks are ready for a blink only: that is worth a line where it lasts, or follows a failure.
+        # Most tasks are ready for a blink only: a line for each would bury those that wait, or are tried again.
         ready = status == State.READY and (before.status == State.READY or bool(task["error"]))
         ended = status in TERMINAL and status != before.status
         if ended or (ready and not before.told_ready):
@@ -119,7 +118,7 @@ class Lines:
 
 
 def note(task: View) -> str:
-    """What there is to say about a task besides its status: why it waits or didn't run, or its error."""
+    """The reason that a task waits or didn't run, or its error."""
     if task["handled_by"]:
         return f"{first_line(task['error'])} (handled by {task['handled_by']})"
     if task["why"] and task["error"]:
@@ -144,7 +143,7 @@ def frame(view: View, width: int, height: int, now: datetime) -> RenderableType:
 
 
 def fitting(tasks: Sequence[View], room: int) -> tuple[list[View], list[View]]:
-    """The tasks for so many lines, most urgent first chosen but in the job's order, and those left out."""
+    """The most urgent tasks, at most `room`, and the other tasks; both in the job's order."""
     if len(tasks) <= room:
         return list(tasks), []
     urgency = [URGENCY.get(State(task["status"]), LEAST_URGENT) for task in tasks]
@@ -177,7 +176,7 @@ def _bar(view: View, width: int) -> RenderableType:
 
 
 def _rows(tasks: Sequence[View], width: int, now: datetime) -> RenderableType:
-    """A line for each task: what the short columns leave is for the notes."""
+    """A line for each task; its note gets the width that the short columns leave."""
     from rich.table import Table
 
     rows = [
@@ -210,7 +209,7 @@ def _time(task: View, now: datetime) -> str:
 
 
 def summary(view: View, now: datetime) -> Iterator[str]:
-    """How the run ended: verdict, duration, counts, and each failed task with the way to its log."""
+    """The end of the run: verdict, duration, counts, and each failed task with the command that prints its log."""
     numbers: Mapping[str, int] = Counter(task["status"] for task in view["tasks"])
     in_order = {state.value: numbers[state.value] for state in State if numbers[state.value]}
     ended = view["status"] in RUN_ENDED

@@ -1,7 +1,8 @@
-"""How results are printed: tables and sentences for people, JSON for programs.
+"""Printing: tables and sentences for people, JSON for programs.
 
 The JSON is what `batchq.views` describes. On a terminal tables are drawn by rich, with colour;
-elsewhere they are plain aligned text, one line a row, the column of free text last.
+elsewhere they are plain aligned text, one line a row, the column of free text last. rich is imported where it
+draws: most commands of a script print no table.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
+from zoneinfo import ZoneInfo
 
 import click
 
 from batchq import clock
+from batchq.config import users_zone
 from batchq.core.states import LABELS
+from batchq.errors import InvalidInput
 from batchq.escape import LINES, printable, printable_json
 
 if TYPE_CHECKING:
@@ -83,7 +87,7 @@ def watch_option(command: F) -> F:
 def present(
     read: Callable[[], Any], draw: Callable[[Any], Iterable[Part]], *, output: str, watch: bool = False
 ) -> None:
-    """Print what `read` returns: as JSON, or as `draw` puts it for people, once or every second."""
+    """Print the view that `read` returns: as JSON, or as `draw` puts it for people, once or every second."""
     if watch and (output == "json" or not sys.stdout.isatty()):
         raise click.UsageError("--watch redraws a table on a terminal; without one, or with -o json, leave it out.")
     if output == "json":
@@ -103,12 +107,12 @@ def print_json(view: Any) -> None:
 
 
 def say(text: str, *, err: bool = False) -> None:
-    """Print a sentence, or several lines, with nothing raw in it."""
+    """Print a sentence or several lines; control characters are escaped."""
     click.echo(printable(text, LINES), err=err)
 
 
 def redraw(draw: Callable[[], Iterable[Part]], console: Console, pause: Callable[[float], None] = time.sleep) -> None:
-    """Show `draw()` on the console again every second, until interrupted."""
+    """Draw on the console every second, until interrupted."""
     from rich.live import Live
 
     with Live(console=console, auto_refresh=False, screen=True) as live:
@@ -150,7 +154,7 @@ def _grid(table: Table) -> RenderableType:
 
 
 def styled(cell: str) -> Text:
-    """The cell with the colour that its word has, if any."""
+    """The cell in the colour of its word, if it has one."""
     from rich.text import Text
 
     return Text(printable(cell), style=STYLES.get(cell, ""))
@@ -182,7 +186,7 @@ def _aligned(table: Table) -> Iterable[str]:
 
 
 def label(status: str | None) -> str:
-    """The vendor's word for a status; a dash for none."""
+    """The word that people see for a status; a dash for none."""
     return LABELS[status] if status else "–"
 
 
@@ -197,16 +201,11 @@ def instant(iso: str | None) -> datetime | None:
 
 
 def now_in(timezone: str | None) -> datetime:
-    """What the clock shows in the user's zone, an IANA name; without one, in the machine's."""
-    from zoneinfo import ZoneInfo
-
-    from batchq.config import users_zone
-    from batchq.errors import InvalidInput
-
+    """The present time in the user's zone, an IANA name; without one, in the machine's."""
     now = clock.now()
     try:
         return now.astimezone(ZoneInfo(users_zone(timezone)))
-    except InvalidInput:  # the machine's zone has no name: its present offset has to do
+    except InvalidInput:  # the machine's zone has no name: only its present offset is known
         return now.astimezone()
 
 
@@ -224,7 +223,7 @@ def count(number: int, noun: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`3.2 s`, `2 min 05 s`, `1 h 02 min`, `3 d 04 h`; never negative, whatever two clocks say."""
+    """`3.2 s`, `2 min 05 s`, `1 h 02 min`, `3 d 04 h`; never negative, though two clocks may disagree."""
     if seconds < 60:
         return f"{max(seconds, 0):.1f} s"
     minutes, rest = divmod(int(seconds), 60)
@@ -237,7 +236,7 @@ def duration(seconds: float) -> str:
 
 
 def lasted(view: Mapping[str, Any], now: datetime) -> str:
-    """How long the task or run of the view took, or takes until now; a dash before its start."""
+    """The duration of a task or run, until now if it has not ended; a dash before its start."""
     started = instant(view["started_at"])
     if started is None:
         return "–"

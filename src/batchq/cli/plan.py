@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchq import clock
-from batchq.cli.context import app_option, batch, database, limits
+from batchq.cli.context import batch, database, limits
 from batchq.cli.fields import HOURS, SECONDS, ZONE, Read, parse_instant, parse_seconds, users_zone
 from batchq.cli.files import FILE, chosen_job
 from batchq.cli.output import Part, Table, count, counted, duration, label, output_option, present
 from batchq.cli.plan_hours import Times, hours_table, length, total
+from batchq.cli.program import app_option
 from batchq.errors import InvalidInput
 from batchq.escape import printable
 

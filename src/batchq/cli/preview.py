@@ -1,4 +1,4 @@
-"""How the coming periods of a server are drawn: a bar for each day, and a row for each period."""
+"""Drawings of a server's coming periods: a bar for each day, and a row for each period."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LABEL = len("Thu 2026-12-24")
 
 @dataclass(frozen=True, slots=True)
 class Jump:
-    """A change of the clocks: at the instant `at` what they would show is `before`, what they show `after`."""
+    """A change of the clocks at the instant `at`: from the wall time `before` to the wall time `after`."""
 
     at: datetime
     before: datetime
@@ -36,7 +36,7 @@ class Jump:
 
 
 def drawn(server: Mapping[str, Any], views: Sequence[Mapping[str, Any]], zone_name: str) -> Iterator[Part]:
-    """What is coming, for people: the periods of `views.periods`, told in that zone."""
+    """The periods of `views.periods` for people, told in that zone."""
     tz = zone(zone_name)
     periods = [_period(one) for one in views]
     begin, end = periods[0].start, periods[-1].end
@@ -80,7 +80,7 @@ def _clock(there: datetime) -> str:
 
 
 def _jumps(tz: ZoneInfo, begin: datetime, end: datetime) -> Iterator[Jump]:
-    """The changes of the clocks from `begin` on and before `end`."""
+    """The changes of the clocks from `begin` until before `end`."""
     while begin < end:
         stop = min(begin + DAY, end)
         if _offset(begin - SECOND, tz) != _offset(stop - SECOND, tz):
@@ -123,7 +123,7 @@ def _bars(periods: Sequence[Period], jumps: Sequence[Jump], tz: ZoneInfo) -> Ite
 
 
 def _cells(periods: Sequence[Period], day: date, tz: ZoneInfo) -> Iterator[int | None]:
-    """The threads in each half hour of a day: the most of those an hour that comes twice has, None for no such time."""
+    """The threads in each half hour of a day: None where the clocks skip it, the larger number where it comes twice."""
     starts = [one.start for one in periods]
     for number in range(CELLS):
         wall = datetime.combine(day, time()) + number * CELL

@@ -1,4 +1,4 @@
-"""`batchq run`, `dev` and `coordinator`: commands that start processes and stay until they are told to stop."""
+"""`batchq run` and `batchq dev`: commands that start the processes of a folder and end them."""
 
 from __future__ import annotations
 
@@ -7,27 +7,25 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
+from rich.console import Console
 
-from batchq.cli.context import app_option, batch, limits, path_of_app, timezone
-from batchq.cli.fields import ADDRESS, NAME, SECONDS, SERVER
-from batchq.cli.files import FILE, chosen_job
-from batchq.cli.output import F, output_option, print_json, say
-from batchq.server.options import UNFIT, refuse
-
-if TYPE_CHECKING:
-    from batchq.embedded import Embedded
-    from batchq.spec import Document
+from batchq import actions, spec, views
+from batchq.cli.context import batch, limits, path_of_app, timezone
+from batchq.cli.fields import ADDRESS, SECONDS, SERVER
+from batchq.cli.files import FILE, chosen_job, together
+from batchq.cli.live import follow
+from batchq.cli.output import output_option, print_json, say
+from batchq.cli.program import app_option
+from batchq.cli.serve import loglevel_option
+from batchq.embedded import DEFAULT_SERVERS, Embedded
+from batchq.errors import Conflict
+from batchq.spec import Document
 
 Servers = tuple[tuple[str, int | None], ...]
 
-LEVELS = click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=False)
-
-loglevel_option = click.option(
-    "--loglevel", type=LEVELS, default="INFO", show_default=True, help="How much the processes log."
-)
 server_option = click.option(
     "--server",
     "named",
@@ -57,8 +55,6 @@ def run(file: Path, job: str | None, named: Servers, timeout: float | None, logl
     Starts what is not there: a broker, a database, a coordinator and batch servers as real processes,
     and stops them afterwards. Exits with 0 if the run ends in success, else with 1.
     """
-    from batchq import actions, spec
-
     document = spec.load(file, limits(batch().settings))
     chosen = chosen_job(document, job, file)
     batch().check_operations(chosen)
@@ -66,7 +62,7 @@ def run(file: Path, job: str | None, named: Servers, timeout: float | None, logl
     with _engine(loglevel, quiet=output == "json") as engine:
         batch().check_broker()
         actions.apply(batch().database, document.model_copy(update={"jobs": {}}))
-        names = _prepare(engine, document, threads)
+        names = _prepare(document, threads)
         engine.start(names)
         number = batch().submit(chosen)
         view = _watch(engine, number, timeout, quiet=output == "json")
@@ -97,19 +93,14 @@ def dev(files: tuple[Path, ...], named: Servers, console: str, no_console: bool,
 
     Groups, servers and jobs of the files are applied first; `batchq submit` in the same folder uses what runs here.
     """
-    from batchq import actions, spec
-    from batchq.cli.files import together
-
     document = together({file: spec.load(file, limits(batch().settings)) for file in files})
     threads = dict(named)
     with _engine(loglevel, quiet=False) as engine:
         if not engine.owner:
-            from batchq.errors import Conflict
-
             raise Conflict("An engine already runs in this folder. End it first, or use its broker and database.")
         for line in actions.apply(batch().database, document):
             say(line)
-        names = _prepare(engine, document, threads, known=True)
+        names = _prepare(document, threads, stored=True)
         engine.start(names, console=None if no_console else console)
         say(f"Coordinator and {', '.join(names)} are starting; logs in {engine.home}/logs.")
         if not no_console:
@@ -120,84 +111,10 @@ def dev(files: tuple[Path, ...], named: Servers, console: str, no_console: bool,
             time.sleep(0.5)
 
 
-@click.command()
-@app_option
-@click.option("--loglevel", type=LEVELS, default="WARNING", show_default=True, help="How much it logs.")
-def coordinator(loglevel: str) -> None:
-    """Be a coordinator until told to stop; as many as you like may run."""
-    _upgrade_own()
-    raise click.exceptions.Exit(batch().coordinate(loglevel=loglevel))
-
-
-def unfit_options(command: F) -> F:
-    """Accept the options of `celery worker` that cannot hold, only to say so."""
-    for name, unfit in UNFIT.items():
-        command = click.option(
-            *unfit.flags,
-            name,
-            is_flag=unfit.is_flag,
-            default=None,
-            hidden=True,
-            expose_value=False,
-            callback=_told,
-            help=f"Not for a batch server: {unfit.instead.format(name='NAME')}.",
-        )(command)
-    return command
-
-
-def _told(ctx: click.Context, param: click.Parameter, value: object) -> None:
-    for warning in refuse("NAME", [param.name or ""] if value not in (None, False) else []):
-        say(f"Warning: {warning}", err=True)
-
-
-@click.command()
-@click.argument("name", type=NAME)
-@click.option(
-    "--threads",
-    type=click.IntRange(min=0),
-    metavar="N",
-    help="Set the server's threads first, as `server set` does.",
-)
-@click.option(
-    "-P",
-    "--pool",
-    type=click.Choice(["prefork", "threads"]),
-    default="prefork",
-    show_default=True,
-    help="Celery's pool.",
-)
-@click.option("--no-events", is_flag=True, help="Send no task events: Flower shows nothing, work is a little faster.")
-@unfit_options
-@app_option
-@loglevel_option
-def start(name: str, threads: int | None, pool: str, no_events: bool, loglevel: str) -> None:
-    """Be the batch server NAME until told to stop.
-
-    It takes what its groups, threads and windows allow, as `batchq server show NAME` says.
-    Refused with exit code 5 while another process carries the name.
-    """
-    from batchq import actions
-    from batchq.server.life import refuse_twice
-
-    _upgrade_own()
-    if threads is not None:
-        refuse_twice(batch().database, name)
-        actions.ensure_server(batch().database, name, threads)
-    raise click.exceptions.Exit(batch().serve(name, pool=pool, loglevel=loglevel, events=not no_events))
-
-
-def _upgrade_own() -> None:
-    from batchq.cli.context import database
-
-    database()
-
-
 @contextmanager
 def _engine(loglevel: str, *, quiet: bool) -> Iterator[Embedded]:
-    from batchq.embedded import Embedded
-
     tell: Callable[[str], None] = (lambda line: None) if quiet else (lambda line: say(line, err=True))
-    # Whoever ends it otherwise than by Ctrl-C gets the same orderly end.
+    # SIGTERM would kill this process at once and leave its children behind; as Ctrl-C it ends them.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with Embedded(batch(), path_of_app(), loglevel, tell) as engine:
@@ -206,16 +123,13 @@ def _engine(loglevel: str, *, quiet: bool) -> Iterator[Embedded]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _prepare(engine: Embedded, document: Document, threads: dict[str, int | None], *, known: bool = False) -> list[str]:
-    """Make the servers to start exist; returns their names."""
-    from batchq import actions, views
-    from batchq.embedded import DEFAULT_SERVERS
-
+def _prepare(document: Document, threads: dict[str, int | None], *, stored: bool = False) -> list[str]:
+    """Store the servers that are to start, where they are not yet; returns their names."""
     database = batch().database
     for name, number in threads.items():
         actions.ensure_server(database, name, number)
     names = list(threads) or list(document.servers)
-    if not names and known:
+    if not names and stored:
         with database.read() as tx:
             names = [server["name"] for server in views.servers(tx)]
     if not names:
@@ -227,10 +141,6 @@ def _prepare(engine: Embedded, document: Document, threads: dict[str, int | None
 
 def _watch(engine: Embedded, run: int, timeout: float | None, *, quiet: bool) -> Mapping[str, Any]:
     """Follow the run to its end; Ctrl-C and a time-out cancel it."""
-    from rich.console import Console
-
-    from batchq import actions, views
-    from batchq.cli.live import follow
 
     def stop() -> bool:
         engine.mend()
@@ -252,7 +162,7 @@ def _watch(engine: Embedded, run: int, timeout: float | None, *, quiet: bool) ->
 
 
 def _wait_for_others(engine: Embedded) -> None:
-    """The engine goes on while other commands in this folder wait for their runs."""
+    """Keep the engine while other commands in this folder wait for their runs."""
     said = False
     while engine.needed():
         if not said:

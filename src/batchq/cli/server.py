@@ -1,17 +1,19 @@
-"""`batchq server`: the batch servers."""
+"""`batchq server`: list, show, set, drain and delete batch servers, and bind them to groups."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
 import click
 
+from batchq import actions, views
 from batchq.cli.context import TIMED_OUT, batch, database, forward, users_now
 from batchq.cli.fields import FORM, SECONDS, WINDOW
-from batchq.cli.output import Part, Table, count, local, output_option, present, say, watch_option
+from batchq.cli.output import Part, Table, count, local, output_option, say, watch_option
+from batchq.cli.reading import Rows, ask, print_list, print_view
 from batchq.core.why import local as local_in
 from batchq.core.windows import Window
 
@@ -19,36 +21,23 @@ POLL_SECONDS = 0.2
 TASKS_SHOWN = 5
 
 
-@click.group()
-def server() -> None:
-    """Batch servers: which groups they take, with how many threads, and when."""
-
-
-@server.command("list")
+@click.command("list")
 @output_option
 @watch_option
 def list_(output: str, watch: bool) -> None:
     """List the servers: state, threads, groups, next change."""
-    from batchq import views
-
-    opened = database()
-
-    def read() -> Sequence[Mapping[str, Any]]:
-        with opened.read() as tx:
-            return views.servers(tx)
-
-    present(read, lambda servers: [servers_table(servers)], output=output, watch=watch)
+    print_list(views.servers, servers_table, output=output, watch=watch)
 
 
-@server.command()
+@click.command()
 @click.argument("name")
 @output_option
 def show(name: str, output: str) -> None:
     """Show a server with its windows and the worker that carries its name."""
-    present(lambda: _view(name), _drawn, output=output)
+    print_view(lambda tx: views.server_view(tx, name), _drawn, output=output)
 
 
-@server.command("set")
+@click.command("set")
 @click.argument("name")
 @click.option("--threads", type=click.IntRange(min=0), metavar="N", help="Tasks at once, where no window says it.")
 @click.option(
@@ -79,8 +68,6 @@ def set_(
     no_windows: bool,
 ) -> None:
     """Set what is true of a server; it is in force within two seconds, without a restart."""
-    from batchq import actions
-
     if (groups and no_groups) or (windows and no_windows):
         raise click.UsageError("--no-groups goes without --group, and --no-windows without --window.")
     if threads is None and enabled is None and not (groups or no_groups or windows or no_windows):
@@ -97,52 +84,39 @@ def set_(
     done(name, changed)
 
 
-@server.group()
-def groups() -> None:
-    """Bindings of a server to groups: add, remove, set.
+def _groups_command(word: str, act: Callable[..., Collection[str]], sentence: str) -> click.Command:
+    """A command that changes the bindings of a server to groups by `act`."""
 
-    A server that is bound to groups takes only these; without any it takes the
-    default group and those to which no server is bound.
-    """
-
-
-def _groups_command(word: str, sentence: str) -> None:
-    """A command that changes the bindings of a server by the action of that name."""
-
-    @groups.command(word, help=sentence)
+    @click.command(word, help=sentence)
     @click.argument("name")
     @click.argument("names", nargs=-1, required=True, metavar="GROUP...")
     def command(name: str, names: tuple[str, ...]) -> None:
-        from batchq import actions
-
-        view = done(name, getattr(actions, f"{word}_groups")(database(), name, names, ahead=_ahead()))
+        view = done(name, act(database(), name, names, ahead=_ahead()))
         say(f"{name} takes {_taken(view)}")
 
-
-_groups_command("add", "Bind a server to these groups too.")
-_groups_command("remove", "End the bindings of a server to these groups.")
-_groups_command("set", "Bind a server to these groups and no others.")
+    return command
 
 
-@server.command()
+add_groups = _groups_command("add", actions.add_groups, "Bind a server to these groups too.")
+remove_groups = _groups_command("remove", actions.remove_groups, "End the bindings of a server to these groups.")
+set_groups = _groups_command("set", actions.set_groups, "Bind a server to these groups and no others.")
+
+
+@click.command()
 @click.argument("name")
 def enable(name: str) -> None:
     """Let a server start tasks."""
-    from batchq import actions
-
     done(name, actions.enable(database(), name, ahead=_ahead()))
 
 
-@server.command()
+@click.command()
 @click.argument("name")
 def disable(name: str) -> None:
     """Let a server start nothing more; what it executes finishes."""
-    from batchq import actions
-
     done(name, actions.disable(database(), name, ahead=_ahead()))
 
 
-@server.command()
+@click.command()
 @click.argument("name")
 @click.option("--timeout", type=SECONDS, metavar="SECONDS", help="Wait so long at most, else exit 124.")
 def drain(name: str, timeout: float | None) -> None:
@@ -150,8 +124,6 @@ def drain(name: str, timeout: float | None) -> None:
 
     Interrupted, or timed out, it stays disabled.
     """
-    from batchq import actions
-
     done(name, actions.disable(database(), name, ahead=_ahead()))
     try:
         left = _wait_until_idle(name, timeout)
@@ -165,13 +137,10 @@ def drain(name: str, timeout: float | None) -> None:
 
 
 def _wait_until_idle(name: str, timeout: float | None) -> int:
-    """Say what runs on the server, again when that changes, until nothing does or the time is up; how many are left."""
-    from batchq import views
-
+    """Name the tasks on the server, at every change, until none is left or time is up; returns how many are left."""
     began, said = time.monotonic(), None
     while True:
-        with database().read() as tx:
-            running = views.executing(tx, name)
+        running = ask(lambda tx: views.executing(tx, name))
         if running and running != said:
             say(_waits_for(running))
         late = timeout is not None and time.monotonic() - began >= timeout
@@ -181,7 +150,7 @@ def _wait_until_idle(name: str, timeout: float | None) -> int:
         time.sleep(POLL_SECONDS)
 
 
-def _waits_for(running: Sequence[Mapping[str, Any]]) -> str:
+def _waits_for(running: Rows) -> str:
     now = users_now()
     named = [f"{one['job']} run {one['run']} / {one['task']} since {local(one['started_at'], now)}" for one in running]
     if len(named) > TASKS_SHOWN:
@@ -189,15 +158,13 @@ def _waits_for(running: Sequence[Mapping[str, Any]]) -> str:
     return f"waits for {', '.join(named)}"
 
 
-@server.command()
+@click.command()
 @click.argument("name")
 def delete(name: str) -> None:
     """Delete a server that is stopped or lost, with its bindings and windows.
 
     What it ran keeps its name.
     """
-    from batchq import actions
-
     for line in actions.delete_server(database(), name, ahead=_ahead()):
         say(line)
     forward()
@@ -208,24 +175,17 @@ def _ahead() -> int:
 
 
 def done(name: str, changed: Collection[str]) -> Mapping[str, Any]:
-    """Print what changed, hand out what that freed, and say what is in force now; returns the server's view."""
+    """Print the changes, hand out the tasks they freed, and say how the server stands; returns its view."""
     for line in changed or [f"Server {name} is so already."]:
         say(line)
     forward()
-    view = _view(name)
+    view = ask(lambda tx: views.server_view(tx, name))
     change = f"; {_next_change(view)}" if view["next_change"] else ""
     say(f"{_standing(view)}{change}")
     return view
 
 
-def _view(name: str) -> Mapping[str, Any]:
-    from batchq import views
-
-    with database().read() as tx:
-        return views.server_view(tx, name)
-
-
-def servers_table(servers: Sequence[Mapping[str, Any]]) -> Table:
+def servers_table(servers: Rows) -> Table:
     """Servers for people."""
     now = users_now()
     rows = [
@@ -254,7 +214,7 @@ def _standing(view: Mapping[str, Any]) -> str:
 
 
 def _next_change(view: Mapping[str, Any]) -> str:
-    """When it has how many threads next, in the zone of the window that decides."""
+    """The next change of its threads, in the zone of the window that decides."""
     change = view["next_change"]
     if change is None:
         return "none"
@@ -281,7 +241,7 @@ def _drawn(view: Mapping[str, Any]) -> Iterator[Part]:
         yield windows_table(view["windows"])
 
 
-def windows_table(windows: Sequence[Mapping[str, Any]]) -> Table:
+def windows_table(windows: Rows) -> Table:
     """Windows for people."""
     rows = [(str(one["number"]), one["window"], _note(one)) for one in windows]
     return Table(("No.", "Window", "Note"), rows, empty="No windows: open round the clock.")

@@ -7,9 +7,11 @@ from typing import Any
 
 import click
 
-from batchq.cli.context import database, timezone
+from batchq import views
+from batchq.cli.context import timezone
 from batchq.cli.group import waiting
-from batchq.cli.output import Part, counted, output_option, present, watch_option
+from batchq.cli.output import Part, counted, output_option, watch_option
+from batchq.cli.reading import print_view
 
 
 @click.command()
@@ -17,15 +19,7 @@ from batchq.cli.output import Part, counted, output_option, present, watch_optio
 @watch_option
 def status(output: str, watch: bool) -> None:
     """Show how everything stands: runs, tasks, servers, and what waits for what."""
-    from batchq import views
-
-    opened = database()
-
-    def read() -> Mapping[str, Any]:
-        with opened.read() as tx:
-            return views.status_view(tx, timezone=timezone())
-
-    present(read, _drawn, output=output, watch=watch)
+    print_view(lambda tx: views.status_view(tx, timezone=timezone()), _drawn, output=output, watch=watch)
 
 
 def _drawn(view: Mapping[str, Any]) -> Iterator[Part]:

@@ -1,4 +1,4 @@
-"""`batchq task`: the tasks of a run."""
+"""`batchq task`: list and show the tasks of a run, print their logs, say why they wait."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from datetime import datetime
 from typing import Any
 
 import click
+from sqlalchemy import Connection
 
-from batchq.cli.context import database, timezone, users_now
+from batchq import actions, views
+from batchq.cli.context import timezone, users_now
 from batchq.cli.live import note
 from batchq.cli.output import (
     Part,
@@ -19,25 +21,18 @@ from batchq.cli.output import (
     lasted,
     local,
     output_option,
-    present,
     print_json,
     watch_option,
 )
+from batchq.cli.reading import ask, print_list, print_view
 from batchq.core.states import State
+from batchq.errors import NotFound
 from batchq.escape import LINES, printable
 
 MET = {None: "open", True: "yes", False: "no"}
 
 
-@click.group()
-def task() -> None:
-    """Tasks of a run: list, show, log, why.
-
-    RUN is a run's number, or `last` for the newest one; TASK is the task's name.
-    """
-
-
-@task.command("list")
+@click.command("list")
 @click.argument("run")
 @click.option(
     "--status",
@@ -50,30 +45,25 @@ def task() -> None:
 @watch_option
 def list_(run: str, statuses: tuple[str, ...], output: str, watch: bool) -> None:
     """List the tasks of a run."""
-    from batchq import actions, views
+    number = ask(lambda tx: actions.find_run(tx, run))
 
-    opened = database()
-    with opened.read() as tx:
-        number = actions.find_run(tx, run)
-
-    def read() -> Sequence[Mapping[str, Any]]:
-        with opened.read() as tx:
-            tasks = views.run_view(tx, number, timezone=timezone())["tasks"]
+    def chosen(tx: Connection) -> Sequence[Mapping[str, Any]]:
+        tasks = views.run_view(tx, number, timezone=timezone())["tasks"]
         return [task for task in tasks if not statuses or task["status"] in statuses]
 
-    present(read, lambda tasks: [tasks_table(tasks, users_now())], output=output, watch=watch)
+    print_list(chosen, lambda tasks: tasks_table(tasks, users_now()), output=output, watch=watch)
 
 
-@task.command()
+@click.command()
 @click.argument("run")
 @click.argument("task")
 @output_option
 def show(run: str, task: str, output: str) -> None:
     """Show a task: where it stands, what it runs, its conditions and attempts."""
-    present(lambda: _view(run, task), _drawn, output=output)
+    print_view(lambda tx: _read(tx, run, task), _drawn, output=output)
 
 
-@task.command()
+@click.command()
 @click.argument("run")
 @click.argument("task")
 @click.option("--attempt", type=click.IntRange(min=1), metavar="N", help="This attempt; without it the last one.")
@@ -83,9 +73,7 @@ def log(run: str, task: str, attempt: int | None, output: str) -> None:
 
     With -o json all attempts that ended, each with its log.
     """
-    from batchq.errors import NotFound
-
-    view = _view(run, task)
+    view = ask(lambda tx: _read(tx, run, task))
     history = [one for one in view["history"] if attempt in (None, one["attempt"])]
     if output == "json":
         print_json(history)
@@ -95,17 +83,17 @@ def log(run: str, task: str, attempt: int | None, output: str) -> None:
         raise NotFound(f"{task} is {label(view['status'])}, with no such log. Attempts that ended: {ended}.")
     last = history[-1]
     text = last["log"] or last["error"] or ""
-    # Escaped also where it goes to a file or a pipe, whose end may be a terminal; -o json has what was said.
+    # A file or a pipe may end at a terminal, which would obey a raw escape; -o json has the text unescaped.
     click.echo(printable(text, LINES), nl=not text.endswith("\n"))
 
 
-@task.command()
+@click.command()
 @click.argument("run")
 @click.argument("task")
 @output_option
 def why(run: str, task: str, output: str) -> None:
     """Say why a task has not started, or didn't run."""
-    view = _view(run, task)
+    view = ask(lambda tx: _read(tx, run, task))
     if output == "json":
         print_json({key: view[key] for key in ("run", "job", "name", "status", "why")})
     else:
@@ -130,11 +118,8 @@ def tasks_table(tasks: Sequence[Mapping[str, Any]], now: datetime) -> Table:
     return Table(columns, rows, empty="No tasks with such a status.")
 
 
-def _view(run: str, task: str) -> Mapping[str, Any]:
-    from batchq import actions, views
-
-    with database().read() as tx:
-        return views.task_view(tx, actions.find_run(tx, run), task, timezone=timezone())
+def _read(tx: Connection, run: str, task: str) -> Mapping[str, Any]:
+    return views.task_view(tx, actions.find_run(tx, run), task, timezone=timezone())
 
 
 def _sentence(view: Mapping[str, Any]) -> str:
@@ -163,7 +148,7 @@ def _drawn(view: Mapping[str, Any]) -> Iterator[Part]:
                     one["task"],
                     one["outcome"],
                     label(one["status"]),
-                    {None: "open", True: "yes", False: "no"}[one["met"]],
+                    MET[one["met"]],
                 )
                 for one in view["after"]
             ],

@@ -1,30 +1,24 @@
-"""`batchq server window`: when a server has how many threads."""
+"""`batchq server window`: the hours in which a server has threads, and how many."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import date, datetime, time, timedelta
 from typing import Any
 
 import click
 
+from batchq import actions, views
 from batchq.cli import fields
 from batchq.cli import preview as drawing
 from batchq.cli.context import batch, database
 from batchq.cli.output import count, output_option, present, say
+from batchq.cli.reading import print_list
 from batchq.cli.server import done, windows_table
 from batchq.core.windows import Window, is_zone
 
 
-@click.group()
-def window() -> None:
-    """Windows of a server: add, list, remove, preview.
-
-    A server with windows has the threads of those that are open, and none outside of them.
-    """
-
-
-@window.command()
+@click.command()
 @click.argument("name")
 @click.argument("text", metavar="[WINDOW]", required=False, type=fields.WINDOW)
 @click.option("--start", type=fields.TIME, metavar="TIME", help="HH:MM or HH:MM:SS, inclusive.")
@@ -52,8 +46,6 @@ def add(
     batchq server window add AOS1 "18:00-07:30=20 Europe/Oslo [mon-fri]"
     batchq server window add AOS1 --date 2026-12-24 --closed
     """
-    from batchq import actions
-
     given = {"--start": start, "--end": end, "--threads": threads, "--days": days}
     if text is not None:
         _refuse("WINDOW", {**given, "--tz": tz, "--date": only, "--closed": closed or None})
@@ -92,29 +84,20 @@ def _opened(
     return Window(start, end, threads, tz or fields.users_zone(), days, only)
 
 
-@window.command("list")
+@click.command("list")
 @click.argument("name")
 @output_option
 def list_(name: str, output: str) -> None:
     """List the windows of a server, numbered from 1."""
-    from batchq import views
-
-    def read() -> Sequence[Mapping[str, Any]]:
-        with database().read() as tx:
-            listed: Sequence[Mapping[str, Any]] = views.server_view(tx, name)["windows"]
-            return listed
-
-    present(read, lambda windows: [windows_table(windows)], output=output)
+    print_list(lambda tx: views.server_view(tx, name)["windows"], windows_table, output=output)
 
 
-@window.command()
+@click.command()
 @click.argument("name")
 @click.argument("which", metavar="[NUMBER|WINDOW]", required=False)
 @click.option("--all", "all_", is_flag=True, help="All of them: the server is then open round the clock.")
 def remove(name: str, which: str | None, all_: bool) -> None:
     """Remove a window: by its number, or by its text as `list` prints it."""
-    from batchq import actions
-
     if (which is None) is not all_:
         raise click.UsageError("Give the number or the text of one window, or else --all.")
     ahead = batch().settings.tickets_ahead
@@ -137,7 +120,7 @@ def _named(which: str) -> int | str:
         return which.strip()
 
 
-@window.command()
+@click.command()
 @click.argument("name")
 @click.option("--hours", type=fields.HOURS, default="48", show_default=True, metavar="N", help="How far to look.")
 @click.option(
@@ -153,8 +136,6 @@ def preview(name: str, hours: timedelta, begin: datetime | None, output: str) ->
 
     Gaps and changes of the clocks are marked.
     """
-    from batchq import views
-
     with database().read() as tx:
         first = begin or views.clock(tx).replace(second=0, microsecond=0)
         server = views.server_view(tx, name, first)
@@ -163,6 +144,6 @@ def preview(name: str, hours: timedelta, begin: datetime | None, output: str) ->
 
 
 def _zone_of(server: Mapping[str, Any]) -> str:
-    """The zone of its windows; if they have several, or one that is gone, the user's."""
+    """The zone of its windows; the user's if they differ, or if the zone is no longer known."""
     zones = {window["timezone"] for window in server["windows"]}
     return zones.pop() if len(zones) == 1 and all(map(is_zone, zones)) else fields.users_zone()

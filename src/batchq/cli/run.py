@@ -1,14 +1,16 @@
-"""`batchq runs`: the runs of jobs."""
+"""`batchq runs`: list, show, watch and cancel the runs of jobs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
 
+from batchq import actions, views
 from batchq.cli.context import TIMED_OUT, database, forward, timezone, users_now
 from batchq.cli.fields import SECONDS
+from batchq.cli.live import follow
 from batchq.cli.output import (
     Part,
     Table,
@@ -17,26 +19,18 @@ from batchq.cli.output import (
     lasted,
     local,
     output_option,
-    present,
     print_json,
     say,
     watch_option,
 )
+from batchq.cli.reading import Rows, ask, print_list, print_view
 from batchq.cli.task import tasks_table
 from batchq.core.states import RUN_ENDED, RunState
 
 WHOSE = (("run by", "run_by"), ("company", "company"))
 
 
-@click.group()
-def runs() -> None:
-    """Runs of jobs: list, show, watch, cancel.
-
-    RUN is a run's number, or `last` for the newest one.
-    """
-
-
-@runs.command("list")
+@click.command("list")
 @click.option("--job", metavar="NAME", help="Only runs of this job.")
 @click.option(
     "--status",
@@ -50,40 +44,24 @@ def runs() -> None:
 @watch_option
 def list_(job: str | None, statuses: tuple[str, ...], limit: int, output: str, watch: bool) -> None:
     """List runs, the newest first."""
-    from batchq import actions, views
-
-    opened = database()
-    with opened.read() as tx:
-        if job is not None:
-            actions.find_job(tx, job)
-
-    def read() -> Sequence[Mapping[str, Any]]:
-        with opened.read() as tx:
-            return views.runs(tx, job=job, statuses=statuses, limit=limit)
-
-    present(read, runs_table, output=output, watch=watch)
+    if job is not None:
+        ask(lambda tx: actions.find_job(tx, job))
+    print_list(
+        lambda tx: views.runs(tx, job=job, statuses=statuses, limit=limit), runs_table, output=output, watch=watch
+    )
 
 
-@runs.command()
+@click.command()
 @click.argument("run")
 @output_option
 @watch_option
 def show(run: str, output: str, watch: bool) -> None:
     """Show a run and its tasks."""
-    from batchq import actions, views
-
-    opened = database()
-    with opened.read() as tx:
-        number = actions.find_run(tx, run)
-
-    def read() -> Mapping[str, Any]:
-        with opened.read() as tx:
-            return views.run_view(tx, number, timezone=timezone())
-
-    present(read, _drawn, output=output, watch=watch)
+    number = ask(lambda tx: actions.find_run(tx, run))
+    print_view(lambda tx: views.run_view(tx, number, timezone=timezone()), _drawn, output=output, watch=watch)
 
 
-@runs.command()
+@click.command()
 @click.argument("run")
 @click.option("--timeout", type=SECONDS, metavar="SECONDS", help="Stop watching after so long.")
 @output_option
@@ -92,26 +70,17 @@ def watch(run: str, timeout: float | None, output: str) -> None:
 
     Exits with 0 if it ends in success, with 1 if not, with 124 if that took longer than --timeout.
     """
-    from batchq import actions
-
-    with database().read() as tx:
-        number = actions.find_run(tx, run)
-    wait_for(number, timeout, output)
+    wait_for(ask(lambda tx: actions.find_run(tx, run)), timeout, output)
 
 
-@runs.command()
+@click.command()
 @click.argument("run")
 def cancel(run: str) -> None:
     """Cancel a run: nothing more of it starts, tasks that are executing finish."""
-    from batchq import actions, views
-
-    opened = database()
-    with opened.read() as tx:
-        number = actions.find_run(tx, run)
-    canceled = actions.cancel_run(opened, number)
+    number = ask(lambda tx: actions.find_run(tx, run))
+    canceled = actions.cancel_run(database(), number)
     forward()
-    with opened.read() as tx:
-        view = views.run_view(tx, number, results=False)
+    view = ask(lambda tx: views.run_view(tx, number, results=False))
     executing = sum(task["status"] == "executing" for task in view["tasks"])
     rest = f", {executing} executing {'finish' if executing > 1 else 'finishes'} first" if executing else ""
     say(f"Run {number} of {view['job']}: {label(view['status'])}; tasks canceled: {canceled}{rest}.")
@@ -121,9 +90,7 @@ def wait_for(run: int, timeout: float | None, output: str) -> None:
     """Show the run until it ends; then exit with 1 unless in success, with 124 if it took too long."""
     from rich.console import Console
 
-    from batchq.cli.live import follow
-
-    # With -o json the run goes to stderr as it goes, and its last view alone to stdout.
+    # With -o json the lines go to stderr: stdout must hold the last view and nothing else.
     console = Console(stderr=output == "json", highlight=False)
     try:
         view = follow(database(), run, console=console, timeout=timeout, timezone=timezone())
@@ -138,10 +105,10 @@ def wait_for(run: int, timeout: float | None, output: str) -> None:
         raise click.exceptions.Exit(1)
 
 
-def runs_table(views: Sequence[Mapping[str, Any]]) -> Iterator[Part]:
+def runs_table(runs: Rows) -> Table:
     """Runs for people."""
     now = users_now()
-    yield Table(
+    return Table(
         ("Run", "Job", "Status", "Submitted", "Time", "Tasks"),
         [
             (
@@ -152,7 +119,7 @@ def runs_table(views: Sequence[Mapping[str, Any]]) -> Iterator[Part]:
                 lasted(run, now),
                 counted(run["tasks"]),
             )
-            for run in views
+            for run in runs
         ],
         empty="No runs. `batchq submit FILE` starts one.",
     )

@@ -1,0 +1,40 @@
+"""What the commands that only read share: one question to the database, printed as a table or as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection
+
+from batchq.cli.context import database
+from batchq.cli.output import Part, Table, present
+
+T = TypeVar("T")
+Rows = Sequence[Mapping[str, Any]]
+
+
+def ask(question: Callable[[Connection], T]) -> T:
+    """The answer to a question, in one transaction."""
+    with database().read() as tx:
+        return question(tx)
+
+
+def print_view(
+    question: Callable[[Connection], T], draw: Callable[[T], Iterable[Part]], *, output: str, watch: bool = False
+) -> None:
+    """Print the answer: as JSON, or as `draw` puts it for people, once or every second."""
+    opened = database()
+
+    def read() -> T:
+        with opened.read() as tx:
+            return question(tx)
+
+    present(read, draw, output=output, watch=watch)
+
+
+def print_list(
+    question: Callable[[Connection], Rows], table: Callable[[Rows], Table], *, output: str, watch: bool = False
+) -> None:
+    """Print the rows: as JSON, as a table, or as the table's sentence for none."""
+    print_view(question, lambda rows: [table(rows)], output=output, watch=watch)
