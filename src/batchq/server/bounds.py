@@ -16,7 +16,7 @@ from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
 
 from batchq.server import tickets
-from batchq.server.request import count_refused, refuse
+from batchq.server.intake import count_refused, refuse
 
 # A ticket has a few thousand with all that is around it; remote control of Celery seldom more.
 MESSAGE_BYTES = 64 * 1024

@@ -20,7 +20,8 @@ from celery.worker import state as workers
 from celery.worker.consumer.control import Control
 
 from batchq.config import Settings
-from batchq.server.request import Attempt, count_refused, refuse
+from batchq.server.execution import Execution
+from batchq.server.intake import count_refused, refuse
 
 LOOK = "batchq_look"
 # Celery's commands that only tell something, with the arguments that do no more; Flower asks for events.
@@ -153,7 +154,7 @@ def _revoke(
     host's results are left to these too: a result store that is away would hold up the loop.
     """
     ids = set(maybe_list(task_id) or ())
-    attempts = [each for id_ in ids if isinstance(each := workers.requests.get(id_), Attempt)]
+    attempts = [each for id_ in ids if isinstance(each := workers.requests.get(id_), Execution)]
     workers.revoked.update(ids.difference(each.id for each in attempts))
     if not attempts:
         return {"ok": "no attempt of this id executes here"}

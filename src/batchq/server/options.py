@@ -124,7 +124,7 @@ def _given(ctx: click.Context, opts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Limits:
+class WorkerLimits:
     """The limits of app and worker, for operations without their own: times in seconds, memory in KiB."""
 
     soft_time_limit: float | None
@@ -135,7 +135,7 @@ class Limits:
     of_app: Mapping[str, float | None]
 
     @classmethod
-    def taken_from(cls, worker: Any) -> Limits:
+    def taken_from(cls, worker: Any) -> WorkerLimits:
         """Take the limits away from the worker, whose pool would apply them in its own way.
 
         Celery ends a child that ran its last task while the next order may be on its way to it already.
