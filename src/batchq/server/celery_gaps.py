@@ -23,9 +23,9 @@ logger = logging.getLogger(__name__)
 def forget_the_apps_queues(app: Celery) -> None:
     """Let the worker listen to no queue of the app's own, and bind ours to nothing.
 
-    celery.app.amqp would have it consume the app's queues: on a shared broker it would take messages of tasks that it
-    does not know, and they would be lost. And it would put the app's default exchange in the place of the broker's
-    own, so that our queues would be bound to it.
+    celery.app.amqp names all queues of the app: on a shared broker the worker would take messages of tasks that it
+    does not know, and they would be lost. It also puts the app's default exchange in the place of the broker's own:
+    our queues would be bound to it.
     """
     app.amqp.queues._consume_from = {}
     app.amqp.queues.default_exchange = None
@@ -89,8 +89,8 @@ def forget_no_attempts(pool: Any) -> None:
 def keep_in_loop(hub: Any, pool: Any) -> None:
     """Keep the pool in the loop when a lost connection empties it, with all messages that are half read or written.
 
-    celery.worker.consumer resets the hub then, and celery.concurrency.asynpool starts its readers and writers from
-    the beginning: the rest of a long message would count as a new one, and the pool would wait for that for ever.
+    celery.worker.loops resets the hub then, and celery.concurrency.asynpool registers new readers and writers: they
+    would take the rest of a long message for a new one, and wait for its end for ever.
     """
     reset, register = hub.reset, pool.register_with_event_loop
 
@@ -162,5 +162,5 @@ def _put_back(hub: Any, halves: list[tuple[Any, int, Any]]) -> None:
 
 
 def timers(hub: Any) -> set[Any]:
-    """All timers of the loop, those that were canceled among them."""
+    """All timers of the loop, with those that were canceled."""
     return {scheduled.entry for scheduled in hub.timer.queue}

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 class Queues:
     """The queues that a worker listens to; one that the broker refuses is set aside, and all others go on.
 
-    No queue is known to Celery when it connects: it would declare all of them at once, and end with the first refusal.
+    Celery hears of no queue when it connects: it would declare all at once, and end with the first refusal.
     """
 
     def __init__(self, consumer: Any) -> None:

@@ -13,12 +13,12 @@ logger = logging.getLogger(__name__)
 
 
 def begun() -> bool:
-    """Whether a stop has been asked for, of whatever kind."""
+    """Whether somebody has told the worker to stop, in whatever way."""
     return _set(state.should_stop) or cold()
 
 
 def cold() -> bool:
-    """Whether a stop has been asked for that does not wait for what runs."""
+    """Whether somebody has told the worker to stop without waiting for its tasks."""
     return _set(state.should_terminate)
 
 
