@@ -63,10 +63,10 @@ class BatchQ:
     def _join(self) -> None:
         app = self.app
         own = {"ignore_result": True, "store_errors_even_if_ignored": False, "acks_late": False, "shared": False}
-        app.task(_done_by_its_strategy, name=RUN, Strategy="batchq.server.request:strategy", **own)
+        app.task(_done_by_its_strategy, name=RUN, Strategy="batchq.server.intake:strategy", **own)
         app.task(_done_by_its_strategy, name=COORDINATE, Strategy="batchq.coordinator:strategy", **own)
-        app.steps["worker"].add("batchq.server.worker:BatchServer")
-        app.steps["consumer"].add("batchq.server.worker:BatchConsumer")
+        app.steps["worker"].add("batchq.server.step:BatchServer")
+        app.steps["consumer"].add("batchq.server.consumer:BatchConsumer")
         app.user_options["worker"].add(ServerOption(app.conf, self._make_server, self._warn))
         celeryd_init.connect(self._begin_logs)
 

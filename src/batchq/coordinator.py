@@ -21,6 +21,7 @@ from sqlalchemy import Connection
 from batchq import aside, crash, engine
 from batchq.aside import STORING
 from batchq.config import Settings
+from batchq.core.topology import Aside
 from batchq.engine import Advance
 from batchq.errors import BrokerUnreachable, DatabaseDamaged, DatabaseTooNew, QueueRefused, Unreachable
 from batchq.server.tickets import Publisher
@@ -28,6 +29,7 @@ from batchq.store import moves, schema
 from batchq.store import server as servers
 from batchq.store import topology as topologies
 from batchq.store.database import Database
+from batchq.store.moves import Ticket
 
 logger = logging.getLogger(__name__)
 
@@ -38,17 +40,17 @@ class Silence:
 
     seconds: float
     heard: dict[int, tuple[int, float]] = field(default_factory=dict)
-    looked: float = 0.0
+    counted_at: float = 0.0
 
     def of(self, running: list[tuple[int, str, int, int]], clock: float, read: float) -> list[tuple[int, str, int]]:
         """The running servers (id, name, epoch, beat) that were silent too long, as (id, name, beat).
 
-        `clock` was asked before they were read, and `read` afterwards: what lies between counts as silence of nobody.
-        After a pause of its own, or of the database, it counts afresh: an outage kills no healthy server.
+        `clock` was asked before they were read, and `read` afterwards: the time between is nobody's silence. After a
+        pause of this process, or of the database, it counts afresh, so that an outage kills no healthy server.
         """
-        if clock - self.looked > max(5.0, self.seconds / 3):
+        if clock - self.counted_at > max(5.0, self.seconds / 3):
             self.heard.clear()
-        self.looked = clock
+        self.counted_at = clock
         self.heard = {
             id_: before if (before := self.heard.get(id_)) and before[0] == beat else (beat, read)
             for id_, _, _, beat in running
@@ -56,13 +58,78 @@ class Silence:
         return [(id_, name, beat) for id_, name, _, beat in running if clock - self.heard[id_][1] > self.seconds]
 
 
-class Coordinator:
-    """One coordinator's tick, with what it remembers between two of them."""
+# --- the steps of a tick ------------------------------------------------------------------------------------
 
-    def __init__(self, database: Database, settings: Settings, publisher: Publisher) -> None:
+
+@dataclass
+class Tick:
+    """One transaction of a tick: the work that is set `aside`, and the results of its steps."""
+
+    tx: Connection
+    database: Database
+    settings: Settings
+    publisher: Publisher
+    now: datetime
+    aside: Aside
+    tickets: list[Ticket] = field(default_factory=list)
+    more: bool = False
+
+
+def discard_unstored(tick: Tick) -> None:
+    """Give up runs whose submit stopped halfway."""
+    moves.discard_unstored(tick.tx, tick.now - STORING, tick.now, tick.aside.runs)
+
+
+def settle(tick: Tick) -> None:
+    """Carry ended tasks over to their followers and runs, as much as fits in one transaction."""
+    tick.more = engine.settle(tick.tx, tick.now, aside=tick.aside.runs)
+
+
+def follow_clock(tick: Tick) -> None:
+    """Let no task wait for an instant that is far away only because the clock was set back."""
+    engine.follow_clock(tick.tx, tick.now, tick.aside.tasks)
+
+
+def take_back(tick: Tick) -> None:
+    """Take tickets back for which no thread is free any more."""
+    engine.take_back(tick.tx, tick.database, tick.now, tick.settings.tickets_ahead, skip=True)
+
+
+def offer_again(tick: Tick) -> None:
+    """Replace tickets that are out for too long."""
+    tick.tickets += engine.offer_again(tick.tx, tick.database, tick.now, tick.settings.lost_ticket_seconds)
+
+
+def dispatch(tick: Tick) -> None:
+    """Hand ready tasks out to servers with free threads."""
+    tick.tickets += engine.dispatch(tick.tx, tick.database, tick.settings.tickets_ahead, tick.publisher.unsendable)
+
+
+# `take_back` takes the dispatch lock: from there on a step must wait for no run and no task, or two could deadlock.
+STEPS: tuple[Callable[[Tick], None], ...] = (
+    discard_unstored,
+    settle,
+    follow_clock,
+    take_back,
+    offer_again,
+    dispatch,
+)
+
+
+class Coordinator:
+    """One coordinator's ticks, and its memory from one to the next."""
+
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        publisher: Publisher,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._database = database
         self._settings = settings
         self._publisher = publisher
+        self._monotonic = monotonic
         self._silence = Silence(settings.lost_seconds)
 
     def tick(self, clock: float) -> None:
@@ -71,22 +138,22 @@ class Coordinator:
         if not self._work_to_do(clock):
             return
         aside.try_again(self._database)
-        again = True
-        while again:
-            step = aside.run(self._database, self._step)
+        more = True
+        while more:
+            done = aside.run(self._database, self._advance)
             crash.point("tick-committed")
-            refused = self._publisher.publish(step.tickets)
+            refused = self._publisher.publish(done.tickets)
             if refused:
                 self._database.run(moves.unqueue, [(ticket.task, ticket.token) for ticket in refused])
-            # What was taken back held threads that others can have now.
-            again = step.more or bool(refused)
+            # Tickets that were taken back had threads, which others can have now.
+            more = done.more or bool(refused)
 
     def _work_to_do(self, clock: float) -> bool:
-        began = time.monotonic()
+        began = self._monotonic()
         with self._database.read() as tx:
             schema.refuse_newer(self._database, tx)
             running = servers.running(tx)
-            silent = self._silence.of(running, clock, clock + time.monotonic() - began)
+            silent = self._silence.of(running, clock, clock + self._monotonic() - began)
             work = moves.anything_open(tx)
         for server, name, beat in silent:
             aside.lose(self._database, server, partial(self._lose, name=name, beat=beat))
@@ -96,19 +163,13 @@ class Coordinator:
         if self._database.run(lambda tx: engine.lose(tx, server, name, beat, self._database.now(tx))):
             logger.warning("%s gave no sign for %g s: it counts as lost", name, self._settings.lost_seconds)
 
-    def _step(self, tx: Connection) -> Advance:
-        database, settings = self._database, self._settings
-        now = database.now(tx)
-        apart = topologies.aside(tx, database)
-        moves.discard_unstored(tx, now - STORING, now, apart.runs)
-        more = engine.settle(tx, now, aside=apart.runs)
-        engine.follow_clock(tx, now, apart.tasks)
-        # From here on under the dispatch lock: who holds it waits for no run and no task.
-        engine.take_back(tx, database, now, settings.tickets_ahead, skip=True)
-        tickets = engine.offer_again(tx, database, now, settings.lost_ticket_seconds)
-        tickets += engine.dispatch(tx, database, settings.tickets_ahead, self._publisher.unsendable)
+    def _advance(self, tx: Connection) -> Advance:
+        database = self._database
+        tick = Tick(tx, database, self._settings, self._publisher, database.now(tx), topologies.aside(tx, database))
+        for step in STEPS:
+            step(tick)
         crash.point("ticking")
-        return Advance(tickets, more)
+        return Advance(tick.tickets, tick.more)
 
 
 def strategy(task: Task, app: Celery, consumer: Any) -> Callable[..., None]:
@@ -124,14 +185,14 @@ def strategy(task: Task, app: Celery, consumer: Any) -> Callable[..., None]:
             state.should_stop = error.exit_code
         except Unreachable as error:
             logger.warning("%s", error)
-        except Exception:  # whatever it was, the next tick tries again
+        except Exception:  # the next tick tries again; raised, it would end the coordinator
             logger.exception("the tick failed")
 
     return take_in
 
 
 def _in_time(headers: Mapping[str, Any]) -> bool:
-    """Whether the tick is still good; one that does not say so in a way that can be read is not."""
+    """Whether the tick has not expired. An unreadable expiry counts as expired."""
     try:
         return datetime.fromisoformat(headers["expires"]) > datetime.now(UTC)
     except (KeyError, TypeError, ValueError):
@@ -155,7 +216,7 @@ class Scheduler(BeatScheduler):  # type: ignore[misc]
             self._publisher = Publisher(app, self._settings)
 
     def setup_schedule(self) -> None:
-        """The host's own schedule is its own beat's to fire."""
+        """Load nothing: the host has a beat of its own for its schedule."""
 
     def tick(self, **_: Any) -> float:
         """Send the tick when it is due by the monotonic clock; returns the seconds until the next look."""

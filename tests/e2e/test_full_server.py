@@ -10,7 +10,7 @@ import pytest
 from kombu import Consumer
 
 from batchq import Job
-from batchq.server import tickets, worker
+from batchq.server import celery_gaps, tickets
 from e2e.site import Site
 
 pytestmark = pytest.mark.slow
@@ -97,7 +97,7 @@ def test_what_a_server_asked_redis_for_before_it_was_full_is_taken_in_and_nothin
         site.start_broker()
         with site.batch.app.connection_for_read() as connection:
             channel = connection.channel()
-            worker._own_prefetch(channel, full)
+            celery_gaps.prefetch_by(channel, lambda: full.ledger.room)
             queue = tickets.queue(site.batch.settings.queue("default"))(channel)
             with Consumer(channel, [queue], callbacks=[lambda body, message: taken.append(body)], no_ack=True):
                 with pytest.raises(TimeoutError):

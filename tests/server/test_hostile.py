@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from batchq.server.child import ERROR_CHARS, Current, Done, Order, execute
-from batchq.server.request import Attempt
+from batchq.server.execution import Execution
 from e2e.hostile_acts import SPOILINGS
 from e2e.hostile_app import app
 from e2e.hostile_values import ELSEWHERE, EXCEPTIONS, RESULTS
@@ -77,7 +77,7 @@ def test_a_soft_limit_that_comes_while_the_result_is_taken_is_no_result() -> Non
     assert (done.ok, done.error) == (False, "SoftTimeLimitExceeded: SoftTimeLimitExceeded()")
 
 
-class Told(Attempt):
+class Told(Execution):
     """An attempt without a worker, of which the report is looked at."""
 
     def __init__(self, kwargs: str) -> None:

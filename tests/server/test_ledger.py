@@ -7,6 +7,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from batchq import views
 from batchq.config import Settings
 from batchq.engine import Offer, Report
 from batchq.errors import BrokerUnreachable, DatabaseUnreachable
-from batchq.server import ledger
-from batchq.server.ledger import Arrival, Ledger
+from batchq.server import ledger, linger, sending
+from batchq.server.ledger import Ledger
+from batchq.server.surroundings import Arrival, Surroundings
 from batchq.store.database import Database
 from batchq.store.moves import Ticket
 from stage import Stage
@@ -39,7 +41,7 @@ class Loop:
         self.soon.append(callback)
 
     def call_later(self, delay: float, callback: Callable[[], object]) -> None:
-        (self.moment if delay <= ledger.LINGER_SECONDS else self.later).append(callback)
+        (self.moment if delay <= linger.LINGER_SECONDS else self.later).append(callback)
 
     def turn(self, *, moment: bool = True) -> None:
         """Do all that is due, also what is due in a `moment`."""
@@ -95,16 +97,16 @@ class Bench:
             return run(*args, **named)
 
         self.database.run = counted  # type: ignore[method-assign]
-        self.ledger = Ledger(
+        around = Surroundings(
             self.database,
-            life,
             Settings(**settings),
-            self.broker,  # type: ignore[arg-type]
+            self.broker,
             hub or self.loop,
             self.start,
             pool=lambda: 1000,
-            beside=beside,
+            beside=ThreadPoolExecutor(1) if beside else None,
         )
+        self.ledger = Ledger(life, around)
 
     def start(self, arrival: Arrival, row: Any) -> None:
         self.started[row.name] = arrival, row
@@ -151,7 +153,7 @@ def test_who_reports_after_a_commit_was_put_together_still_takes_a_thread_in_it(
     batch = bench.ledger._take()
     assert batch is not None
     bench.end("T1")
-    served, error = bench.ledger._commit(batch)
+    served, error = bench.ledger._committer.commit(batch)
 
     assert (error, [row.name for row in served.granted]) == (None, ["T3"])  # type: ignore[union-attr]
 
@@ -175,7 +177,7 @@ def test_what_was_started_together_is_waited_for_a_moment_and_stored_together(be
 
 
 def test_what_was_started_alone_or_some_time_ago_is_not_waited_for(bench: Bench, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(ledger, "FRESH_SECONDS", 0.0)
+    monkeypatch.setattr(linger, "FRESH_SECONDS", 0.0)
     bench.stage.submit(WIDE)
     bench.arrive_all()
     bench.loop.turn()
@@ -254,7 +256,7 @@ def test_a_database_that_is_away_costs_nothing_but_time(bench: Bench):
 
     blocker.execute("ROLLBACK")
     blocker.close()
-    bench.ledger._retry_at = 0.0
+    bench.ledger._outage.retry_at = 0.0
     bench.loop.later.pop()()
     bench.loop.turn()
 
@@ -288,7 +290,7 @@ def test_a_ticket_that_finds_no_thread_waits_and_goes_back_when_it_waited_too_lo
 
 
 def test_tickets_that_the_broker_did_not_take_are_sent_once_it_is_back(stage: Stage, monkeypatch):
-    monkeypatch.setattr(ledger, "UNSENT_SECONDS", 0.0)
+    monkeypatch.setattr(sending, "UNSENT_SECONDS", 0.0)
     bench = Bench(stage, threads=1)
     stage.submit(WIDE)
     bench.arrive_all()
@@ -341,7 +343,7 @@ def test_what_was_claimed_in_a_commit_whose_answer_never_came_is_started_once_it
     bench.loop.turn()
     assert list(bench.started) == ["T2"]
 
-    bench.ledger._retry_at = 0.0
+    bench.ledger._outage.retry_at = 0.0
     bench.loop.later.pop()()
     bench.loop.turn()
 
@@ -418,7 +420,7 @@ def test_what_comes_in_during_a_commit_is_stored_as_soon_as_it_has_ended(stage: 
     bench.ledger.close()
     assert set(bench.states(1).values()) == {"success"}
     # No longer than for the reports that may come with it: the loop would wait for an event otherwise.
-    assert all(timeout <= ledger.LINGER_SECONDS for timeout in hub.poller.idled)
+    assert all(timeout <= linger.LINGER_SECONDS for timeout in hub.poller.idled)
 
 
 def test_a_timer_that_is_late_makes_the_loop_wait_no_longer(

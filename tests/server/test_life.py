@@ -16,8 +16,7 @@ import pytest
 from batchq.config import Settings
 from batchq.coordinator import Silence
 from batchq.errors import Conflict, ServerRuns
-from batchq.server import life
-from batchq.server.life import Enlistment, seen_alive, this_life
+from batchq.server.life import Enlistment, Machine, seen_alive, this_life
 from stage import Stage
 
 SAY_AND_WAIT = "import json, sys; from batchq.server.life import *; print(json.dumps(this_life()), flush=True); input()"
@@ -101,25 +100,30 @@ def unseen(stage: Stage) -> Stage:
     return stage
 
 
+class Clock(Machine):
+    """This machine, by a clock that the test sets."""
+
+    now = 1000.0
+
+    def monotonic(self) -> float:  # type: ignore[override]
+        return self.now
+
+
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    clock = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr(life, "time", SimpleNamespace(monotonic=lambda: clock.now))
-    return clock
+def clock() -> Clock:
+    return Clock()
 
 
-def enlistment(stage: Stage, **more: Any) -> Enlistment:
-    return Enlistment(stage.database, Settings(lost_seconds=30), "AOS1", "prefork", **more)
+def enlistment(stage: Stage, clock: Clock, **more: Any) -> Enlistment:
+    return Enlistment(stage.database, Settings(lost_seconds=30), "AOS1", "prefork", machine=clock, **more)
 
 
 def beat(stage: Stage) -> None:
     stage.database.run(lambda tx: tx.exec_driver_sql("UPDATE batchq_server SET beat = beat + 1"))
 
 
-def test_a_life_that_cannot_be_seen_is_followed_after_its_silence_and_not_before(
-    unseen: Stage, clock: SimpleNamespace
-) -> None:
-    waiting = enlistment(unseen)
+def test_a_life_that_cannot_be_seen_is_followed_after_its_silence_and_not_before(unseen: Stage, clock: Clock) -> None:
+    waiting = enlistment(unseen, clock)
     assert waiting.ask() is None
     clock.now += 29
     assert waiting.ask() is None
@@ -128,9 +132,9 @@ def test_a_life_that_cannot_be_seen_is_followed_after_its_silence_and_not_before
 
 
 def test_the_time_in_which_a_process_stood_still_is_no_silence_of_the_life_that_it_reads_then(
-    unseen: Stage, clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+    unseen: Stage, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    waiting, run = enlistment(unseen), unseen.database.run
+    waiting, run = enlistment(unseen, clock), unseen.database.run
 
     def stands_still(*args: Any) -> Any:
         clock.now += 60
@@ -139,15 +143,14 @@ def test_the_time_in_which_a_process_stood_still_is_no_silence_of_the_life_that_
     monkeypatch.setattr(unseen.database, "run", stands_still)
     assert waiting.ask() is None
     monkeypatch.undo()
-    monkeypatch.setattr(life, "time", SimpleNamespace(monotonic=lambda: clock.now))
     clock.now += 29
     assert waiting.ask() is None
     clock.now += 2
     assert waiting.ask() is not None
 
 
-def test_a_heartbeat_refuses_whoever_waits_for_silence(unseen: Stage, clock: SimpleNamespace) -> None:
-    waiting = enlistment(unseen)
+def test_a_heartbeat_refuses_whoever_waits_for_silence(unseen: Stage, clock: Clock) -> None:
+    waiting = enlistment(unseen, clock)
     assert waiting.ask() is None
     beat(unseen)
     clock.now += 100
@@ -155,16 +158,16 @@ def test_a_heartbeat_refuses_whoever_waits_for_silence(unseen: Stage, clock: Sim
         waiting.ask()
 
 
-def test_a_life_that_stopped_meanwhile_is_followed_at_once(unseen: Stage, clock: SimpleNamespace) -> None:
-    waiting = enlistment(unseen)
+def test_a_life_that_stopped_meanwhile_is_followed_at_once(unseen: Stage, clock: Clock) -> None:
+    waiting = enlistment(unseen, clock)
     assert waiting.ask() is None
     unseen.database.run(lambda tx: tx.exec_driver_sql("UPDATE batchq_server SET liveness = 'stopped'"))
     assert waiting.ask() is not None
 
 
-def test_a_life_whose_name_is_taken_twice_within_its_silence_ends(stage: Stage, clock: SimpleNamespace) -> None:
-    assert enlistment(stage).ask() is not None
-    again = enlistment(stage, anew=True)
+def test_a_life_whose_name_is_taken_twice_within_its_silence_ends(stage: Stage, clock: Clock) -> None:
+    assert enlistment(stage, clock).ask() is not None
+    again = enlistment(stage, clock, anew=True)
     assert again.ask() is not None
     clock.now += 31
     assert again.ask() is not None

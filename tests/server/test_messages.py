@@ -16,7 +16,7 @@ from batchq.config import Settings
 from batchq.engine import Offer
 from batchq.errors import BrokerUnreachable
 from batchq.server import tickets
-from batchq.server.ledger import Arrival
+from batchq.server.surroundings import Arrival
 from batchq.server.tickets import Publisher
 from batchq.store.moves import Ticket
 from server.test_ledger import Bench, bench
@@ -184,10 +184,9 @@ def test_a_group_whose_queue_is_refused_is_left_alone_for_a_while_and_the_others
     assert publisher.publish([TICKET]) == [TICKET]
 
 
-def test_what_is_set_aside_is_tried_again_after_pauses_that_grow_to_a_minute(monkeypatch: pytest.MonkeyPatch):
+def test_what_is_set_aside_is_tried_again_after_pauses_that_grow_to_a_minute():
     clock = [0.0]
-    monkeypatch.setattr("batchq.server.tickets.time.monotonic", lambda: clock[0])
-    avoided, pauses = tickets.Avoided(), []
+    avoided, pauses = tickets.Avoided(lambda: clock[0]), []
     for _ in range(9):
         avoided.put("BG1")
         began = clock[0]

@@ -16,7 +16,8 @@ from test_ledger import Broker, Loop, Message
 from batchq import aside
 from batchq.config import Settings
 from batchq.engine import Offer, Report
-from batchq.server.ledger import Arrival, Ledger
+from batchq.server.ledger import Ledger
+from batchq.server.surroundings import Arrival, Surroundings
 from batchq.store import trouble
 from batchq.store.columns import TASK
 from batchq.store.database import Database
@@ -44,16 +45,7 @@ class Books:
         life = self.stage.server("AOS1", 8)
         assert life is not None
         self.loop, self.started = Loop(), {}
-        self.ledger = Ledger(
-            database,
-            life,
-            Settings(),
-            Broker(),  # type: ignore[arg-type]
-            self.loop,
-            self._start,
-            pool=lambda: 8,
-            beside=False,
-        )
+        self.ledger = Ledger(life, Surroundings(database, Settings(), Broker(), self.loop, self._start, pool=lambda: 8))
         self.run = self.stage.submit(WIDE)
         for ticket in self.stage.tickets.values():
             self.ledger.offer(Arrival(Offer(ticket.task, ticket.token, ticket.group), Message(), float("inf")))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
@@ -11,10 +12,11 @@ import pytest
 
 from batchq.config import Settings
 from batchq.engine import Offer
-from batchq.server import worker
-from batchq.server.ledger import Arrival, Ledger
+from batchq.server import watch as watching
+from batchq.server.ledger import Ledger
+from batchq.server.surroundings import Arrival, Surroundings
 from batchq.server.tickets import LocalMessage
-from batchq.server.worker import Watch
+from batchq.server.watch import Watch, connection_of_its_own
 from batchq.store.database import Database
 from stage import Stage
 
@@ -65,16 +67,16 @@ def ledger(stage: Stage, loop: Loop, started: list[str]) -> Iterator[Ledger]:
     life = stage.server("AOS1", 1)
     assert life is not None
     database = Database(str(stage.database.url))
-    ledger = Ledger(
+    around = Surroundings(
         database,
-        life,
         SETTINGS,
-        Nobody(),  # type: ignore[arg-type]
+        Nobody(),
         loop,
         lambda arrival, row: started.append(row.name),
         pool=lambda: 10,
-        beside=True,
+        beside=ThreadPoolExecutor(1),
     )
+    ledger = Ledger(life, around)
     yield ledger
     ledger.close()
     database.dispose()
@@ -85,7 +87,7 @@ def claimed(stage: Stage, ledger: Ledger, loop: Loop) -> int:
     run = stage.submit(JOB)
     (ticket,) = stage.tickets.values()
     ledger.offer(Arrival(Offer(ticket.task, ticket.token, ticket.group), LocalMessage(), time.monotonic()))
-    ledger._known.clear()  # as if the server had handed the ticket to itself
+    ledger._tokens.clear()  # as if the server had handed the ticket to itself
     loop.turn()
     deadline = time.monotonic() + 30
     while not loop.soon:
@@ -97,7 +99,7 @@ def test_what_a_commit_claimed_is_not_lost_while_the_loop_has_not_heard_of_it(
     stage: Stage, ledger: Ledger, loop: Loop, started: list[str]
 ) -> None:
     run = claimed(stage, ledger, loop)
-    watch = Watch(stage.database, SETTINGS, ledger)
+    watch = Watch(connection_of_its_own(stage.database), SETTINGS, ledger)
     for _ in range(3):
         watch._look()
 
@@ -110,7 +112,7 @@ def test_nor_is_it_while_the_loop_asks_again_since_the_answer_had_grown_old(
     stage: Stage, ledger: Ledger, loop: Loop, started: list[str]
 ) -> None:
     run = claimed(stage, ledger, loop)
-    watch = Watch(stage.database, SETTINGS, ledger)
+    watch = Watch(connection_of_its_own(stage.database), SETTINGS, ledger)
     watch._look()
     ledger._settings = SETTINGS.model_copy(update={"lost_seconds": 1e-6})
     loop.soon.pop(0)()  # it takes in the end of the commit, and finds it too old
@@ -127,9 +129,9 @@ def test_nor_is_it_while_the_loop_asks_again_since_the_answer_had_grown_old(
 def test_the_watch_looks_when_it_is_asked_to_and_seldom_though_it_is_asked_often(
     stage: Stage, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "WATCH_SECONDS", 60.0)
+    monkeypatch.setattr(watching, "WATCH_SECONDS", 60.0)
     settings = SETTINGS.model_copy(update={"heartbeat_seconds": 60.0})
-    watch = Watch(stage.database, settings, ledger)
+    watch = Watch(connection_of_its_own(stage.database), settings, ledger)
     looks: list[float] = []
     look = watch._look
     monkeypatch.setattr(watch, "_look", lambda: (looks.append(time.monotonic()), look()))
@@ -141,7 +143,7 @@ def test_the_watch_looks_when_it_is_asked_to_and_seldom_though_it_is_asked_often
     watch.stop()
 
     assert watch.wanted is not None
-    assert min(later - before for before, later in pairwise(looks)) >= worker.LEAST_SECONDS * 0.9
+    assert min(later - before for before, later in pairwise(looks)) >= watching.LEAST_SECONDS * 0.9
 
 
 def turn_until(loop: Loop, happened: Callable[[], bool]) -> None:
@@ -156,8 +158,8 @@ def test_what_the_books_have_and_nobody_here_is_lost(
 ) -> None:
     run = claimed(stage, ledger, loop)
     loop.turn()
-    ledger._known.clear()
-    watch = Watch(stage.database, SETTINGS, ledger)
+    ledger._tokens.clear()
+    watch = Watch(connection_of_its_own(stage.database), SETTINGS, ledger)
     for _ in range(3):
         watch._look()
 
@@ -165,7 +167,9 @@ def test_what_the_books_have_and_nobody_here_is_lost(
 
 
 def test_a_look_that_fails_for_a_reason_nobody_knows_does_not_stop_the_heart(stage: Stage, ledger: Ledger) -> None:
-    watch = Watch(stage.database, SETTINGS.model_copy(update={"heartbeat_seconds": 0.05}), ledger)
+    watch = Watch(
+        connection_of_its_own(stage.database), SETTINGS.model_copy(update={"heartbeat_seconds": 0.05}), ledger
+    )
     beats: list[int] = []
     beat = watch._beat
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cache
@@ -72,10 +72,19 @@ def _refusals() -> Iterator[str]:
         )
 
 
+class Shared(Database):
+    """The database itself, by the clock of the world that uses it."""
+
+    wall: Callable[[], datetime] | None = None
+
+    def now(self, tx: Connection) -> datetime:
+        return self.wall() if self.wall is not None else super().now(tx)
+
+
 @cache
-def _base() -> tuple[Database, sqlite3.Connection]:
+def _base() -> tuple[Shared, sqlite3.Connection]:
     """The one database that all seeds use in turn, and what it looks like when empty."""
-    database = Database(URL)
+    database = Shared(URL)
     schema.upgrade(database)
     own = driver(database)
     for statement in (*_triggers(), *_refusals()):
@@ -93,9 +102,10 @@ def driver(database: Database) -> sqlite3.Connection:
     return found
 
 
-def emptied() -> Database:
-    """The database in memory, as empty as a new one."""
+def emptied(wall: Callable[[], datetime]) -> Database:
+    """The database in memory, as empty as a new one, by this clock."""
     database, empty = _base()
+    database.wall = wall
     empty.backup(driver(database))
     return database
 

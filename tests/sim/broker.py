@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from batchq.engine import Offer
 from batchq.errors import BrokerUnreachable
-from batchq.server.ledger import Arrival
+from batchq.server.surroundings import Arrival
 from batchq.server.tickets import Avoided
 from batchq.store.moves import Ticket
 
@@ -155,7 +155,7 @@ class Link:
         self._world = world
         self._actor = actor
         self._patience = patience
-        self._avoided = Avoided()
+        self._avoided = Avoided(world.monotonic)
 
     @property
     def unsendable(self) -> frozenset[str]:

@@ -20,8 +20,9 @@ from batchq.core import states
 from batchq.core.states import State
 from batchq.engine import finishing
 from batchq.errors import BrokerUnreachable
-from batchq.server import ledger, life
-from batchq.server.ledger import Ledger
+from batchq.server import commit, life
+from batchq.server.commit import Committer
+from batchq.server.life import Machine
 from batchq.store import moves
 from batchq.store import server as servers
 from batchq.store.columns import CONDITION, RUN, TASK, status_in_index
@@ -174,16 +175,16 @@ def tries_once_too_often() -> AbstractContextManager[None]:
 def drops_what_the_database_refuses() -> AbstractContextManager[None]:
     """One outcome that the database refuses, and all of the commit that it came with are forgotten."""
 
-    def forgetful(self: Ledger, batch: Any) -> Any:
+    def forgetful(self: Committer, batch: Any) -> Any:
         batch.reports = []
         return self._serve(batch)
 
-    return replaced((Ledger, "_commit_apart", forgetful))
+    return replaced((Committer, "_commit_apart", forgetful))
 
 
 def tries_what_the_database_refuses_for_ever() -> AbstractContextManager[None]:
     """A refusal of what is to be stored is taken for an outage: the whole commit is tried again, and again."""
-    return replaced((ledger, "of_content", lambda error: False))
+    return replaced((commit, "of_content", lambda error: False))
 
 
 def makes_failures_of_what_the_database_refuses() -> AbstractContextManager[None]:
@@ -194,9 +195,9 @@ def makes_failures_of_what_the_database_refuses() -> AbstractContextManager[None
 def believes_host_and_pid() -> AbstractContextManager[None]:
     """Another container of the same host name is taken for this one: whoever is not seen there is dead."""
 
-    def seen(row: Any) -> bool | None:
-        there = row.host == life.platform.node()  # type: ignore[attr-defined]
-        return life._exists(row.pid) if there else None
+    def seen(row: Any, machine: Machine) -> bool | None:
+        there = row.host == machine.host()
+        return machine.exists(row.pid) if there else None
 
     return replaced((life, "seen_alive", seen))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import random
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -16,27 +17,26 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from heapq import heappop, heappush
 from itertools import count
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 from zoneinfo import ZoneInfo
 
 import rules
-from batchq import actions, aside, coordinator, engine
+from batchq import actions, aside, engine
 from batchq.config import Settings
 from batchq.coordinator import Coordinator
 from batchq.core.windows import Window, parse_time
 from batchq.engine import Report, settling, submitting
 from batchq.errors import BatchqError, BrokerUnreachable, Conflict, NotFound, Unreachable
-from batchq.server import ledger, life, tickets, worker
-from batchq.server.ledger import Arrival, Ledger
-from batchq.server.worker import Watch
+from batchq.server.ledger import Ledger
+from batchq.server.life import Enlistment, Machine, enlist
+from batchq.server.surroundings import Arrival, Surroundings
+from batchq.server.watch import Watch
 from batchq.spec import JobSpec, TaskSpec
 from batchq.store import moves
 from batchq.store import run as runs
 from batchq.store.database import Database
 from batchq.store.group import name_groups
-from batchq.store.moves import ticketing
 from sim.books import POISON, Books, driver, emptied
 from sim.broker import SERVER_PATIENCE, Broker, Link
 
@@ -316,32 +316,35 @@ class ServerProcess(Process):
             self.kill()
             return
         world = self.world
-        self.ledger = Ledger(
-            self.database,
-            self.life,
+        beside = Beside(self) if world.beside else None
+        around = Surroundings(
+            Books(world.shared, world, beside.actor) if beside is not None else self.database,
             world.settings,
-            Link(world, self.main, SERVER_PATIENCE),  # type: ignore[arg-type]
+            Link(world, self.main, SERVER_PATIENCE),
             self,
             self._start,
             pool=lambda: max(self.threads, 1),
-            beside=False,
+            beside=beside,  # type: ignore[arg-type]
+            monotonic=world.monotonic,
+            uniform=world.rng.uniform,
         )
-        if world.beside:
-            beside = Beside(self)
-            self.ledger._beside = beside  # type: ignore[assignment]
-            self.ledger._database = Books(world.shared, world, beside.actor)
-        self.enlistment = life.Enlistment(self.database, world.settings, self.name, "prefork", anew=True)
-        self.watch = Watch(self.database, world.settings, self.ledger)
-        self.watch._database = Books(world.shared, world, self.watcher)
+        self.ledger = Ledger(self.life, around)
+        self.enlistment = self._enlistment(anew=True)
+        books = Books(world.shared, world, self.watcher)
+        self.watch = Watch(books, world.settings, self.ledger, monotonic=world.monotonic)
         world.after(self.watcher, 0.0, self._tend)
         world.after(self.main, 0.1, self._look_again)
 
     def _enlist(self) -> bool:
         try:
-            self.life = life.enlist(self.database, self.world.settings, self.name, "prefork")
+            self.life = enlist(self._enlistment())
         except BatchqError:
             return False
         return True
+
+    def _enlistment(self, *, anew: bool = False) -> Enlistment:
+        world = self.world
+        return Enlistment(self.database, world.settings, self.name, "prefork", anew=anew, machine=world.machine)
 
     def _start(self, arrival: Arrival, row: Any) -> None:
         if self.world.happens("pool refuses"):
@@ -422,7 +425,8 @@ class CoordinatorProcess(Process):
     def __init__(self, world: World, name: str) -> None:
         super().__init__(world, name)
         database = Books(world.shared, world, self.main)
-        self._coordinator = Coordinator(database, world.settings, Link(world, self.main))  # type: ignore[arg-type]
+        link: Any = Link(world, self.main)
+        self._coordinator = Coordinator(database, world.settings, link, monotonic=world.monotonic)
         world.after(self.main, world.rng.random(), self._tick)
 
     def _tick(self) -> None:
@@ -464,6 +468,45 @@ class Client(Process):
             if refused:
                 database.run(moves.unqueue, [(ticket.task, ticket.token) for ticket in refused])
             more = step.more or bool(refused)
+
+
+class Kernel(Machine):
+    """The machine of the process whose turn it is."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def monotonic(self) -> float:  # type: ignore[override]
+        return self._world.mono
+
+    def sleep(self, seconds: float) -> None:  # type: ignore[override]
+        self._world.sleep(seconds)
+
+    def host(self) -> str:
+        return self._world.here.host
+
+    def pid(self) -> int:
+        return self._world.here.number
+
+    def boot(self) -> str:
+        return f"boot of {self._world.here.host}"
+
+    def namespace(self, kind: str) -> str:
+        return f"{kind} {self._world.here.place}"
+
+    def stat(self, pid: int | str) -> list[str]:
+        """As the kernel has it in /proc: its state first, and its start time."""
+        process = self._world.here if pid == "self" else self._found(int(pid))
+        return ["S", *[""] * 18, str(process.pid)] if process else []
+
+    def exists(self, pid: int) -> bool:
+        return self._found(pid) is not None
+
+    def _found(self, number: int) -> Process | None:
+        """The process of that number which the one whose turn it is can see."""
+        place = self._world.here.place
+        found = (each for each in self._world.processes.values() if (each.place, each.number) == (place, number))
+        return next((each for each in found if not each.dead), None)
 
 
 # --- the world ----------------------------------------------------------------------------------------------
@@ -510,7 +553,8 @@ class World:
         self.surprises: list[str] = []
         self.plans: dict[str, rules.Plan] = {}
         self.retries: dict[str, dict[str, int]] = {}
-        self.shared = emptied()
+        self.shared = emptied(self.wall)
+        self.machine = Kernel(self)
         self._depth = 0
         self._order = count()
         self._events: list[tuple[float, int, Actor, Callable[[], object]]] = []
@@ -537,6 +581,10 @@ class World:
         self.names = [f"AOS{number}" for number in range(1, rng.randint(1, 3) + 1)]
 
     # --- time and turns -------------------------------------------------------------------------------------
+
+    def monotonic(self) -> float:
+        """What every machine's monotonic clock shows."""
+        return self.mono
 
     def wall(self) -> datetime:
         """What the database's clock shows."""
@@ -635,29 +683,10 @@ class World:
         return self.rng.choice([number for number in range(1, len(taken) + 4) if number not in taken])
 
     @property
-    def _here(self) -> Process:
+    def here(self) -> Process:
+        """The process whose turn it is."""
         assert self._current is not None
         return self._current
-
-    def _found(self, number: int) -> Process | None:
-        """The process of that number which the one whose turn it is can see."""
-        place = self._here.place
-        found = (each for each in self.processes.values() if (each.place, each.number) == (place, number))
-        return next((each for each in found if not each.dead), None)
-
-    def stat(self, number: int | str) -> list[str]:
-        """As the kernel has it in /proc: its state first, and its start time."""
-        process = self._here if number == "self" else self._found(int(number))
-        return ["S", *[""] * 18, str(process.pid)] if process else []
-
-    def _kernel(self) -> Iterator[tuple[Any, str, Any]]:
-        """What `life` asks of the machine, answered for the process whose turn it is."""
-        yield life, "platform", SimpleNamespace(node=lambda: self._here.host)
-        yield life, "os", SimpleNamespace(getpid=lambda: self._here.number)
-        yield life, "_boot", lambda: f"boot of {self._here.host}"
-        yield life, "_namespace", lambda kind: f"{kind} {self._here.place}"
-        yield life, "_stat", self.stat
-        yield life, "_exists", lambda number: self._found(number) is not None
 
     def _supervise(self) -> None:
         """Once a second: whatever died is started again, after a while, here or elsewhere."""
@@ -857,13 +886,12 @@ class World:
             process.stopped_until = process.children_stopped_until = 0.0
             if isinstance(process, Client):
                 process.kill()
-        with patch.object(Database, "now", lambda *_: self.wall()):
-            for group in GROUPS:
-                actions.resume_group(self.shared, group)
-            for name in self.names:
-                actions.ensure_server(self.shared, name)
-                actions.set_server(self.shared, name, enabled=True, threads=self.rng.randint(1, 3), windows=())
-            actions.set_groups(self.shared, self.names[0], [])
+        for group in GROUPS:
+            actions.resume_group(self.shared, group)
+        for name in self.names:
+            actions.ensure_server(self.shared, name)
+            actions.set_server(self.shared, name, enabled=True, threads=self.rng.randint(1, 3), windows=())
+        actions.set_groups(self.shared, self.names[0], [])
         self._inspect()
         return self.mono
 
@@ -887,21 +915,9 @@ class World:
 
     @contextmanager
     def _virtual(self) -> Iterator[None]:
-        """Put the world's time, chance and processes in the place of this machine's."""
-        clock = SimpleNamespace(monotonic=lambda: self.mono, sleep=self.sleep)
-        tokens = SimpleNamespace(uuid4=lambda: f"token-{next(self.numbers)}")
+        """Number the tokens instead of drawing them, do little in a transaction if the seed says so, and be quiet."""
         with ExitStack() as stack:
-            for module, name, value in (
-                (ledger, "time", clock),
-                (ledger, "random", self.rng),
-                (worker, "time", clock),
-                (life, "time", clock),
-                (coordinator, "time", clock),
-                (tickets, "time", clock),
-                *self._kernel(),
-                (ticketing, "uuid", tokens),
-            ):
-                stack.enter_context(patch.object(module, name, value))
+            stack.enter_context(patch.object(uuid, "uuid4", lambda: f"token-{next(self.numbers)}"))
             if self.small:
                 for module, name in (
                     (submitting, "ROWS_PER_TRANSACTION"),
@@ -921,8 +937,10 @@ def _quiet() -> Iterator[None]:
     """No logging: in a world like this one there would be much to say."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
-    yield
-    logging.disable(before)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 @cache

@@ -1,6 +1,6 @@
 """The bounds of what a worker of ours reads from the broker: small, not compressed, and never the end of the worker.
 
-They are those of a connection, so they hold for tickets and ticks, for remote control, and for whatever else is read.
+They belong to a connection, so they hold for tickets and ticks, for remote control, and for every other message.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
 
 from batchq.server import tickets
-from batchq.server.request import count_refused, refuse
+from batchq.server.intake import count_refused, refuse
 
-# A ticket has a few thousand with all that is around it; remote control of Celery seldom more.
+# A ticket has a few thousand with its envelope, and Celery's remote control seldom more.
 MESSAGE_BYTES = 64 * 1024
 TOO_LARGE = b"too large"
-# All that is text; other codecs of Python unpack.
+# Those of text alone: other codecs of Python unpack, and a small message could fill the memory.
 ENCODINGS = (None, "", "utf-8", "utf8", "us-ascii", "ascii", "binary")
 # Errors that reading garbage can raise.
 NO_MESSAGE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
@@ -32,10 +32,9 @@ logger = logging.getLogger(__name__)
 
 
 def bound(consumer: Any, mend: Callable[[], bool]) -> None:
-    """Bound all that the consumer reads, on each of its connections.
+    """Bound every message that the consumer reads, on each of its connections.
 
-    `mend` is asked when Redis refuses to read the queues of one of which it says that it is none; it tells whether
-    it found it.
+    `mend` is called when Redis refuses to read since a key is no queue. It returns whether it has found that key.
     """
     connect = consumer.connect
 
@@ -69,7 +68,7 @@ def _bound_channel(channel: Any, drop: Callable[[object], None], mend: Callable[
 
 @cache
 def _plain(kind: type[Any]) -> type[Any]:
-    """A message class that leaves the body packed: `kind` would unpack it before anybody has looked at it."""
+    """A message class that leaves the body packed; `kind` would unpack it before its size is judged."""
 
     class Plain(kind):  # type: ignore[misc]
         def __init__(self, *raw: Any, **named: Any) -> None:
@@ -81,7 +80,7 @@ def _plain(kind: type[Any]) -> type[Any]:
 
 
 def _packed(raw: Any) -> str | None:
-    """How a message that is read would have to be unpacked, or None."""
+    """The way in which a message would have to be unpacked, or None if it is plain."""
     if isinstance(raw, Mapping):
         headers, encoding = raw.get("headers"), raw.get("content-encoding")
     else:
@@ -93,7 +92,7 @@ def _packed(raw: Any) -> str | None:
     return None if text else "its encoding is none of text"
 
 
-# --- Redis: what was read is dropped before anybody makes something of it -----------------------------------
+# --- Redis: a bad message is dropped after it is read, and before it is decoded -----------------------------
 
 
 def _bound_lists(channel: Any, drop: Callable[[object], None], mend: Callable[[], bool]) -> None:
@@ -120,7 +119,7 @@ def _bound_answers(client: Any) -> None:
 
     def bounded(answer: Any, **options: Any) -> Any:
         popped = before(answer, **options)
-        # In its place what is no JSON, so that it counts as read and the next queue has its turn.
+        # Something in its place that is no JSON: it counts as read, and the next queue has its turn.
         return (popped[0], TOO_LARGE) if popped and len(popped[1]) > MESSAGE_BYTES else popped
 
     client.set_response_callback("BRPOP", bounded)
@@ -135,7 +134,7 @@ def _bound_broadcasts(channel: Any, drop: Callable[[object], None]) -> None:
         if isinstance(data, bytes | str):  # else it is the number of subscriptions
             try:
                 loads(bytes_to_str(data if len(data) <= MESSAGE_BYTES else TOO_LARGE))
-            except NO_MESSAGE as error:  # kombu would show all of it, and bears less
+            except NO_MESSAGE as error:  # kombu would log all of it, and ends on some of these errors
                 drop(_reason(error))
                 taken["data"] = None
         return taken
@@ -146,7 +145,7 @@ def _bound_broadcasts(channel: Any, drop: Callable[[object], None]) -> None:
                 return read(**options)
             except NO_MESSAGE as error:
                 drop(_reason(error))
-            # The loop hears of what comes; the next message may be here already.
+            # The loop hears of messages to come, but not of one that is here already.
             if channel.subclient.connection is None or not channel.subclient.connection.can_read(timeout=0):
                 return None
 
@@ -161,13 +160,13 @@ def _reason(error: Exception) -> str:
 
 
 def _bound_restoring(channel: Any) -> None:
-    """Do not put back an unacknowledged message that is large or strange: its own worker may."""
+    """Put no unacknowledged message back that is large or strange; only its own worker can judge it."""
     qos = channel.qos
     restore = qos.restore_by_tag
 
     def restore_or_leave(tag: Any, client: Any = None, leftmost: bool = False) -> None:
-        with channel.conn_or_acquire(client) as asked:
-            size = asked.hstrlen(f"{channel.global_keyprefix}{qos.unacked_key}", tag)
+        with channel.conn_or_acquire(client) as client_:
+            size = client_.hstrlen(f"{channel.global_keyprefix}{qos.unacked_key}", tag)
         if size <= MESSAGE_BYTES:
             try:
                 restore(tag, client, leftmost)
@@ -177,11 +176,11 @@ def _bound_restoring(channel: Any) -> None:
     qos.restore_by_tag = restore_or_leave
 
 
-# --- AMQP: how large a content is, is said before it comes --------------------------------------------------
+# --- AMQP: a header tells the size of a content before it comes ---------------------------------------------
 
 
 def _bounded_frames(take: Callable[[tuple[int, int, Any]], bool]) -> Callable[[tuple[int, int, Any]], bool]:
-    """What takes the frames in: of a content that is too large, or whose header cannot be read, an empty one."""
+    """Take the frames in, but an empty content for one that is too large, or whose header cannot be read."""
     left: dict[int, int] = {}
 
     def take_bounded(frame: tuple[int, int, Any]) -> bool:
@@ -195,7 +194,7 @@ def _bounded_frames(take: Callable[[tuple[int, int, Any]], bool]) -> Callable[[t
         if 0 < size <= MESSAGE_BYTES and len(part) <= MESSAGE_BYTES:
             try:
                 return take(frame)
-            except Exception as error:  # read again after a reconnection, it would fail again, and so for ever
+            except Exception as error:  # raised, it would end the connection, and the next one, for ever
                 logger.warning("the header of a message cannot be read: %s", type(error).__name__)
         left[channel] = size
         # Of no size, and without a property.

@@ -21,10 +21,10 @@ from kombu.exceptions import InconsistencyError
 from kombu.transport import pyamqp
 from redis.exceptions import NoPermissionError, ResponseError
 
-from batchq.server import pool
+from batchq.server import celery_gaps
 
 if TYPE_CHECKING:
-    from batchq.server.worker import BatchServer
+    from batchq.server.step import BatchServer
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ class Line:
             self._wait_for(connection)
         # Else Celery takes the time limits of what started meanwhile for the connection's, and ends them with it.
         if consumer.hub is not None:
-            consumer.timer_entries_before_start = pool.timers(consumer.hub)
+            consumer.timer_entries_before_start = celery_gaps.timers(consumer.hub)
         consumer.first_connection_attempt = self._gives_up = False
         return connection
 

@@ -1,4 +1,4 @@
-"""Remote control: what a worker of ours does for whoever reaches the broker, as nobody signs what is asked there."""
+"""Remote control: commands that a worker of ours obeys. Nobody signs them, so anybody at the broker can send them."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ from celery.worker import state as workers
 from celery.worker.consumer.control import Control
 
 from batchq.config import Settings
-from batchq.server.request import Attempt, count_refused, refuse
+from batchq.server.execution import Execution
+from batchq.server.intake import count_refused, refuse
 
 LOOK = "batchq_look"
-# Celery's commands that only tell something, with the arguments that do no more; Flower asks for events.
+# Celery's commands that only tell something, with the arguments that do no harm. Flower needs `enable_events`.
 INSPECTION: Mapping[str, tuple[str, ...]] = {
     "ping": (),
     "clock": (),
@@ -53,10 +54,10 @@ DECIDED_ELSEWHERE: Mapping[str, str] = {
     "time_limit": "the time limits of an operation are those of its job and of its task in the app",
 }
 COORDINATES = "a coordinator listens to its own queue, and runs no task of the app"
-# What of a broker's address is no secret, and nobody's but its own.
+# The parts of a broker's address that hold no password.
 ADDRESS = ("hostname", "port", "transport", "virtual_host", "ssl")
 NAME_CHARS = 255
-# Enough of them are told of in the log.
+# More different commands than these would only fill the log.
 MOST_TOLD = 100
 
 logger = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ Handler = Callable[..., Any]
 
 
 def govern(consumer: Any, settings: Settings) -> None:
-    """Let the consumer obey what the settings say of remote control, and never fall over what is asked."""
+    """Let the consumer obey remote control as far as the settings allow, and survive any message of it."""
     for step in consumer.blueprint.order:
         if isinstance(step, Control):
             box = step.box
@@ -85,7 +86,7 @@ def _only_commands(obey: Callable[[Any, Any], None], consumer: Any) -> Callable[
 
 
 def _handlers(consumer: Any, obeys: str) -> dict[str, Handler]:
-    """The commands that are obeyed, by name; of Celery's those of its own, not what the host put in their place."""
+    """The commands that are obeyed, by name; Celery's own, even if the host put others in their place."""
     if obeys == "off":
         return {}
     look = {LOOK: lambda state, **_: _look(consumer)}
@@ -97,7 +98,7 @@ def _handlers(consumer: Any, obeys: str) -> dict[str, Handler]:
 
 
 def _look(consumer: Any) -> dict[str, str]:
-    """Have the server read in SQL now what it is to do: a nudge, which says nothing itself."""
+    """Have the server look into SQL now; the command itself tells it nothing."""
     server = getattr(consumer.controller, "batch_server", None)
     if server is not None:
         server.watch.look()
@@ -122,7 +123,7 @@ def _report(state: Any) -> dict[str, str]:
     return {"ok": f"celery:{celery.__version__} kombu:{kombu.__version__} py:{platform.python_version()}"}
 
 
-# --- where all is obeyed ------------------------------------------------------------------------------------
+# --- BATCHQ_REMOTE_CONTROL=all ------------------------------------------------------------------------------
 
 
 def _in_place_of_celerys(consumer: Any) -> dict[str, Handler]:
@@ -149,11 +150,11 @@ def _revoke(
 ) -> dict[str, str]:
     """End the attempts of these ids that execute here, if told to terminate them; else say that they go on.
 
-    Any other id is remembered for the host's own workers, which ask all workers for such ids when they start. The
-    host's results are left to these too: a result store that is away would hold up the loop.
+    Any other id is remembered for the host's own workers, which ask all workers for such ids when they start. Those
+    workers also write the host's results: here a result store that is away would stop the loop.
     """
     ids = set(maybe_list(task_id) or ())
-    attempts = [each for id_ in ids if isinstance(each := workers.requests.get(id_), Attempt)]
+    attempts = [each for id_ in ids if isinstance(each := workers.requests.get(id_), Execution)]
     workers.revoked.update(ids.difference(each.id for each in attempts))
     if not attempts:
         return {"ok": "no attempt of this id executes here"}
@@ -171,11 +172,11 @@ def _revoke(
     return {"ok": f"terminated: {', '.join(map(str, attempts))}"}
 
 
-# --- where it is not ----------------------------------------------------------------------------------------
+# --- inspection alone ---------------------------------------------------------------------------------------
 
 
 class Clerk:
-    """Answers what is asked of one worker, where not everything is obeyed."""
+    """Answers commands to one worker that obeys inspections only."""
 
     def __init__(self, box: Any, consumer: Any) -> None:
         self._box = box
@@ -183,7 +184,7 @@ class Clerk:
         self._told: set[str] = set()
 
     def answer(self, body: dict[str, Any], message: Any) -> None:
-        """Do what is asked of this worker, if it is no more than an inspection, and say so if it is more."""
+        """Obey a command to this worker if it is an inspection, and refuse it otherwise."""
         if not self._is_for_us(body):
             return
         method, arguments = body["method"], body.get("arguments")
@@ -197,9 +198,9 @@ class Clerk:
         self._reply(reply, body.get("reply_to"), body.get("ticket"))
 
     def _is_for_us(self, body: dict[str, Any]) -> bool:
-        """Whether it is asked of this worker by its name, by a pattern, or of all; never by a regular expression.
+        """Whether a command is for this worker: by its name, by a glob pattern, or for all.
 
-        One of those can take longer to compare than anybody lives.
+        A regular expression never counts: some take longer to compare than anybody lives.
         """
         to, pattern, matcher = body.get("destination"), body.get("pattern"), body.get("matcher")
         if to:
@@ -222,7 +223,7 @@ class Clerk:
             return {"error": f"{type(error).__name__}: {error}"}
 
     def _reply(self, reply: Any, to: Any, ticket: Any) -> None:
-        """Answer who asked by Celery's exchange for answers, and no other: it could be made to write anywhere."""
+        """Answer by Celery's exchange for answers, and no other: a forged command could make it write anywhere."""
         node = self._box.node
         exchange = node.mailbox.reply_exchange.name
         if not isinstance(to, dict) or to.get("exchange") != exchange:
@@ -231,7 +232,7 @@ class Clerk:
             return
         try:
             node.reply({node.hostname: reply}, exchange=exchange, routing_key=to["routing_key"], ticket=ticket)
-        except Exception as error:  # whatever it was, Celery begins anew with the channel
+        except Exception as error:  # the channel may be broken: a new one, as Celery does after any error
             logger.warning("no answer to remote control: %s: %s", type(error).__name__, error)
             self._box.reset()
 

@@ -1,18 +1,23 @@
-"""The intake of a worker of ours: the queues it listens to, and the task whose messages it takes."""
+"""The intake of a worker of ours: the queues it listens to, and the messages it takes from them."""
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
+from celery import Celery, Task
 from kombu.transport import pyamqp
 
+from batchq import crash
+from batchq.config import Settings
 from batchq.errors import QueueRefused
 from batchq.server import tickets
-from batchq.server.request import refuse
+from batchq.server.ledger import Ledger
+from batchq.server.surroundings import Arrival
 from batchq.server.tickets import Avoided
 
 logger = logging.getLogger(__name__)
@@ -23,7 +28,7 @@ logger = logging.getLogger(__name__)
 class Queues:
     """The queues that a worker listens to; one that the broker refuses is set aside, and all others go on.
 
-    No queue is known to Celery when it connects: it would declare all of them at once, and end with the first refusal.
+    Celery hears of no queue when it connects: it would declare all at once, and end with the first refusal.
     """
 
     def __init__(self, consumer: Any) -> None:
@@ -41,7 +46,7 @@ class Queues:
     def guard(self) -> None:
         """Listen on this connection to no queue but those that `fit` adds, whoever asks for it.
 
-        What would come from any other is for the host's own workers, and nothing here could run it.
+        Messages of any other queue are for the host's own workers: nothing here could run them.
         """
         channel = self._consumer.task_consumer.channel
         channel.basic_consume = partial(self._consume, channel.basic_consume)
@@ -75,7 +80,7 @@ class Queues:
         try:
             self._consumer.add_task_queue(name)
         except pyamqp.Transport.channel_errors as error:
-            # It may be declared, but not listened to; and the refusal has ended the channel of all the others.
+            # This user may declare it, but not listen to it; and the refusal has ended the channel of all the others.
             self._reluctant.add(name)
             self.set_aside(name, tickets.refused(name, error))
             raise ConnectionResetError("begin anew without the queue that was refused") from error
@@ -83,12 +88,15 @@ class Queues:
         return True
 
     def _ask(self, name: str) -> None:
-        """Raise QueueRefused where the broker refuses the queue; as that ends a channel, it is not the others' one."""
+        """Raise QueueRefused where the broker refuses the queue.
+
+        On a channel of its own: a refusal ends the channel, and the other queues' consumers would end with it.
+        """
         connection = self._consumer.connection
         if connection.transport.driver_type != "amqp":
             tickets.try_queue(connection, name, make=True)
             return
-        with closing(connection.channel()) as channel:  # what comes on it goes back
+        with closing(connection.channel()) as channel:  # a message that comes on it goes back
             tickets.declare(channel, name)
             if name not in self._reluctant:
                 return
@@ -104,7 +112,10 @@ class Queues:
             logger.warning("not listened to for now: %s", error)
 
     def drop_refused(self) -> bool:
-        """Set aside those of Redis' queues that are no lists, as none can be read beside them; whether there were."""
+        """Set aside Redis' queues that are no lists; returns whether there were any.
+
+        Redis reads all queues with one command, and one that is no list makes it fail for all.
+        """
         found = False
         for name in sorted(self._consumer.app.amqp.queues.consume_from):
             try:
@@ -119,16 +130,54 @@ class Queues:
 # --- messages -----------------------------------------------------------------------------------------------
 
 
+class Taker(Protocol):
+    """A batch server, as far as it takes tickets in."""
+
+    settings: Settings
+    ledger: Ledger
+
+
+def strategy(task: Task, app: Celery, consumer: Any) -> Callable[..., None]:
+    """Celery's entry for a message of `batchq.run`: nothing is shown or started before the claim."""
+    server: Taker | None = getattr(consumer.controller, "batch_server", None)
+
+    def take_in(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **_: Any) -> None:
+        offer = tickets.read(message, server.settings) if server is not None else None
+        if server is None or offer is None:
+            # Nothing is lost: the coordinator offers a task again whose ticket does not come back.
+            refuse(message, consumer)
+            return
+        crash.point("ticket-arrived")
+        server.ledger.offer(Arrival(offer, message, time.monotonic()))
+
+    return take_in
+
+
+def refuse(message: Any, consumer: Any) -> None:
+    """Drop a message that is no ticket for this worker, and count it; the log shows the start of its body."""
+    count_refused(consumer)
+    body = message.body[:200] if isinstance(message.body, str | bytes) else type(message.body).__name__
+    logger.warning("dropped a message that is no ticket for this worker: %r", body)
+    message.ack_log_error(logger, consumer.connection_errors)
+
+
+def count_refused(consumer: Any) -> None:
+    """Count a message that was no ticket; a coordinator keeps no such count."""
+    server: Taker | None = getattr(consumer.controller, "batch_server", None)
+    if server is not None:
+        server.ledger.counts["refused"] += 1
+
+
 def take_only(task: str, consumer: Any) -> None:
-    """Let the consumer take in messages that ask for this task; of any other nothing is read, and nothing starts."""
+    """Let the consumer take in messages that name this task; any other is dropped unread, and starts nothing."""
     create: Callable[[], Callable[[Any], None]] = consumer.create_task_handler
 
     def create_handler() -> Callable[[Any], None]:
         received = create()
 
         def take_in(message: Any) -> None:
-            asked = message.headers.get("task") if isinstance(message.headers, Mapping) else None
-            if asked == task:
+            named = message.headers.get("task") if isinstance(message.headers, Mapping) else None
+            if named == task:
                 received(message)
             else:
                 refuse(message, consumer)

@@ -1,4 +1,4 @@
-"""What a batch server makes of Celery's options for workers: what holds for operations, and what is refused.
+"""Celery's options for workers, as a batch server takes them: some hold for its operations, some are refused.
 
 A batch server is a worker; but its groups choose the queues, and its windows and threads the size of its pool.
 """
@@ -22,7 +22,7 @@ STORED = "what waits is in the database: `batchq runs cancel` cancels it"
 
 @dataclass(frozen=True)
 class Unfit:
-    """An option of `celery worker` that cannot hold; one that is not `refused` is only warned of."""
+    """An option of `celery worker` that does not hold; unless it is `refused`, there is only a warning."""
 
     flags: tuple[str, ...]
     instead: str
@@ -34,7 +34,7 @@ class Unfit:
         return f"{self.flags[0]} does not hold for a batch server: {self.instead.format(name=name)}."
 
 
-# By click's names of the parameters. Start scripts often give the last three, so these are only warned of.
+# By click's names of the parameters. Start scripts often give the last three, so there is only a warning of them.
 UNFIT = {
     "queues": Unfit(("-Q", "--queues"), QUEUES),
     "exclude_queues": Unfit(("-X", "--exclude-queues"), QUEUES),
@@ -49,7 +49,7 @@ UNFIT_POOLS = frozenset({"solo", "eventlet", "gevent"})
 
 
 def refuse(name: str, given: Collection[str]) -> Iterator[str]:
-    """Say each option among those given that is only warned of; raises InvalidInput for one that is refused."""
+    """Yield a warning for each option that does not hold; raises InvalidInput for one that is refused."""
     for option in given:
         if (unfit := UNFIT.get(option)) is not None:
             if unfit.refused:
@@ -69,8 +69,8 @@ def refuse_pool(pool: object, where: str) -> None:
 class ServerOption(click.Option):
     """`--batch-server NAME` of `celery worker`: refuses, before anything starts, what cannot be a batch server.
 
-    `make_ready` is called with the name; what it raises is told in the same way. `warn` is given each sentence about
-    an option that does not hold.
+    `make_ready` is called with the name, and may refuse by raising. `warn` is called with each sentence about an
+    option that does not hold.
     """
 
     def __init__(self, conf: Mapping[str, Any], make_ready: Callable[[str], None], warn: Callable[[str], None]) -> None:
@@ -113,7 +113,7 @@ class ServerOption(click.Option):
 
 
 def _given(ctx: click.Context, opts: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that somebody gave, on the command line or in CELERY_WORKER_*, as text."""
+    """The options given on the command line or in CELERY_WORKER_*, as text."""
     given: dict[str, Any] = {}
     for param in ctx.command.params:
         if param.name in opts:
@@ -124,8 +124,8 @@ def _given(ctx: click.Context, opts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Limits:
-    """The limits of app and worker, for operations without their own: times in seconds, memory in KiB."""
+class WorkerLimits:
+    """Celery's limits of app and worker, for operations without their own: times in seconds, memory in KiB."""
 
     soft_time_limit: float | None
     time_limit: float | None
@@ -135,7 +135,7 @@ class Limits:
     of_app: Mapping[str, float | None]
 
     @classmethod
-    def taken_from(cls, worker: Any) -> Limits:
+    def taken_from(cls, worker: Any) -> WorkerLimits:
         """Take the limits away from the worker, whose pool would apply them in its own way.
 
         Celery ends a child that ran its last task while the next order may be on its way to it already.
@@ -153,7 +153,7 @@ class Limits:
         return limits
 
     def of(self, task: Any, hard: float | None) -> tuple[float | None, float | None]:
-        """The soft and the hard limit of an operation; `hard`, the one of the job file, counts first (rule 34)."""
+        """The soft and the hard time limit of an operation; `hard`, from the job file, goes first (rule 34)."""
         soft, hard = self._one(task, "soft_time_limit"), hard or self._one(task, "time_limit")
         # Celery begins to count the hard limit only when the soft one has passed.
         return (None if soft and hard and soft >= hard else soft), hard
@@ -164,7 +164,7 @@ class Limits:
         return own if own and own != self.of_app[name] else in_force
 
     def said(self) -> str:
-        """Those that are set, as the app's settings are written; empty if none is."""
+        """The limits that are set, in the words of the app's settings; empty if none is."""
         named = {
             "worker_max_tasks_per_child": self.attempts,
             "worker_max_memory_per_child": self.kilobytes,

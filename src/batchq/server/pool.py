@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 from collections.abc import Iterator
-from inspect import isgenerator
 from typing import Any, Protocol
 
 from billiard import Lock
@@ -34,16 +33,16 @@ class Following(Protocol):
         """Move towards this size, at least 1; whether it is reached."""
 
     def bury(self) -> None:
-        """Hear of processes that have died, and report what ran there."""
+        """Hear of processes that have died, and report the attempts that ran there."""
 
     def tell_to_end(self) -> None:
-        """Tell all that runs to end now, where it can be told."""
+        """Tell every attempt to end now, where it can be told."""
 
     def end(self) -> None:
-        """End all that still runs, where that can be done."""
+        """End every attempt that still runs, where that can be done."""
 
     def replace(self, pid: int) -> None:
-        """Put another process in the place of this one, which has nothing to do and must be given nothing."""
+        """Put another process in the place of this one, which is idle and must be given nothing more."""
 
 
 def kind_of(pool_class: type) -> str | None:
@@ -60,7 +59,7 @@ def refuse_without_semaphores() -> None:
 
 
 def following(kind: str, pool: Any) -> Following:
-    """What makes Celery's pool of this kind follow."""
+    """Wrap Celery's pool of this kind, so that its size can follow."""
     return Children(pool) if kind == "prefork" else Threads(pool)
 
 
@@ -72,9 +71,11 @@ class Threads:
 
     @property
     def size(self) -> int:
+        """How many threads it may have."""
         return int(self._pool.limit)
 
     def fit(self, wanted: int) -> bool:
+        """Move the number; it holds at once."""
         self._pool.limit = self._pool.executor._max_workers = max(wanted, 1)
         return True
 
@@ -100,9 +101,11 @@ class Children:
 
     @property
     def size(self) -> int:
+        """How many children it has, but for those that were told to go."""
         return int(self._pool._pool._processes) if self._pool._pool is not None else 0
 
     def fit(self, wanted: int) -> bool:
+        """Make a few children, or let idle ones go; whether there are as many as wanted."""
         if self._pool._pool is None or self._pool._pool._state != RUN:
             return True  # it ends
         wanted = max(wanted, 1)
@@ -115,7 +118,7 @@ class Children:
         return self.size == wanted
 
     def bury(self) -> None:
-        """Look for dead processes also during a stop, when Celery does not, and would wait for their tasks for ever."""
+        """Look for dead children, also during a stop: Celery does not then, and would wait for their tasks for ever."""
         inner = self._pool._pool
         if inner is None or inner._state == RUN:
             self._pool.maintain_pool()
@@ -125,9 +128,11 @@ class Children:
                 inner.mark_as_worker_lost(job, -signal.SIGTERM)  # nobody is left who could run it
 
     def tell_to_end(self) -> None:
+        """Tell each child to end."""
         self._kill(signal.SIGTERM)
 
     def end(self) -> None:
+        """End each child."""
         self._kill(signal.SIGKILL)
 
     def _kill(self, number: int) -> None:
@@ -152,7 +157,7 @@ class Children:
     def _idle(self) -> Iterator[Any]:
         """The children, newest first, that have nothing to do and were not sent anything.
 
-        Celery's own choice goes by what a child has accepted, and so may hit one whose job is on its way.
+        billiard.pool chooses by the jobs that a child has accepted, and so may end one whose job is on its way.
         """
         inner = self._pool._pool
         taken = {job._write_to for job in inner._cache.values()} | {job._scheduled_for for job in inner._cache.values()}
@@ -173,7 +178,7 @@ class Children:
         self._let_end(child)
 
     def _let_end(self, child: Any) -> None:
-        """Let the child end by itself, in its own time: with the sentinel by which the pool ends all at a shutdown."""
+        """Let the child end by itself, with the sentinel by which billiard ends its children at a shutdown."""
         inner = self._pool._pool
         inner._all_inqueues.discard(child.inqW_fd)
         inner._fileno_to_inq.pop(child.inqW_fd, None)
@@ -183,84 +188,3 @@ class Children:
             child.inq.put(None)
         except OSError:
             child.terminate()
-
-
-# --- lost connections ---------------------------------------------------------------------------------------
-
-
-def hold(hub: Any, pool: Any) -> None:
-    """Keep the pool in the loop when a lost connection empties it, with all that is half read or half written.
-
-    Celery forgets where it was, takes the rest of a long message for a new one, and waits for that for ever.
-    """
-    reset, register = hub.reset, pool.register_with_event_loop
-
-    def registered(hub: Any) -> None:
-        halves = _halves(hub)
-        if getattr(pool, "_pool", None) is not None:
-            _forget_the_dead(pool._pool)
-        register(hub)
-        _put_back(hub, halves)
-
-    def emptied() -> None:
-        halves, before = _halves(hub), timers(hub)
-        try:
-            reset()
-        except Exception:  # it does what the lost connection had left to do
-            logger.debug("emptying the loop", exc_info=True)
-        registered(hub)
-        for timer in timers(hub) - before:
-            timer.cancel()  # the next connection brings these along again
-        _put_back(hub, halves)
-
-    hub.reset, pool.register_with_event_loop = emptied, registered
-    if getattr(pool, "_pool", None) is not None:
-        _hear_out(pool._pool)
-
-
-def _hear_out(inner: Any) -> None:
-    """Let Celery read what a dead child had said before it gives the child's job to another one.
-
-    A child says so before it starts an operation. Celery reads that when it buries the child; but it may find it
-    dead already while it buries another, and would then run an attempt that began for a second time.
-    """
-    give_away = inner.on_job_process_down
-
-    def down(job: Any, pid: int) -> None:
-        child = job._write_to or job._scheduled_for
-        if child is not None and not child._is_alive():
-            inner.process_flush_queues(child)
-        give_away(job, pid)
-
-    inner.on_job_process_down = down
-
-
-def _forget_the_dead(inner: Any) -> None:
-    """Take out of Celery's lists what it leaves there of children that died with a message half written.
-
-    Their pipes are closed, and by now the numbers of these may be those of a connection to the broker: whoever
-    listens there for an outcome waits for ever.
-    """
-    for index in (inner._fileno_to_outq, inner._fileno_to_inq):
-        for number, child in list(index.items()):
-            if child not in inner._pool or child.dead:
-                del index[number]
-                inner._all_inqueues.discard(number)
-    for child in inner._pool:
-        if getattr(child, "_sentinel_poll", 0) is None:
-            del child._sentinel_poll  # it has died and is still listed: else Celery stumbles over it, and ends
-
-
-def _halves(hub: Any) -> list[tuple[Any, int, Any]]:
-    both = ((hub.add_reader, hub.readers), (hub.add_writer, hub.writers))
-    return [(add, fd, at[0]) for add, there in both for fd, at in there.items() if at and isgenerator(at[0])]
-
-
-def _put_back(hub: Any, halves: list[tuple[Any, int, Any]]) -> None:
-    for add, fd, generator in halves:
-        add(fd, generator)
-
-
-def timers(hub: Any) -> set[Any]:
-    """All timers of the loop, those that were canceled among them."""
-    return {scheduled.entry for scheduled in hub.timer.queue}

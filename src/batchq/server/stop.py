@@ -1,20 +1,24 @@
-"""How a batch server hears that it is to stop: warm, and what runs may end; or cold, and it waits for nothing."""
+"""How a batch server stops: warm, and its tasks may end; or cold, and it waits for nothing."""
 
 from __future__ import annotations
 
+import logging
+import time
+from collections.abc import Callable
 from typing import Any
 
-from celery.apps import worker as signals
 from celery.worker import state
+
+logger = logging.getLogger(__name__)
 
 
 def begun() -> bool:
-    """Whether a stop has been asked for, of whatever kind."""
+    """Whether somebody has told the worker to stop, in whatever way."""
     return _set(state.should_stop) or cold()
 
 
 def cold() -> bool:
-    """Whether a stop has been asked for that does not wait for what runs."""
+    """Whether somebody has told the worker to stop without waiting for its tasks."""
     return _set(state.should_terminate)
 
 
@@ -29,23 +33,15 @@ def _set(flag: Any) -> bool:
     return flag is not None and flag is not False
 
 
-def heed(worker: Any) -> None:
-    """Install Celery's signal handlers, but let a cold stop only be noted.
-
-    Celery's own cancels consumers and ends children inside of the handler, and waits there for broker and pool.
-    """
-    if not isinstance(worker, signals.Worker):
-        return  # it lives inside another program, whose signals these are
-    signals.install_worker_int_handler(worker, callback=_first_interrupt)
-    signals.install_worker_term_hard_handler(worker, callback=_noted)
-    if signals.REMAP_SIGTERM == "SIGQUIT":
-        signals.install_worker_term_handler(worker, callback=_noted)
-
-
-def _first_interrupt(worker: Any) -> None:
-    signals.safe_say("worker: Hitting Ctrl+C again will end all running tasks!", signals.sys.__stdout__)
-    signals.install_worker_term_hard_handler(worker, sig="SIGINT", callback=_noted, verbose=False)
-
-
-def _noted(worker: Any) -> None:
-    """Do nothing: the loop, which stands still during a handler, does the rest."""
+def turn(hub: Any, done: Callable[[], bool], seconds: float | None) -> None:
+    """Turn the worker's loop, which nobody else turns any more, until `done` or the time is up."""
+    deadline = None if seconds is None else time.monotonic() + seconds
+    loop = hub.create_loop()
+    while not done() and (deadline is None or time.monotonic() < deadline):
+        try:
+            next(loop)
+        except StopIteration:
+            loop = hub.create_loop()
+        except Exception:
+            logger.debug("the loop of a stopping server", exc_info=True)
+            loop = hub.create_loop()

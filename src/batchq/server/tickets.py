@@ -127,17 +127,18 @@ class LocalMessage:
 class Avoided:
     """Names that the broker refused: each is left alone for a while, and for longer each time."""
 
-    def __init__(self) -> None:
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
         self._until: dict[str, tuple[float, float]] = {}
 
     def __contains__(self, name: str) -> bool:
-        return name in self._until and time.monotonic() < self._until[name][0]
+        return name in self._until and self._monotonic() < self._until[name][0]
 
     def put(self, name: str) -> bool:
         """Leave the name alone from now on; returns whether it was well before."""
         before = self._until.get(name)
         pause = FIRST_PAUSE if before is None else min(2 * before[1], LONGEST_PAUSE)
-        self._until[name] = time.monotonic() + pause, pause
+        self._until[name] = self._monotonic() + pause, pause
         return before is None
 
     def clear(self, name: str) -> None:

@@ -1,4 +1,4 @@
-"""How a ticket becomes a Celery request: the strategy that takes it in, and the request that runs one attempt."""
+"""The execution of one attempt: the Celery request that hands it to the pool and reports how it ended."""
 
 from __future__ import annotations
 
@@ -6,69 +6,68 @@ import json
 import logging
 import signal
 import time
-from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from billiard.common import TERM_SIGNAL, human_status
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
-from celery import Celery, Task, signals
+from celery import Celery, signals
 from celery.app.task import Context
 from celery.exceptions import Retry
 from celery.worker import state
 from celery.worker.request import Request
 
-from batchq import crash
+from batchq.config import Settings
 from batchq.core import secrets
 from batchq.core.secrets import Veil
 from batchq.engine import STOPPED, TERMINATED, Report
 from batchq.server import child, kept, lines, stop, tickets
 from batchq.server.child import Current, Done, Order
-from batchq.server.ledger import Arrival
+from batchq.server.ledger import Ledger
+from batchq.server.options import WorkerLimits
+from batchq.server.pool import Following
+from batchq.server.surroundings import Arrival
 from batchq.store.columns import run_of
-
-if TYPE_CHECKING:
-    from batchq.server.worker import BatchServer
 
 logger = logging.getLogger(__name__)
 
 
-def strategy(task: Task, app: Celery, consumer: Any) -> Callable[..., None]:
-    """Celery's entry for a message of `batchq.run`: nothing is shown or started before the claim."""
-    server: BatchServer | None = getattr(consumer.controller, "batch_server", None)
+class Host(Protocol):
+    """The batch server that an execution runs on."""
 
-    def take_in(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **_: Any) -> None:
-        offer = tickets.read(message, server.settings) if server is not None else None
-        if server is None or offer is None:
-            # Without a server nobody may run it, and its row will be offered again.
-            refuse(message, consumer)
-            return
-        crash.point("ticket-arrived")
-        server.ledger.offer(Arrival(offer, message, time.monotonic()))
-
-    return take_in
+    name: str
+    kind: str
+    app: Celery
+    worker: Any
+    settings: Settings
+    worker_limits: WorkerLimits
+    pool: Following
+    ledger: Ledger
 
 
-def refuse(message: Any, consumer: Any) -> None:
-    """Drop a message that is no ticket for this worker, and count it; its body is told as it came, and cut."""
-    count_refused(consumer)
-    body = message.body[:200] if isinstance(message.body, str | bytes) else type(message.body).__name__
-    logger.warning("dropped a message that is no ticket for this worker: %r", body)
-    message.ack_log_error(logger, consumer.connection_errors)
+def begin(host: Host, arrival: Arrival, row: Any) -> None:
+    """Start a claimed attempt in the pool, or report why it cannot start."""
+    if not host.app.batchq.may_run(row.operation):
+        _not_started(host, arrival, row, f"{host.name} may not run {row.operation!r} (BATCHQ_ALLOWED_OPERATIONS)")
+        return
+    try:
+        Execution(host, arrival, row, host.worker.consumer).start(host.worker.pool)
+    except Exception as error:
+        reason = f"the pool of {host.name} did not take it ({type(error).__name__}: {error})"
+        _not_started(host, arrival, row, reason, cause=error)
 
 
-def count_refused(consumer: Any) -> None:
-    """Count a message that was no ticket; a coordinator keeps no such count."""
-    server: BatchServer | None = getattr(consumer.controller, "batch_server", None)
-    if server is not None:
-        server.ledger.counts["refused"] += 1
+def _not_started(host: Host, arrival: Arrival, row: Any, reason: str, cause: Exception | None = None) -> None:
+    error = f"not started: {reason}"
+    lines.ended(row, run_of(row.id), host.worker.hostname, error, cause=cause)
+    host.ledger.report(arrival, Report(row.id, row.token, ok=False, error=error))
 
 
-class Attempt(Request):  # type: ignore[misc]
+class Execution(Request):  # type: ignore[misc]
     """One claimed attempt in the pool; however it ends, exactly one report reaches the ledger."""
 
-    def __init__(self, server: BatchServer, arrival: Arrival, row: Any, consumer: Any) -> None:
+    def __init__(self, server: Host, arrival: Arrival, row: Any, consumer: Any) -> None:
         super().__init__(
             arrival.message,
             app=server.app,
@@ -77,7 +76,7 @@ class Attempt(Request):  # type: ignore[misc]
             task=server.app.tasks[tickets.RUN],
             connection_errors=consumer.connection_errors,
             body=((), {}, {}),
-            # Not the message's own: nobody has signed those.
+            # Not the message's own, which nobody has signed: Flower would show whatever somebody wrote there.
             headers=tickets.headers(row.token, row.job, row.name, run_of(row.id), row.attempt),
             decoded=True,
         )
@@ -86,7 +85,7 @@ class Attempt(Request):  # type: ignore[misc]
         self.row = row
         self.ended_by: int | None = None  # the signal that an operator had sent to its process
         operation = self.app.tasks.get(row.operation)
-        self.soft_limit, self.hard_limit = server.limits.of(operation, row.time_limit)
+        self.soft_limit, self.hard_limit = server.worker_limits.of(operation, row.time_limit)
 
     def start(self, pool: Any) -> None:
         """Hand the attempt to the pool."""
@@ -122,13 +121,13 @@ class Attempt(Request):  # type: ignore[misc]
         )
 
     def _arguments(self) -> tuple[list[Any], dict[str, Any]]:
-        """The operation's arguments, secrets among them."""
+        """The operation's arguments, with its secrets."""
         shown, secret = secrets.unpacked(self.row.kwargs)
         return json.loads(self.row.args), shown | secret
 
     def _hand_to(self, pool: Any) -> Any:
         """Give the order to the pool; None if that is closed."""
-        # The ledger admits no more than the pool has processes, so the worker's own semaphore is left aside.
+        # Not by way of the worker's semaphore: the ledger admits no more attempts than the pool has processes.
         return pool.apply_async(
             child.execute,
             args=(self._order(),),
@@ -157,8 +156,8 @@ class Attempt(Request):  # type: ignore[misc]
             alone=self.server.kind == "prefork",
             last=self._is_last,
             limits=(self.hard_limit, self.soft_limit),
-            most_attempts=self.server.limits.attempts,
-            most_kilobytes=self.server.limits.kilobytes,
+            most_attempts=self.server.worker_limits.attempts,
+            most_kilobytes=self.server.worker_limits.kilobytes,
         )
 
     @property
@@ -168,10 +167,10 @@ class Attempt(Request):  # type: ignore[misc]
     def __str__(self) -> str:
         return f"{self.row.job} / {self.row.name} (run {run_of(self.row.id)}, attempt {self.row.attempt})"
 
-    # --- what an operator asks for --------------------------------------------------------------------------
+    # --- an operator's wishes -------------------------------------------------------------------------------
 
     def not_ended_by(self, terminate: bool) -> str | None:
-        """Why it goes on although it was revoked, in one sentence; None if it can be terminated."""
+        """The reason why it goes on although it was revoked, in one sentence; None if it can be terminated."""
         if not terminate:
             return f"{self} executes, and is not revoked: terminate it, or end its run with batchq runs cancel"
         if self.server.kind == "threads":
@@ -179,7 +178,7 @@ class Attempt(Request):  # type: ignore[misc]
         return None
 
     def terminate(self, pool: Any, signal: int | None = None) -> None:
-        """Send its process this signal; an operation that succeeds all the same stays a success."""
+        """Send its process this signal. An operation that succeeds all the same stays a success."""
         number = signal or TERM_SIGNAL
         if self.time_start is None:  # no process has it yet: Celery calls again when one has
             self._terminate_on_ack = pool, number
@@ -189,12 +188,12 @@ class Attempt(Request):  # type: ignore[misc]
         task, request = self.app.tasks.get(self.row.operation), Context(self._request_dict, task=self.row.operation)
         signals.task_revoked.send(sender=task, request=request, terminated=True, signum=number, expired=False)
 
-    # --- what the pool calls; on the threads pool from its threads -------------------------------------------
+    # --- called by the pool; on the threads pool from its threads -------------------------------------------
 
     def on_success(self, done: Done, **_: Any) -> None:
         """The child came back, with a success or with an error of the operation.
 
-        Results and logs stay in SQL: whoever sees Flower need not see them.
+        Events carry no result and no log: not everybody who sees Flower may see those.
         """
         if not isinstance(done, Done):  # the threads pool hands a failure in here
             self.on_failure(done)
@@ -217,7 +216,7 @@ class Attempt(Request):  # type: ignore[misc]
     def on_failure(self, einfo: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
         """The child did not come back: it died, or could not be reached."""
         error = einfo.exception
-        # By its type: it may lie about its class.
+        # By its type, since an exception may lie about its class.
         if issubclass(type(error), ExceptionWithTraceback):
             error = error.exc
         if issubclass(type(error), TimeLimitExceeded):
@@ -225,12 +224,12 @@ class Attempt(Request):  # type: ignore[misc]
         elif issubclass(type(error), WorkerLostError | Terminated):
             self._fail(self._lost(error), error)
         else:
-            # Veiled here too: it may be about what could not be sent.
+            # Veiled here too: an error of sending may show the arguments that could not be sent.
             text = Veil(secrets.unpacked(self.row.kwargs)[1]).hide(kept.in_a_line(error))
             self._fail(kept.clean(text)[: child.ERROR_CHARS])
 
     def _lost(self, error: BaseException) -> str:
-        """Why its process ended, as far as this server knows."""
+        """The reason why its process ended, as far as this server knows."""
         if self.ended_by:
             return f"{self._terminated()} during this attempt; what it did is not known"
         if issubclass(type(error), Terminated):  # Celery's word for any end of a process that was once sent a signal
@@ -242,21 +241,21 @@ class Attempt(Request):  # type: ignore[misc]
         return f"lost: its process ended ({how}) during this attempt; what it did is not known"
 
     def _terminated(self) -> str:
-        known = {each.value: each.name for each in signal.Signals}
-        return TERMINATED.format(signal=known.get(self.ended_by or 0, f"signal {self.ended_by}"))
+        names = {each.value: each.name for each in signal.Signals}
+        return TERMINATED.format(signal=names.get(self.ended_by or 0, f"signal {self.ended_by}"))
 
     def on_timeout(self, soft: bool, timeout: float | None) -> None:
         """A time limit passed; the soft one raises inside the operation, the hard one ends its process (rule 34)."""
         if soft:
             return
-        # The pool kills the process after this call: only then may its slot be given to another attempt.
+        # Not now: billiard kills the process after this call, and the ledger would give its slot away before.
         self.server.worker.hub.call_later(0, self._timed_out, timeout)
 
     def _timed_out(self, timeout: float) -> None:
         self._fail(f"timed out: still running after {timeout:g} s", TimeLimitExceeded(timeout))
 
     def say_end(self, error: str, cause: Exception | None = None) -> None:
-        """Log an end that no child can tell, and tell receivers its cause; once, though Celery may report it twice."""
+        """Log an end that no child can tell, and tell receivers its cause; only once, if Celery reports it twice."""
         if self.id in self.server.ledger.active:
             seconds = time.time() - self.time_start if self.time_start else None
             lines.ended(self.row, run_of(self.row.id), self.hostname, error, seconds, again=not self._is_last)
@@ -269,7 +268,7 @@ class Attempt(Request):  # type: ignore[misc]
         self.send_event("task-failed", exception=error, traceback="")
 
     def _tell(self, error: Exception) -> None:
-        """Tell receivers of Celery's signals of an end that the process of the operation cannot tell any more."""
+        """Tell receivers of Celery's signals of an end, as the operation's process cannot do it any more."""
         task, row = self.app.tasks.get(self.row.operation), self.row
         if task is None or not (signals.task_failure if self._is_last else signals.task_retry).receivers:
             return

@@ -1,0 +1,115 @@
+"""The consumer's step: it keeps the queues that a worker of ours listens to, and its prefetch, as SQL wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol
+
+from celery import bootsteps
+
+from batchq.config import Settings
+from batchq.server import bounds, celery_gaps, control, intake, tickets
+from batchq.server.broker import Line, bear
+from batchq.server.ledger import Ledger
+from batchq.server.watch import LOOK_SECONDS, Watch
+
+
+class Wanted(Protocol):
+    """A batch server, as far as its consumer follows it."""
+
+    settings: Settings
+    ledger: Ledger
+    watch: Watch
+
+    @property
+    def threads(self) -> int:
+        """How many threads the present window gives it."""
+
+
+class BatchConsumer(bootsteps.StartStopStep):  # type: ignore[misc]
+    """The consumer's step: on every connection it keeps queues and prefetch as SQL wants them."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks", "celery.worker.consumer.control:Control")
+
+    def __init__(self, consumer: Any, **options: Any) -> None:
+        super().__init__(consumer, **options)
+        self.timer: Any = None
+        self._line: Line | None = None
+        coordinates = consumer.app.batchq.settings.coordinator_queue in consumer.app.amqp.queues.consume_from
+        if consumer.controller.batch_server is not None or coordinates:
+            self._line = bear(consumer)
+        # A worker of ours takes one kind of message; a worker of the host may run whatever the host sends it.
+        self._takes = tickets.RUN if consumer.controller.batch_server is not None else None
+        if coordinates and len(consumer.app.amqp.queues.consume_from) == 1:
+            self._takes = tickets.COORDINATE
+        if self._takes:
+            self._queues = intake.Queues(consumer)
+            intake.take_only(self._takes, consumer)
+            bounds.bound(consumer, self._queues.drop_refused)
+            control.govern(consumer, consumer.app.batchq.settings)
+
+    def start(self, consumer: Any) -> None:
+        """Begin to follow SQL on a new connection."""
+        # Tickets are JSON: a host that accepts pickle alone would have Celery reject them.
+        if consumer.task_consumer.accept is not None:
+            consumer.task_consumer.accept = {*consumer.task_consumer.accept, "application/json"}
+        if self._line is not None and consumer.hub is not None:
+            self._line.watch()
+        if not self._takes or consumer.hub is None:
+            return
+        self._queues.guard()
+        server = consumer.controller.batch_server
+        act: Callable[[], object]
+        if server is None:
+            act = partial(self._queues.fit, {consumer.app.batchq.settings.coordinator_queue})
+        else:
+            assert self._line is not None
+            server.ledger.acknowledge = self._line.acknowledge
+            self._counts = not celery_gaps.prefetch_by(consumer.task_consumer.channel, lambda: server.ledger.room)
+            self._listens = True
+            act = partial(self._reconcile, consumer, server)
+            server.ledger.has_room = partial(self._has_room, consumer)
+        consumer.hub.call_later(0, act)  # not now: a message that came at once would find nobody to take it in
+        self.timer = consumer.hub.call_repeatedly(LOOK_SECONDS, act)
+
+    def stop(self, consumer: Any) -> None:
+        """Follow no more, as the connection ends."""
+        if self._line is not None:
+            self._line.hurry()
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+            self._queues.forget()
+            if consumer.controller.batch_server is not None:
+                consumer.controller.batch_server.ledger.has_room = None
+
+    def _reconcile(self, consumer: Any, server: Wanted) -> None:
+        if server.watch.wanted is None or consumer.task_consumer is None:
+            return
+        groups, _ = server.watch.wanted
+        wanted = {server.settings.queue(group) for group in groups} if server.threads else set()
+        self._listens = self._queues.fit(wanted) or self._listens
+        self._set_prefetch(consumer, server.threads and server.threads + server.settings.tickets_ahead)
+        if self._counts:
+            self._listen(consumer, server.ledger.room > 0)
+
+    def _has_room(self, consumer: Any) -> None:
+        """A server that was full listens again at once; that it is full can wait for the next look."""
+        self._listen(consumer, True)
+
+    def _listen(self, consumer: Any, listens: bool) -> None:
+        """Listen, or listen no more.
+
+        A broker that counts unacknowledged messages by the queue (RabbitMQ) would send a full server more of them.
+        """
+        if listens != self._listens and consumer.task_consumer is not None:
+            (consumer.task_consumer.consume if listens else consumer.task_consumer.cancel)()
+            self._listens = listens
+
+    def _set_prefetch(self, consumer: Any, wanted: int) -> None:
+        if consumer.qos.value == wanted:
+            return
+        if wanted:  # to the broker 0 would mean no limit: a closed server has no consumers instead
+            consumer.qos.set(wanted)
+        consumer.qos.value = wanted

@@ -1,0 +1,50 @@
+"""The moment for which a commit waits, so that attempts which started and end together are stored together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+# A report waits this long for others, if its attempt started no longer ago than FRESH_SECONDS.
+LINGER_SECONDS = 0.001
+FRESH_SECONDS = 0.005
+
+
+class Linger:
+    """Knows which attempts started just now and have not ended; `call_later` is the loop's."""
+
+    def __init__(
+        self,
+        call_later: Callable[[float, Callable[[], object]], object],
+        flush: Callable[[], object],
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._call_later = call_later
+        self._flush = flush
+        self._monotonic = monotonic
+        self._fresh: set[str] = set()
+        self._fresh_until = 0.0
+        self._until = 0.0
+
+    def started(self, tokens: Iterable[str]) -> None:
+        """Attempts started together; whichever started before them is waited for no more."""
+        self._fresh, self._fresh_until = set(tokens), self._monotonic() + FRESH_SECONDS
+        self._until = 0.0
+
+    def ended(self, token: str) -> None:
+        """An attempt has reported."""
+        self._fresh.discard(token)
+
+    def holds(self) -> bool:
+        """Whether the next commit waits a moment for reports that may be expected now."""
+        now = self._monotonic()
+        if not self._fresh or now >= self._fresh_until:
+            return False
+        if not self._until:
+            self._until = now + LINGER_SECONDS
+            self._call_later(LINGER_SECONDS, self._end)
+        # Not by the timer alone: a loop that ends, or waits for the broker, may never call it.
+        return now < self._until
+
+    def _end(self) -> None:
+        self._fresh.clear()
+        self._flush()
