@@ -18,7 +18,6 @@ FLOORS = [
     {"errors"},
     {"core"},
     {"clock", "config", "crash", "escape", "tables", "spec", "migrations"},
-    {"logs"},
     {"store"},
     {"engine"},
     {"aside"},

@@ -19,7 +19,8 @@ from batchq import aside, crash, engine
 from batchq.config import Settings
 from batchq.engine import Life, Offer, Report, Served
 from batchq.errors import BrokerUnreachable, DatabaseUnreachable
-from batchq.server.tickets import LocalMessage, Publisher
+from batchq.server.publisher import Publisher
+from batchq.server.tickets import LocalMessage
 from batchq.store import moves, trouble
 from batchq.store.database import Database, of_content, why
 from batchq.store.moves import Ticket

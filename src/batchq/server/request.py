@@ -23,8 +23,10 @@ from batchq import crash
 from batchq.core import secrets
 from batchq.core.secrets import Veil
 from batchq.engine import STOPPED, TERMINATED, Report
-from batchq.server import child, kept, lines, stop, tickets
-from batchq.server.child import Current, Done, Order
+from batchq.server import stop, tickets
+from batchq.server.child import exceptions, lines
+from batchq.server.child.executing import execute
+from batchq.server.child.order import ERROR_CHARS, Current, Done, Order
 from batchq.server.ledger import Arrival
 from batchq.store.moves import run_of
 
@@ -130,7 +132,7 @@ class Attempt(Request):  # type: ignore[misc]
         """Give the order to the pool; None if that is closed."""
         # The ledger admits no more than the pool has processes, so the worker's own semaphore is left aside.
         return pool.apply_async(
-            child.execute,
+            execute,
             args=(self._order(),),
             accept_callback=self.on_accepted,
             timeout_callback=self.on_timeout,
@@ -156,7 +158,7 @@ class Attempt(Request):  # type: ignore[misc]
             settings.result_bytes,
             alone=self.server.kind == "prefork",
             last=self._is_last,
-            limits=(self.hard_limit, self.soft_limit),
+            time_limits=(self.hard_limit, self.soft_limit),
             most_attempts=self.server.limits.attempts,
             most_kilobytes=self.server.limits.kilobytes,
         )
@@ -210,7 +212,7 @@ class Attempt(Request):  # type: ignore[misc]
             self.send_event("task-succeeded", result=None, runtime=time.time() - (self.time_start or 0))
         else:
             if self.ended_by:
-                done = replace(done, error=f"{self._terminated()}: {done.error}"[: child.ERROR_CHARS])
+                done = replace(done, error=f"{self._terminated()}: {done.error}"[:ERROR_CHARS])
             self._report(False, done)
             self.send_event("task-failed", exception=done.error, traceback="")
 
@@ -226,8 +228,8 @@ class Attempt(Request):  # type: ignore[misc]
             self._fail(self._lost(error), error)
         else:
             # Veiled here too: it may be about what could not be sent.
-            text = Veil(secrets.unpacked(self.row.kwargs)[1]).hide(kept.in_a_line(error))
-            self._fail(kept.clean(text)[: child.ERROR_CHARS])
+            text = Veil(secrets.unpacked(self.row.kwargs)[1]).hide(exceptions.in_a_line(error))
+            self._fail(exceptions.clean(text)[:ERROR_CHARS])
 
     def _lost(self, error: BaseException) -> str:
         """Why its process ended, as far as this server knows."""

@@ -18,7 +18,7 @@ from celery.signals import worker_process_init
 from celery.worker import state
 from sqlalchemy.exc import SQLAlchemyError
 
-from batchq import clock, crash, engine, logs
+from batchq import clock, crash, engine
 from batchq.config import Settings
 from batchq.core.affinity import Server
 from batchq.core.windows import next_change
@@ -32,13 +32,14 @@ from batchq.errors import (
     InvalidInput,
     NotFound,
 )
-from batchq.server import bounds, control, intake, lines, options, pool, restore, stop, tickets
+from batchq.server import bounds, control, intake, logs, options, pool, stop, tickets
 from batchq.server.broker import Line, bear, hold_out
+from batchq.server.child import lines, restore
 from batchq.server.ledger import Arrival, Ledger
 from batchq.server.life import Enlistment, enlist
 from batchq.server.options import Limits
+from batchq.server.publisher import Publisher
 from batchq.server.request import Attempt
-from batchq.server.tickets import Publisher
 from batchq.spec.fields import name_fault
 from batchq.store import moves, schema
 from batchq.store import server as servers
@@ -279,7 +280,7 @@ class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
             Attempt(self, arrival, row, self.worker.consumer).start(self.worker.pool)
         except Exception as error:
             reason = f"not started: the pool of {self.name} did not take it ({type(error).__name__}: {error})"
-            lines.ended(row, moves.run_of(row.id), self.worker.hostname, reason, cause=error)
+            lines.broke_off(row, moves.run_of(row.id), self.worker.hostname, reason, error)
             self.ledger.report(arrival, Report(row.id, row.token, ok=False, error=reason))
 
     def _look_again(self) -> None:
