@@ -17,6 +17,7 @@ ROOT = Path(batchq.__file__).parent
 FLOORS = [
     {"errors"},
     {"core"},
+    # `escape` serves the logs of the server and the tables of the CLI, so it stands below both.
     {"clock", "config", "crash", "escape", "tables", "spec", "migrations"},
     {"store"},
     {"engine"},

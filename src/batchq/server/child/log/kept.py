@@ -81,7 +81,7 @@ _alone: Kept | None = None
 
 @contextmanager
 def log(most_bytes: int, veil: Veil | None, alone: bool) -> Iterator[Kept]:
-    """Keep the end of everything that this context says meanwhile; with `alone`, that the whole process says."""
+    """Keep the end of everything that this context says meanwhile; if it is `alone`, of all that the process says."""
     global _alone
     kept = Kept(most_bytes, veil)
     reset = _kept.set(kept)
