@@ -99,6 +99,7 @@ class Stream:
 
     @property
     def closed(self) -> bool:
+        """Whether the stream below is closed."""
         return bool(self.inner.closed)
 
     @closed.setter
@@ -107,6 +108,7 @@ class Stream:
 
     @property
     def buffer(self) -> Bytes:
+        """The stream of bytes below; its writes are kept too."""
         return Bytes(self.inner.buffer)
 
     def __getattr__(self, name: str) -> Any:
