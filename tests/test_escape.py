@@ -10,7 +10,7 @@ import pytest
 from batchq.cli.program import Failure
 from batchq.errors import NotFound
 from batchq.escape import LINES, printable, printable_json
-from batchq.logs import Escaped
+from batchq.server.logs import Escaped
 
 HIDDEN = [
     "\0",

@@ -17,8 +17,8 @@ ROOT = Path(batchq.__file__).parent
 FLOORS = [
     {"errors"},
     {"core"},
+    # `escape` serves the logs of the server and the tables of the CLI, so it stands below both.
     {"brokers", "clock", "config", "crash", "escape", "spec"},
-    {"logs"},
     {"store"},
     {"engine"},
     {"aside"},

@@ -15,7 +15,7 @@ from celery.utils.log import ColorFormatter
 from pythonjsonlogger.json import JsonFormatter
 from tornado.log import LogFormatter
 
-from batchq.logs import Escaped, Json, dress, told_at
+from batchq.server.logs import Escaped, Json, dress, told_at
 
 
 def record(message: Any, *args: object, error: BaseException | None = None, **extra: Any) -> logging.LogRecord:

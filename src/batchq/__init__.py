@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from batchq.app import BatchQ as BatchQ
-    from batchq.server.child import Current as Current
-    from batchq.server.child import current as current
+    from batchq.server.child.order import Current as Current
+    from batchq.server.child.order import current as current
     from batchq.spec import Job as Job
 
 __version__ = "0.1.0"
@@ -17,8 +17,8 @@ __all__ = ["BatchQ", "Current", "Job", "__version__", "current"]
 # Each name is imported when it is asked for: a project that only submits need not wait for the rest.
 _HOME = {
     "BatchQ": "batchq.app",
-    "Current": "batchq.server.child",
-    "current": "batchq.server.child",
+    "Current": "batchq.server.child.order",
+    "current": "batchq.server.child.order",
     "Job": "batchq.spec",
 }
 

@@ -20,7 +20,7 @@ from batchq.server.options import ServerOption
 
 if TYPE_CHECKING:
     from batchq.coordinator import Coordinator
-    from batchq.server.tickets import Publisher
+    from batchq.server.publisher import Publisher
     from batchq.spec import Job, JobSpec
     from batchq.store.database import Database
     from batchq.store.moves import Ticket
@@ -72,7 +72,7 @@ class BatchQ:
 
     def _begin_logs(self, instance: Any, options: Any, **_: object) -> None:
         if instance.app is self.app and (options.get("batch_server") or self._coordinates):
-            from batchq import logs
+            from batchq.server import logs
 
             logs.begin(self.settings.log_format, instance)
 
@@ -134,8 +134,8 @@ class BatchQ:
     @property
     def publisher(self) -> Publisher:
         """The sender of messages to the app's broker; a forked child gets one of its own."""
-        from batchq.server.broker import CONNECT_SECONDS
-        from batchq.server.tickets import Publisher
+        from batchq.server.connection import CONNECT_SECONDS
+        from batchq.server.publisher import Publisher
 
         if self._publishing is None or self._publishing[0] != os.getpid():
             publisher = Publisher(self.app, self.settings, self.patience, max(self.patience, CONNECT_SECONDS))
@@ -256,7 +256,7 @@ class BatchQ:
 
     def coordinate(self, *, loglevel: str = "WARNING") -> int:
         """Be a coordinator until told to stop; returns the exit code."""
-        from batchq import logs
+        from batchq.server import logs
         from batchq.server.broker import hold_out
         from batchq.server.tickets import queue
         from batchq.store import schema

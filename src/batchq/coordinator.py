@@ -24,7 +24,7 @@ from batchq.config import Settings
 from batchq.core.topology import Aside
 from batchq.engine import Advance
 from batchq.errors import BrokerUnreachable, DatabaseDamaged, DatabaseTooNew, QueueRefused, Unreachable
-from batchq.server.tickets import Publisher
+from batchq.server.publisher import Publisher
 from batchq.store import moves, schema
 from batchq.store import server as servers
 from batchq.store import topology as topologies

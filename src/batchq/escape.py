@@ -1,16 +1,16 @@
-"""What others said, made harmless before a terminal or a log shows it: escaped is all that moves, hides or forges."""
+"""Foreign text made harmless for terminals and logs: characters that move, hide or forge are escaped."""
 
 from __future__ import annotations
 
 import json
 import re
 
-# What text of several lines may hold as it is.
+# Text of several lines may keep these.
 LINES = "\n\t"
 
 
 def printable(text: str, keep: str = "") -> str:
-    """The text with all escaped that could move the cursor, hide, or end the line; but for characters to `keep`."""
+    """The text with every unprintable character escaped, except those to `keep`."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() or char in keep else _escaped(char) for char in text)
@@ -21,7 +21,7 @@ def _escaped(char: str) -> str:
 
 
 def printable_json(text: str) -> str:
-    """JSON text with the same escaped as JSON does it, so that it says what it said."""
+    """JSON text with unprintable characters escaped in JSON's own way, so that its values stay the same."""
     return re.sub(r"[^\n\x20-\x7e]", lambda match: _in_json(match[0]), text)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from celery import Celery
 
 from batchq import clock
-from batchq.server.child import current
+from batchq.server.child.order import current
 
 logger = logging.getLogger(__name__)
 

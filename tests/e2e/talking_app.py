@@ -101,7 +101,8 @@ def sleep(seconds: float) -> None:
 
 
 def _kept(alone: bool) -> str | None:
-    from batchq.server.child import Current, Order, execute
+    from batchq.server.child.executing import execute
+    from batchq.server.child.order import Current, Order
 
     app.set_current()
     return execute(Order("talk.all", "[]", "{}", "t", Current("J", 1, "A", 1), "h", "g", 9999, 9999, alone)).log
@@ -126,9 +127,9 @@ def _run(setup: str, place: Path) -> None:
 
 def main(folder: Path) -> None:
     """Do so for each set-up."""
-    from batchq.server import child
+    from batchq.server.child import executing
 
-    assert child
+    assert executing
     for setup in SETUPS:
         if not os.fork():
             try:

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, text
 from batchq import Job, actions, engine
 from batchq.config import Settings
 from batchq.coordinator import Coordinator
-from batchq.server.tickets import Publisher
+from batchq.server.publisher import Publisher
 from batchq.store import moves
 from batchq.store import server as servers
 from batchq.store import topology as topologies

@@ -11,7 +11,8 @@ import pytest
 from celery import Celery, Task, signals
 from celery.exceptions import Ignore, Reject
 
-from batchq.server.child import Current, Done, Order, current, execute
+from batchq.server.child.executing import execute
+from batchq.server.child.order import Current, Done, Order, current
 
 app = Celery("shop", set_as_current=False)
 seen: list[Any] = []

@@ -15,8 +15,10 @@ from celery import Celery
 from celery.utils.log import get_task_logger
 
 from batchq.core import secrets
-from batchq.server import kept
-from batchq.server.child import Current, Done, Order, execute
+from batchq.server.child.executing import execute
+from batchq.server.child.log import kept
+from batchq.server.child.log.listening import listen
+from batchq.server.child.order import Current, Done, Order
 from e2e import hostile_app
 from e2e.hostile_app import ESCAPES
 
@@ -231,7 +233,7 @@ def beside(act: Callable[[], object]) -> None:
 
 @pytest.mark.parametrize("pool", ["process", "thread"])
 def test_what_the_threads_of_an_operation_say_is_kept_in_its_log_alone(pool: str) -> None:
-    kept.listen()
+    listen()
     with kept.log(999, None, alone=pool == "process") as log:
         beside(lambda: beside(lambda: logging.getLogger("vault").warning("from a thread of a thread")))
         with ThreadPoolExecutor(1, initializer=app.set_current) as threads:

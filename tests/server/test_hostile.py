@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from batchq.server.child import ERROR_CHARS, Current, Done, Order, execute
+from batchq.server.child.executing import execute
+from batchq.server.child.order import ERROR_CHARS, Current, Done, Order
 from batchq.server.execution import Execution
 from e2e.hostile_acts import SPOILINGS
 from e2e.hostile_app import app

@@ -18,8 +18,11 @@ from celery import Celery
 from celery.utils.log import LoggingProxy
 
 from batchq.core.secrets import Veil
-from batchq.server.child import Current, Order, execute
-from batchq.server.kept import Kept, Stream, hidden, listen, log
+from batchq.server.child.executing import execute
+from batchq.server.child.log.kept import Kept, log
+from batchq.server.child.log.listening import hidden, listen
+from batchq.server.child.log.streams import Stream
+from batchq.server.child.order import Current, Order
 
 LIMIT = 65536
 MOST = 8 * LIMIT

@@ -8,9 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from batchq.logs import Json
-from batchq.server import kept, lines
-from batchq.server.child import Current, Order
+from batchq.server.child import lines
+from batchq.server.child.log import kept
+from batchq.server.child.log.listening import listen
+from batchq.server.child.order import Current, Order
+from batchq.server.logs import Json
 
 ORDER = Order("shop.post", "[]", "{}", "5f0c", Current("J 100%", 7, "A", 2), "AOS1@h", "BG1", 9999, 9999)
 FACTS = {"job": "J 100%", "run": 7, "task": "A", "attempt": 2, "operation": "shop.post", "group": "BG1"}
@@ -115,7 +117,7 @@ def test_a_factory_of_the_hosts_that_uses_the_same_names_does_no_harm(told: Told
 
 
 def test_a_line_is_none_of_an_attempts_log(told: Told) -> None:
-    kept.listen()
+    listen()
     with kept.log(9999, None, alone=False) as log:
         lines.started(ORDER)
         lines.failed(ORDER, 1.0, error())

@@ -16,8 +16,8 @@ from batchq.config import Settings
 from batchq.engine import Offer
 from batchq.errors import BrokerUnreachable
 from batchq.server import tickets
+from batchq.server.publisher import Publisher
 from batchq.server.surroundings import Arrival
-from batchq.server.tickets import Publisher
 from batchq.store.moves import Ticket
 from server.test_ledger import Bench, bench
 from server.test_ledger import Message as Acknowledged

@@ -11,7 +11,8 @@ from celery import Celery, Task, signals
 from celery.app import trace as celerys
 from celery.exceptions import Ignore, MaxRetriesExceededError, Retry
 
-from batchq.server.child import Current, Done, Order, execute
+from batchq.server.child.executing import execute
+from batchq.server.child.order import Current, Done, Order
 
 app = Celery("shop", set_as_current=False, broker="memory://", backend="cache+memory://")
 app.conf.task_store_errors_even_if_ignored = True
@@ -271,7 +272,7 @@ def test_the_request_has_what_a_task_of_celery_finds_there() -> None:
 
     name = operation(looks, bind=True)
     order = Order(
-        name, "[1]", '{"day": "today"}', "t", Current("J", 1, "A", 2), "AOS1@h", "BG1", 99, 9999, limits=(9, None)
+        name, "[1]", '{"day": "today"}', "t", Current("J", 1, "A", 2), "AOS1@h", "BG1", 99, 9999, time_limits=(9, None)
     )
 
     assert execute(order).result == (

@@ -22,8 +22,10 @@ from batchq.config import Settings
 from batchq.core import secrets
 from batchq.core.secrets import Veil
 from batchq.engine import STOPPED, TERMINATED, Report
-from batchq.server import child, kept, lines, stop, tickets
-from batchq.server.child import Current, Done, Order
+from batchq.server import stop, tickets
+from batchq.server.child import exceptions, lines
+from batchq.server.child.executing import execute
+from batchq.server.child.order import ERROR_CHARS, Current, Done, Order
 from batchq.server.ledger import Ledger
 from batchq.server.options import WorkerLimits
 from batchq.server.pool import Following
@@ -60,7 +62,10 @@ def begin(host: Host, arrival: Arrival, row: Any) -> None:
 
 def _not_started(host: Host, arrival: Arrival, row: Any, reason: str, cause: Exception | None = None) -> None:
     error = f"not started: {reason}"
-    lines.ended(row, run_of(row.id), host.worker.hostname, error, cause=cause)
+    if cause is None:
+        lines.ended(row, run_of(row.id), host.worker.hostname, error)
+    else:
+        lines.broke_off(row, run_of(row.id), host.worker.hostname, error, cause)
     host.ledger.report(arrival, Report(row.id, row.token, ok=False, error=error))
 
 
@@ -129,7 +134,7 @@ class Execution(Request):  # type: ignore[misc]
         """Give the order to the pool; None if that is closed."""
         # Not by way of the worker's semaphore: the ledger admits no more attempts than the pool has processes.
         return pool.apply_async(
-            child.execute,
+            execute,
             args=(self._order(),),
             accept_callback=self.on_accepted,
             timeout_callback=self.on_timeout,
@@ -155,7 +160,7 @@ class Execution(Request):  # type: ignore[misc]
             settings.result_bytes,
             alone=self.server.kind == "prefork",
             last=self._is_last,
-            limits=(self.hard_limit, self.soft_limit),
+            time_limits=(self.hard_limit, self.soft_limit),
             most_attempts=self.server.worker_limits.attempts,
             most_kilobytes=self.server.worker_limits.kilobytes,
         )
@@ -209,7 +214,7 @@ class Execution(Request):  # type: ignore[misc]
             self.send_event("task-succeeded", result=None, runtime=time.time() - (self.time_start or 0))
         else:
             if self.ended_by:
-                done = replace(done, error=f"{self._terminated()}: {done.error}"[: child.ERROR_CHARS])
+                done = replace(done, error=f"{self._terminated()}: {done.error}"[:ERROR_CHARS])
             self._report(False, done)
             self.send_event("task-failed", exception=done.error, traceback="")
 
@@ -225,8 +230,8 @@ class Execution(Request):  # type: ignore[misc]
             self._fail(self._lost(error), error)
         else:
             # Veiled here too: an error of sending may show the arguments that could not be sent.
-            text = Veil(secrets.unpacked(self.row.kwargs)[1]).hide(kept.in_a_line(error))
-            self._fail(kept.clean(text)[: child.ERROR_CHARS])
+            text = Veil(secrets.unpacked(self.row.kwargs)[1]).hide(exceptions.in_a_line(error))
+            self._fail(exceptions.clean(text)[:ERROR_CHARS])
 
     def _lost(self, error: BaseException) -> str:
         """The reason why its process ended, as far as this server knows."""

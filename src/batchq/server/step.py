@@ -17,7 +17,7 @@ from celery.signals import worker_process_init
 from celery.worker import state
 from sqlalchemy.exc import SQLAlchemyError
 
-from batchq import crash, engine, logs
+from batchq import crash, engine
 from batchq.config import Settings
 from batchq.errors import (
     BatchqError,
@@ -27,14 +27,15 @@ from batchq.errors import (
     InvalidInput,
     NotFound,
 )
-from batchq.server import celery_gaps, execution, options, pool, restore, stop
+from batchq.server import celery_gaps, execution, logs, options, pool, stop
 from batchq.server.broker import hold_out
+from batchq.server.child import restore
 from batchq.server.execution import Execution
 from batchq.server.ledger import Ledger
 from batchq.server.life import Enlistment, enlist
 from batchq.server.options import WorkerLimits
+from batchq.server.publisher import Publisher
 from batchq.server.surroundings import Surroundings
-from batchq.server.tickets import Publisher
 from batchq.server.watch import LOOK_SECONDS, Fitting, Watch, connection_of_its_own
 from batchq.spec.fields import name_fault
 from batchq.store.database import Database

@@ -15,7 +15,7 @@ from tornado.options import Error
 
 from batchq.app import BatchQ
 from batchq.errors import Conflict, InvalidInput, NoBroker
-from batchq.logs import dress
+from batchq.server.logs import dress
 from batchq.web.door import Door
 
 logger = logging.getLogger(__name__)

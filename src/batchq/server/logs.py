@@ -1,4 +1,4 @@
-"""How our processes write their logs: as text or as JSON, each time with its zone, and nothing raw."""
+"""Logs of batchq's processes: text or JSON, times with their zone, and control characters escaped."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ FIELDS = {
 FIRST = ("asctime", "levelname", "name")
 PLAIN = (str, int, bool, type(None))
 OWN_FACTS = frozenset(vars(logging.makeLogRecord({})))
-# The last second that was written out: the next record is mostly of the same.
+# The last second as text: the next record mostly falls into it.
 _second = (-1, "", "")
 
 
 def told_at(seconds: float) -> str:
-    """A time in seconds since 1970 as ISO 8601 has it, in this machine's time zone and with its offset."""
+    """A time in seconds since 1970 in ISO 8601, in this machine's time zone and with its offset."""
     global _second
     second = _second
     if second[0] != (whole := int(seconds)):
@@ -58,7 +58,7 @@ def _copied(record: logging.LogRecord) -> logging.LogRecord:
 
 
 def cannot_be_formatted(record: logging.LogRecord) -> str:
-    """What stands in a log for a record whose message and arguments make no text."""
+    """The text of a record whose message and arguments do not fit together."""
     return f"a message that cannot be formatted, of {record.pathname}:{record.lineno}"
 
 
@@ -68,7 +68,7 @@ def cannot_be_formatted(record: logging.LogRecord) -> str:
 class Escaped(logging.Formatter):
     """A formatter around another one: a record's message is one line, and its traceback indented text.
 
-    Else an error of several lines could look like records that nobody logged.
+    Unescaped, an error of several lines could look like records that nobody logged.
     """
 
     def __init__(self, inner: logging.Formatter) -> None:
@@ -76,7 +76,7 @@ class Escaped(logging.Formatter):
         self.inner = inner
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as the inner formatter has it, which may add colours of its own."""
+        """The record as the inner formatter writes it; it may add colours of its own."""
         shown = _copied(record)
         shown.msg, shown.args = printable(record.getMessage(), "\t"), None
         trace = record.exc_text
@@ -90,7 +90,7 @@ class Escaped(logging.Formatter):
 
 
 class Json(JsonFormatter):
-    """One object a line, with all that a record's caller added, and with the Celery task that said it."""
+    """Writes one object a line, with everything that the caller added, and with the Celery task that logged it."""
 
     def __init__(self) -> None:
         fields = " ".join(f"%({name})s" for name in FIELDS)
@@ -102,7 +102,7 @@ class Json(JsonFormatter):
     def format(self, record: logging.LogRecord) -> str:
         """The record as a JSON object; if that fails, one with every value as text."""
         shown = _copied(record)
-        if record.exc_text:  # told already, maybe with less than all: a secret, or too long a chain of causes
+        if record.exc_text:  # the traceback is text already; the exception may hold secrets, or too many causes
             shown.exc_info = None
         try:
             if task := get_current_task():
@@ -117,7 +117,7 @@ class Json(JsonFormatter):
             log_data[FIELDS[name]] = getattr(record, name)
 
     def _line(self, record: logging.LogRecord) -> str:
-        # DEL, the one control character that JSON does not escape.
+        # DEL is the one control character that JSON leaves unescaped.
         return super().format(record).replace("\x7f", "\\u007f")
 
     def _told_plainly(self, record: logging.LogRecord) -> logging.LogRecord:
@@ -148,9 +148,9 @@ def _text(make: Any, value: Any) -> str | None:
 
 
 def dress(form: str) -> None:
-    """Let every handler of this process that writes to a terminal or a file write in this form, and nothing raw.
+    """Let each handler of this process that writes to a terminal or a file write in this form, and nothing raw.
 
-    What the host formats itself keeps its form, and is only made harmless; what it formats as JSON is so already.
+    The host's own formatters keep their form, and their output is escaped. JSON of the host is escaped already.
     """
     for handler in _handlers():
         formatter = handler.formatter or logging.Formatter()
@@ -178,12 +178,12 @@ def is_set_up_by_host() -> bool:
 
 
 def _makes_json(formatter: logging.Formatter) -> bool:
-    """Whether it writes JSON, which is escaped already, and may take a message that is no text."""
+    """Whether the formatter writes JSON: that is escaped already, and may take a message that is no text."""
     return any("json" in each.__name__.lower() or each.__module__.startswith(JSON) for each in type(formatter).__mro__)
 
 
 def _with_zone(formatter: logging.Formatter) -> logging.Formatter:
-    """The formatter, whose times have their zone unless the host has said how they are to be written."""
+    """The formatter, now with the zone in its times, unless the host has set their form."""
     if formatter.datefmt is None or type(formatter).__module__.startswith("tornado."):
         formatter.formatTime = MethodType(_time, formatter)  # type: ignore[method-assign]
     return formatter
@@ -194,7 +194,7 @@ def _time(formatter: logging.Formatter, record: logging.LogRecord, datefmt: str 
 
 
 def begin(form: str, worker: Any) -> None:
-    """Have a Celery worker use this form also before its logs are set up, and for what it prints."""
+    """Let a Celery worker use this form before its logs are set up, and for its own prints."""
     if form != "json" or is_set_up_by_host():
         return
     worker.quiet = True  # no banner
@@ -209,7 +209,7 @@ def begin(form: str, worker: Any) -> None:
 
 
 def _say_safely(text: str, file: Any = None) -> None:
-    """Write what Celery says in a signal's handler, where no logger may be used."""
+    """Write a line of Celery's signal handlers, in which no logger may be used."""
     facts = {"time": told_at(time.time()), "level": "WARNING", "logger": "celery.apps.worker"}
     line = json.dumps({**facts, "message": text.strip()})
     with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -219,5 +219,5 @@ def _say_safely(text: str, file: Any = None) -> None:
 def dress_worker(form: str) -> None:
     """Let a worker of Celery, and the processes of its pool, write in this form; its logs are set up by now."""
     dress(form)
-    # A process of the pool sets its logs up anew if each has a file of its own.
+    # A pool process sets up its logs anew if each process has its own file; they would lose this form.
     signals.worker_process_init.connect(lambda **_: dress(form), weak=False, dispatch_uid="batchq.logs")
