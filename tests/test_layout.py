@@ -15,7 +15,7 @@ import batchq
 ROOT = Path(batchq.__file__).parent
 # From the ground up; a module imports from its own floor and from those below.
 FLOORS = [
-    {"errors"},
+    {"errors", "lazy"},
     {"core"},
     # `escape` serves the logs of the server and the tables of the CLI, so it stands below both.
     {"brokers", "clock", "config", "crash", "escape", "spec"},

@@ -126,7 +126,7 @@ class BatchQ:
 
     @cached_property
     def coordinator(self) -> Coordinator:
-        """This process's coordinator."""
+        """Return this process's coordinator."""
         from batchq.coordinator import Coordinator
 
         return Coordinator(self.database_within(patience=10.0), self.settings, self.publisher)

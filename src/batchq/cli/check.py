@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 from batchq import clock, views
-from batchq.app import BatchQ
 from batchq.cli.context import batch, database
 from batchq.cli.output import output_option, print_json, say
 from batchq.errors import BatchqError, BrokerUnreachable, QueueRefused
 from batchq.escape import printable
 from batchq.store import broken
-from batchq.store.database import Database
 from batchq.store.failures import of_content, why
 from batchq.store.sql import file
-from batchq.views import GroupView
+
+if TYPE_CHECKING:
+    from batchq.app import BatchQ
+    from batchq.store.database import Database
+    from batchq.views import GroupView
 
 T = TypeVar("T")
 

@@ -8,18 +8,20 @@ import os
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from batchq.app import BatchQ, find_app
 from batchq.cli.output import now_in, say
 from batchq.cli.program import APP
-from batchq.config import Settings, masked
 from batchq.errors import BrokerUnreachable, DatabaseOutdated, NoBroker
-from batchq.spec import Limits
-from batchq.store import schema
-from batchq.store.database import Database
+
+# Imported where they are used: else each `--help` would wait for Celery, SQL and pydantic.
+if TYPE_CHECKING:
+    from batchq.app import BatchQ
+    from batchq.config import Settings
+    from batchq.spec import Limits
+    from batchq.store.database import Database
 
 JOINED = "batchq.joined"
 TIMED_OUT = 124
@@ -49,6 +51,8 @@ def _say_where() -> None:
     if _is_named() or click.get_current_context().params.get("output") == "json":
         return
     joined = batch()
+    from batchq.config import masked
+
     which = "the demo app" if _of_celery() is None else f"Celery's app {joined.app.main or 'default'!r}"
     place = f"{which}, with the database {masked(joined.settings.database)}"
     say(f"No app is named: this is {place}. -A MODULE:APP or BATCHQ_APP names one.", err=True)
@@ -79,6 +83,8 @@ def _is_handed_over() -> bool:
 
 
 def _join(path: str | None) -> BatchQ:
+    from batchq.app import BatchQ, find_app
+
     of_celery = _of_celery()
     joined = BatchQ(of_celery) if path is None and of_celery is not None else find_app(path)
     if not joined.names_broker:
@@ -104,6 +110,8 @@ def database() -> Database:
 
     Raises DatabaseOutdated for a database that somebody named; our own file is upgraded without a word.
     """
+    from batchq.store import schema
+
     joined = batch()
     try:
         schema.check(joined.database)
@@ -132,6 +140,8 @@ def users_now() -> datetime:
 
 def limits(settings: Settings) -> Limits:
     """The sizes that the settings allow a job file."""
+    from batchq.spec import Limits
+
     return Limits(
         file_bytes=settings.file_bytes,
         tasks=settings.max_tasks,

@@ -10,10 +10,8 @@ from typing import Any
 
 import click
 
-from batchq import config
 from batchq.cli.context import timezone
 from batchq.core.windows import DAYS, YEARS, Window, parse_date, parse_days, parse_time, zone
-from batchq.spec.fields import name_fault
 
 TEXT = re.compile(r"\s*([\d:]+)\s*-\s*([\d:]+)\s*=\s*(-?\d{1,9})(?:\s+([^\s\[\]]+))?\s*(?:\[([^\[\]]*)\])?\s*")
 FORM = '"18:00-07:30=20 Europe/Oslo [mon-fri]"'
@@ -108,6 +106,8 @@ def parse_seconds(text: str) -> float:
 
 def parse_name(text: str) -> str:
     """Read the name for something new; ValueError for a text that cannot be one."""
+    from batchq.spec.fields import name_fault  # it takes pydantic along, which no `--help` should wait for
+
     if fault := name_fault(text):
         raise ValueError(f"{fault}.")
     return text
@@ -133,6 +133,8 @@ def parse_address(text: str) -> str:
 
 def users_zone() -> str:
     """The user's zone, by name; raises InvalidInput if nobody knows it."""
+    from batchq import config  # as above
+
     return config.users_zone(timezone())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,9 +14,10 @@ from batchq.cli.fields import SECONDS
 from batchq.cli.output import count, output_option, print_json, say
 from batchq.cli.program import app_option
 from batchq.cli.run import wait_for
-from batchq.config import Settings
 from batchq.errors import InvalidInput, unknown
-from batchq.spec import Document, JobSpec
+
+if TYPE_CHECKING:
+    from batchq.spec import Document, JobSpec
 
 PARTS = ("jobs", "tasks", "groups", "servers")
 FILE = click.Path(path_type=Path)
@@ -120,10 +121,12 @@ def together(documents: dict[Path, Document]) -> Document:
             if twice := found.keys() & named.keys():
                 raise InvalidInput(f"{file}: {part[:-1]} {min(twice)!r} is in an earlier file too.")
             found.update(named)
-    return Document.model_construct(None, **parts)
+    return spec.Document.model_construct(None, **parts)
 
 
 def _validated(file: Path) -> dict[str, Any]:
+    from batchq.config import Settings  # it takes pydantic along, which no `--help` should wait for
+
     settings = batch().settings if names_app() else Settings.load()
     try:
         document = spec.load(file, limits(settings))

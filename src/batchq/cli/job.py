@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,7 +18,9 @@ from batchq.cli.program import is_file
 from batchq.cli.reading import Rows, ask, print_list, print_view
 from batchq.cli.run import runs_table
 from batchq.core.conditions import Node
-from batchq.spec import JobSpec, Limits
+
+if TYPE_CHECKING:
+    from batchq.spec import JobSpec
 
 MOST = 2**63
 
@@ -67,7 +69,9 @@ def _from_file(file: Path, name: str | None) -> JobSpec:
 
 def _read(definition: str) -> JobSpec:
     # The settings may have become narrower since the job was stored; it must still be shown.
-    return JobSpec.model_validate_json(definition, context=Limits(tasks=MOST, conditions=MOST, argument_bytes=MOST))
+    return spec.JobSpec.model_validate_json(
+        definition, context=spec.Limits(tasks=MOST, conditions=MOST, argument_bytes=MOST)
+    )
 
 
 def jobs_table(jobs: Rows) -> Table:

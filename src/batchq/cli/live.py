@@ -15,10 +15,11 @@ from batchq import views
 from batchq.cli.output import counted, duration, first_line, instant, label, lasted, local, now_in, styled
 from batchq.core.states import NOT_STARTED, RUN_ENDED, TERMINAL, State
 from batchq.escape import printable
-from batchq.store.database import Database
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+
+    from batchq.store.database import Database
 
 View = Mapping[str, Any]
 

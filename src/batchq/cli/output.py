@@ -19,7 +19,6 @@ from zoneinfo import ZoneInfo
 import click
 
 from batchq import clock
-from batchq.config import users_zone
 from batchq.core.states import LABELS
 from batchq.errors import InvalidInput
 from batchq.escape import LINES, printable, printable_json
@@ -203,6 +202,8 @@ def instant(iso: str | None) -> datetime | None:
 def now_in(timezone: str | None) -> datetime:
     """The present time in the user's zone, an IANA name; without one, in the machine's."""
     now = clock.now()
+    from batchq.config import users_zone  # it takes pydantic and SQL along, which no `--help` should wait for
+
     try:
         return now.astimezone(ZoneInfo(users_zone(timezone)))
     except InvalidInput:  # the machine's zone has no name: only its present offset is known

@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 
-from batchq import actions, spec, views
+from batchq import actions, embedded, spec, views
 from batchq.cli.context import batch, limits, path_of_app, timezone
 from batchq.cli.fields import ADDRESS, SECONDS, SERVER
 from batchq.cli.files import FILE, chosen_job, together
@@ -20,9 +20,11 @@ from batchq.cli.live import follow
 from batchq.cli.output import output_option, print_json, say
 from batchq.cli.program import app_option
 from batchq.cli.serve import loglevel_option
-from batchq.embedded import DEFAULT_SERVERS, Embedded
 from batchq.errors import Conflict
-from batchq.spec import Document
+
+if TYPE_CHECKING:
+    from batchq.embedded import Embedded
+    from batchq.spec import Document
 
 Servers = tuple[tuple[str, int | None], ...]
 
@@ -117,7 +119,7 @@ def _engine(loglevel: str, *, quiet: bool) -> Iterator[Embedded]:
     # SIGTERM would kill this process at once and leave its children behind; as Ctrl-C it ends them.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with Embedded(batch(), path_of_app(), loglevel, tell) as engine:
+        with embedded.Embedded(batch(), path_of_app(), loglevel, tell) as engine:
             yield engine
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -133,7 +135,7 @@ def _prepare(document: Document, threads: dict[str, int | None], *, stored: bool
         with database.read() as tx:
             names = [server["name"] for server in views.servers(tx)]
     if not names:
-        names = list(DEFAULT_SERVERS)
+        names = list(embedded.DEFAULT_SERVERS)
         for name in names:
             actions.ensure_server(database, name)
     return names

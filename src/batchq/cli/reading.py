@@ -1,14 +1,15 @@
-"""What the commands that only read share: one question to the database, printed as a table or as JSON."""
+"""The common part of commands that only read: one question to the database, printed as a table or as JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
-
-from sqlalchemy import Connection
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from batchq.cli.context import database
 from batchq.cli.output import Part, Table, present
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 T = TypeVar("T")
 Rows = Sequence[Mapping[str, Any]]

@@ -12,7 +12,6 @@ from batchq.cli.context import batch, database
 from batchq.cli.fields import NAME
 from batchq.cli.output import F, say
 from batchq.cli.program import app_option
-from batchq.server.life import refuse_twice
 from batchq.server.options import UNFIT, refuse
 
 LEVELS = click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=False)
@@ -80,6 +79,8 @@ def start(name: str, threads: int | None, pool: str, no_events: bool, loglevel: 
     """
     database()  # upgrades our own file
     if threads is not None:
+        from batchq.server.life import refuse_twice  # it takes SQL along, which no `--help` should wait for
+
         refuse_twice(batch().database, name)
         actions.ensure_server(batch().database, name, threads)
     raise click.exceptions.Exit(batch().serve(name, pool=pool, loglevel=loglevel, events=not no_events))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,7 +15,9 @@ from batchq.cli.fields import FORM, SECONDS, WINDOW
 from batchq.cli.output import Part, Table, count, local, output_option, say, watch_option
 from batchq.cli.reading import Rows, ask, print_list, print_view
 from batchq.core.why import local as local_in
-from batchq.core.windows import Window
+
+if TYPE_CHECKING:
+    from batchq.core.windows import Window
 
 POLL_SECONDS = 0.2
 TASKS_SHOWN = 5
@@ -84,22 +86,23 @@ def set_(
     done(name, changed)
 
 
-def _groups_command(word: str, act: Callable[..., Collection[str]], sentence: str) -> click.Command:
-    """A command that changes the bindings of a server to groups by `act`."""
+def _groups_command(word: str, sentence: str) -> click.Command:
+    """A command that changes the bindings of a server to groups, by the action of its name."""
 
     @click.command(word, help=sentence)
     @click.argument("name")
     @click.argument("names", nargs=-1, required=True, metavar="GROUP...")
     def command(name: str, names: tuple[str, ...]) -> None:
+        act: Callable[..., Collection[str]] = getattr(actions, f"{word}_groups")
         view = done(name, act(database(), name, names, ahead=_ahead()))
         say(f"{name} takes {_taken(view)}")
 
     return command
 
 
-add_groups = _groups_command("add", actions.add_groups, "Bind a server to these groups too.")
-remove_groups = _groups_command("remove", actions.remove_groups, "End the bindings of a server to these groups.")
-set_groups = _groups_command("set", actions.set_groups, "Bind a server to these groups and no others.")
+add_groups = _groups_command("add", "Bind a server to these groups too.")
+remove_groups = _groups_command("remove", "End the bindings of a server to these groups.")
+set_groups = _groups_command("set", "Bind a server to these groups and no others.")
 
 
 @click.command()

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from sqlalchemy import Connection
 
 from batchq import actions, views
 from batchq.cli.context import timezone, users_now
@@ -28,6 +27,9 @@ from batchq.cli.reading import ask, print_list, print_view
 from batchq.core.states import State
 from batchq.errors import NotFound
 from batchq.escape import LINES, printable
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 MET = {None: "open", True: "yes", False: "no"}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import click
 
 from batchq.cli.context import batch
-from batchq.web.flower import dashboard
 
 
 @click.command()
@@ -17,4 +16,6 @@ def web(address: str | None, port: int | None) -> None:
     Flower's own settings hold: FLOWER_* variables, and a flowerconfig.py in this folder.
     An address beyond this machine needs a login: FLOWER_BASIC_AUTH=name:password.
     """
+    from batchq.web.flower import dashboard  # it takes Flower along, which no `--help` should wait for
+
     raise click.exceptions.Exit(dashboard(batch(), address=address, port=port))

@@ -30,7 +30,7 @@ class RunState(StrEnum):
 
 
 class Outcome(StrEnum):
-    """What a condition asks of the task it names."""
+    """The end that a condition asks of the task it names."""
 
     SUCCESS = "success"
     ERROR = "error"

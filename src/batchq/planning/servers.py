@@ -47,5 +47,5 @@ def set_over(topology: Topology, document: Document) -> Topology:
 
 
 def with_pools(topology: Topology, processes: int) -> Topology:
-    """The same servers, each with a pool of this size, whatever worker runs now."""
+    """Return the servers, each with a pool of this size, whatever worker runs now."""
     return replace(topology, servers=tuple(replace(server, pool=processes) for server in topology.servers))

@@ -32,7 +32,7 @@ CONTESTED = (
 
 
 class Machine:
-    """What a life asks of the machine that it runs on: names, processes, and the monotonic clock."""
+    """The machine that a life runs on: names, processes, and the monotonic clock."""
 
     monotonic = staticmethod(time.monotonic)
     sleep = staticmethod(time.sleep)
@@ -42,7 +42,7 @@ class Machine:
         return platform.node()
 
     def pid(self) -> int:
-        """This process's number, in its own pid namespace."""
+        """The number of this process, in its own pid namespace."""
         return os.getpid()
 
     def boot(self) -> str:

@@ -37,7 +37,7 @@ HOUR = timedelta(hours=1)
 
 
 def connection_of_its_own(database: Database) -> Database:
-    """The same database over other connections, for a thread beside the loop."""
+    """Return the database over connections of its own, for a thread beside the loop."""
     return Database(str(database.url.render_as_string(hide_password=False)), name=database.name)
 
 

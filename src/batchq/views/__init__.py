@@ -1,33 +1,36 @@
-"""What people read: plain dicts with stable keys, each made by a few set-wise statements.
+"""Views for people: plain dicts with stable keys, each made by a few set-wise statements.
 
 Times are ISO 8601 in UTC with microseconds (`2026-01-31T12:00:00.123456Z`), durations are seconds, and an unknown
 value is null. Statuses are the words of rule 6. The CLI prints these dicts with `-o json` as they are.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from batchq.store.find import definition
-from batchq.store.group import PRIORITY_NAMES
-from batchq.views.group import GroupView, groups
-from batchq.views.instants import clock, iso
-from batchq.views.job import JobLine, JobView, job_view, jobs
-from batchq.views.problems import setup_problems
-from batchq.views.run import RunCounts, RunLine, RunView, run_view, runs
-from batchq.views.server import (
-    ExecutingView,
-    NextChange,
-    PeriodView,
-    ServerView,
-    WindowView,
-    executing,
-    periods,
-    server_state,
-    server_view,
-    servers,
-)
-from batchq.views.status import StatusView, status_view
-from batchq.views.task import AttemptView, TaskLine, TaskView, task_view
-from batchq.views.why import ConditionView, Reasons
+from batchq.lazy import attributes
+
+if TYPE_CHECKING:
+    from batchq.store.find import definition
+    from batchq.store.group import PRIORITY_NAMES
+    from batchq.views.group import GroupView, groups
+    from batchq.views.instants import clock, iso
+    from batchq.views.job import JobLine, JobView, job_view, jobs
+    from batchq.views.problems import setup_problems
+    from batchq.views.run import RunCounts, RunLine, RunView, run_view, runs
+    from batchq.views.server import (
+        ExecutingView,
+        NextChange,
+        PeriodView,
+        ServerView,
+        WindowView,
+        executing,
+        periods,
+        server_state,
+        server_view,
+        servers,
+    )
+    from batchq.views.status import StatusView, status_view
+    from batchq.views.task import AttemptView, TaskLine, TaskView, task_view
+    from batchq.views.why import ConditionView, Reasons
 
 View = dict[str, Any]
 
@@ -68,3 +71,43 @@ __all__ = [
     "status_view",
     "task_view",
 ]
+
+__getattr__ = attributes(
+    __name__,
+    {
+        "AttemptView": "batchq.views.task",
+        "ConditionView": "batchq.views.why",
+        "ExecutingView": "batchq.views.server",
+        "GroupView": "batchq.views.group",
+        "JobLine": "batchq.views.job",
+        "JobView": "batchq.views.job",
+        "NextChange": "batchq.views.server",
+        "PRIORITY_NAMES": "batchq.store.group",
+        "PeriodView": "batchq.views.server",
+        "Reasons": "batchq.views.why",
+        "RunCounts": "batchq.views.run",
+        "RunLine": "batchq.views.run",
+        "RunView": "batchq.views.run",
+        "ServerView": "batchq.views.server",
+        "StatusView": "batchq.views.status",
+        "TaskLine": "batchq.views.task",
+        "TaskView": "batchq.views.task",
+        "WindowView": "batchq.views.server",
+        "clock": "batchq.views.instants",
+        "definition": "batchq.store.find",
+        "executing": "batchq.views.server",
+        "groups": "batchq.views.group",
+        "iso": "batchq.views.instants",
+        "job_view": "batchq.views.job",
+        "jobs": "batchq.views.job",
+        "periods": "batchq.views.server",
+        "run_view": "batchq.views.run",
+        "runs": "batchq.views.run",
+        "server_state": "batchq.views.server",
+        "server_view": "batchq.views.server",
+        "servers": "batchq.views.server",
+        "setup_problems": "batchq.views.problems",
+        "status_view": "batchq.views.status",
+        "task_view": "batchq.views.task",
+    },
+)

@@ -1,4 +1,4 @@
-"""What starves work silently in the set-up of servers and groups (rule 15)."""
+"""Faults in the set-up of servers and groups that starve work silently (rule 15)."""
 
 from __future__ import annotations
 

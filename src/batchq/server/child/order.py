@@ -11,7 +11,7 @@ ERROR_CHARS = 2000
 # No slots in these classes: pickle would look up the fields of a class with slots for every value.
 @dataclass(frozen=True)
 class Current:
-    """Who and what a running operation works for (rule 38)."""
+    """The job, run, task and attempt that a running operation works for (rule 38)."""
 
     job: str
     run: int

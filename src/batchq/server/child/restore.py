@@ -37,7 +37,7 @@ _attended = False
 
 
 def house() -> House:
-    """This process as it was before its first operation."""
+    """Return this process as it was before its first operation."""
     global _house
     if _house is None or _house.process != getpid():
         _house = House()

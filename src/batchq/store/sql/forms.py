@@ -1,4 +1,4 @@
-"""What the compiled statements of both databases share: their columns, their fixed values, the rows they return."""
+"""The common part of compiled statements of both databases: columns, fixed values, and the rows that they return."""
 
 from __future__ import annotations
 

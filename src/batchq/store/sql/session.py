@@ -93,7 +93,7 @@ class Session(psycopg.Connection[Any]):
         return super().wait(self._heard(gen), *args, **options)
 
     def _heard(self, gen: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
-        """The same steps, with at most `answer_seconds` of silence between them."""
+        """Take the same steps, with at most `answer_seconds` of silence between them."""
         heard = time.monotonic()
         try:
             wants = next(gen)

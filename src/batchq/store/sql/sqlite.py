@@ -131,7 +131,7 @@ class SQLite:
         """Set nothing: readers need what writers need."""
 
     def now(self, tx: Connection) -> datetime:
-        """This machine's clock."""
+        """Read this machine's clock."""
         return clock.now()
 
     def wait_for_turn(self, tx: Connection) -> None:
