@@ -157,6 +157,8 @@ def test_an_unknown_command_is_wrong_usage():
 @pytest.mark.parametrize("command", [["run"], ["job", "list"], ["server", "start"], ["web"], ["plan"]], ids=" ".join)
 def test_the_help_of_a_command_waits_for_no_library_of_its_work(command: list[str]):
     heavy = "{'sqlalchemy', 'sqlmodel', 'pydantic', 'celery', 'flower', 'alembic'} & set(sys.modules)"
-    code = f"import sys; from batchq.cli import cli; cli({[*command, '--help']!r}, standalone_mode=False); print({heavy})"
+    code = (
+        f"import sys; from batchq.cli import cli; cli({[*command, '--help']!r}, standalone_mode=False); print({heavy})"
+    )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout.splitlines()[-1] == "set()"
