@@ -69,7 +69,6 @@ def _once(source: str, folder: Path, tasks: int) -> dict[str, float]:
 def main(source: str, folder: Path, tasks: int) -> None:
     """Store the job once, in this process, and print what it took; imports and opening the database come before."""
     from batchq import spec
-    from batchq.cli.context import limits
     from batchq.store import schema
     from benchmarks.joined import batch
     from benchmarks.workloads import wide
@@ -82,7 +81,7 @@ def main(source: str, folder: Path, tasks: int) -> None:
         (written,) = wide(tasks - 1, Path("/dev/null")).write()
         job = written.spec()
     else:
-        (job,) = spec.load(folder / f"large.{source}", limits(batch.settings)).jobs.values()
+        (job,) = spec.load(folder / f"large.{source}", spec.Sizes.of(batch.settings)).jobs.values()
     validated = time.monotonic()
     batch.submit(job)
     ended = time.monotonic()

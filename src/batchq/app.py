@@ -147,14 +147,14 @@ class BatchQ:
     def submit(self, job: Job | JobSpec) -> int:
         """Store a run of the job and start it; returns the run's number.
 
-        Raises InvalidInput for an operation that the app does not know or that does not take its arguments,
-        BrokerUnreachable or DatabaseUnreachable, before anything is stored.
+        Raises InvalidInput for a job that is too large, or whose operations the app does not know or do not take their
+        arguments; BrokerUnreachable, DatabaseUnreachable. Nothing is stored then.
         """
         from batchq import engine
-        from batchq.spec import Job
+        from batchq.spec import Sizes, sized
         from batchq.store import schema
 
-        spec = job.spec() if isinstance(job, Job) else job
+        spec = sized(job, Sizes.of(self.settings))
         self.check_operations(spec)
         self.check_broker()
         schema.check(self.database)

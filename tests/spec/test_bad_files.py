@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from batchq.errors import InvalidInput
-from batchq.spec import Limits, loads
+from batchq.spec import Sizes, loads
 
 TASKS = "job: J\ntasks:\n  A: x\n  B: x\n  T: "
 
@@ -434,9 +434,9 @@ def test_limits_are_settings():
         "argument_bytes": "job.yaml:2: tasks.BB.args: takes more than 1 bytes as JSON.",
     }
     for name, sentence in said.items():
-        assert refusal(text, limits=Limits(**{name: 1})) == sentence
-    assert "the name 'AA' has 2 characters, at most 1 are allowed." in refusal(text, limits=Limits(name_chars=1))
-    assert refusal(text, limits=Limits(argument_bytes=10)) == (
+        assert refusal(text, sizes=Sizes(**{name: 1})) == sentence
+    assert "the name 'AA' has 2 characters, at most 1 are allowed." in refusal(text, sizes=Sizes(name_chars=1))
+    assert refusal(text, sizes=Sizes(argument_bytes=10)) == (
         "job.yaml:2: tasks.BB: args and kwargs take 15 bytes as JSON, at most 10 are allowed."
     )
 

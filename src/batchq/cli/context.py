@@ -19,8 +19,6 @@ from batchq.errors import BrokerUnreachable, DatabaseOutdated, NoBroker
 # Imported where they are used: else each `--help` would wait for Celery, SQL and pydantic.
 if TYPE_CHECKING:
     from batchq.app import BatchQ
-    from batchq.config import Settings
-    from batchq.spec import Limits
     from batchq.store.database import Database
 
 JOINED = "batchq.joined"
@@ -136,20 +134,6 @@ def timezone() -> str | None:
 def users_now() -> datetime:
     """The present time on the user's clock."""
     return now_in(timezone())
-
-
-def limits(settings: Settings) -> Limits:
-    """The sizes that the settings allow a job file."""
-    from batchq.spec import Limits
-
-    return Limits(
-        file_bytes=settings.file_bytes,
-        tasks=settings.max_tasks,
-        conditions=settings.max_conditions,
-        name_chars=settings.name_chars,
-        argument_bytes=settings.argument_bytes,
-        timezone=settings.timezone,
-    )
 
 
 def forward() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchq import actions, spec
-from batchq.cli.context import batch, database, forward, limits, names_app
+from batchq.cli.context import batch, database, forward, names_app
 from batchq.cli.fields import SECONDS
 from batchq.cli.output import count, output_option, print_json, say
 from batchq.cli.program import app_option
@@ -37,7 +37,7 @@ def submit(file: Path, job: str | None, wait: bool, timeout: float | None, outpu
     """
     if timeout is not None and not wait:
         raise click.UsageError("--timeout goes with --wait.")
-    chosen = chosen_job(spec.load(file, limits(batch().settings)), job, file)
+    chosen = chosen_job(spec.load(file, spec.Sizes.of(batch().settings)), job, file)
     batch().check_operations(chosen)
     database()
     run = batch().submit(chosen)
@@ -86,7 +86,7 @@ def apply(files: tuple[Path, ...], dry_run: bool, prune: bool, output: str) -> N
     any under `groups`, unless one of them is in use: then nothing is changed.
     """
     settings = batch().settings
-    document = together({file: spec.load(file, limits(settings)) for file in files})
+    document = together({file: spec.load(file, spec.Sizes.of(settings)) for file in files})
     changes = actions.apply(database(), document, dry_run, prune=prune, ahead=settings.tickets_ahead)
     if output == "json":
         print_json({"dry_run": dry_run, "changes": changes})
@@ -129,7 +129,7 @@ def _validated(file: Path) -> dict[str, Any]:
 
     settings = batch().settings if names_app() else Settings.load()
     try:
-        document = spec.load(file, limits(settings))
+        document = spec.load(file, spec.Sizes.of(settings))
         for job in document.jobs.values() if names_app() else ():
             batch().check_operations(job)
     except InvalidInput as error:

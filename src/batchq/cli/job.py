@@ -11,7 +11,7 @@ import click
 
 from batchq import spec, views
 from batchq.cli import graph
-from batchq.cli.context import batch, limits, users_now
+from batchq.cli.context import batch, users_now
 from batchq.cli.files import chosen_job
 from batchq.cli.output import Part, Table, count, label, lasted, local, output_option, say, watch_option
 from batchq.cli.program import is_file
@@ -64,13 +64,13 @@ def graph_(job: str, name: str | None, output: str) -> None:
 
 
 def _from_file(file: Path, name: str | None) -> JobSpec:
-    return chosen_job(spec.load(file, limits(batch().settings)), name, file)
+    return chosen_job(spec.load(file, spec.Sizes.of(batch().settings)), name, file)
 
 
 def _read(definition: str) -> JobSpec:
     # The settings may have become narrower since the job was stored; it must still be shown.
     return spec.JobSpec.model_validate_json(
-        definition, context=spec.Limits(tasks=MOST, conditions=MOST, argument_bytes=MOST)
+        definition, context=spec.Sizes(tasks=MOST, conditions=MOST, argument_bytes=MOST)
     )
 
 

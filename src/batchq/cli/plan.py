@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchq import clock
-from batchq.cli.context import batch, database, limits
+from batchq.cli.context import batch, database
 from batchq.cli.fields import HOURS, SECONDS, ZONE, Read, parse_instant, parse_seconds, users_zone
 from batchq.cli.files import FILE, chosen_job
 from batchq.cli.output import Part, Table, count, counted, duration, label, output_option, present
@@ -116,7 +116,7 @@ def _read(file: Path | None, names: Sequence[str], *, queue: bool) -> tuple[Docu
                 "Name a FILE with the jobs to plan; only --queue goes without one, and without --job."
             )
         return spec.Document(), []
-    document = spec.load(file, limits(batch().settings))
+    document = spec.load(file, spec.Sizes.of(batch().settings))
     if not (document.jobs or queue):
         raise InvalidInput(f"{file} holds no job.")
     chosen = [chosen_job(document, name, file) for name in dict.fromkeys(names)]

@@ -13,7 +13,7 @@ import click
 from rich.console import Console
 
 from batchq import actions, embedded, spec, views
-from batchq.cli.context import batch, limits, path_of_app, timezone
+from batchq.cli.context import batch, path_of_app, timezone
 from batchq.cli.fields import ADDRESS, SECONDS, SERVER
 from batchq.cli.files import FILE, chosen_job, together
 from batchq.cli.live import follow
@@ -57,7 +57,7 @@ def run(file: Path, job: str | None, named: Servers, timeout: float | None, logl
     Starts what is not there: a broker, a database, a coordinator and batch servers as real processes,
     and stops them afterwards. Exits with 0 if the run ends in success, else with 1.
     """
-    document = spec.load(file, limits(batch().settings))
+    document = spec.load(file, spec.Sizes.of(batch().settings))
     chosen = chosen_job(document, job, file)
     batch().check_operations(chosen)
     threads = dict(named)
@@ -95,7 +95,7 @@ def dev(files: tuple[Path, ...], named: Servers, console: str, no_console: bool,
 
     Groups, servers and jobs of the files are applied first; `batchq submit` in the same folder uses what runs here.
     """
-    document = together({file: spec.load(file, limits(batch().settings)) for file in files})
+    document = together({file: spec.load(file, spec.Sizes.of(batch().settings)) for file in files})
     threads = dict(named)
     with _engine(loglevel, quiet=False) as engine:
         if not engine.owner:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import signal
 import time
 from dataclasses import replace
@@ -31,8 +30,6 @@ from batchq.server.options import WorkerLimits
 from batchq.server.pool import Following
 from batchq.server.surroundings import Arrival
 from batchq.store.columns import run_of
-
-logger = logging.getLogger(__name__)
 
 
 class Host(Protocol):

@@ -6,8 +6,8 @@ from batchq.lazy import attributes
 
 if TYPE_CHECKING:
     from batchq.core.conditions import Condition
-    from batchq.spec.builder import After, Job, Task
-    from batchq.spec.fields import Limits, Priority
+    from batchq.spec.builder import After, Job, Task, sized
+    from batchq.spec.fields import Priority, Sizes
     from batchq.spec.file import load, loads
     from batchq.spec.model import Document, GroupSpec, JobSpec, ServerSpec, TaskSpec, WindowSpec
     from batchq.spec.schema import json_schema
@@ -19,15 +19,16 @@ __all__ = [
     "GroupSpec",
     "Job",
     "JobSpec",
-    "Limits",
     "Priority",
     "ServerSpec",
+    "Sizes",
     "Task",
     "TaskSpec",
     "WindowSpec",
     "json_schema",
     "load",
     "loads",
+    "sized",
 ]
 
 __getattr__ = attributes(
@@ -39,7 +40,8 @@ __getattr__ = attributes(
         "GroupSpec": "batchq.spec.model",
         "Job": "batchq.spec.builder",
         "JobSpec": "batchq.spec.model",
-        "Limits": "batchq.spec.fields",
+        "Sizes": "batchq.spec.fields",
+        "sized": "batchq.spec.builder",
         "Priority": "batchq.spec.fields",
         "ServerSpec": "batchq.spec.model",
         "Task": "batchq.spec.builder",

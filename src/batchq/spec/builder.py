@@ -13,8 +13,8 @@ from batchq.core.conditions import Condition, Join
 from batchq.core.states import Outcome
 from batchq.errors import InvalidInput
 from batchq.spec.faults import Fault, Path, faults_in, shown
-from batchq.spec.fields import JSON, Priority
-from batchq.spec.model import JobSpec, TaskSpec
+from batchq.spec.fields import JSON, USUAL_SIZES, Priority, Sizes
+from batchq.spec.model import JobSpec, TaskSpec, check_sizes
 
 if TYPE_CHECKING:
     from batchq.spec.arguments import Calls
@@ -158,9 +158,13 @@ class Job:
         self._tasks[name] = made
         return Task(self, name)
 
-    def spec(self) -> JobSpec:
-        """The job as it is submitted; InvalidInput if it breaks a rule (rule 1)."""
-        return self._made(JobSpec, (), name=self.name, tasks=tuple(self._tasks.values()), **self._shared)
+    def spec(self, sizes: Sizes = USUAL_SIZES) -> JobSpec:
+        """The job as it is submitted, with at most so many tasks and conditions; InvalidInput if it breaks a rule."""
+        values = {"name": self.name, "tasks": tuple(self._tasks.values()), **self._shared}
+        try:
+            return JobSpec.model_validate(values, context=sizes)
+        except ValidationError as error:
+            raise self._invalid((), error) from None
 
     def _called(self, name: str, run: Any, args: Any, kwargs: Any) -> tuple[Any, Any, Any, Any]:
         """The operation, its arguments, and the Celery task where that is given."""
@@ -197,8 +201,17 @@ class Job:
         try:
             return model(**values)
         except ValidationError as error:
-            lines = (f"Job {shown(self.name)}: {fault.below(path)}." for fault in faults_in(error))
-            raise InvalidInput("\n".join(lines)) from None
+            raise self._invalid(path, error) from None
+
+    def _invalid(self, path: Path, error: ValidationError) -> InvalidInput:
+        return InvalidInput("\n".join(f"Job {shown(self.name)}: {fault.below(path)}." for fault in faults_in(error)))
+
+
+def sized(job: Job | JobSpec, sizes: Sizes) -> JobSpec:
+    """The job as it is submitted; InvalidInput if it breaks a rule, or is larger than these sizes (rule 1)."""
+    spec = job.spec(sizes) if isinstance(job, Job) else job
+    check_sizes(spec, sizes)
+    return spec
 
 
 def _listed(said: tuple[Any, Join | None]) -> Sequence[Any]:

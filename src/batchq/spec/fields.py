@@ -19,7 +19,7 @@ from pydantic import (
     ValidationInfo,
 )
 
-from batchq.config import users_zone
+from batchq.config import Settings, users_zone
 from batchq.core.conditions import Condition
 from batchq.core.states import SYNONYMS, Outcome
 from batchq.core.windows import YEARS, format_days, format_time, parse_date, parse_days, parse_time, zone
@@ -35,7 +35,7 @@ INT64 = range(-(2**63), 2**63)
 
 
 @dataclass(frozen=True)
-class Limits:
+class Sizes:
     """The most that one job file, or one job, may hold, and whose zone it is written in."""
 
     file_bytes: int = 8 * 1024 * 1024
@@ -45,21 +45,33 @@ class Limits:
     argument_bytes: int = 64 * 1024  # args and kwargs of one task, as JSON
     timezone: str | None = None  # of windows that name none: their user's; none = the machine's
 
+    @classmethod
+    def of(cls, settings: Settings) -> Sizes:
+        """Return the sizes that the settings allow."""
+        return cls(
+            file_bytes=settings.file_bytes,
+            tasks=settings.max_tasks,
+            conditions=settings.max_conditions,
+            name_chars=settings.name_chars,
+            argument_bytes=settings.argument_bytes,
+            timezone=settings.timezone,
+        )
 
-DEFAULT_LIMITS = Limits()
+
+USUAL_SIZES = Sizes()
 
 
-def limits_of(info: ValidationInfo) -> Limits:
-    """The limits that a validation was given, or the usual ones."""
-    return info.context if isinstance(info.context, Limits) else DEFAULT_LIMITS
+def sizes_of(info: ValidationInfo) -> Sizes:
+    """The sizes that a validation was given, or the usual ones."""
+    return info.context if isinstance(info.context, Sizes) else USUAL_SIZES
 
 
-def name_fault(name: str, limits: Limits = DEFAULT_LIMITS) -> str | None:
+def name_fault(name: str, sizes: Sizes = USUAL_SIZES) -> str | None:
     """Why this cannot be a name: one is a line of text in which every character shows."""
     if not name:
         return "a name must not be empty"
-    if len(name) > limits.name_chars:
-        return f"the name {shown(name)} has {len(name):,} characters, at most {limits.name_chars:,} are allowed"
+    if len(name) > sizes.name_chars:
+        return f"the name {shown(name)} has {len(name):,} characters, at most {sizes.name_chars:,} are allowed"
     if not name.isprintable():
         odd = next(character for character in name if not character.isprintable())
         return f"the name {shown(name)} holds U+{ord(odd):04X}, which does not show; leave it out"
@@ -69,14 +81,14 @@ def name_fault(name: str, limits: Limits = DEFAULT_LIMITS) -> str | None:
 
 
 def _name(value: str, info: ValidationInfo) -> str:
-    if fault := name_fault(value, limits_of(info)):
+    if fault := name_fault(value, sizes_of(info)):
         raise ValueError(fault)
     return value
 
 
 def _json(value: Any, info: ValidationInfo) -> Any:
     """The value itself, if it is JSON that every database and broker can carry."""
-    fault = next(_json_faults(value, limits_of(info).argument_bytes), None)
+    fault = next(_json_faults(value, sizes_of(info).argument_bytes), None)
     if fault:
         raise RuleBroken(fault)
     return value
@@ -197,7 +209,7 @@ def _zone(value: str | None, info: ValidationInfo) -> str:
     """The zone that is named, else that of the user who writes the file (rule 17)."""
     if value is not None and not isinstance(value, str):
         raise ValueError(f"must be the name of a time zone, not {shown(value)}")
-    return zone(value or users_zone(limits_of(info).timezone)).key
+    return zone(value or users_zone(sizes_of(info).timezone)).key
 
 
 def _date(value: Any) -> date:

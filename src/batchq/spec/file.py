@@ -14,7 +14,7 @@ from batchq.core.conditions import Condition
 from batchq.errors import InvalidInput
 from batchq.spec import faults, text
 from batchq.spec.faults import MOST_FAULTS, Fault, faults_in, shown, unknown_keys
-from batchq.spec.fields import DEFAULT_LIMITS, Limits, conditions, name_fault
+from batchq.spec.fields import USUAL_SIZES, Sizes, conditions, name_fault
 from batchq.spec.json_text import read_json
 from batchq.spec.model import (
     Document,
@@ -44,7 +44,7 @@ MOST_WINDOWS_IN_ALL = 2000
 TOP = frozenset({"job", "jobs", "groups", "servers"})
 
 
-def load(path: Path | str, limits: Limits = DEFAULT_LIMITS) -> Document:
+def load(path: Path | str, sizes: Sizes = USUAL_SIZES) -> Document:
     """Read a file: `.toml` and `.json` as such, everything else as YAML.
 
     Raises InvalidInput, one line for each fault.
@@ -53,15 +53,15 @@ def load(path: Path | str, limits: Limits = DEFAULT_LIMITS) -> Document:
     source = str(path) if str(path).isprintable() else shown(str(path))
     try:
         with path.open("rb") as file:
-            content = file.read(limits.file_bytes + 1)
+            content = file.read(sizes.file_bytes + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise InvalidInput(f"{source}: cannot be read: {reason}.") from None
-    return loads(content, source=source, format=FORMATS.get(path.suffix.lower(), "yaml"), limits=limits)
+    return loads(content, source=source, format=FORMATS.get(path.suffix.lower(), "yaml"), sizes=sizes)
 
 
 def loads(
-    content: str | bytes, *, source: str = "<text>", format: str = "yaml", limits: Limits = DEFAULT_LIMITS
+    content: str | bytes, *, source: str = "<text>", format: str = "yaml", sizes: Sizes = USUAL_SIZES
 ) -> Document:
     """Read a text in `format`: `yaml`, `toml` or `json`; `source` is its name in messages.
 
@@ -70,15 +70,15 @@ def loads(
     if format not in READERS:
         raise InvalidInput(f"no format {shown(format)}; use {', '.join(READERS)}.")
     with _uncollected():
-        return _read(content, source, READERS[format], limits)
+        return _read(content, source, READERS[format], sizes)
 
 
-def _read(content: str | bytes, source: str, reader: Reader, limits: Limits) -> Document:
+def _read(content: str | bytes, source: str, reader: Reader, sizes: Sizes) -> Document:
     try:
-        tree = reader(_decoded(content, limits), limits.tasks)
+        tree = reader(_decoded(content, sizes), sizes.tasks)
     except text.Unreadable as error:
         raise InvalidInput(_line(source, error.line, error.sentence)) from None
-    reading = _Reading(source, tree, limits)
+    reading = _Reading(source, tree, sizes)
     try:
         document = reading.document(tree.value)
     except _Enough:
@@ -100,9 +100,9 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def _decoded(content: str | bytes, limits: Limits) -> str:
-    if len(content) > limits.file_bytes:
-        raise text.Unreadable(f"is larger than {limits.file_bytes:,} bytes")
+def _decoded(content: str | bytes, sizes: Sizes) -> str:
+    if len(content) > sizes.file_bytes:
+        raise text.Unreadable(f"is larger than {sizes.file_bytes:,} bytes")
     if isinstance(content, str):
         content = content.encode("utf-8", "surrogatepass")
     return text.decoded(content)
@@ -119,10 +119,10 @@ class _Enough(Exception):
 class _Reading:
     """One file on its way to a document, with the faults found so far."""
 
-    def __init__(self, source: str, tree: text.Tree, limits: Limits) -> None:
+    def __init__(self, source: str, tree: text.Tree, sizes: Sizes) -> None:
         self.source = source
         self.tree = tree
-        self.limits = limits
+        self.sizes = sizes
         self.windows = 0
         self.faults: dict[Fault, None] = {}
 
@@ -162,8 +162,8 @@ class _Reading:
         jobs = root.get("jobs")
         bodies = [root, *(jobs.values() if isinstance(jobs, dict) else ())]
         tasks = [body["tasks"] for body in bodies if isinstance(body, dict) and isinstance(body.get("tasks"), dict)]
-        if sum(map(len, tasks)) > self.limits.tasks:
-            self.fault(Fault((), f"more than {self.limits.tasks:,} tasks are not allowed"))
+        if sum(map(len, tasks)) > self.sizes.tasks:
+            self.fault(Fault((), f"more than {self.sizes.tasks:,} tasks are not allowed"))
             raise _Enough
 
     def named(self, root: dict[str, Any], part: str, make: Callable[[str, Any, faults.Path], S | None]) -> dict[str, S]:
@@ -177,7 +177,7 @@ class _Reading:
             return {}
         made = {}
         for name, form in (forms or {}).items():
-            if fault := name_fault(name, self.limits):
+            if fault := name_fault(name, self.sizes):
                 self.fault(Fault((part, name), fault))
             elif spec := make(name, form, (part, name)):
                 made[name] = spec
@@ -192,7 +192,7 @@ class _Reading:
                 self.fault(Fault(("jobs",), "cannot stand beside 'job'; put that job into 'jobs' too"))
             if not isinstance(name, str):
                 self.fault(Fault(("job",), f"must be the job's name as text, not {shown(name)}"))
-            elif fault := name_fault(name, self.limits):
+            elif fault := name_fault(name, self.sizes):
                 self.fault(Fault(("job",), fault))
             elif spec := self.job(name, form, ()):
                 return {name: spec}
@@ -218,7 +218,7 @@ class _Reading:
     def tasks(self, forms: dict[str, Any], path: faults.Path) -> list[TaskSpec]:
         """The tasks of a job; its graph comes first, for it needs the least: in a large job that is all."""
         after = {name: self.after(form, (*path, "tasks", name)) for name, form in forms.items()}
-        self.fault(graph_faults({name: [c.task for c in each] for name, each in after.items()}, self.limits), path)
+        self.fault(graph_faults({name: [c.task for c in each] for name, each in after.items()}, self.sizes), path)
         if self.faults and len(forms) > LARGE:
             raise _Enough
         specs = []
@@ -270,7 +270,7 @@ class _Reading:
             self.fault(unknown_keys(form, known, model.later), path)
             form = {key: value for key, value in form.items() if key in known}
         try:
-            return model.model_validate({**form, **given}, context=self.limits)
+            return model.model_validate({**form, **given}, context=self.sizes)
         except ValidationError as error:
             self.fault((_unnamed(fault) for fault in faults_in(error)), path)
         return None
