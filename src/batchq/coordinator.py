@@ -202,7 +202,7 @@ def _in_time(headers: Mapping[str, Any]) -> bool:
 # --- the beat -----------------------------------------------------------------------------------------------
 
 
-class Scheduler(BeatScheduler):  # type: ignore[misc]
+class Scheduler(BeatScheduler):
     """Celery's beat with one entry, the tick: nothing of the host's schedule, no file, and it ends with its parent."""
 
     def __init__(self, app: Celery, lazy: bool = False, **options: Any) -> None:

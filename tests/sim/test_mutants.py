@@ -124,7 +124,7 @@ def stores_outcomes_without_the_guard() -> AbstractContextManager[None]:
 
     def once_more(tx: Any, rows: Any, attempts: Any, now: Any) -> None:
         stored = outcomes._ATTEMPT
-        again = Statement(lambda given: stored.statement(given).prefix_with("OR REPLACE"), **stored.columns)
+        again = Statement(lambda given: stored.statement(given).prefix_with("OR REPLACE"), columns=stored.columns)
         with patch.object(outcomes, "_ATTEMPT", again):
             write_outcomes(tx, rows, attempts, now)
 

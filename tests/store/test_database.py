@@ -349,7 +349,7 @@ def test_a_prepared_statement_takes_lists_instants_and_truth_values_and_gives_th
 def test_a_prepared_statement_run_for_no_rows_does_nothing(database):
     raised = Statement(
         lambda given: update(Group).where(GROUP.name == given.group).values(priority=2),
-        group=GROUP.name,
+        columns={"group": GROUP.name},
     )
     with database.write() as tx:
         assert raised.count(tx, []) == 0
@@ -363,9 +363,7 @@ def test_plain_rows_are_one_statement_and_come_as_they_are(database):
             update(Group).where(group.name == given.name).values(priority=given.priority, paused=given.paused)
         ),
         plain=True,
-        name=group.name,
-        priority=group.priority,
-        paused=group.paused,
+        columns={"name": group.name, "priority": group.priority, "paused": group.paused},
     )
     names = ["it's", 'a "quote"', "ÆØÅ\\"]
     with database.write() as tx:

@@ -28,8 +28,8 @@ def from_rows(given: Any) -> Any:
 
 WAYS: dict[str, tuple[Statement, list[Any], dict[str, Any]]] = {
     "by values": (Statement(insert(WITH_DEFAULTS).values(said=bindparam("words"))), [], {"words": "hello"}),
-    "by rows": (Statement(from_rows, said=SAID), [[{"said": "hello"}]], {}),
-    "by plain rows": (Statement(from_rows, plain=True, said=SAID), [[("hello",)]], {}),
+    "by rows": (Statement(from_rows, columns={"said": SAID}), [[{"said": "hello"}]], {}),
+    "by plain rows": (Statement(from_rows, plain=True, columns={"said": SAID}), [[("hello",)]], {}),
 }
 
 

@@ -35,7 +35,7 @@ class OpenRun:
 
 def open_runs(tx: Connection) -> list[OpenRun]:
     """All runs that have started and not ended, the oldest first."""
-    runs = tx.execute(select(Run.__table__).where(RUN.status.in_(OPEN)).order_by(RUN.id)).all()  # type: ignore[attr-defined]
+    runs = tx.execute(select(Run.__table__).where(RUN.status.in_(OPEN)).order_by(RUN.id)).all()
     tasks: defaultdict[int, dict[int, Any]] = defaultdict(dict)
     for row in tx.execute(select(*_TASK_COLUMNS).where(TASK.run_id.in_(STARTED_RUNS)).order_by(TASK.id)):
         tasks[row.run_id][row.id] = row

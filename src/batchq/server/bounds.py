@@ -70,7 +70,7 @@ def _bound_channel(channel: Any, drop: Callable[[object], None], mend: Callable[
 def _plain(kind: type[Any]) -> type[Any]:
     """A message class that leaves the body packed; `kind` would unpack it before its size is judged."""
 
-    class Plain(kind):  # type: ignore[misc]
+    class Plain(kind):
         def __init__(self, *raw: Any, **named: Any) -> None:
             if packed := _packed(raw[0] if raw else named.get("payload")):
                 self.errors = [(ValueError, ValueError(packed), None)]

@@ -27,7 +27,7 @@ class Wanted(Protocol):
         """How many threads the present window gives it."""
 
 
-class BatchConsumer(bootsteps.StartStopStep):  # type: ignore[misc]
+class BatchConsumer(bootsteps.StartStopStep):
     """The consumer's step: on every connection it keeps queues and prefetch as SQL wants them."""
 
     requires = ("celery.worker.consumer.tasks:Tasks", "celery.worker.consumer.control:Control")

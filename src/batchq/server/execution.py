@@ -66,7 +66,7 @@ def _not_started(host: Host, arrival: Arrival, row: Any, reason: str, cause: Exc
     host.ledger.report(arrival, Report(row.id, row.token, ok=False, error=error))
 
 
-class Execution(Request):  # type: ignore[misc]
+class Execution(Request):
     """One claimed attempt in the pool; however it ends, exactly one report reaches the ledger."""
 
     def __init__(self, server: Host, arrival: Arrival, row: Any, consumer: Any) -> None:

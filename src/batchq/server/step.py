@@ -51,7 +51,7 @@ COLD_SECONDS = 2.0
 LEAVE_SECONDS = 10.0
 
 
-class BatchServer(bootsteps.StartStopStep):  # type: ignore[misc]
+class BatchServer(bootsteps.StartStopStep):
     """A batch server: its life under the server's name, its ledger, its watch and its pool."""
 
     requires = ("celery.worker.components:Pool",)

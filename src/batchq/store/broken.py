@@ -123,7 +123,7 @@ def _all_groups(tx: Connection) -> Sequence[Any]:
 
 
 def _of_servers(tx: Connection) -> Iterator[str]:
-    table = Server.__table__  # type: ignore[attr-defined]
+    table = Server.__table__
     found, unread = _read(tx, table, table.c.id.is_not(None))
     for number, reason in unread.items():
         yield f"Server number {number} cannot be read ({reason}). Correct its row of batchq_server."
@@ -142,7 +142,7 @@ def _of_group(name: Any, row: Any) -> Iterator[str]:
 
 
 def _of_runs(tx: Connection) -> Iterator[str]:
-    table = Run.__table__  # type: ignore[attr-defined]
+    table = Run.__table__
     found, unread = _read(tx, table, RUN_IS_OPEN)
     for number, reason in unread.items():
         yield f"Run {number} cannot be read ({reason}). Correct its row of batchq_run."
@@ -158,7 +158,7 @@ def _of_runs(tx: Connection) -> Iterator[str]:
 
 
 def _of_tasks(tx: Connection, groups: Any) -> Iterator[str]:
-    table = Task.__table__  # type: ignore[attr-defined]
+    table = Task.__table__
     is_open = TASK.run_id.in_(select(RUN.id).where(RUN_IS_OPEN, RUN.status != RunState.STORING.value))
     found, unread = _read(tx, table, is_open & TASK.status.not_in([state.value for state in TERMINAL]))
     for number, reason in unread.items():

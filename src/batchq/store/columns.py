@@ -23,17 +23,17 @@ from batchq.store.tables import (
     Trouble,
 )
 
-JOB = Job.__table__.c  # type: ignore[attr-defined]
-RUN = Run.__table__.c  # type: ignore[attr-defined]
-TASK = Task.__table__.c  # type: ignore[attr-defined]
-CONDITION = TaskCondition.__table__.c  # type: ignore[attr-defined]
-ATTEMPT = Attempt.__table__.c  # type: ignore[attr-defined]
-SERVER = Server.__table__.c  # type: ignore[attr-defined]
-GROUP = Group.__table__.c  # type: ignore[attr-defined]
-BINDING = ServerGroup.__table__.c  # type: ignore[attr-defined]
-WINDOW = ServerWindow.__table__.c  # type: ignore[attr-defined]
-DISPATCH = Dispatch.__table__.c  # type: ignore[attr-defined]
-TROUBLE = Trouble.__table__.c  # type: ignore[attr-defined]
+JOB = Job.__table__.c
+RUN = Run.__table__.c
+TASK = Task.__table__.c
+CONDITION = TaskCondition.__table__.c
+ATTEMPT = Attempt.__table__.c
+SERVER = Server.__table__.c
+GROUP = Group.__table__.c
+BINDING = ServerGroup.__table__.c
+WINDOW = ServerWindow.__table__.c
+DISPATCH = Dispatch.__table__.c
+TROUBLE = Trouble.__table__.c
 
 POSITION_BITS = 20  # bits of a task's id that hold its position in its run
 

@@ -34,7 +34,7 @@ def find_run(tx: Connection, run: str | int) -> int:
 
 def run_row(tx: Connection, run: int) -> Any:
     """The run's row; raises NotFound."""
-    row = tx.execute(select(Run.__table__).where(RUN.id == run)).one_or_none()  # type: ignore[attr-defined]
+    row = tx.execute(select(Run.__table__).where(RUN.id == run)).one_or_none()
     if row is None:
         raise no_run(tx, run)
     return row

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from batchq.core.states import NOT_STARTED, TERMINAL
 from batchq.store.columns import BINDING, GROUP, RUN, RUN_IS_OPEN, SERVER, STORING, TASK
@@ -104,8 +105,5 @@ def forget_group(tx: Connection, group: str) -> bool:
 
 def insert_if_new(tx: Connection, table: Any, values: Mapping[str, Any]) -> None:
     """Insert a row, unless one of the same key is there."""
-    if tx.dialect.name == "postgresql":
-        from sqlalchemy.dialects.postgresql import insert as insert_new
-    else:
-        from sqlalchemy.dialects.sqlite import insert as insert_new  # type: ignore[assignment]
-    tx.execute(insert_new(table).values(**values).on_conflict_do_nothing())
+    insert: Any = postgresql.insert if tx.dialect.name == "postgresql" else sqlite.insert
+    tx.execute(insert(table).values(**values).on_conflict_do_nothing())

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, bindparam, insert, literal, select
+from sqlalchemy.sql.schema import ScalarElementColumnDefault
 
 from batchq.core import secrets
 from batchq.core.conditions import Join
@@ -164,7 +165,11 @@ _stored = {
         *("retries", "retry_delay", "time_limit", "ignore_failure", "joined", "pending", "waits_with", "sharing"),
     )
 }
-_at_first = {column.name: column.default.arg for column in TASK if column.default and column.name not in _stored}
+_at_first = {
+    column.name: column.default.arg
+    for column in TASK
+    if isinstance(column.default, ScalarElementColumnDefault) and column.name not in _stored
+}
 _ADD_TASKS = Statement(
     lambda given: insert(Task).from_select(
         [*_stored, *_at_first],
@@ -174,7 +179,7 @@ _ADD_TASKS = Statement(
         ),
         include_defaults=False,
     ),
-    **_stored,
+    columns=_stored,
 )
 
 
@@ -190,7 +195,7 @@ _ADD_CONDITIONS = Statement(
         list(_condition), select(*(getattr(given, name) for name in _condition))
     ),
     plain=True,
-    **_condition,
+    columns=_condition,
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import date, datetime
 from enum import StrEnum
+from typing import TYPE_CHECKING, ClassVar
 
 from sqlalchemy import (
     BigInteger,
@@ -12,6 +13,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     MetaData,
+    Table,
     Text,
     UniqueConstraint,
     text,
@@ -42,6 +44,8 @@ class Row(SQLModel):
     """Base of our tables, with a catalogue of their own: a host project's SQLModel tables stay out of it."""
 
     metadata = MetaData()
+    if TYPE_CHECKING:  # SQLModel makes it, and does not say so
+        __table__: ClassVar[Table]
 
 
 class Liveness(StrEnum):

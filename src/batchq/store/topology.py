@@ -25,7 +25,7 @@ _STANDING = Statement(
     select(SERVER.epoch, SERVER.liveness, DISPATCH.topology)
     .join(Dispatch, DISPATCH.id == 1)
     .where(SERVER.id == bindparam("server"))
-    .with_for_update(read=True, of=ServerTable.__table__)  # type: ignore[attr-defined]
+    .with_for_update(read=True, of=ServerTable.__table__)
 )
 # One look into the index for each group. For EXISTS, PostgreSQL would read every ready task and then count the groups.
 _one_ready: Select[Any] = (

@@ -104,7 +104,7 @@ def forget(tx: Connection, what: What, number: int) -> bool:
 
 def due(tx: Connection, now: datetime) -> Sequence[Any]:
     """The rows that are to be tried again."""
-    rows = select(Trouble.__table__).where(TROUBLE.again_at <= now)  # type: ignore[attr-defined]
+    rows = select(Trouble.__table__).where(TROUBLE.again_at <= now)
     return tx.execute(rows.order_by(TROUBLE.what, TROUBLE.number)).all()
 
 
@@ -125,9 +125,7 @@ def lock_due(tx: Connection, what: What, number: int, now: datetime) -> bool:
 
 def every(tx: Connection) -> Sequence[Any]:
     """All rows set aside, the oldest first."""
-    return tx.execute(
-        select(Trouble.__table__).order_by(TROUBLE.since, TROUBLE.what, TROUBLE.number)  # type: ignore[attr-defined]
-    ).all()
+    return tx.execute(select(Trouble.__table__).order_by(TROUBLE.since, TROUBLE.what, TROUBLE.number)).all()
 
 
 def _its(what: What, number: int, column: Any, *more: Any) -> Any:
@@ -135,4 +133,4 @@ def _its(what: What, number: int, column: Any, *more: Any) -> Any:
 
 
 def _tell(tx: Connection) -> None:
-    tx.execute(update(Dispatch).values(topology=Dispatch.__table__.c.topology + 1))  # type: ignore[attr-defined]
+    tx.execute(update(Dispatch).values(topology=Dispatch.__table__.c.topology + 1))

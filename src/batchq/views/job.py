@@ -38,7 +38,7 @@ def jobs(tx: Connection) -> list[JobLine]:
     latest = select(RUN.job_id, func.count().label("runs"), func.max(RUN.id).label("run"), _OPEN_RUNS)
     newest = latest.group_by(RUN.job_id).subquery()
     statement = (
-        select(JOB.name, JOB.updated_at, newest.c.runs, newest.c.open, _VERDICT, Run.__table__)  # type: ignore[attr-defined]
+        select(JOB.name, JOB.updated_at, newest.c.runs, newest.c.open, _VERDICT, Run.__table__)
         .select_from(Job)
         .outerjoin(newest, newest.c.job_id == JOB.id)
         .outerjoin(Run, RUN.id == newest.c.run)
@@ -48,7 +48,7 @@ def jobs(tx: Connection) -> list[JobLine]:
 
 
 _OPEN_RUNS = func.sum(case((RUN.status.in_([state.value for state in RUN_OPEN]), 1), else_=0)).label("open")
-_ENDED = Run.__table__.alias("ended")  # type: ignore[attr-defined]
+_ENDED = Run.__table__.alias("ended")
 _VERDICT = (
     select(_ENDED.c.status)
     .where(_ENDED.c.job_id == JOB.id, _ENDED.c.status.in_([state.value for state in RUN_ENDED]))

@@ -77,7 +77,7 @@ def runs(
     tx: Connection, *, job: str | None = None, statuses: Iterable[str] = (), limit: int | None = None
 ) -> list[RunCounts]:
     """The newest runs first, each as `run_view` gives it but with `tasks` counted by status."""
-    chosen = select(Run.__table__).order_by(RUN.id.desc()).limit(limit)  # type: ignore[attr-defined]
+    chosen = select(Run.__table__).order_by(RUN.id.desc()).limit(limit)
     if job is not None:
         chosen = chosen.where(RUN.job == job)
     if wanted := list(statuses):

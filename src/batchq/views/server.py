@@ -85,7 +85,7 @@ class ExecutingView(TypedDict):
 def servers(tx: Connection, now: datetime | None = None) -> list[ServerView]:
     """All servers by name. `threads` is what its windows, or its own number, allow now (rules 16-20)."""
     reasons = Reasons(tx, now)
-    rows = tx.execute(select(Server.__table__).order_by(SERVER.name)).all()  # type: ignore[attr-defined]
+    rows = tx.execute(select(Server.__table__).order_by(SERVER.name)).all()
     return [_view(row, reasons.topology.by_id[row.id], reasons.busy.get(row.id, 0), reasons.now) for row in rows]
 
 

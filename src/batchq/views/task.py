@@ -137,7 +137,7 @@ def task_view(
 
 
 def _row(tx: Connection, run: int, name: str) -> Any:
-    statement = with_server((*Task.__table__.c, SERVER_NAME))  # type: ignore[attr-defined]
+    statement = with_server((*Task.__table__.c, SERVER_NAME))
     row = tx.execute(statement.where(TASK.run_id == run, TASK.name == name)).one_or_none()
     if row is None:
         raise no_task(tx, run, name)
@@ -145,7 +145,7 @@ def _row(tx: Connection, run: int, name: str) -> Any:
 
 
 def _attempts(tx: Connection, task: int) -> Sequence[Any]:
-    statement = select(Attempt.__table__).where(ATTEMPT.task_id == task)  # type: ignore[attr-defined]
+    statement = select(Attempt.__table__).where(ATTEMPT.task_id == task)
     return tx.execute(statement.order_by(ATTEMPT.attempt)).all()
 
 

@@ -130,7 +130,7 @@ def why_of_task(row: Any, after: Iterable[ConditionView], reasons: Reasons) -> s
 
 def conditions_of(tx: Connection, run: int, task: int) -> list[ConditionView]:
     """The conditions of a task, each with how its predecessor stands."""
-    before = Task.__table__.alias("before")  # type: ignore[attr-defined]
+    before = Task.__table__.alias("before")
     end = (before.c.status, before.c.claimed_at, before.c.unsettled, before.c.settled_up_to)
     conditions = _conditions(run).add_columns(before.c.name, *end)
     joined = conditions.join(before, before.c.id == CONDITION.predecessor_id).where(TASK.id == task)

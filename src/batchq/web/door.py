@@ -30,7 +30,7 @@ HEADERS = {
 }
 
 
-class Door(Flower):  # type: ignore[misc]
+class Door(Flower):
     """Flower, that answers to known names only, and says of each answer what a browser may do with it.
 
     `hosts` are patterns of names that are known besides this machine's own; None stands for a proxy in front, which
@@ -61,7 +61,7 @@ class Door(Flower):  # type: ignore[misc]
         return self.get_handler_delegate(request, Stranger)
 
 
-class Stranger(RequestHandler):  # type: ignore[misc]
+class Stranger(RequestHandler):
     """Tells that the name in the request is not known here."""
 
     def prepare(self) -> None:

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 _Anything = BaseException
 
 
-class Ending(celerys.TraceInfo):  # type: ignore[misc]
+class Ending(celerys.TraceInfo):
     """Celery's record of an operation that failed, retries, rejects or ignores; this one sends and stores nothing."""
 
     state: str

@@ -34,7 +34,7 @@ RETRY_WANTED = "Retry: the operation asked for it"
 logger = logging.getLogger(__name__)
 
 
-class _Encoder(JSONEncoder):  # type: ignore[misc]
+class _Encoder(JSONEncoder):
     """Writes everything that Celery's JSON can write, as plain values: a time as text, without a mark of its type."""
 
     def default(self, o: Any) -> Any:

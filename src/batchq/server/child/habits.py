@@ -10,7 +10,7 @@ import socket
 import sys
 import warnings
 from _locale import setlocale
-from _signal import getsignal, pthread_sigmask  # type: ignore[import-not-found]
+from _signal import getsignal, pthread_sigmask
 from resource import getrlimit
 from typing import Any
 

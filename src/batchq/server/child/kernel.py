@@ -8,7 +8,7 @@ import resource
 import signal
 
 # `signal` wraps these two and makes an enum of each number, which takes twenty times as long.
-from _signal import getsignal, pthread_sigmask  # type: ignore[import-not-found]
+from _signal import getsignal, pthread_sigmask
 from typing import Any
 
 from batchq.server.child.habit import Habit, never
@@ -24,7 +24,7 @@ RLIMITS = [
 SIGNALS = sorted(signal.valid_signals())
 TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 
-prctl = getattr(ctypes.CDLL(None), "prctl", None)
+prctl: Any = getattr(ctypes.CDLL(None), "prctl", None)
 # The kernel writes the number of the death signal here.
 death_signal_number = ctypes.c_int()
 death_signal_at = ctypes.byref(death_signal_number)
@@ -110,7 +110,7 @@ def _set_users(before: tuple[Any, Any]) -> None:
 
 
 def _death_signal() -> int:
-    prctl(PR_GET_PDEATHSIG, death_signal_at)  # type: ignore[misc]
+    prctl(PR_GET_PDEATHSIG, death_signal_at)
     return death_signal_number.value
 
 
@@ -145,5 +145,5 @@ HABITS = (
           lambda: os.getpriority(os.PRIO_PROCESS, 0)),
     Habit("processors", lambda: os.sched_getaffinity(0), lambda was: os.sched_setaffinity(0, was),
           lambda: os.sched_getaffinity(0)),
-    Habit("death signal", _death_signal, lambda was: prctl(PR_SET_PDEATHSIG, was), _death_signal),  # type: ignore[misc]
+    Habit("death signal", _death_signal, lambda was: prctl(PR_SET_PDEATHSIG, was), _death_signal),
 )  # fmt: skip

@@ -64,7 +64,7 @@ _READY = Listing(
     .where(status_in_index(State.READY), TASK.group_name == bindparam("group"), TASK.ready_at <= bindparam("now"))
     .order_by(TASK.priority.desc(), TASK.ready_at, TASK.id)
     .limit(bindparam("limit"))
-    .with_for_update(of=Task.__table__, skip_locked=True, key_share=True),  # type: ignore[attr-defined]
+    .with_for_update(of=Task.__table__, skip_locked=True, key_share=True),
     TASK.id,
 )
 
@@ -135,8 +135,7 @@ _QUEUE = Statement(
         .values(status=_QUEUED.status, token=given.renewed, queued_at=bindparam("now"))
         .values(server_id=None, epoch=None, offers=0)
     ),
-    task=TASK.id,
-    renewed=TASK.token,
+    columns={"task": TASK.id, "renewed": TASK.token},
 )
 
 
@@ -162,9 +161,7 @@ _HASTEN = Statement(
         .where(TASK.id == given.task, TASK.ready_at == given.held, status_is(State.READY))
         .values(ready_at=given.due)
     ),
-    task=TASK.id,
-    held=TASK.ready_at,
-    due=TASK.ready_at,
+    columns={"task": TASK.id, "held": TASK.ready_at, "due": TASK.ready_at},
 )
 
 

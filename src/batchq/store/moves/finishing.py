@@ -35,7 +35,7 @@ _LOCKED = Statement(
     .join(Run, RUN.id == TASK.run_id)
     .where(among(TASK.id, "tasks"))
     .order_by(TASK.id)
-    .with_for_update(of=Task.__table__, key_share=True)  # type: ignore[attr-defined]
+    .with_for_update(of=Task.__table__, key_share=True)
 )
 _FINISH = Statement(
     lambda given: (
@@ -44,18 +44,20 @@ _FINISH = Statement(
         .values(status=given.state, unsettled=given.flag, ready_at=func.coalesce(given.again, TASK.ready_at))
         .values(ended_at=bindparam("now"), error=given.reason, result=given.value)
     ),
-    task=TASK.id,
-    held=TASK.token,
-    state=TASK.status,
-    flag=TASK.unsettled,
-    again=TASK.ready_at,
-    reason=TASK.error,
-    value=TASK.result,
+    columns={
+        "task": TASK.id,
+        "held": TASK.token,
+        "state": TASK.status,
+        "flag": TASK.unsettled,
+        "again": TASK.ready_at,
+        "reason": TASK.error,
+        "value": TASK.result,
+    },
 )
 _attempt = {column.name: column for column in ATTEMPT}
 _ATTEMPT = Statement(
     lambda given: insert(Attempt).from_select(list(_attempt), select(*(getattr(given, name) for name in _attempt))),
-    **_attempt,
+    columns=_attempt,
 )
 
 

@@ -28,7 +28,7 @@ _UNSETTLED = Statement(
     .order_by(TASK.run_id, TASK.id)
     .limit(bindparam("limit"))
 )
-_before = Task.__table__.alias("before")  # type: ignore[attr-defined]
+_before = Task.__table__.alias("before")
 _FOLLOWERS = Statement(
     select(CONDITION.predecessor_id, CONDITION.task_id, CONDITION.outcome)
     .add_columns(TASK.status, TASK.joined, TASK.pending, TASK.met, TASK.impossible, TASK.sharing)
@@ -77,7 +77,7 @@ _COUNT = Statement(
         .values(pending=given.pending, met=given.met, impossible=given.impossible)
     ),
     plain=True,
-    **_numbers,
+    columns=_numbers,
 )
 _COUNT_AND_MOVE = Statement(
     lambda given: (
@@ -86,10 +86,7 @@ _COUNT_AND_MOVE = Statement(
         .values(pending=given.pending, met=given.met, impossible=given.impossible)
         .values(status=given.state, ready_at=given.ready, ended_at=given.ended)
     ),
-    **_numbers,
-    state=TASK.status,
-    ready=TASK.ready_at,
-    ended=TASK.ended_at,
+    columns={**_numbers, "state": TASK.status, "ready": TASK.ready_at, "ended": TASK.ended_at},
 )
 _MOVE_SHARING = Statement(
     update(Task)
@@ -103,8 +100,7 @@ _LEAVE = Statement(
         .where(TASK.id == given.task)
         .values(unsettled=True, settled_up_to=func.coalesce(given.reached, TASK.settled_up_to))
     ),
-    task=TASK.id,
-    reached=TASK.settled_up_to,
+    columns={"task": TASK.id, "reached": TASK.settled_up_to},
 )
 _SETTLED = Statement(update(Task).where(among(TASK.id, "tasks")).values(unsettled=False, settled_up_to=None))
 
@@ -150,8 +146,7 @@ _COUNT_OFF = Statement(
         .values(open_tasks=RUN.open_tasks - given.tasks)
         .returning(RUN.id, RUN.open_tasks, RUN.status)
     ),
-    run=RUN.id,
-    tasks=RUN.open_tasks,
+    columns={"run": RUN.id, "tasks": RUN.open_tasks},
 )
 _CLOSE = Statement(
     lambda given: (
@@ -159,11 +154,9 @@ _CLOSE = Statement(
         .where(RUN.id == given.run, RUN.open_tasks == 0, RUN.status == given.was)
         .values(status=given.verdict, ended_at=bindparam("now"))
     ),
-    run=RUN.id,
-    was=RUN.status,
-    verdict=RUN.status,
+    columns={"run": RUN.id, "was": RUN.status, "verdict": RUN.status},
 )
-_handler = Task.__table__.alias("handler")  # type: ignore[attr-defined]
+_handler = Task.__table__.alias("handler")
 _handled = exists(
     select(literal_column("1"))
     .select_from(TaskCondition)

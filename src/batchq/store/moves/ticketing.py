@@ -100,8 +100,7 @@ _TAKE_BACK = Statement(
         .where(TASK.id == given.task, TASK.token.is_not_distinct_from(given.held), _TAKEN_BACK.standing)
         .values(status=_TAKEN_BACK.status, token=None, queued_at=None)
     ),
-    task=TASK.id,
-    held=TASK.token,
+    columns={"task": TASK.id, "held": TASK.token},
 )
 _OFFER_AGAIN = Statement(
     lambda given: (
@@ -109,9 +108,7 @@ _OFFER_AGAIN = Statement(
         .where(TASK.id == given.task, TASK.token.is_not_distinct_from(given.held), status_is(State.QUEUED))
         .values(token=given.renewed, queued_at=bindparam("now"), offers=TASK.offers + 1)
     ),
-    task=TASK.id,
-    held=TASK.token,
-    renewed=TASK.token,
+    columns={"task": TASK.id, "held": TASK.token, "renewed": TASK.token},
 )
 
 

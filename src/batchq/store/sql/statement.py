@@ -5,6 +5,7 @@ Where the database is a round trip away, they wait for the first one whose answe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Connection
@@ -18,15 +19,17 @@ from batchq.store.sql.forms import Answer, Form, Rows
 class Statement:
     """A statement with named parameters, compiled once for each kind of database.
 
-    With columns by name it takes rows as well, and `statement` is a function that makes it of these columns, to join
+    With `columns` by name it takes rows as well, and `statement` is a function that makes it of these columns, to join
     with or to insert; an update finds its rows by the first one. PostgreSQL gets all rows in one statement. SQLite
     runs it once for each row, or once in all if it is `plain`: if the rows hold numbers, truth values and words alone.
     """
 
-    def __init__(self, statement: Any, *, plain: bool = False, **columns: ColumnElement[Any]) -> None:
+    def __init__(
+        self, statement: Any, *, plain: bool = False, columns: Mapping[str, ColumnElement[Any]] | None = None
+    ) -> None:
         self.statement = statement
         self.plain = plain
-        self.columns = columns
+        self.columns = columns or {}
         self._forms: dict[str, Form] = {}
 
     def __call__(self, tx: Connection, rows: Rows | None = None, /, **values: Any) -> list[Any]:
