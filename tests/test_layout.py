@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import batchq
+from support import book
 
 ROOT = Path(batchq.__file__).parent
 # From the ground up; a module imports from its own floor and from those below.
@@ -68,6 +70,15 @@ def test_imports_point_down(path: Path):
         there = rest.partition(".")[0]
         if package == "batchq" and there in FLOOR:
             assert FLOOR[there] <= own, f"{path.name} imports {name}, which stands above it"
+
+
+def test_the_rooms_are_drawn_from_top_to_bottom():
+    table = book.rows(book.text("docs/architecture.md").partition("## Where things live")[2])
+    rows = [re.findall(r"`(\w+)`", row[0]) for row in table]
+    assert {name for row in rows for name in row} == FLOOR.keys() - {"__main__"}
+    assert all(len({FLOOR[name] for name in row}) == 1 for row in rows)
+    floors = [FLOOR[row[0]] for row in rows]
+    assert floors == sorted(floors, reverse=True)
 
 
 @pytest.mark.parametrize(("noun", "floor"), [(noun, floor) for noun, floors in NOUNS.items() for floor in floors])

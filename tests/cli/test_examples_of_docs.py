@@ -20,7 +20,7 @@ from batchq.spec import loads
 from support import book
 
 TESTS = book.ROOT / "tests"
-LANGUAGES = {"sh", "yaml", "toml", "json", "python", "text", "mermaid"}
+LANGUAGES = {"sh", "yaml", "toml", "json", "python", "text", "mermaid", "diff"}
 
 # Commands that another test runs, by page: its file and its name.
 ELSEWHERE: dict[str, dict[str, str]] = {
@@ -50,6 +50,11 @@ CANNOT: dict[str, str] = {
     "python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && .venv/bin/pytest": (
         "it runs all tests, this one too; the gate runs its parts"
     ),
+    "python3 -m venv .venv && . .venv/bin/activate && pip install -q -e '.[dev]'": (
+        "it installs from a package index; the gate does the same in a folder of its own"
+    ),
+    ".ci/fast": "it runs the tests of core and engine; the gate runs its parts",
+    ".ci/run": "it is the gate, which runs this test too",
     "pip install 'celery-batchq[postgres]'": (
         "it installs from a package index; the gate installs the wheel with its extras"
     ),
