@@ -261,6 +261,19 @@ def test_prepared_statements_and_others_of_one_transaction_come_in_their_order_a
         assert groups(database) == {"default", "second", "third", "last"}
 
 
+def test_who_writes_and_reads_in_turn_has_one_session(postgresql):
+    sessions = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'batchq' AND pid <> pg_backend_pid()"
+    )
+    with Database(url_of(postgresql), name="counts").read() as others:
+        before = others.execute(sessions).scalar_one()
+    for _ in range(3):
+        postgresql.run(lambda tx: tx.execute(text("SELECT 1")))
+        assert groups(postgresql) == {"default"}
+    with Database(url_of(postgresql), name="counts").read() as others:
+        assert others.execute(sessions).scalar_one() <= max(before, 1)
+
+
 def test_two_threads_write_at_once_through_one_database(postgresql):
     with postgresql.write() as tx:
         NAMED(tx, name="one")

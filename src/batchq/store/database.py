@@ -88,6 +88,9 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that only reads, one moment of the database."""
+        if self.dialect.has_sessions:
+            # On the writer's session, if that is free: a server has but so many.
+            self._writer.let_go_if_idle()
         with self.reachable(), self.engine.connect() as connection:
             self.dialect.isolate(connection)
             with connection.begin():
