@@ -14,7 +14,7 @@ from batchq.core.states import Outcome
 from batchq.errors import InvalidInput
 from batchq.spec.faults import Fault, Path, faults_in, shown
 from batchq.spec.fields import JSON, USUAL_SIZES, Priority, Sizes
-from batchq.spec.model import JobSpec, TaskSpec, check_sizes
+from batchq.spec.model import JobSpec, TaskSpec
 
 if TYPE_CHECKING:
     from batchq.spec.arguments import Calls
@@ -161,10 +161,7 @@ class Job:
     def spec(self, sizes: Sizes = USUAL_SIZES) -> JobSpec:
         """The job as it is submitted, with at most so many tasks and conditions; InvalidInput if it breaks a rule."""
         values = {"name": self.name, "tasks": tuple(self._tasks.values()), **self._shared}
-        try:
-            return JobSpec.model_validate(values, context=sizes)
-        except ValidationError as error:
-            raise self._invalid((), error) from None
+        return _checked(self.name, JobSpec, values, sizes=sizes)
 
     def _called(self, name: str, run: Any, args: Any, kwargs: Any) -> tuple[Any, Any, Any, Any]:
         """The operation, its arguments, and the Celery task where that is given."""
@@ -198,20 +195,26 @@ class Job:
         return after.conditions, after.join
 
     def _made(self, model: type[M], path: Path, **values: Any) -> M:
-        try:
-            return model(**values)
-        except ValidationError as error:
-            raise self._invalid(path, error) from None
-
-    def _invalid(self, path: Path, error: ValidationError) -> InvalidInput:
-        return InvalidInput("\n".join(f"Job {shown(self.name)}: {fault.below(path)}." for fault in faults_in(error)))
+        return _checked(self.name, model, values, path)
 
 
 def sized(job: Job | JobSpec, sizes: Sizes) -> JobSpec:
     """The job as it is submitted; InvalidInput if it breaks a rule, or is larger than these sizes (rule 1)."""
-    spec = job.spec(sizes) if isinstance(job, Job) else job
-    check_sizes(spec, sizes)
+    spec = job.spec(sizes) if isinstance(job, Job) else _checked(job.name, JobSpec, dict(job), sizes=sizes)
+    # Every task has been held to the usual sizes when it was made: only narrower ones are worth the time again.
+    if sizes.name_chars < USUAL_SIZES.name_chars or sizes.argument_bytes < USUAL_SIZES.argument_bytes:
+        for task in spec.tasks:
+            _checked(spec.name, TaskSpec, task.model_dump(), ("tasks", task.name), sizes)
     return spec
+
+
+def _checked(job: str, model: type[M], values: Mapping[str, Any], path: Path = (), sizes: Sizes = USUAL_SIZES) -> M:
+    """The model of these values at `path` of the job; InvalidInput with a line for each fault."""
+    try:
+        return model.model_validate(values, context=sizes)
+    except ValidationError as error:
+        lines = (f"Job {shown(job)}: {fault.below(path)}." for fault in faults_in(error))
+        raise InvalidInput("\n".join(lines)) from None
 
 
 def _listed(said: tuple[Any, Join | None]) -> Sequence[Any]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Self, cast
 
 from pydantic import (
@@ -22,10 +21,8 @@ from pydantic import (
 from batchq.core.conditions import Condition, Join, find_cycle
 from batchq.core.states import Outcome
 from batchq.core.windows import Window, overlaps, parse_days, parse_time
-from batchq.errors import InvalidInput
 from batchq.spec.faults import MOST_FAULTS, Fault, RuleBroken, near, shown
 from batchq.spec.fields import (
-    USUAL_SIZES,
     After,
     Args,
     Date,
@@ -39,7 +36,6 @@ from batchq.spec.fields import (
     Threads,
     TimeOfDay,
     Zone,
-    name_fault,
     sizes_of,
 )
 
@@ -85,8 +81,10 @@ class TaskSpec(Spec):
         for name in self.secret:
             if name not in self.kwargs:
                 raise RuleBroken(Fault(("secret",), f"no {shown(name)} in kwargs{near(name, self.kwargs)}"))
-        if fault := _argument_fault(self.args, self.kwargs, sizes_of(info)):
-            raise ValueError(fault)
+        if self.args or self.kwargs:
+            size = len(json.dumps([self.args, self.kwargs], ensure_ascii=False).encode())
+            if size > (most := sizes_of(info).argument_bytes):
+                raise ValueError(f"args and kwargs take {size:,} bytes as JSON, at most {most:,} are allowed")
         return self
 
 
@@ -207,58 +205,15 @@ def graph_faults(after: Mapping[str, Sequence[str]], sizes: Sizes) -> list[Fault
     count = sum(map(len, after.values()))
     if not after:
         return [Fault(("tasks",), "a job needs at least one task")]
-    if faults := _count_faults(len(after), count, sizes):
-        return faults
+    if len(after) > sizes.tasks:
+        return [Fault(("tasks",), f"has {len(after):,} tasks, at most {sizes.tasks:,} are allowed")]
+    if count > sizes.conditions:
+        return [Fault(("tasks",), f"has {count:,} conditions, at most {sizes.conditions:,} are allowed")]
     faults = _dangling(after)
     if faults:
         after = {name: [each for each in before if each in after] for name, before in after.items()}
     cycle = find_cycle(after)
     return [*faults, _cycle_fault(cycle)] if cycle else faults
-
-
-def _count_faults(tasks: int, conditions: int, sizes: Sizes) -> list[Fault]:
-    if tasks > sizes.tasks:
-        return [Fault(("tasks",), f"has {tasks:,} tasks, at most {sizes.tasks:,} are allowed")]
-    if conditions > sizes.conditions:
-        return [Fault(("tasks",), f"has {conditions:,} conditions, at most {sizes.conditions:,} are allowed")]
-    return []
-
-
-def check_sizes(job: JobSpec, sizes: Sizes) -> None:
-    """Raise InvalidInput, with up to ten faults, if the job is larger than a file with these sizes may make it."""
-    faults = _count_faults(len(job.tasks), sum(len(task.after) for task in job.tasks), sizes)
-    faults = faults or list(islice(_size_faults(job, sizes), MOST_FAULTS))
-    if faults:
-        raise InvalidInput("\n".join(f"Job {shown(job.name)}: {fault}." for fault in faults))
-
-
-def _size_faults(job: JobSpec, sizes: Sizes) -> Iterator[Fault]:
-    """Yield the names and arguments of a job that are too large."""
-    named: list[tuple[tuple[str, ...], str | None]] = [
-        (("name",), job.name),
-        (("group",), job.group),
-        (("run_by",), job.run_by),
-        (("company",), job.company),
-    ]
-    for task in job.tasks:
-        path = "tasks", task.name
-        named += [(path, task.name), ((*path, "run"), task.run), ((*path, "group"), task.group)]
-    # The model has seen to the usual sizes already: only narrower ones cost time here.
-    if sizes.name_chars < USUAL_SIZES.name_chars:
-        yield from (Fault(where, fault) for where, name in named if name and (fault := name_fault(name, sizes)))
-    if sizes.argument_bytes < USUAL_SIZES.argument_bytes:
-        for task in job.tasks:
-            if fault := _argument_fault(task.args, task.kwargs, sizes):
-                yield Fault(("tasks", task.name), fault)
-
-
-def _argument_fault(args: Any, kwargs: Any, sizes: Sizes) -> str | None:
-    if not (args or kwargs):
-        return None
-    size = len(json.dumps([args, kwargs], ensure_ascii=False).encode())
-    if size <= sizes.argument_bytes:
-        return None
-    return f"args and kwargs take {size:,} bytes as JSON, at most {sizes.argument_bytes:,} are allowed"
 
 
 def _dangling(after: Mapping[str, Sequence[str]]) -> list[Fault]:
