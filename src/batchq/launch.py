@@ -34,7 +34,7 @@ def _celery(app: Celery, *argv: str) -> int:
     for command in celery.commands.values():
         # Celery adds an app's options each time it begins: below `celery -A …` they would be there twice.
         command.params[:] = [each for each in command.params if not _is_added(app, each)]
-    # What Celery.start() does, but for the exit code, which it forgets.
+    # As Celery.start() does it, which forgets the exit code.
     celery.params[0].default = app
     try:
         return int(celery.main(args=list(argv), standalone_mode=False) or 0)

@@ -21,7 +21,7 @@ from batchq.server.intake import count_refused, refuse
 # A ticket has a few thousand with its envelope, and Celery's remote control seldom more.
 MESSAGE_BYTES = 64 * 1024
 TOO_LARGE = b"too large"
-# Those of text alone: other codecs of Python unpack, and a small message could fill the memory.
+# Encodings of text alone: other codecs of Python unpack, and a small message could fill the memory.
 ENCODINGS = (None, "", "utf-8", "utf8", "us-ascii", "ascii", "binary")
 # Errors that reading garbage can raise.
 NO_MESSAGE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)

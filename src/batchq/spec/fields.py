@@ -230,7 +230,7 @@ def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-# What a file may say, for the schema; a test holds the words and the days to those of core.
+# The words that a file may use, for the schema; a test holds them to those of core.
 Word: TypeAlias = Literal[
     "success", "ended", "succeeded", "ok", "afterok",
     "error", "failure", "failed", "afternotok",

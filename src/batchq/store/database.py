@@ -81,7 +81,7 @@ class Database:
             with self.reachable(), self._writer.transaction() as tx:
                 yield tx
         except BaseException:
-            # What this transaction saw of its own changes never came true.
+            # The topology as this transaction changed it never came true.
             self.topology = Topology(())
             raise
 

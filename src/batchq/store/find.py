@@ -12,7 +12,7 @@ from batchq.store.columns import GROUP, JOB, RUN, SERVER, TASK
 from batchq.store.tables import Run
 
 LARGEST_NUMBER = 2**63 - 1
-# What each kind of thing is named by, all over the database.
+# The column that names each kind of thing.
 NAMES = {"job": JOB.name, "server": SERVER.name, "group": GROUP.name}
 
 

@@ -35,7 +35,7 @@ SILENT = ("25P03", "25P04")
 # stored there, or was to be, also those that somebody's trigger made up.
 _SESSION = "01 02 03 08 09 0B 0F 0L 0P 24 25 26 27 28 2B 2D 34 3B 3D 3F 40 42 53 55 57 58 72 F0 HV"
 STATES = frozenset(_SESSION.split())
-# What it may refuse although it answers, by its SQLSTATE, or by its words where it has none; and what helps.
+# Refusals of a server that answers, by SQLSTATE, or by words where there is none; each with its advice.
 REFUSALS = {
     "42501": "Grant its user what that needs, or act as the owner of the tables.",
     "42P01": "Run `batchq db upgrade`, or correct the search_path.",
@@ -95,7 +95,7 @@ class PostgreSQL:
 
         @event.listens_for(engine, "checkin")
         def rest(driver: Any, record: Any) -> None:
-            # What a transaction left that was broken off must not reach the next one.
+            # Statements left by a broken-off transaction must not reach the next one.
             forget(record)
             if driver is not None:
                 driver.rest()
@@ -103,7 +103,7 @@ class PostgreSQL:
         @event.listens_for(engine, "commit")
         @event.listens_for(engine, "before_cursor_execute")
         def first(tx: Connection, *_: Any) -> None:
-            # What SQLAlchemy does itself comes after the statements that wait.
+            # SQLAlchemy's own statements come after those that wait.
             send(tx)
 
         return engine

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from batchq.store.sql.dialect import Access
 
 ANOTHER = "Put back the file that belongs there, or set BATCHQ_DATABASE_URL to another one; then start again."
-# What SQLite may refuse, by the name of its error; and what helps.
+# Refusals of SQLite, by the name of the error, each with its advice.
 REFUSALS = {
     "SQLITE_NOTADB": ANOTHER,
     "SQLITE_CORRUPT": MENDED,
@@ -41,7 +41,7 @@ NOT_OURS_ADVICE = "Its tables are not those of batchq: set BATCHQ_DATABASE_URL t
 # No waiting mends these.
 LASTING = ("SQLITE_NOTADB", "SQLITE_CORRUPT", "SQLITE_IOERR_SHORT_READ")
 NO_TEXT = "Could not decode to UTF-8"
-# What SQLite says of contents, where it has no other word for it than for anything that goes wrong.
+# SQLite's words for a fault of the content where its error has no name of its own.
 CONTENT_WORDS = (NO_TEXT, "malformed JSON", "integer overflow", "too big", "JSON path")
 # A writer takes the lock at once; a reader that asked for it later would fail, however patient.
 BEGIN = "BEGIN IMMEDIATE"
@@ -178,7 +178,7 @@ class Each(Form):
         self._positions: list[str] = compiled.positiontup
         processors = ((name, compiled.binds[name].type._cached_bind_processor(compiler)) for name in compiled.params)
         ways, fixed = dict(processors), self._fixed
-        # What is the same each time stands here already; the rest is put in its place.
+        # Values that are the same each time stand here already; the others are put in their places.
         self._template = [put(ways.get(name), fixed[name]) if name in fixed else None for name in self._positions]
         self._open = [(at, name, ways.get(name)) for at, name in enumerate(self._positions) if name not in fixed]
         self._make = self._row and self._row._make
