@@ -92,7 +92,7 @@ def remove_groups(database: Database, name: str, groups: Collection[str], *, ahe
 def delete_server(database: Database, name: str, *, ahead: int = 0) -> list[str]:
     """Delete a server that is stopped or lost, with its bindings and windows; returns the differences.
 
-    What it ran keeps its name. Raises NotFound, and Conflict for a server that runs.
+    The tasks that it ran keep its name. Raises NotFound, and Conflict for a server that runs.
     """
 
     def steps(tx: Connection) -> list[Step]:

@@ -36,8 +36,7 @@ class Batch:
 class Committer:
     """Stores batches, one after the other; may run in a thread beside the loop.
 
-    Once the schema is `outdated` by a newer one, outcomes are
-    stored, and everything else is left to processes that know that schema.
+    Once a newer schema has `outdated` this process, it stores outcomes only, and leaves the rest to newer processes.
     """
 
     def __init__(self, life: Life, around: Surroundings) -> None:

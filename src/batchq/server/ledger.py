@@ -126,7 +126,7 @@ class Ledger:
     def flush(self) -> None:
         """Begin a commit of all that is here, unless one is under way or the database is being waited for."""
         self._woken = False
-        if self._committing or self.fenced or self._outage.lasts or self._linger.holds():
+        if self._committing or self.fenced or self._outage.lasts or self._linger.lasts():
             return
         batch = self._take()
         if batch is None:

@@ -26,16 +26,16 @@ class Linger:
         self._until = 0.0
 
     def started(self, tokens: Iterable[str]) -> None:
-        """Attempts started together; whichever started before them is waited for no more."""
+        """Wait from now on for these attempts, which started together, and for no earlier ones."""
         self._fresh, self._fresh_until = set(tokens), self._monotonic() + FRESH_SECONDS
         self._until = 0.0
 
     def ended(self, token: str) -> None:
-        """An attempt has reported."""
+        """Wait no more for an attempt, which has reported."""
         self._fresh.discard(token)
 
-    def holds(self) -> bool:
-        """Whether the next commit waits a moment for reports that may be expected now."""
+    def lasts(self) -> bool:
+        """Whether the next commit still waits for reports that may come at any moment."""
         now = self._monotonic()
         if not self._fresh or now >= self._fresh_until:
             return False

@@ -17,7 +17,7 @@ QUIET_SECONDS = 2.0
 
 
 class Outage:
-    """The time since the last commit that was known to succeed.
+    """The state of waiting for a database since its last answer.
 
     It is `unsure` while a commit may have happened although its answer was lost.
     """
@@ -50,5 +50,5 @@ class Outage:
         return pause
 
     def end(self) -> None:
-        """The database has answered."""
+        """Wait no more: the database has answered."""
         self._since, self._announced, self.unsure = None, False, False

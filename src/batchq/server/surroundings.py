@@ -42,14 +42,14 @@ class Hub(Protocol):
         """Call it at the loop's next turn."""
 
     def call_later(self, delay: float, callback: Callable[[], object]) -> object:
-        """Call it after so many seconds."""
+        """Call it after this delay, in seconds."""
 
 
 class Beside(Protocol):
     """A thread in which commits run beside the loop, one after the other."""
 
     def submit(self, act: Callable[..., Any], /, *args: Any) -> Future[Any]:
-        """Have it done."""
+        """Do the act after those submitted before."""
 
     def shutdown(self, wait: bool = True) -> None:
         """End the thread."""

@@ -129,7 +129,7 @@ class Watch(threading.Thread):
         if now - self._looked_at > STOOD_STILL_SECONDS:
             self._missing.clear()
         self._looked_at = now
-        # The loop may stand still, and hear of a commit's claims late: without this those would count as missing.
+        # A loop that stood still hears of its commit's claims late: they would count as missing until then.
         began = self._ledger.began
         gone = {token for token in executing if not self._ledger.has(token)}
         self._missing = {token: self._missing.get(token, now) for token in gone}
