@@ -172,7 +172,12 @@ def test_an_answer_is_waited_for_longer_than_a_lock_and_at_most_8_s(
     database.dispose()
 
 
-def test_a_connection_that_rested_is_asked_first_where_a_statement_may_take_long(postgresql_url: str, proxy: Proxy):
+@pytest.mark.parametrize(
+    "again", [beat, lambda database: reading(database, topologies.newest_version)], ids=["write", "read"]
+)
+def test_a_connection_that_rested_is_asked_first_where_a_statement_may_take_long(
+    postgresql_url: str, proxy: Proxy, again: Callable[[Database], Any]
+):
     there = make_url(postgresql_url).set(host=proxy.host, port=proxy.port, query={"sslmode": "disable"})
     database = Database(there.render_as_string(hide_password=False), answer=60)
     beat(database)
@@ -181,6 +186,6 @@ def test_a_connection_that_rested_is_asked_first_where_a_statement_may_take_long
     while time.monotonic() - resting < 1.1:
         os.sched_yield()
     began = time.monotonic()
-    beat(database)
+    again(database)
     assert time.monotonic() - began < 10
     database.dispose()

@@ -110,12 +110,16 @@ class Session(psycopg.Connection[Any]):
             return result
 
     def rest(self) -> None:
-        """Note that the connection is idle from now on."""
-        self.rests_since = time.monotonic()
+        """Note that the connection is idle from now on, unless it is so already: who keeps it may give it back."""
+        if self.rests_since is None:
+            self.rests_since = time.monotonic()
 
     def is_well(self) -> bool:
-        """Whether it can be asked again after a rest."""
-        return not (has_ended(self) or self._is_silent())
+        """Whether it can be asked again after a rest, which ends here."""
+        if has_ended(self) or self._is_silent():
+            return False
+        self.rests_since = None
+        return True
 
     def _is_silent(self) -> bool:
         """Whether it no longer answers; tested after a rest, and only where a statement may take long to show it."""
