@@ -51,7 +51,7 @@ FOREVER = float("inf")
 # Rule 6, without what an operator's retry may do.
 MOVES = {
     "waiting": {"ready", "didnt_run", "canceled"},
-    "ready": {"queued", "canceled"},
+    "ready": {"queued", "executing", "canceled"},
     "queued": {"executing", "ready", "canceled"},
     "executing": {"success", "error", "ready", "canceled"},
 }
@@ -658,7 +658,11 @@ def _journal(books: Books) -> Iterator[Violation]:
             name = _name(task) if task else f"task {move.task}"
             yield Violation(9, f"{name} went from {move.was} to {move.now}")
     # Whoever hands out holds a lock until its commit.
-    handed = [move for move in books.moves if (move.was, move.now) == ("ready", "queued") and move.tx is not None]
+    handed = [
+        move
+        for move in books.moves
+        if move.was == "ready" and move.now in ("queued", "executing") and move.tx is not None
+    ]
     turns = Counter(tx for tx, _ in groupby(move.tx for move in handed))
     for tx, number in turns.items():
         if number > 1:

@@ -25,6 +25,7 @@ from batchq.core.states import (
 RULE_6 = """
     waiting ready, ready queued, queued executing, executing success, executing error
     waiting didnt_run
+    ready executing
     queued ready
     executing ready
     executing canceled

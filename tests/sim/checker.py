@@ -24,7 +24,7 @@ ENDED = {"success", "error", "didnt_run", "canceled"}
 MOVES = {
     None: {"waiting"},
     "waiting": {"ready", "didnt_run", "canceled"},
-    "ready": {"queued", "canceled"},
+    "ready": {"queued", "executing", "canceled"},
     "queued": {"executing", "ready", "canceled"},
     "executing": {"success", "error", "ready", "canceled"},
 }

@@ -45,7 +45,7 @@ RUN_ENDED = frozenset({RunState.SUCCESS, RunState.ERROR, RunState.CANCELED})
 # Every move a task can make. The last four rows are an operator's retry.
 MOVES: dict[State, frozenset[State]] = {
     State.WAITING: frozenset({State.READY, State.DIDNT_RUN, State.CANCELED}),
-    State.READY: frozenset({State.QUEUED, State.CANCELED}),
+    State.READY: frozenset({State.QUEUED, State.EXECUTING, State.CANCELED}),
     State.QUEUED: frozenset({State.EXECUTING, State.READY, State.CANCELED}),
     State.EXECUTING: frozenset({State.SUCCESS, State.ERROR, State.READY, State.CANCELED}),
     State.SUCCESS: frozenset({State.WAITING}),

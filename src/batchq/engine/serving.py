@@ -78,12 +78,13 @@ def _hand_out(
     chosen = choose(tx, database, demand, moves.peek(tx, likely, now, aside), flush.ahead, flush.unsendable)
     free = room(database.topology, life, flush.pool, chosen.now) - flush.active
     share = chosen.shares.get(life.server, {})
-    own, others = _own_share(moves.hand_out(tx, chosen.rows, chosen.now), share, free)
-    # Claimed at once: its own ticket would travel to the broker and straight back.
-    tokens = [(row.id, row.token) for row in own]
+    own, others = _own_share(chosen.rows, share, free)
+    # Started at once: a ticket of its own would travel to the broker and straight back.
+    own = [row._replace(token=moves.new_token()) for row in own]
     version = database.topology.version
-    started = moves.mark_executing(tx, tokens, life.server, life.epoch, version, chosen.now) if own else None
-    return [row._replace(attempt=row.attempt + 1) for row in own], started, [moves.ticket(row) for row in others]
+    started = moves.start_own(tx, own, life.server, life.epoch, version, chosen.now) if own else None
+    tickets = [moves.ticket(row) for row in moves.hand_out(tx, others, chosen.now)]
+    return [row._replace(attempt=row.attempt + 1) for row in own], started, tickets
 
 
 def _own_share(rows: Iterable[Any], share: Mapping[str, int], free: int) -> tuple[list[Any], list[Any]]:

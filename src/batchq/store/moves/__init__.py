@@ -4,7 +4,7 @@ Every function takes the transaction first. Rows are locked in the order: server
 """
 
 from batchq.store.moves.canceling import begin_cancel
-from batchq.store.moves.claiming import claimed, executing_on, grant, left_executing, lock_tickets, mark_executing
+from batchq.store.moves.claiming import claimed, executing_on, grant, left_executing, lock_tickets, start_own
 from batchq.store.moves.dispatching import (
     Peeked,
     counted,
@@ -78,7 +78,6 @@ __all__ = [
     "lock_runs",
     "lock_tickets",
     "locked",
-    "mark_executing",
     "mark_unsettled",
     "move_sharing",
     "new_token",
@@ -92,6 +91,7 @@ __all__ = [
     "peek",
     "ready",
     "requeue",
+    "start_own",
     "start_run",
     "ticket",
     "tickets_out",

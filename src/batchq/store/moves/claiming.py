@@ -1,4 +1,4 @@
-"""Claims in SQL: queued → executing on one server, under one life (rules 10, 16, 31)."""
+"""Claims in SQL: queued or ready → executing on one server, under one life (rules 6, 10, 16, 31)."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from batchq.store.sql.statement import Reply, Statement
 from batchq.store.tables import Liveness, Run, Server, Task
 
 _CLAIMS = becomes(State.QUEUED, State.EXECUTING)
+_OWN = becomes(State.READY, State.EXECUTING)
 
 _mine = and_(TASK.server_id == bindparam("server"), TASK.epoch == bindparam("epoch_"))
 _unchanged = select(DISPATCH.topology).scalar_subquery() == bindparam("version")
@@ -39,6 +40,17 @@ _CLAIM = Statement(
         error=None,
     )
     .returning(TASK.id)
+)
+_START_OWN = Statement(
+    lambda given: (
+        update(Task)
+        .where(TASK.id == given.task, _OWN.standing, _unchanged)
+        .values(status=_OWN.status, token=given.renewed, attempt=TASK.attempt + 1, offers=0)
+        .values(server_id=bindparam("server"), epoch=bindparam("epoch_"), queued_at=bindparam("now"))
+        .values(claimed_at=bindparam("now"), ended_at=None, error=None)
+        .returning(TASK.id)
+    ),
+    columns={"task": TASK.id, "renewed": TASK.token},
 )
 _CLAIMED = Statement(
     select(*TO_START, TASK.token)
@@ -66,16 +78,18 @@ def grant(
     A topology newer than `version` grants nothing. A claim repeated after a commit whose reply was lost finds its
     rows executing under its own tokens, and they count.
     """
-    mark_executing(tx, tickets, server, epoch, version, now)
+    tasks, tokens = zip(*tickets, strict=True)
+    _CLAIM.later(tx, tasks=tasks, tokens=tokens, server=server, epoch_=epoch, version=version, now=now)
     return claimed(tx, tickets, server, epoch)
 
 
-def mark_executing(
-    tx: Connection, tickets: Sequence[tuple[int, str]], server: int, epoch: int, version: int, now: datetime
-) -> Reply:
-    """queued → executing on this server; returns the ids alone, for a caller that has the rows."""
-    tasks, tokens = zip(*tickets, strict=True)
-    return _CLAIM.later(tx, tasks=tasks, tokens=tokens, server=server, epoch_=epoch, version=version, now=now)
+def start_own(tx: Connection, rows: Sequence[Any], server: int, epoch: int, version: int, now: datetime) -> Reply:
+    """ready → executing on this server for rows that this transaction holds, under their new tokens; returns the ids.
+
+    A topology newer than `version` starts nothing.
+    """
+    given = [{"task": row.id, "renewed": row.token} for row in rows]
+    return _START_OWN.later(tx, given, server=server, epoch_=epoch, version=version, now=now)
 
 
 def claimed(tx: Connection, tickets: Sequence[tuple[int, str]], server: int, epoch: int) -> Reply:
