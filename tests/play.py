@@ -31,9 +31,9 @@ class Clocked(Database):
 
     instant: datetime | None = None
 
-    def now(self, tx: Connection) -> datetime:
+    def clock(self, tx: Connection) -> datetime:
         if self.instant is None:
-            return super().now(tx)
+            return super().clock(tx)
         send(tx)  # its own clock, too, is read after what comes before it
         return self.instant
 
@@ -126,7 +126,7 @@ class Play:
         facts = {"host": "here", "pid": 1, "life": None, "pool": pool, "pool_kind": "threads"}
 
         def begin(tx: Connection) -> Life:
-            return engine.take_over(tx, found(tx, name), name, facts, self.database.now(tx))
+            return engine.take_over(tx, found(tx, name), name, facts, tx.now())
 
         life = self.database.run(begin)
         self.workers[name] = Worker(life)
@@ -135,7 +135,7 @@ class Play:
     def stop(self, name: str) -> bool:
         """End the life of the server cleanly."""
         life = self.workers.pop(name).life
-        return self.database.run(lambda tx: engine.stop(tx, life, self.database.now(tx)))
+        return self.database.run(lambda tx: engine.stop(tx, life, tx.now()))
 
     def lose(self, name: str, beat: int | None = None) -> bool:
         """Declare the server lost that was last seen at this heartbeat, by default at its newest."""
@@ -143,7 +143,7 @@ class Play:
 
         def act(tx: Connection) -> bool:
             seen = tx.execute(select(servers.SERVER.beat).where(servers.SERVER.id == server)).scalar_one()
-            now = self.database.now(tx)
+            now = tx.now()
             return engine.lose(tx, server, name, seen if beat is None else beat, now)
 
         return self.database.run(act)
@@ -154,7 +154,7 @@ class Play:
         def act(tx: Connection) -> int:
             servers.set_server(tx, found(tx, name), **values)
             topologies.changed(tx)
-            return engine.take_back(tx, self.database, self.database.now(tx))
+            return engine.take_back(tx, tx.now())
 
         return self.database.run(act)
 
@@ -176,7 +176,7 @@ class Play:
         raise AssertionError("it never ends")
 
     def _step(self, tx: Connection) -> engine.Advance:
-        step = engine.advance(tx, self.database)
+        step = engine.advance(tx)
         self.watch(tx)
         return step
 
@@ -184,17 +184,17 @@ class Play:
         """What a coordinator does every second."""
 
         def mend(tx: Connection) -> list[Ticket]:
-            now = self.database.now(tx)
+            now = tx.now()
             engine.follow_clock(tx, now)
-            engine.take_back(tx, self.database, now)
-            return engine.offer_again(tx, self.database, now, lost_ticket_seconds)
+            engine.take_back(tx, now)
+            return engine.offer_again(tx, now, lost_ticket_seconds)
 
         self.mail.extend(self.database.run(mend))
         self.forward()
 
     def cancel(self, run: int) -> int:
         """Cancel the run; returns how many tasks are canceled now."""
-        return self.database.run(lambda tx: engine.cancel(tx, run, self.database.now(tx)))
+        return self.database.run(lambda tx: engine.cancel(tx, run, tx.now()))
 
     # --- what a server does ---------------------------------------------------------------------------------
 
@@ -227,7 +227,7 @@ class Play:
         given = {"pool": 100_000, "may_advance": self.fast_path} | options
 
         def act(tx: Connection) -> Served:
-            served = engine.serve(tx, self.database, worker.life, Flush(reports=reports, offers=offers, **given))
+            served = engine.serve(tx, worker.life, Flush(reports=reports, offers=offers, **given))
             self.watch(tx)
             return served
 
@@ -246,8 +246,8 @@ class Play:
     def deliver(self) -> None:
         """Bring each ticket to the server of its group with the most free threads; without one it stays in the mail."""
         with self.database.read() as tx:
-            seen = topologies.current(tx, self.database)
-            now = self.database.now(tx)
+            seen = topologies.current(tx)
+            now = tx.now()
         waiting, self.mail = self.mail, deque()
         while waiting:
             ticket = waiting.popleft()

@@ -52,7 +52,7 @@ class Stage:
             servers.set_server(tx, row.id, threads=threads, groups=groups, windows=windows)
             topologies.changed(tx)
             life = {"host": "h", "pid": 412, "life": "life", "pool": 100, "pool_kind": "prefork"}
-            return engine.take_over(tx, row.id, name, life, self.database.now(tx)) if runs else None
+            return engine.take_over(tx, row.id, name, life, tx.now()) if runs else None
 
         life = self.database.run(make)
         if life is not None:
@@ -70,7 +70,7 @@ class Stage:
         """Settle and hand out until there is no more; the tickets stay here."""
         again = True
         while again:
-            step = self.database.run(lambda tx: engine.advance(tx, self.database))
+            step = self.database.run(lambda tx: engine.advance(tx))
             self.tickets |= {ticket.task: ticket for ticket in step.tickets}
             again = step.more
 
@@ -80,10 +80,10 @@ class Stage:
         offers = [Offer(ticket.task, ticket.token, ticket.group) for ticket in self.tickets.values()]
         active = sum(holder == life for holder, _ in self.executing.values())
         with self.database.read() as tx:
-            seen = topologies.current(tx, self.database)
+            seen = topologies.current(tx)
         mine = [offer for offer in offers if seen.serves(seen.by_id[life.server], offer.group)]
         flush = Flush(offers=mine, active=active, pool=1000, may_advance=False)
-        served = self.database.run(engine.serve, self.database, life, flush)
+        served = self.database.run(engine.serve, life, flush)
         for row in served.granted:
             self.executing[row.name] = (life, row)
             del self.tickets[row.id]
@@ -94,7 +94,7 @@ class Stage:
         life, row = self.executing.pop(task)
         report = Report(row.id, row.token, ok=error is None, error=error, result=result, log=log)
         flush = Flush(reports=[report], active=0, pool=1000, may_advance=False)
-        self.database.run(engine.serve, self.database, life, flush)
+        self.database.run(engine.serve, life, flush)
         self.advance()
 
     def play(self, failing: Collection[str] = ()) -> None:

@@ -171,7 +171,7 @@ class BatchQ:
         more = True
         while more:
             ahead, unsendable = self.settings.tickets_ahead, self.publisher.unsendable
-            step = aside.run(self.database, engine.advance, self.database, ahead=ahead, unsendable=unsendable)
+            step = aside.run(self.database, engine.advance, ahead=ahead, unsendable=unsendable)
             crash.point("forward-committed")
             more = not self.publish(step.tickets) or step.more
 

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import Connection, select
+from sqlalchemy import select
 
 from batchq import engine
 from batchq.core.states import State
@@ -23,6 +23,7 @@ from batchq.store.columns import SERVER, TASK
 from batchq.store.database import Database
 from batchq.store.failures import of_content, why
 from batchq.store.tables import Liveness, Server
+from batchq.store.transaction import Tx
 from batchq.store.trouble import Key, What
 
 P = ParamSpec("P")
@@ -38,7 +39,7 @@ TIMES = 3
 Act = Callable[[Sequence[int]], object]
 
 
-def run(database: Database, act: Callable[Concatenate[Connection, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
+def run(database: Database, act: Callable[Concatenate[Tx, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
     """Do `act(tx, …)` as `Database.run` does; sets a row aside first, and repeats, if its content makes `act` fail."""
     for _ in range(TIMES):
         try:
@@ -51,67 +52,67 @@ def run(database: Database, act: Callable[Concatenate[Connection, P], R], *args:
 
 def set_aside(database: Database) -> bool:
     """Find the rows that make work fail by their content, and set them aside; False if there is none."""
-    return database.run(_set_aside, database)
+    return database.run(_set_aside)
 
 
-def _set_aside(tx: Connection, database: Database) -> bool:
-    before = topology.current(tx, database, topology.newest_version(tx)).aside
-    now = database.now(tx)
+def _set_aside(tx: Tx) -> bool:
+    before = topology.current(tx).aside
+    now = tx.now()
     found: dict[Key, str] = {}
-    for what, numbers, act in _stages(tx, database, now):
+    for what, numbers, act in _stages(tx, now):
         apart = before.runs if what is What.RUN else before.tasks
         fresh = [number for number in numbers if number not in apart and (what, number) not in found]
         found |= {(what, number): reason for number, reason in trouble.culprits(tx, fresh, act).items()}
     for (what, number), reason in found.items():
         logger.warning("%s %d always fails, and is set aside: %s", what.value, number, reason)
-    trouble.note(tx, found, database.name, now)
+    trouble.note(tx, found, tx.process, now)
     return bool(found or before.tasks or before.runs)
 
 
-def _stages(tx: Connection, database: Database, now: datetime) -> Iterator[tuple[What, Sequence[int], Act]]:
+def _stages(tx: Tx, now: datetime) -> Iterator[tuple[What, Sequence[int], Act]]:
     """List each kind of work that is done for many rows at once: the rows, and how to do it for some of them."""
-    unsettled = engine.unsettled(tx, topology.aside(tx, database).runs)
+    unsettled = engine.unsettled(tx, topology.aside(tx).runs)
     yield What.RUN, [row.run_id for row in unsettled.rows], partial(_settle, tx, now)
     yield What.RUN, moves.numbers_storing(tx, now - STORING), partial(_give_up, tx, now)
-    queued, version = moves.numbers_out(tx, State.QUEUED), database.topology.version
+    queued, version = moves.numbers_out(tx, State.QUEUED), tx.topology.version
     yield What.TASK, moves.numbers_out(tx, State.EXECUTING, State.QUEUED), partial(_count, tx)
     yield What.TASK, queued, partial(_take_back, tx)
     yield What.TASK, queued, partial(_offer_and_claim, tx, version, now)
     yield What.TASK, moves.numbers_not_before(tx, now), partial(_follow_clock, tx, now)
-    room = max(MOST, sum(server.threads for server in database.topology.servers))
+    room = max(MOST, sum(server.threads for server in tx.topology.servers))
     for group in topology.dispatch_input(tx).ready:
         yield What.TASK, moves.numbers_ready(tx, group, room), partial(_hand_out, tx, version, now, group)
 
 
-def _settle(tx: Connection, now: datetime, runs: Sequence[int]) -> None:
+def _settle(tx: Tx, now: datetime, runs: Sequence[int]) -> None:
     engine.settle_runs(tx, runs, now)
 
 
-def _give_up(tx: Connection, now: datetime, runs: Sequence[int]) -> None:
+def _give_up(tx: Tx, now: datetime, runs: Sequence[int]) -> None:
     for number in runs:
         moves.give_up(tx, number, now)
 
 
-def _count(tx: Connection, tasks: Sequence[int]) -> None:
+def _count(tx: Tx, tasks: Sequence[int]) -> None:
     moves.counted(moves.occupancy_later(tx, alone=tasks))
 
 
-def _take_back(tx: Connection, tasks: Sequence[int]) -> None:
+def _take_back(tx: Tx, tasks: Sequence[int]) -> None:
     moves.unqueue(tx, [(row.id, row.token) for row in moves.tickets_out(tx, alone=tasks)])
 
 
-def _offer_and_claim(tx: Connection, version: int, now: datetime, tasks: Sequence[int]) -> None:
+def _offer_and_claim(tx: Tx, version: int, now: datetime, tasks: Sequence[int]) -> None:
     rows = moves.tickets_out(tx, alone=tasks)
     for row in rows:
         engine.is_overdue(row, now, 1.0)
     _claim(tx, version, now, [(ticket.task, ticket.token) for ticket in moves.requeue(tx, rows, now)])
 
 
-def _follow_clock(tx: Connection, now: datetime, tasks: Sequence[int]) -> None:
+def _follow_clock(tx: Tx, now: datetime, tasks: Sequence[int]) -> None:
     engine.follow_clock(tx, now, alone=tasks)
 
 
-def _hand_out(tx: Connection, version: int, now: datetime, group: str, tasks: Sequence[int]) -> None:
+def _hand_out(tx: Tx, version: int, now: datetime, group: str, tasks: Sequence[int]) -> None:
     rows = moves.in_order(moves.peek(tx, {group: len(tasks)}, now, alone=tasks)[group].rows.rows)
     queued = moves.hand_out(tx, rows, now)
     for row in queued:
@@ -119,7 +120,7 @@ def _hand_out(tx: Connection, version: int, now: datetime, group: str, tasks: Se
     _claim(tx, version, now, [(row.id, row.token) for row in queued])
 
 
-def _claim(tx: Connection, version: int, now: datetime, tickets: Sequence[tuple[int, str]]) -> None:
+def _claim(tx: Tx, version: int, now: datetime, tickets: Sequence[tuple[int, str]]) -> None:
     """Rehearse a claim for a server that does not exist, so that nothing can start."""
     if tickets:
         assert len(moves.grant(tx, tickets, 0, 0, version, now).rows) == len(tickets)
@@ -131,13 +132,13 @@ def _claim(tx: Connection, version: int, now: datetime, tickets: Sequence[tuple[
 def try_again(database: Database) -> None:
     """Try the rows set aside once more: a row goes on if it goes through, and else waits twice as long."""
     with database.read() as tx:
-        due = trouble.due(tx, database.now(tx))
+        due = trouble.due(tx, tx.now())
     for row in due:
-        database.run(_try_again, database, What(row.what), row.number)
+        database.run(_try_again, What(row.what), row.number)
 
 
-def _try_again(tx: Connection, database: Database, what: What, number: int) -> None:
-    now = database.now(tx)
+def _try_again(tx: Tx, what: What, number: int) -> None:
+    now = tx.now()
     if not trouble.lock_due(tx, what, number, now):
         return
     if what in (What.REPORT, What.SERVER):
@@ -145,33 +146,33 @@ def _try_again(tx: Connection, database: Database, what: What, number: int) -> N
         if not (_is_kept(tx, number) if what is What.REPORT else _runs(tx, number)):
             trouble.forget(tx, what, number)
         return
-    error = trouble.tried(tx, lambda: _do_alone(tx, database, what, number, now), keep=what is What.LOST)
+    error = trouble.tried(tx, lambda: _do_alone(tx, what, number, now), keep=what is What.LOST)
     if error is None:
         trouble.forget(tx, what, number)
     else:
-        trouble.note(tx, {(what, number): why(error)}, database.name, now)
+        trouble.note(tx, {(what, number): why(error)}, tx.process, now)
 
 
-def _do_alone(tx: Connection, database: Database, what: What, number: int, now: datetime) -> None:
+def _do_alone(tx: Tx, what: What, number: int, now: datetime) -> None:
     if what is What.LOST:
         engine.lose_again(tx, number, now)
         return
-    topology.current(tx, database, topology.newest_version(tx))
-    for kind, _, act in _stages(tx, database, now):
+    topology.current(tx)
+    for kind, _, act in _stages(tx, now):
         if kind is what:
             act([number])
     if what is What.RUN:
         _settle(tx, now, [number])
 
 
-def _is_kept(tx: Connection, task: int) -> bool:
+def _is_kept(tx: Tx, task: int) -> bool:
     """Whether the server that executes the task is still the one that started it."""
     same = select(TASK.id).join(Server, SERVER.id == TASK.server_id).where(TASK.id == task)
     same = same.where(TASK.status == State.EXECUTING.value, TASK.epoch == SERVER.epoch)
     return tx.execute(same.where(SERVER.liveness == Liveness.RUNNING.value)).scalar() is not None
 
 
-def _runs(tx: Connection, server: int) -> bool:
+def _runs(tx: Tx, server: int) -> bool:
     found = select(SERVER.id).where(SERVER.id == server, SERVER.liveness == Liveness.RUNNING.value)
     return tx.execute(found).scalar() is not None
 
@@ -179,7 +180,7 @@ def _runs(tx: Connection, server: int) -> bool:
 def lose(database: Database, server: int, act: Callable[[int], object]) -> None:
     """Declare a server lost by `act`; sets the server aside if that always fails, so that the others go on."""
     with database.read() as tx:
-        if trouble.pauses(tx, What.SERVER, server, database.now(tx)):
+        if trouble.pauses(tx, What.SERVER, server, tx.now()):
             return
     try:
         act(server)
@@ -187,7 +188,7 @@ def lose(database: Database, server: int, act: Callable[[int], object]) -> None:
         if not of_content(error):
             raise
         reason = why(error)
-        database.run(lambda tx: trouble.note(tx, {(What.SERVER, server): reason}, database.name, database.now(tx)))
+        database.run(lambda tx: trouble.note(tx, {(What.SERVER, server): reason}, tx.process, tx.now()))
         return
     database.run(lambda tx: trouble.forget(tx, What.SERVER, server))
 

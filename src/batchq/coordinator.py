@@ -16,7 +16,6 @@ from celery import Celery, Task
 from celery.beat import Scheduler as BeatScheduler
 from celery.platforms import set_pdeathsig
 from celery.worker import state
-from sqlalchemy import Connection
 
 from batchq import aside, crash, engine
 from batchq.aside import STORING
@@ -30,6 +29,7 @@ from batchq.store import server as servers
 from batchq.store import topology as topologies
 from batchq.store.database import Database
 from batchq.store.moves import Ticket
+from batchq.store.transaction import Tx
 
 logger = logging.getLogger(__name__)
 
@@ -65,8 +65,7 @@ class Silence:
 class Tick:
     """One transaction of a tick: the work that is set `aside`, and the results of its steps."""
 
-    tx: Connection
-    database: Database
+    tx: Tx
     settings: Settings
     publisher: Publisher
     now: datetime
@@ -92,17 +91,17 @@ def follow_clock(tick: Tick) -> None:
 
 def take_back(tick: Tick) -> None:
     """Take tickets back for which no thread is free any more."""
-    engine.take_back(tick.tx, tick.database, tick.now, tick.settings.tickets_ahead, skip=True)
+    engine.take_back(tick.tx, tick.now, tick.settings.tickets_ahead, skip=True)
 
 
 def offer_again(tick: Tick) -> None:
     """Replace tickets that are out for too long."""
-    tick.tickets += engine.offer_again(tick.tx, tick.database, tick.now, tick.settings.lost_ticket_seconds)
+    tick.tickets += engine.offer_again(tick.tx, tick.now, tick.settings.lost_ticket_seconds)
 
 
 def dispatch(tick: Tick) -> None:
     """Hand ready tasks out to servers with free threads."""
-    tick.tickets += engine.dispatch(tick.tx, tick.database, tick.settings.tickets_ahead, tick.publisher.unsendable)
+    tick.tickets += engine.dispatch(tick.tx, tick.settings.tickets_ahead, tick.publisher.unsendable)
 
 
 # `take_back` takes the dispatch lock: from there on a step must wait for no run and no task, or two could deadlock.
@@ -151,7 +150,7 @@ class Coordinator:
     def _work_to_do(self, clock: float) -> bool:
         began = self._monotonic()
         with self._database.read() as tx:
-            schema.refuse_newer(self._database, tx)
+            schema.refuse_newer(tx)
             running = servers.running(tx)
             silent = self._silence.of(running, clock, clock + self._monotonic() - began)
             work = moves.anything_open(tx)
@@ -160,12 +159,11 @@ class Coordinator:
         return work or bool(silent)
 
     def _lose(self, server: int, *, name: str, beat: int) -> None:
-        if self._database.run(lambda tx: engine.lose(tx, server, name, beat, self._database.now(tx))):
+        if self._database.run(lambda tx: engine.lose(tx, server, name, beat, tx.now())):
             logger.warning("%s gave no sign for %g s: it counts as lost", name, self._settings.lost_seconds)
 
-    def _advance(self, tx: Connection) -> Advance:
-        database = self._database
-        tick = Tick(tx, database, self._settings, self._publisher, database.now(tx), topologies.aside(tx, database))
+    def _advance(self, tx: Tx) -> Advance:
+        tick = Tick(tx, self._settings, self._publisher, tx.now(), topologies.aside(tx))
         for step in STEPS:
             step(tick)
         crash.point("ticking")

@@ -145,7 +145,7 @@ def in_every_state(stage):
     stage.start("draining")
     actions.add_window(stage.database, "draining", never)
     with stage.database.write() as tx:
-        assert engine.lose(tx, lost.server, "lost", servers.find(tx, "lost").beat, stage.database.now(tx))
+        assert engine.lose(tx, lost.server, "lost", servers.find(tx, "lost").beat, tx.now())
 
 
 def test_every_state_of_a_server_is_visible(batchq, batchq_json, stage):

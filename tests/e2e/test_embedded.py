@@ -76,7 +76,7 @@ def test_a_job_that_was_being_stored_when_its_command_was_killed_is_canceled_too
     database = Database(f"sqlite:///{folder.folder / '.batchq' / 'batchq.db'}")
     schema.upgrade(database)
     (job,) = loads(SHORT).jobs.values()
-    run = database.run(lambda tx: runs.open_run(tx, database, job)[0].run)
+    run = database.run(lambda tx: runs.open_run(tx, job)[0].run)
     database.dispose()
 
     said = folder.cli("run", "short.yaml")

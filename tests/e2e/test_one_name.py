@@ -111,7 +111,7 @@ def test_a_life_whose_name_is_taken_twice_within_its_silence_ends_with_one_sente
         def lose(tx: object) -> bool:
             row = servers.find(tx, "AOS1")  # type: ignore[arg-type]
             assert row is not None
-            return engine.lose(tx, row.id, "AOS1", row.beat, site.database.now(tx))  # type: ignore[arg-type]
+            return engine.lose(tx, row.id, "AOS1", row.beat, tx.now())  # type: ignore[arg-type]
 
         assert site.database.run(lose)
 

@@ -49,7 +49,7 @@ class Timeline:
     def now(self) -> datetime:
         """The database's clock."""
         with self.site.database.read() as tx:
-            return self.site.database.now(tx)
+            return tx.now()
 
     def change(self, act: Callable[[], T]) -> T:
         """Do `act`, which changes the set-up, and remember when."""

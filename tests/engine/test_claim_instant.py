@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, time
 from typing import Any
 
@@ -15,6 +15,7 @@ from batchq import Job, actions
 from batchq.core.windows import Window
 from batchq.store import server as servers
 from batchq.store import topology as topologies
+from batchq.store.transaction import Tx
 from play import Clocked, Play
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -57,7 +58,7 @@ def test_a_window_that_closed_while_dispatch_was_waited_for_lets_nothing_start(b
         topologies.changed(tx)
     granted, go_on = held_back(batch)
     holder = Clocked(postgresql.url.render_as_string(hide_password=False))
-    with holder.engine.connect() as other:
+    with closing(Tx(holder)) as other:
         transaction = other.begin()
         topologies.lock_dispatch(other)
         with meanwhile(postgresql, go_on):
@@ -85,7 +86,7 @@ def test_a_group_bound_elsewhere_while_its_row_was_waited_for_is_not_claimed(bat
     def claim() -> None:
         granted.extend(batch.serve("AOS1", offers=[ticket]).granted)
 
-    with holder.engine.connect() as other:
+    with closing(Tx(holder)) as other:
         transaction = other.begin()
         topologies.lock_dispatch(other)
         with meanwhile(postgresql, bind), meanwhile(postgresql, claim, waiting=2):

@@ -20,7 +20,7 @@ def one(**facts) -> Job:
 
 
 def follow(batch: Play) -> int:
-    return batch.database.run(lambda tx: engine.follow_clock(tx, batch.database.now(tx)))
+    return batch.database.run(lambda tx: engine.follow_clock(tx, tx.now()))
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ def test_a_large_job_is_stored_in_chunks_of_which_nothing_starts_before_all_of_i
             conditions = tx.execute(select(func.count()).select_from(CONDITION.task_id.table)).scalar()
         seen.append((status, tasks, conditions, ready))
         if status == "storing":
-            assert not watched.run(lambda tx: engine.advance(tx, watched)).tickets
+            assert not watched.run(lambda tx: engine.advance(tx)).tickets
 
     watched.look = look
     run = engine.submit(watched, chain(2 * engine.submitting.ROWS_PER_TRANSACTION + 1))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 
 from batchq import Job, actions, engine
 from batchq.config import Settings
@@ -21,6 +21,7 @@ from batchq.store import moves
 from batchq.store import server as servers
 from batchq.store import topology as topologies
 from batchq.store.database import Database
+from batchq.store.transaction import Tx
 from play import Clocked, Play
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -57,13 +58,13 @@ def coordinator(postgresql: Clocked) -> Coordinator:
 
 
 @contextmanager
-def elsewhere(database: Database) -> Iterator[Connection]:
+def elsewhere(database: Database) -> Iterator[Tx]:
     """A transaction of another process, the first to fail in a deadlock; rolled back at the end if it is still open."""
     other = Database(database.url.render_as_string(hide_password=False))
     try:
-        with other.engine.connect() as connection:
-            connection.execute(text("SET LOCAL deadlock_timeout = '1ms'"))
-            yield connection
+        with closing(Tx(other)) as tx:
+            tx.execute(text("SET LOCAL deadlock_timeout = '1ms'"))
+            yield tx
     finally:
         other.dispose()
 
@@ -107,7 +108,7 @@ def one_task(batch: Play, name: str = "ONE") -> tuple[int, Any]:
     return run, batch.mail.pop()
 
 
-def held(tx: Connection, *tickets: Any) -> None:
+def held(tx: Tx, *tickets: Any) -> None:
     """Be a server that is about to claim these."""
     moves.lock_tickets(tx, [ticket.task for ticket in tickets])
     tx.execute(text("SELECT 1"))
@@ -167,7 +168,7 @@ def test_who_takes_tickets_back_waits_for_a_claim_before_dispatch_not_under_it(b
 
     def act() -> Any:
         if retires:
-            return postgresql.run(lambda tx: engine.retire(tx, postgresql, life, NOON))
+            return postgresql.run(lambda tx: engine.retire(tx, life, NOON))
         return actions.disable(postgresql, "AOS1")
 
     with elsewhere(postgresql) as claim:
@@ -187,7 +188,7 @@ def test_a_ticket_that_left_while_dispatch_was_waited_for_is_waited_for_too_but_
     run = engine.submit(postgresql, job.spec())
     life = batch.workers["AOS1"].life
     with elsewhere(postgresql) as server, elsewhere(postgresql) as next_one, elsewhere(postgresql) as claim:
-        (ticket,) = engine.advance(server, postgresql).tickets
+        (ticket,) = engine.advance(server).tickets
         with meanwhile(postgresql, lambda: topologies.lock_dispatch(next_one)) as locked:
             operator = meanwhile(postgresql, lambda: actions.disable(other_of(postgresql), "AOS1"), waiting=2)
             ended = operator.__enter__()

@@ -137,7 +137,7 @@ def test_a_stopping_server_starts_nothing_more_and_what_it_executes_goes_on(batc
     second = batch.submit(pair())
     (ticket,) = batch.mail
     life = batch.workers["AOS1"].life
-    batch.database.run(lambda tx: engine.retire(tx, batch.database, life, NOON))
+    batch.database.run(lambda tx: engine.retire(tx, life, NOON))
     assert batch.states(second)["A"] == "ready"
     assert not batch.serve("AOS1", offers=[ticket]).granted
     served = batch.finish("A", run=first)

@@ -218,7 +218,7 @@ def test_a_task_is_claimed_after_the_ends_it_waited_for_also_by_the_books(postgr
         wait_for_lock(postgresql)
         name, row = batch.at("B")
         report = Report(row.id, row.token, ok=True)
-        engine.serve(tx, postgresql, batch.workers[name].life, engine.Flush(reports=[report], active=0, pool=1000))
+        engine.serve(tx, batch.workers[name].life, engine.Flush(reports=[report], active=0, pool=1000))
     waiting.join()
     assert batch.task(run, "C").claimed_at >= batch.task(run, "B").ended_at
 

@@ -35,7 +35,7 @@ class Careful(Play):
     def _commit(self, worker: Any, reports: Any, offers: Any, **options: Any) -> Any:
         def act(tx: Any) -> Any:
             given = {"pool": 100, "may_advance": True, **options}
-            return engine.serve(tx, self.database, worker.life, engine.Flush(reports=reports, offers=offers, **given))
+            return engine.serve(tx, worker.life, engine.Flush(reports=reports, offers=offers, **given))
 
         return aside.run(self.database, act)
 
@@ -43,10 +43,10 @@ class Careful(Play):
         aside.try_again(self.database)
 
         def mend(tx: Any) -> list[Any]:
-            now = self.database.now(tx)
-            engine.follow_clock(tx, now, topologies.aside(tx, self.database).tasks)
-            engine.take_back(tx, self.database, now)
-            return engine.offer_again(tx, self.database, now, lost_ticket_seconds)
+            now = tx.now()
+            engine.follow_clock(tx, now, topologies.aside(tx).tasks)
+            engine.take_back(tx, now)
+            return engine.offer_again(tx, now, lost_ticket_seconds)
 
         self.mail.extend(aside.run(self.database, mend))
         self.forward()

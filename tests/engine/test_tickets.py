@@ -66,7 +66,7 @@ def test_some_tickets_ahead_may_be_out_for_each_open_server(batch):
     batch.server("AOS1", 1)
     batch.server("AOS2", 0)
     engine.submit(batch.database, tasks(5).spec())
-    step = batch.database.run(lambda tx: engine.advance(tx, batch.database, ahead=2))
+    step = batch.database.run(lambda tx: engine.advance(tx, ahead=2))
     assert len(step.tickets) == 3
 
 

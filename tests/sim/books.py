@@ -77,8 +77,8 @@ class Shared(Database):
 
     wall: Callable[[], datetime] | None = None
 
-    def now(self, tx: Connection) -> datetime:
-        return self.wall() if self.wall is not None else super().now(tx)
+    def clock(self, tx: Connection) -> datetime:
+        return self.wall() if self.wall is not None else super().clock(tx)
 
 
 @cache
@@ -142,7 +142,7 @@ class Books(Database):
         self._world = world
         self._actor = actor
 
-    def now(self, tx: Connection) -> datetime:
+    def clock(self, tx: Connection) -> datetime:
         return self._world.wall()
 
     @contextmanager

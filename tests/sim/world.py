@@ -393,10 +393,10 @@ class ServerProcess(Process):
         database = self.database
         with suppress(Unreachable):
             if not self.retired:
-                database.run(lambda tx: engine.retire(tx, database, self.life, database.now(tx)))
+                database.run(lambda tx: engine.retire(tx, self.life, tx.now()))
                 self.retired = True
             if self.ledger.fenced or (not self.ledger.active and self.ledger.idle):
-                database.run(lambda tx: engine.stop(tx, self.life, database.now(tx)))
+                database.run(lambda tx: engine.stop(tx, self.life, tx.now()))
                 self.kill()
 
     # What others see of it.
@@ -461,7 +461,7 @@ class Client(Process):
         world, database, link = self.world, self.database, Link(self.world, self.main)
         more = world.settings.fast_path
         while more:
-            step = aside.run(database, engine.advance, database, ahead=world.ahead, unsendable=link.unsendable)
+            step = aside.run(database, engine.advance, ahead=world.ahead, unsendable=link.unsendable)
             refused: list[moves.Ticket] = []
             with suppress(BrokerUnreachable):
                 refused = link.publish(step.tickets)

@@ -92,7 +92,7 @@ def test_a_writer_that_read_first_still_writes_after_another_one_has_written(dat
 
 def test_the_clock_is_aware_in_utc_and_moves_on_within_a_transaction(database):
     with database.read() as tx:
-        first, second = database.now(tx), database.now(tx)
+        first, second = tx.now(), tx.now()
     assert first.tzinfo is UTC
     assert first < second
     assert abs(first - datetime.now(UTC)) < timedelta(minutes=1)
@@ -404,13 +404,13 @@ def test_a_topology_seen_in_a_transaction_that_was_rolled_back_is_forgotten(data
 
     def change_and_look(tx) -> None:
         change(tx, 7)
-        engine.take_back(tx, database, database.now(tx))
+        engine.take_back(tx, tx.now())
 
     with pytest.raises(ZeroDivisionError):
         database.run(broken, change_and_look)
     other.run(change, 2)
     with database.read() as tx:
-        (seen,) = topologies.current(tx, database).servers
+        (seen,) = topologies.current(tx).servers
     assert seen.threads == 2
 
 

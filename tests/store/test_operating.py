@@ -60,7 +60,7 @@ def group_names(stage):
 
 def stop(stage, name):
     life = stage.lives.pop(name)
-    assert stage.database.run(lambda tx: engine.stop(tx, life, stage.database.now(tx)))
+    assert stage.database.run(lambda tx: engine.stop(tx, life, tx.now()))
 
 
 # --- from Python --------------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ def test_a_pause_that_has_returned_is_never_followed_by_a_start(stage):
     def claim() -> None:
         for number, offer in enumerate(offers):
             flush = engine.Flush(offers=[offer], active=number, pool=1000, more_to_settle=True)
-            database.run(engine.serve, database, life, flush)
+            database.run(engine.serve, life, flush)
             begun.set()
         ended.set()
 
@@ -226,7 +226,7 @@ def test_a_group_in_use_is_not_deleted(stage):
 
 def test_a_group_is_not_deleted_while_a_run_is_being_stored(stage):
     (job,) = loads("{job: J, group: BG1, tasks: {A: {run: demo.work}}}").jobs.values()
-    number, _ = stage.database.run(runs.open_run, stage.database, job)
+    number, _ = stage.database.run(runs.open_run, job)
     run = number.run
     with pytest.raises(Conflict, match=f"still being stored: run {run}"):
         actions.delete_group(stage.database, "BG1")
@@ -248,7 +248,7 @@ def test_a_group_that_a_run_names_at_that_moment_survives_or_is_made_anew(stage)
 
     deleting = threading.Thread(target=delete)
     with stage.database.write() as tx:
-        engine.submitting.store_at_once(tx, stage.database, job, runs.rows_of(job))
+        engine.submitting.store_at_once(tx, job, runs.rows_of(job))
         deleting.start()
         wait_for_one_that_waits(stage.database)
     deleting.join(30)
@@ -279,7 +279,7 @@ def test_a_server_that_starts_while_it_is_pruned_is_kept_and_all_is_undone(stage
 
     def prune(tx):
         steps = list(file.steps(tx, document, True))
-        engine.take_over(tx, servers.find(tx, "AOS1").id, "AOS1", life, stage.database.now(tx))
+        engine.take_over(tx, servers.find(tx, "AOS1").id, "AOS1", life, tx.now())
         change.take(tx, stage.database, steps, 0)
 
     with pytest.raises(Conflict, match="Server AOS1 runs"):

@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import Boolean, Connection, Integer, func, select, text
+from sqlalchemy import Boolean, Integer, func, select, text
 from sqlalchemy.engine import URL, make_url
 
 from batchq import aside
@@ -22,6 +22,7 @@ from batchq.store import topology as topologies
 from batchq.store.database import Database
 from batchq.store.sql.statement import Statement
 from batchq.store.tables import Row
+from batchq.store.transaction import Tx
 
 
 def with_query(url: str, **query: str) -> str:
@@ -282,14 +283,14 @@ def test_a_connection_that_is_lost_inside_a_savepoint_is_an_outage_and_no_fault_
 ) -> None:
     end = text("SELECT pg_terminate_backend(pg_backend_pid())")
 
-    def lose(tx: Connection) -> None:
+    def lose(tx: Tx) -> None:
         if way == "ours":
             ended = func.pg_terminate_backend(func.pg_backend_pid(type_=Integer), type_=Boolean)
             Statement(select(ended.label("ended")))(tx)
         else:
             tx.execute(end)
 
-    def act(tx: Connection) -> None:
+    def act(tx: Tx) -> None:
         trouble.tried(tx, lambda: lose(tx), keep=True)
 
     with pytest.raises(DatabaseUnreachable):

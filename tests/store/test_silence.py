@@ -43,7 +43,7 @@ def database(postgresql_url: str, proxy: Proxy) -> Iterator[Database]:
 
 
 def beat(database: Database) -> None:
-    database.run(lambda tx: servers.beat(tx, 1, 1, database.now(tx)))
+    database.run(lambda tx: servers.beat(tx, 1, 1, tx.now()))
 
 
 def long_list(database: Database) -> None:

@@ -43,7 +43,7 @@ def story(batch: Play) -> None:
     batch.deliver()
     name, row = batch.at("A", run)
     life = batch.workers[name].life
-    batch.database.run(lambda tx: engine.recover_missing(tx, life, {row.token}, batch.database.now(tx)))
+    batch.database.run(lambda tx: engine.recover_missing(tx, life, {row.token}, tx.now()))
     batch.workers[name].active.clear()
     batch.tick()
     batch.deliver()

@@ -306,7 +306,7 @@ def test_an_ended_run_keeps_all_there_is_to_know_of_it_as_rule_35_says(stage):
         stage.start("Batch1")
         stage.end("A", error, result=result, log=log)
     stage.play()
-    assert stage.database.run(lambda tx: engine.stop(tx, life, stage.database.now(tx)))
+    assert stage.database.run(lambda tx: engine.stop(tx, life, tx.now()))
     actions.delete_server(stage.database, "Batch1")
     assert stage.view()["status"] == "success"
     task = read(stage, views.task_view, 1, "A")
@@ -416,7 +416,7 @@ def test_a_server_that_ended_is_stopped_and_one_that_fell_silent_lost(stage):
     stage.server("AOS1", runs=False)
     silent = stage.server("AOS2")
     with stage.database.write() as tx:
-        assert engine.lose(tx, silent.server, "AOS2", servers.find(tx, "AOS2").beat, stage.database.now(tx))
+        assert engine.lose(tx, silent.server, "AOS2", servers.find(tx, "AOS2").beat, tx.now())
     assert {server["name"]: server["state"] for server in read(stage, views.servers)} == {
         "AOS1": "stopped",
         "AOS2": "lost",
@@ -492,7 +492,7 @@ def test_what_a_deleted_server_ran_keeps_its_name_even_if_another_one_gets_its_n
     old = stage.server("AOS1")
     stage.submit()
     stage.play()
-    stage.database.run(lambda tx: engine.stop(tx, old, stage.database.now(tx)))
+    stage.database.run(lambda tx: engine.stop(tx, old, tx.now()))
     actions.delete_server(stage.database, "AOS1")
     stage.server("AOS2")
     stage.submit()

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from sqlalchemy import Connection
-
 from batchq import aside, engine
 from batchq.store import moves, topology
 from batchq.store.database import Database
+from batchq.store.transaction import Tx
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,33 +57,33 @@ class Step:
     topology: bool = False
 
 
-def perform(database: Database, steps: Callable[[Connection], Iterable[Step]], ahead: int = 0) -> list[str]:
+def perform(database: Database, steps: Callable[[Tx], Iterable[Step]], ahead: int = 0) -> list[str]:
     """Take the `steps` in one transaction, which is repeated if it has to be; returns the changes, a sentence each.
 
     Tickets that no longer hold are taken back in it, but for `ahead` that each server may have beyond its threads.
     """
-    return aside.run(database, lambda tx: take(tx, database, list(steps(tx)), ahead))
+    return aside.run(database, lambda tx: take(tx, list(steps(tx)), ahead))
 
 
-def rehearse(database: Database, steps: Callable[[Connection], Iterable[Step]]) -> list[str]:
+def rehearse(database: Database, steps: Callable[[Tx], Iterable[Step]]) -> list[str]:
     """The changes that `perform` would make, a sentence each; nothing is changed."""
     with database.read() as tx:
         return sentences(steps(tx))
 
 
-def take(tx: Connection, database: Database, steps: Iterable[Step], ahead: int) -> list[str]:
+def take(tx: Tx, steps: Iterable[Step], ahead: int) -> list[str]:
     """Take the steps in their order, and take back the tickets that no longer hold; returns the changes."""
     taken = [step for step in steps if step.make() is not False]
     if any(step.topology for step in taken):
-        take_back(tx, database, ahead)
+        take_back(tx, ahead)
     return sentences(taken)
 
 
-def take_back(tx: Connection, database: Database, ahead: int) -> None:
+def take_back(tx: Tx, ahead: int) -> None:
     """Tell all servers of a new topology, and take back the tickets that no longer hold by it (rule 14)."""
     moves.lock_out(tx)
     topology.changed(tx)
-    engine.take_back(tx, database, database.now(tx), ahead)
+    engine.take_back(tx, tx.now(), ahead)
 
 
 def sentences(steps: Iterable[Step]) -> list[str]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from sqlalchemy import Connection
-
 from batchq.actions.change import Step, perform, rehearse
 from batchq.actions.group import group_removal, group_use, naming, priority_steps
 from batchq.actions.job import job_steps
@@ -17,6 +15,7 @@ from batchq.store import topology
 from batchq.store.database import Database
 from batchq.store.group import group_priorities
 from batchq.store.run import groups_of
+from batchq.store.transaction import Tx
 
 
 def apply(
@@ -28,13 +27,13 @@ def apply(
     any group. Raises Conflict if one of them is in use. With `dry_run` nothing is changed.
     """
 
-    def wanted(tx: Connection) -> Iterator[Step]:
+    def wanted(tx: Tx) -> Iterator[Step]:
         return steps(tx, document, prune)
 
     return rehearse(database, wanted) if dry_run else perform(database, wanted, ahead)
 
 
-def steps(tx: Connection, document: Document, prune: bool) -> Iterator[Step]:
+def steps(tx: Tx, document: Document, prune: bool) -> Iterator[Step]:
     """The steps in the order in which rows are locked: servers, tasks (for the priority of their group), jobs."""
     present = {server.name: server for server in topology.read(tx).servers}
     unnamed_servers, unnamed_groups = _prunable(tx, document, present) if prune else ([], [])
@@ -49,7 +48,7 @@ def steps(tx: Connection, document: Document, prune: bool) -> Iterator[Step]:
         yield from job_steps(tx, name, job)
 
 
-def _prunable(tx: Connection, document: Document, present: Mapping[str, Server]) -> tuple[list[str], list[str]]:
+def _prunable(tx: Tx, document: Document, present: Mapping[str, Server]) -> tuple[list[str], list[str]]:
     """The servers and groups to remove; raises Conflict with every one of them that is in use."""
     gone = sorted(present.keys() - document.servers.keys()) if document.servers else []
     unnamed: list[str] = []
@@ -63,7 +62,7 @@ def _prunable(tx: Connection, document: Document, present: Mapping[str, Server])
     return gone, unnamed
 
 
-def _group_steps(tx: Connection, document: Document) -> Iterator[Step]:
+def _group_steps(tx: Tx, document: Document) -> Iterator[Step]:
     present = group_priorities(tx)
     for name in sorted(_named_groups(document) - present.keys() - document.groups.keys()):
         yield naming(tx, name)

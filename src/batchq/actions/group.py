@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from functools import partial
 
-from sqlalchemy import Connection
-
 from batchq.actions.change import Change, Step, perform, removal
 from batchq.actions.job import some
 from batchq.core.topology import DEFAULT_GROUP
@@ -15,6 +13,7 @@ from batchq.store import group as groups
 from batchq.store.database import Database
 from batchq.store.find import find_group
 from batchq.store.group import PRIORITIES, PRIORITY_NAMES
+from batchq.store.transaction import Tx
 
 
 def set_group(database: Database, name: str, *, priority: str) -> list[str]:
@@ -22,14 +21,14 @@ def set_group(database: Database, name: str, *, priority: str) -> list[str]:
     if priority not in PRIORITIES:
         raise InvalidInput(f"priority: {priority!r} is not allowed; use {', '.join(PRIORITIES)}.")
 
-    def steps(tx: Connection) -> Iterator[Step]:
+    def steps(tx: Tx) -> Iterator[Step]:
         find_group(tx, name)
         return priority_steps(tx, name, priority, groups.group_priorities(tx)[name])
 
     return perform(database, steps)
 
 
-def priority_steps(tx: Connection, name: str, priority: str, present: int | None) -> Iterator[Step]:
+def priority_steps(tx: Tx, name: str, priority: str, present: int | None) -> Iterator[Step]:
     """Give a group that has the priority `present`, or does not exist, the wanted one."""
     wanted = PRIORITIES[priority]
     if present == wanted:
@@ -46,7 +45,7 @@ def priority_steps(tx: Connection, name: str, priority: str, present: int | None
     yield Step((change,), make)
 
 
-def naming(tx: Connection, name: str) -> Step:
+def naming(tx: Tx, name: str) -> Step:
     """Make a group exist that something names (rule 13)."""
     return Step((Change("group", name, after=""),), partial(groups.name_groups, tx, [name]))
 
@@ -64,7 +63,7 @@ def resume_group(database: Database, name: str, *, ahead: int = 0) -> list[str]:
     return perform(database, lambda tx: _pausing(tx, name, False), ahead)
 
 
-def _pausing(tx: Connection, name: str, paused: bool) -> list[Step]:
+def _pausing(tx: Tx, name: str, paused: bool) -> list[Step]:
     find_group(tx, name)
     before, after = ("no", "yes") if paused else ("yes", "no")
     change = Change("group", name, "paused", before, after, said="paused" if paused else "resumed")
@@ -79,19 +78,19 @@ def delete_group(database: Database, name: str, *, ahead: int = 0) -> list[str]:
     return perform(database, lambda tx: [group_removal(tx, find_group(tx, name))], ahead)
 
 
-def group_removal(tx: Connection, name: str) -> Step:
+def group_removal(tx: Tx, name: str) -> Step:
     """Delete a group; the step raises Conflict if the group is in use."""
     return Step((removal("group", name),), partial(_remove, tx, name), topology=True)
 
 
-def _remove(tx: Connection, name: str) -> None:
+def _remove(tx: Tx, name: str) -> None:
     groups.lock_group(tx, name)
     if fact := group_use(tx, name):
         raise Conflict(fact)
     groups.forget_group(tx, name)
 
 
-def group_use(tx: Connection, name: str, leaving: Collection[str] = ()) -> str | None:
+def group_use(tx: Tx, name: str, leaving: Collection[str] = ()) -> str | None:
     """Why the group cannot be deleted now, if it cannot; the servers that are `leaving` do not count."""
     if name == DEFAULT_GROUP:
         return f"The group {name} cannot be deleted: a task without a group is in it."

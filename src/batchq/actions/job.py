@@ -6,16 +6,17 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import select
 
 from batchq.actions.change import Change, Step
 from batchq.spec import JobSpec
 from batchq.store.columns import JOB
 from batchq.store.job import keep_job
+from batchq.store.transaction import Tx
 from batchq.views import clock
 
 
-def job_steps(tx: Connection, name: str, job: JobSpec) -> Iterator[Step]:
+def job_steps(tx: Tx, name: str, job: JobSpec) -> Iterator[Step]:
     """Make the job as it is given, if it differs."""
     wanted = json.loads(job.model_dump_json(exclude_defaults=True))
     stored = tx.execute(select(JOB.definition).where(JOB.name == name)).scalar()

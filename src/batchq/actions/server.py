@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import select
 
 from batchq.actions.change import Change, Step, perform, removal
 from batchq.core.topology import Server
@@ -22,6 +22,7 @@ from batchq.store.database import Database
 from batchq.store.find import find_server
 from batchq.store.group import group_priorities
 from batchq.store.tables import Liveness
+from batchq.store.transaction import Tx
 
 # The facts that an operator wants of a server as it stands.
 Wanted = Callable[[Server], Mapping[str, Any]]
@@ -33,7 +34,7 @@ def ensure_server(database: Database, name: str, threads: int | None = None) -> 
     perform(database, lambda tx: [Step((), partial(_ensure, tx, name, threads), topology=True)])
 
 
-def _ensure(tx: Connection, name: str, threads: int | None) -> None:
+def _ensure(tx: Tx, name: str, threads: int | None) -> None:
     servers.create(tx, name)
     row = servers.find(tx, name)
     assert row is not None
@@ -95,7 +96,7 @@ def delete_server(database: Database, name: str, *, ahead: int = 0) -> list[str]
     The tasks that it ran keep its name. Raises NotFound, and Conflict for a server that runs.
     """
 
-    def steps(tx: Connection) -> list[Step]:
+    def steps(tx: Tx) -> list[Step]:
         find_server(tx, name)
         return [server_removal(tx, name)]
 
@@ -110,7 +111,7 @@ def change_server(database: Database, name: str, wanted: Wanted, ahead: int, nam
     return perform(database, lambda tx: _setting(tx, name, wanted, named), ahead)
 
 
-def _setting(tx: Connection, name: str, wanted: Wanted, named: Collection[str]) -> Iterator[Step]:
+def _setting(tx: Tx, name: str, wanted: Wanted, named: Collection[str]) -> Iterator[Step]:
     row = servers.find(tx, name)
     number = find_server(tx, name) if row is None else row.id
     _check_groups(tx, named)
@@ -132,7 +133,7 @@ def _check(threads: int = 0, windows: Collection[Window] = (), **_: object) -> N
         raise InvalidInput(f"windows: {one} and {other} overlap; of one zone none may.")
 
 
-def _check_groups(tx: Connection, names: Collection[str]) -> None:
+def _check_groups(tx: Tx, names: Collection[str]) -> None:
     present = group_priorities(tx) if names else {}
     for name in names:
         if name not in present:
@@ -170,7 +171,7 @@ _WORDS: dict[str, Callable[[Any], str]] = {
 # --- for a file ---------------------------------------------------------------------------------------------
 
 
-def server_steps(tx: Connection, name: str, spec: ServerSpec, present: Server | None) -> Iterator[Step]:
+def server_steps(tx: Tx, name: str, spec: ServerSpec, present: Server | None) -> Iterator[Step]:
     """Make the server as the file has it, if it differs."""
     wanted: dict[str, Any] = {
         "threads": spec.threads,
@@ -189,18 +190,18 @@ def server_steps(tx: Connection, name: str, spec: ServerSpec, present: Server | 
         yield Step(tuple(changes), make, topology=True)
 
 
-def server_removal(tx: Connection, name: str) -> Step:
+def server_removal(tx: Tx, name: str) -> Step:
     """Delete a server; the step raises Conflict if the server runs."""
     return Step((removal("server", name),), partial(_remove, tx, name), topology=True)
 
 
-def _remove(tx: Connection, name: str) -> None:
+def _remove(tx: Tx, name: str) -> None:
     row = servers.find(tx, name)
     if row is not None and not servers.forget(tx, row.id):
         raise Conflict(_runs(row))
 
 
-def server_use(tx: Connection, name: str) -> str | None:
+def server_use(tx: Tx, name: str) -> str | None:
     """Why the server cannot be deleted now, if it cannot."""
     row = tx.execute(select(SERVER.name, SERVER.liveness, SERVER.host, SERVER.pid).where(SERVER.name == name)).one()
     return _runs(row) if row.liveness == Liveness.RUNNING else None

@@ -9,20 +9,20 @@ from batchq.cli.context import database
 from batchq.cli.output import Part, Table, present
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from batchq.store.transaction import Tx
 
 T = TypeVar("T")
 Rows = Sequence[Mapping[str, Any]]
 
 
-def ask(question: Callable[[Connection], T]) -> T:
+def ask(question: Callable[[Tx], T]) -> T:
     """The answer to a question, in one transaction."""
     with database().read() as tx:
         return question(tx)
 
 
 def print_view(
-    question: Callable[[Connection], T], draw: Callable[[T], Iterable[Part]], *, output: str, watch: bool = False
+    question: Callable[[Tx], T], draw: Callable[[T], Iterable[Part]], *, output: str, watch: bool = False
 ) -> None:
     """Print the answer: as JSON, or as `draw` puts it for people, once or every second."""
     opened = database()
@@ -35,7 +35,7 @@ def print_view(
 
 
 def print_list(
-    question: Callable[[Connection], Rows], table: Callable[[Rows], Table], *, output: str, watch: bool = False
+    question: Callable[[Tx], Rows], table: Callable[[Rows], Table], *, output: str, watch: bool = False
 ) -> None:
     """Print the rows: as JSON, as a table, or as the table's sentence for none."""
     print_view(question, lambda rows: [table(rows)], output=output, watch=watch)

@@ -29,7 +29,7 @@ from batchq.errors import NotFound
 from batchq.escape import LINES, printable
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from batchq.store.transaction import Tx
 
 MET = {None: "open", True: "yes", False: "no"}
 
@@ -49,7 +49,7 @@ def list_(run: str, statuses: tuple[str, ...], output: str, watch: bool) -> None
     """List the tasks of a run."""
     number = ask(lambda tx: actions.find_run(tx, run))
 
-    def chosen(tx: Connection) -> Sequence[Mapping[str, Any]]:
+    def chosen(tx: Tx) -> Sequence[Mapping[str, Any]]:
         tasks = views.run_view(tx, number, timezone=timezone())["tasks"]
         return [task for task in tasks if not statuses or task["status"] in statuses]
 
@@ -120,7 +120,7 @@ def tasks_table(tasks: Sequence[Mapping[str, Any]], now: datetime) -> Table:
     return Table(columns, rows, empty="No tasks with such a status.")
 
 
-def _read(tx: Connection, run: str, task: str) -> Mapping[str, Any]:
+def _read(tx: Tx, run: str, task: str) -> Mapping[str, Any]:
     return views.task_view(tx, actions.find_run(tx, run), task, timezone=timezone())
 
 

@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from sqlalchemy import Connection
-
 from batchq import actions, aside, engine, views
 from batchq.app import BatchQ
 from batchq.config import private_file, private_folder
@@ -27,6 +25,7 @@ from batchq.server.life import ended_with_its_boot, seen_alive
 from batchq.store import moves, schema
 from batchq.store import server as servers
 from batchq.store import topology as topologies
+from batchq.store.transaction import Tx
 
 DEFAULT_SERVERS = ("Batch1", "Batch2")
 
@@ -119,7 +118,7 @@ class Embedded:
         """Cancel the runs of an engine that was killed, and end the lives of its servers."""
         database = self.batch.database
         left = self._open_runs()
-        database.run(lambda tx: moves.discard_unstored(tx, now := database.now(tx), now))
+        database.run(lambda tx: moves.discard_unstored(tx, now := tx.now(), now))
         self._bury_all()
         for run in left:
             with contextlib.suppress(Conflict):
@@ -133,17 +132,16 @@ class Embedded:
         for name in names:
             self.batch.database.run(self._bury, name)
 
-    def _bury(self, tx: Connection, name: str) -> None:
+    def _bury(self, tx: Tx, name: str) -> None:
         row = servers.find(tx, name)
         if row is None or (alive := seen_alive(row)):
             return
         # A server on another host cannot be seen: a coordinator, or its successor, waits for a heartbeat of it.
         if alive is False or (self.embedded_database and ended_with_its_boot(row)):
-            engine.lose(tx, row.id, name, row.beat, self.batch.database.now(tx))
+            engine.lose(tx, row.id, name, row.beat, tx.now())
 
-    def _settle(self, tx: Connection) -> bool:
-        database = self.batch.database
-        return engine.settle(tx, database.now(tx), aside=topologies.aside(tx, database).runs)
+    def _settle(self, tx: Tx) -> bool:
+        return engine.settle(tx, tx.now(), aside=topologies.aside(tx).runs)
 
     def start(self, names: Iterable[str], *, console: str | None = None) -> None:
         """Start a coordinator, these servers, and Flower if `console` names its address; side by side."""

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from sqlalchemy import Connection
-
 from batchq.engine.dispatching import dispatch
 from batchq.engine.settling import settle, unsettled
 from batchq.store import topology as topologies
-from batchq.store.database import Database
 from batchq.store.moves import Ticket
+from batchq.store.transaction import Tx
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +20,8 @@ class Advance:
     more: bool = False
 
 
-def advance(tx: Connection, database: Database, *, ahead: int = 0, unsendable: Collection[str] = ()) -> Advance:
+def advance(tx: Tx, *, ahead: int = 0, unsendable: Collection[str] = ()) -> Advance:
     """Settle what has ended, then dispatch what is ready; a group whose tickets are `unsendable` gets none."""
-    reply = unsettled(tx, topologies.aside(tx, database).runs)
-    more = settle(tx, database.now(tx), reply)
-    return Advance(dispatch(tx, database, ahead, unsendable), more)
+    reply = unsettled(tx, topologies.aside(tx).runs)
+    more = settle(tx, tx.now(), reply)
+    return Advance(dispatch(tx, ahead, unsendable), more)

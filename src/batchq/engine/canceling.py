@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import Connection
-
 from batchq.engine.settling import close
 from batchq.store import moves
+from batchq.store.transaction import Tx
 
 
-def cancel(tx: Connection, run: int, now: datetime) -> int:
+def cancel(tx: Tx, run: int, now: datetime) -> int:
     """Cancel a run: tasks that have not started are canceled now, others may finish; returns how many were canceled."""
     moves.lock_runs(tx, [run])
     if moves.give_up(tx, run, now):

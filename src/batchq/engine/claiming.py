@@ -7,19 +7,15 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection
-
 from batchq import crash
 from batchq.core.topology import Topology
 from batchq.engine.flush import Flush, Life, Offer
 from batchq.store import moves
 from batchq.store import topology as topologies
-from batchq.store.database import Database
+from batchq.store.transaction import Tx
 
 
-def claim(
-    tx: Connection, database: Database, topology: Topology, life: Life, flush: Flush
-) -> tuple[Sequence[Any], Sequence[Offer], int]:
+def claim(tx: Tx, topology: Topology, life: Life, flush: Flush) -> tuple[Sequence[Any], Sequence[Offer], int]:
     """Claim the offers that a free thread, an open window and the bindings allow.
 
     Returns the rows granted, the offers parked, and the number of stale ones. The rows are locked before the clock is
@@ -28,7 +24,7 @@ def claim(
     if not flush.offers:
         return [], [], 0
     locked = moves.lock_tickets(tx, [offer.task for offer in flush.offers])
-    now = database.now(tx)
+    now = tx.now()
     # By the database: a message that names another group was not sent by us.
     groups = {row.id: row.group_name for row in locked.rows}
     mine, foreign = _sorted_out(flush.offers, groups, topology, life, now)
@@ -42,7 +38,7 @@ def claim(
     granted = moves.grant(tx, tokens, life.server, life.epoch, topology.version, now).rows
     crash.point("claiming")
     if len(granted) < len(taken) and topologies.newest_version(tx) != topology.version:
-        return claim(tx, database, topologies.current(tx, database), life, replace(flush, offers=mine))
+        return claim(tx, topologies.current(tx), life, replace(flush, offers=mine))
     return granted, parked, len(taken) - len(granted) + stale
 
 
@@ -62,7 +58,7 @@ def _sorted_out(
     return mine, foreign
 
 
-def claimed_before(tx: Connection, life: Life, tokens_here: Collection[str]) -> Sequence[Any]:
+def claimed_before(tx: Tx, life: Life, tokens_here: Collection[str]) -> Sequence[Any]:
     """The attempts that this life has claimed by the database and does not know of."""
     lost = [row for row in moves.executing_on(tx, life.server) if row.epoch == life.epoch]
     tickets = [(row.id, row.token) for row in lost if row.token not in tokens_here]

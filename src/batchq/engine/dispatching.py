@@ -7,13 +7,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection
-
 from batchq.core import admission
 from batchq.store import moves
 from batchq.store import topology as topologies
-from batchq.store.database import Database
 from batchq.store.moves import Peeked, Ticket
+from batchq.store.transaction import Tx
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,27 +23,26 @@ class Chosen:
     shares: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
 
 
-def dispatch(tx: Connection, database: Database, ahead: int = 0, unsendable: Collection[str] = ()) -> list[Ticket]:
+def dispatch(tx: Tx, ahead: int = 0, unsendable: Collection[str] = ()) -> list[Ticket]:
     """ready → queued for the best tasks that free threads answer; returns their tickets (rules 10-13, 16, 19, 28).
 
     A group whose tickets are `unsendable` gets none.
     """
-    aside = topologies.aside(tx, database).tasks
-    chosen = choose(tx, database, topologies.dispatch_input(tx, aside), {}, ahead, unsendable)
+    aside = topologies.aside(tx).tasks
+    chosen = choose(tx, topologies.dispatch_input(tx, aside), {}, ahead, unsendable)
     return [moves.ticket(row) for row in moves.hand_out(tx, chosen.rows, chosen.now)]
 
 
 def choose(
-    tx: Connection,
-    database: Database,
+    tx: Tx,
     demand: topologies.DispatchInput,
     peeked: Mapping[str, Peeked],
     ahead: int,
     unsendable: Collection[str],
 ) -> Chosen:
     """Choose the tasks to hand out, under the dispatch lock; a group `peeked` at far enough is not asked for again."""
-    now = database.now(tx)
-    topology = topologies.current(tx, database, demand.version)
+    now = tx.now()
+    topology = topologies.current(tx, demand.version)
     busy, out = demand.occupancy
     free = admission.free_threads(topology, busy, now, ahead)
     ready = [group for group in demand.ready if group not in unsendable] if unsendable else demand.ready
@@ -57,9 +54,7 @@ def choose(
     return Chosen(now, admitted.chosen, admitted.shares)
 
 
-def follow_clock(
-    tx: Connection, now: datetime, aside: Collection[int] = (), alone: Collection[int] | None = None
-) -> int:
+def follow_clock(tx: Tx, now: datetime, aside: Collection[int] = (), alone: Collection[int] | None = None) -> int:
     """Bring ready tasks forward whose instant is far off only because the clock was set back; returns their number."""
     rows = []
     for row in moves.not_before(tx, now, aside, alone):

@@ -6,16 +6,15 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection
-
 from batchq.core.states import RunState, State, after_attempt
 from batchq.engine.flush import Life, Report
 from batchq.store import moves
 from batchq.store.sql.statement import Reply
+from batchq.store.transaction import Tx
 
 
 def finish(
-    tx: Connection, life: Life, reports: Iterable[Report], locked: Reply, now: datetime, *, settling: bool = False
+    tx: Tx, life: Life, reports: Iterable[Report], locked: Reply, now: datetime, *, settling: bool = False
 ) -> tuple[int, dict[int, State]]:
     """Store how attempts ended, each guarded by its token and epoch; returns the number of stale ones, and the ends.
 

@@ -7,8 +7,6 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection
-
 from batchq import crash
 from batchq.engine.finishing import finish
 from batchq.engine.flush import Life, Report
@@ -17,8 +15,8 @@ from batchq.store import moves, trouble
 from batchq.store import server as servers
 from batchq.store import topology as topologies
 from batchq.store.columns import run_of
-from batchq.store.database import Database
 from batchq.store.failures import why
+from batchq.store.transaction import Tx
 from batchq.store.trouble import Key, What
 
 LOST = "lost: server {name} went away during this attempt; what it did is not known"
@@ -30,7 +28,7 @@ MISSING = "lost: server {name} no longer has this attempt; what it did is not kn
 # --- a life begins or ends ----------------------------------------------------------------------------------
 
 
-def take_over(tx: Connection, server: int, name: str, life: dict[str, Any], now: datetime) -> Life:
+def take_over(tx: Tx, server: int, name: str, life: dict[str, Any], now: datetime) -> Life:
     """Begin a new life of the server; attempts of its former one are lost (rule 31)."""
     recover(tx, server, name, now)
     epoch = servers.take_over(tx, server, life, now)
@@ -38,7 +36,7 @@ def take_over(tx: Connection, server: int, name: str, life: dict[str, Any], now:
     return Life(server, name, epoch)
 
 
-def lose(tx: Connection, server: int, name: str, beat: int, now: datetime) -> bool:
+def lose(tx: Tx, server: int, name: str, beat: int, now: datetime) -> bool:
     """Declare a server lost whose counter still stands at `beat`, and recover its attempts (rule 31)."""
     if not servers.lose(tx, server, beat):
         return False
@@ -47,15 +45,15 @@ def lose(tx: Connection, server: int, name: str, beat: int, now: datetime) -> bo
     return True
 
 
-def retire(tx: Connection, database: Database, life: Life, now: datetime) -> None:
+def retire(tx: Tx, life: Life, now: datetime) -> None:
     """Let a stopping server start nothing more; its attempts go on, its tickets go back."""
     servers.set_pool(tx, life.server, life.epoch, 0)
     moves.lock_out(tx)
     topologies.changed(tx)
-    take_back(tx, database, now)
+    take_back(tx, now)
 
 
-def stop(tx: Connection, life: Life, now: datetime) -> bool:
+def stop(tx: Tx, life: Life, now: datetime) -> bool:
     """End a life cleanly; an attempt that it still had is lost."""
     if not servers.stop(tx, life.server, life.epoch):
         return False
@@ -67,19 +65,19 @@ def stop(tx: Connection, life: Life, now: datetime) -> bool:
 # --- attempts are lost --------------------------------------------------------------------------------------
 
 
-def recover(tx: Connection, server: int, name: str, now: datetime, reason: str = LOST) -> int:
+def recover(tx: Tx, server: int, name: str, now: datetime, reason: str = LOST) -> int:
     """Finish as lost every attempt that the server executes by the database; returns their number."""
     executing = moves.executing_on(tx, server)
     return lose_attempts(tx, server, name, executing, reason.format(name=name), now)
 
 
-def recover_missing(tx: Connection, life: Life, tokens: Collection[str], now: datetime) -> int:
+def recover_missing(tx: Tx, life: Life, tokens: Collection[str], now: datetime) -> int:
     """Finish as lost the attempts, by their tokens, that the living server no longer has; returns their number."""
     executing = [row for row in moves.executing_on(tx, life.server) if row.token in tokens]
     return lose_attempts(tx, life.server, life.name, executing, MISSING.format(name=life.name), now)
 
 
-def lose_attempts(tx: Connection, server: int, name: str, executing: Sequence[Any], reason: str, now: datetime) -> int:
+def lose_attempts(tx: Tx, server: int, name: str, executing: Sequence[Any], reason: str, now: datetime) -> int:
     """Finish these attempts as lost, for this reason; an attempt for which that cannot be stored is set aside."""
     if not executing:
         return 0
@@ -98,14 +96,14 @@ def lose_attempts(tx: Connection, server: int, name: str, executing: Sequence[An
     return len(rows) - len(broken)
 
 
-def lose_again(tx: Connection, task: int, now: datetime) -> None:
+def lose_again(tx: Tx, task: int, now: datetime) -> None:
     """Finish as lost a task's attempt that was set aside when its server went; nothing happens if it has ended."""
     row = moves.left_executing(tx, task)
     if row is not None:
         _lose(tx, row.server_id, row.server, [row], LOST.format(name=row.server), now)
 
 
-def _lose(tx: Connection, server: int, name: str, executing: Sequence[Any], reason: str, now: datetime) -> None:
+def _lose(tx: Tx, server: int, name: str, executing: Sequence[Any], reason: str, now: datetime) -> None:
     moves.lock_runs(tx, sorted({run_of(row.id) for row in executing}))
     for epoch in dict.fromkeys(row.epoch for row in executing):
         reports = [Report(row.id, row.token, ok=False, error=reason) for row in executing if row.epoch == epoch]

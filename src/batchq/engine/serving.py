@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection
-
 from batchq import crash
 from batchq.engine.advancing import Advance
 from batchq.engine.claiming import claim, claimed_before, room
@@ -19,12 +17,12 @@ from batchq.engine.settling import MOST_FOLLOWERS, close, settle, settle_ends
 from batchq.store import moves
 from batchq.store import topology as topologies
 from batchq.store.columns import run_of
-from batchq.store.database import Database
 from batchq.store.moves import Ticket
 from batchq.store.sql.statement import Reply
+from batchq.store.transaction import Tx
 
 
-def serve(tx: Connection, database: Database, life: Life, flush: Flush) -> Served:
+def serve(tx: Tx, life: Life, flush: Flush) -> Served:
     """Carry out one flush of a server in one transaction: finish, settle, claim, dispatch.
 
     A life that no longer carries its server's name is fenced off, and nothing is written (rule 31).
@@ -35,11 +33,11 @@ def serve(tx: Connection, database: Database, life: Life, flush: Flush) -> Serve
     locked = moves.locked(tx, reported) if reported else None
     followers = moves.followers(tx, reported, MOST_FOLLOWERS) if reported and flush.may_advance else None
     # After the locks: a clock read before them would judge by the time at which the wait for them began.
-    now = database.now(tx)
+    now = tx.now()
     version = standing.topology(life.epoch)
     if version is None:
         return Served(fenced=True)
-    topology = topologies.current(tx, database, version)
+    topology = topologies.current(tx, version)
     # An outcome is stored even where its run cannot be settled.
     broken = bool(topology.aside.runs) and any(run_of(task) in topology.aside.runs for task in reported)
     settling = flush.may_advance and not broken
@@ -50,7 +48,7 @@ def serve(tx: Connection, database: Database, life: Life, flush: Flush) -> Serve
     moves.unqueue(tx, [(offer.task, offer.token) for offer in flush.overdue])
     regained = claimed_before(tx, life, flush.tokens_here) if flush.tokens_here is not None else []
     flush = flush.with_started(len(regained))
-    claimed, parked, refused = claim(tx, database, topology, life, flush)
+    claimed, parked, refused = claim(tx, topology, life, flush)
     flush = flush.with_started(len(claimed))
     if flush.may_advance and (flush.more_to_settle or broken):
         more = settle(tx, now, aside=topology.aside.runs) or more
@@ -58,30 +56,30 @@ def serve(tx: Connection, database: Database, life: Life, flush: Flush) -> Serve
     started: Reply | None = None
     tickets: list[Ticket] = []
     if flush.may_advance and (reported or flush.overdue or flush.more_to_settle):
-        handed, started, tickets = _hand_out(tx, database, life, flush, locked, now)
+        handed, started, tickets = _hand_out(tx, life, flush, locked, now)
     close(tx, counted, now)
-    threads = database.topology.by_id[life.server].threads_now(now)
+    threads = tx.topology.by_id[life.server].threads_now(now)
     return Served(claimed, regained, handed, started, parked, stale + refused, threads, Advance(tickets, more))
 
 
 def _hand_out(
-    tx: Connection, database: Database, life: Life, flush: Flush, ended: Reply | None, now: datetime
+    tx: Tx, life: Life, flush: Flush, ended: Reply | None, now: datetime
 ) -> tuple[Sequence[Any], Reply | None, list[Ticket]]:
     """Dispatch what is ready; returns the rows that the server starts itself, the proof of their claim, and tickets.
 
     A group in which a task has `ended` is peeked at in advance: its next task is likely to start on the same thread.
     """
-    free = room(database.topology, life, flush.pool, now) - flush.active
-    aside = database.topology.aside.tasks
+    free = room(tx.topology, life, flush.pool, now) - flush.active
+    aside = tx.topology.aside.tasks
     demand = topologies.dispatch_input(tx, aside)
     likely = {row.group_name: free for row in ended.rows} if ended is not None and free > 0 else {}
-    chosen = choose(tx, database, demand, moves.peek(tx, likely, now, aside), flush.ahead, flush.unsendable)
-    free = room(database.topology, life, flush.pool, chosen.now) - flush.active
+    chosen = choose(tx, demand, moves.peek(tx, likely, now, aside), flush.ahead, flush.unsendable)
+    free = room(tx.topology, life, flush.pool, chosen.now) - flush.active
     share = chosen.shares.get(life.server, {})
     own, others = _own_share(chosen.rows, share, free)
     # Started at once: a ticket of its own would travel to the broker and straight back.
     own = [row._replace(token=moves.new_token()) for row in own]
-    version = database.topology.version
+    version = tx.topology.version
     started = moves.start_own(tx, own, life.server, life.epoch, version, chosen.now) if own else None
     tickets = [moves.ticket(row) for row in moves.hand_out(tx, others, chosen.now)]
     return [row._replace(attempt=row.attempt + 1) for row in own], started, tickets

@@ -7,13 +7,12 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection
-
 from batchq.core.conditions import Ended, Join, readiness, resolution, verdict
 from batchq.core.states import Outcome, RunState, State
 from batchq.store import moves
 from batchq.store.columns import run_of
 from batchq.store.sql.statement import Reply
+from batchq.store.transaction import Tx
 
 CONDITIONS_PER_TRANSACTION = 1000
 MOST_FOLLOWERS = CONDITIONS_PER_TRANSACTION + len(Outcome)
@@ -23,7 +22,7 @@ ROUNDS_PER_TRANSACTION = 50
 # --- what earlier transactions left -------------------------------------------------------------------------
 
 
-def settle(tx: Connection, now: datetime, reply: Reply | None = None, aside: Collection[int] = ()) -> bool:
+def settle(tx: Tx, now: datetime, reply: Reply | None = None, aside: Collection[int] = ()) -> bool:
     """Settle what earlier transactions left unsettled, except in the runs `aside`; True if more is left.
 
     One transaction does a bounded piece of the work. Pass the `reply` to `unsettled` if it was asked for already.
@@ -31,7 +30,7 @@ def settle(tx: Connection, now: datetime, reply: Reply | None = None, aside: Col
     return settle_runs(tx, [row.run_id for row in (reply or unsettled(tx, aside)).rows], now)
 
 
-def settle_runs(tx: Connection, runs: Collection[int], now: datetime) -> bool:
+def settle_runs(tx: Tx, runs: Collection[int], now: datetime) -> bool:
     """Settle what earlier transactions left unsettled in these runs; True if more is left."""
     if not runs:
         return False
@@ -42,7 +41,7 @@ def settle_runs(tx: Connection, runs: Collection[int], now: datetime) -> bool:
     return more or len(ends) == CONDITIONS_PER_TRANSACTION
 
 
-def unsettled(tx: Connection, aside: Collection[int] = ()) -> Reply:
+def unsettled(tx: Tx, aside: Collection[int] = ()) -> Reply:
     """Ask for the runs in which earlier transactions left something to settle; the question does not wait."""
     return moves.unsettled_runs(tx, CONDITIONS_PER_TRANSACTION, aside)
 
@@ -51,7 +50,7 @@ def unsettled(tx: Connection, aside: Collection[int] = ()) -> Reply:
 
 
 def settle_ends(
-    tx: Connection, now: datetime, ends: Mapping[int, State], reply: Reply | None = None, *, flagged: bool = False
+    tx: Tx, now: datetime, ends: Mapping[int, State], reply: Reply | None = None, *, flagged: bool = False
 ) -> tuple[bool, Reply | None]:
     """Settle these ended tasks, whose runs the caller has locked; returns whether more is left, and input for `close`.
 
@@ -66,7 +65,7 @@ def settle_ends(
 
 
 def spread(
-    tx: Connection, now: datetime, ends: Mapping[int, State], reply: Reply | None
+    tx: Tx, now: datetime, ends: Mapping[int, State], reply: Reply | None
 ) -> tuple[dict[int, State], dict[int, State], dict[int, int]]:
     """Resolve the conditions on these ends, then on the tasks that this ended, and so on, within the budget.
 
@@ -110,7 +109,7 @@ def within_budget(conditions: Sequence[Any], budget: int) -> tuple[Sequence[Any]
     return conditions[:cut], conditions[cut][:2] if cut < len(conditions) else None, weight
 
 
-def _resolve(tx: Connection, ends: Mapping[int, State], conditions: Sequence[Any], now: datetime) -> dict[int, State]:
+def _resolve(tx: Tx, ends: Mapping[int, State], conditions: Sequence[Any], now: datetime) -> dict[int, State]:
     """Resolve these conditions, and move on the tasks behind them; returns the tasks that didn't run."""
     came, failed, waiting = _tally(ends, conditions)
     counted, moved = [], []
@@ -160,7 +159,7 @@ def _tally(
 # --- runs close ---------------------------------------------------------------------------------------------
 
 
-def close(tx: Connection, counted: Reply | None, now: datetime) -> None:
+def close(tx: Tx, counted: Reply | None, now: datetime) -> None:
     """Give the runs that were counted down to nothing their verdicts (rule 7)."""
     emptied = moves.emptied(counted) if counted is not None else {}
     if not emptied:

@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import Connection
-
 from batchq import crash
 from batchq.store import moves
 from batchq.store import run as runs
 from batchq.store.database import Database
+from batchq.store.transaction import Tx
 
 if TYPE_CHECKING:
     from batchq.spec import JobSpec
@@ -29,8 +28,8 @@ def submit(database: Database, job: JobSpec) -> int:
     """
     rows = runs.rows_of(job)
     if len(rows.tasks) + len(rows.conditions) <= ROWS_PER_TRANSACTION:
-        return database.run(store_at_once, database, job, rows)
-    number, _ = database.run(runs.open_run, database, job)
+        return database.run(store_at_once, job, rows)
+    number, _ = database.run(runs.open_run, job)
     stored = (
         (runs.add_tasks, map(number.task, rows.tasks)),
         (runs.add_conditions, number.conditions(rows.conditions)),
@@ -40,20 +39,20 @@ def submit(database: Database, job: JobSpec) -> int:
             if not database.run(_add, number.run, add, chunk):
                 return number.run
             crash.point("chunk-stored")
-    database.run(lambda tx: moves.start_run(tx, number.run, database.now(tx)))
+    database.run(lambda tx: moves.start_run(tx, number.run, tx.now()))
     return number.run
 
 
-def store_at_once(tx: Connection, database: Database, job: JobSpec, rows: runs.Rows) -> int:
+def store_at_once(tx: Tx, job: JobSpec, rows: runs.Rows) -> int:
     """Store a run of the job and open it in this transaction; returns its id."""
-    number, now = runs.open_run(tx, database, job)
+    number, now = runs.open_run(tx, job)
     runs.add_tasks(tx, list(map(number.task, rows.tasks)))
     runs.add_conditions(tx, list(number.conditions(rows.conditions)))
     moves.start_run(tx, number.run, now)
     return number.run
 
 
-def _add(tx: Connection, run: int, add: Callable[[Connection, Sequence[Any]], None], rows: Sequence[Any]) -> bool:
+def _add(tx: Tx, run: int, add: Callable[[Tx, Sequence[Any]], None], rows: Sequence[Any]) -> bool:
     """Add rows to a run that is still being stored; False if it was canceled meanwhile."""
     storing = moves.is_storing(tx, run)
     if storing:

@@ -5,21 +5,19 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection
-
 from batchq.core import admission
 from batchq.store import moves
 from batchq.store import topology as topologies
-from batchq.store.database import Database
 from batchq.store.moves import Ticket
+from batchq.store.transaction import Tx
 
 
-def take_back(tx: Connection, database: Database, now: datetime, ahead: int = 0, *, skip: bool = False) -> int:
+def take_back(tx: Tx, now: datetime, ahead: int = 0, *, skip: bool = False) -> int:
     """queued → ready for tickets that no free thread answers any more: a window closed, a server went (rule 20).
 
     A tick may `skip` tickets that are being claimed. An action calls `moves.lock_out` first, and misses none.
     """
-    topology = topologies.current(tx, database, topologies.lock_dispatch(tx))
+    topology = topologies.current(tx, topologies.lock_dispatch(tx))
     out = moves.tickets_out(tx, topology.aside.tasks)
     if not out:
         return 0
@@ -30,9 +28,9 @@ def take_back(tx: Connection, database: Database, now: datetime, ahead: int = 0,
     return moves.unqueue(tx, [(task, token) for task, token in surplus if task in locked])
 
 
-def offer_again(tx: Connection, database: Database, now: datetime, after: float) -> list[Ticket]:
+def offer_again(tx: Tx, now: datetime, after: float) -> list[Ticket]:
     """New tickets for those out longer than `after` seconds (then twice that, up to a minute): the broker lost them."""
-    aside = topologies.current(tx, database, topologies.lock_dispatch(tx)).aside.tasks
+    aside = topologies.current(tx, topologies.lock_dispatch(tx)).aside.tasks
     overdue = [row for row in moves.tickets_out(tx, aside) if is_overdue(row, now, after)]
     locked = moves.lock_now(tx, {row.id for row in overdue}, skip=True)
     return moves.requeue(tx, [row for row in overdue if row.id in locked], now)

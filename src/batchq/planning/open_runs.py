@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import select
 
 from batchq.core.states import RunState
 from batchq.store.columns import CONDITION, RUN, TASK
 from batchq.store.tables import Run, Task
+from batchq.store.transaction import Tx
 
 OPEN = (RunState.EXECUTING.value, RunState.CANCELING.value)
 STARTED_RUNS = select(RUN.id).where(RUN.status.in_(OPEN)).scalar_subquery()
@@ -33,7 +34,7 @@ class OpenRun:
         return self.conditions.get(task.waits_with or task.id, ())
 
 
-def open_runs(tx: Connection) -> list[OpenRun]:
+def open_runs(tx: Tx) -> list[OpenRun]:
     """All runs that have started and not ended, the oldest first."""
     runs = tx.execute(select(Run.__table__).where(RUN.status.in_(OPEN)).order_by(RUN.id)).all()
     tasks: defaultdict[int, dict[int, Any]] = defaultdict(dict)

@@ -8,7 +8,7 @@ from datetime import datetime
 from statistics import median
 from typing import TypeVar
 
-from sqlalchemy import Connection, bindparam, func, select
+from sqlalchemy import bindparam, func, select
 from sqlalchemy.sql.elements import ColumnElement
 
 from batchq.core.states import State
@@ -16,6 +16,7 @@ from batchq.store.columns import ATTEMPT, RUN, TASK
 from batchq.store.sql.lists import among
 from batchq.store.sql.statement import Statement
 from batchq.store.tables import Run, Task
+from batchq.store.transaction import Tx
 
 K = TypeVar("K", bound=Hashable)
 
@@ -40,13 +41,13 @@ _OF_TASKS = _newest(among(RUN.job, "jobs"), RUN.job, TASK.name)
 _OF_OPERATIONS = _newest(among(TASK.operation, "operations"), TASK.operation)
 
 
-def of_tasks(tx: Connection, jobs: Collection[str]) -> dict[tuple[str, str], float]:
+def of_tasks(tx: Tx, jobs: Collection[str]) -> dict[tuple[str, str], float]:
     """Median seconds of the newest ten successful attempts, by job and task."""
     rows = _OF_TASKS(tx, jobs=list(jobs), newest=NEWEST)
     return _medians(((row.job, row.name), row.claimed_at, row.ended_at) for row in rows)
 
 
-def of_operations(tx: Connection, operations: Collection[str]) -> dict[str, float]:
+def of_operations(tx: Tx, operations: Collection[str]) -> dict[str, float]:
     """Median seconds of the newest ten successful attempts, by operation, over all jobs."""
     rows = _OF_OPERATIONS(tx, operations=list(operations), newest=NEWEST)
     return _medians((row.operation, row.claimed_at, row.ended_at) for row in rows)

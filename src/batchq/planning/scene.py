@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
-from sqlalchemy import Connection
-
 from batchq import views
 from batchq.core import secrets
 from batchq.core.conditions import Condition, Join
@@ -23,6 +21,7 @@ from batchq.spec import Document, JobSpec, Priority, TaskSpec
 from batchq.store import topology as topologies
 from batchq.store.database import Database
 from batchq.store.group import PRIORITIES, group_priorities
+from batchq.store.transaction import Tx
 from batchq.views import PRIORITY_NAMES
 
 NOWHERE = Topology(())
@@ -97,7 +96,7 @@ class Seen:
     queue: tuple[Subject, ...] = ()
 
 
-def see(tx: Connection, jobs: Sequence[JobSpec], *, queue: bool = False) -> Seen:
+def see(tx: Tx, jobs: Sequence[JobSpec], *, queue: bool = False) -> Seen:
     """Read the servers and groups as they stand, and the usual durations of the tasks of these jobs.
 
     With `queue` it reads the open runs too, the oldest first, and the durations of their tasks.
@@ -109,7 +108,7 @@ def see(tx: Connection, jobs: Sequence[JobSpec], *, queue: bool = False) -> Seen
     return Seen(topologies.read(tx), group_priorities(tx), took, subjects)
 
 
-def _subject(tx: Connection, run: OpenRun) -> Subject:
+def _subject(tx: Tx, run: OpenRun) -> Subject:
     """An open run as a job whose tasks are found somewhere on their way."""
     newest = json.loads(views.definition(tx, run.row.job))
     expected = {task["name"]: task.get("duration") for task in newest["tasks"]}

@@ -72,7 +72,6 @@ class Committer:
     def _serve(self, batch: Batch, *, may_advance: bool = True) -> Served:
         return self._database.run(
             engine.serve,
-            self._database,
             self.life,
             Flush(
                 reports=[report for _, report in batch.reports],
@@ -139,4 +138,4 @@ class Committer:
 
     def _note(self, what: What, task: int, reason: str) -> None:
         database = self._database
-        database.run(lambda tx: trouble.note(tx, {(what, task): reason}, self.life.name, database.now(tx)))
+        database.run(lambda tx: trouble.note(tx, {(what, task): reason}, self.life.name, tx.now()))

@@ -12,14 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection
-
 from batchq import engine
 from batchq.config import Settings
 from batchq.engine import Life
 from batchq.errors import Conflict, NotFound, ServerRuns
 from batchq.store import server as servers
 from batchq.store.database import Database
+from batchq.store.transaction import Tx
 
 logger = logging.getLogger(__name__)
 
@@ -170,7 +169,7 @@ class Enlistment:
             self._beat, self._began = None, now if self.anew else None
         return life
 
-    def _attempt(self, tx: Connection, now: float) -> Life | None:
+    def _attempt(self, tx: Tx, now: float) -> Life | None:
         own = this_life(self.machine)
         if not self.anew:
             servers.create(tx, self.name)
@@ -184,7 +183,7 @@ class Enlistment:
             if alive is None and not self._is_silent(row, now):
                 return None
         pool = {"pool": self.settings.max_pool, "pool_kind": self.kind}
-        return engine.take_over(tx, row.id, self.name, own | pool, self.database.now(tx))
+        return engine.take_over(tx, row.id, self.name, own | pool, tx.now())
 
     def _is_silent(self, row: Any, now: float) -> bool:
         if self._beat is None:

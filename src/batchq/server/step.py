@@ -233,7 +233,7 @@ class BatchServer(bootsteps.StartStopStep):
         """Let running tasks finish and store each outcome as it comes, then give the name back."""
         self._ends = True
         with contextlib.suppress(DatabaseUnreachable, SQLAlchemyError):
-            self.database.run(lambda tx: engine.retire(tx, self.database, self.life, self.database.now(tx)))
+            self.database.run(lambda tx: engine.retire(tx, self.life, tx.now()))
         worker.pool.register_with_event_loop(worker.hub)  # an error that ended the loop may have left it outside
         self._turn(lambda: not self.ledger.active or stop.cold(), None)
         if self.ledger.active:
@@ -269,7 +269,7 @@ class BatchServer(bootsteps.StartStopStep):
         self.watch.stop()
         self.ledger.close(wait=self.ledger.idle)
         with contextlib.suppress(DatabaseUnreachable, SQLAlchemyError):
-            database.run(lambda tx: engine.stop(tx, self.life, database.now(tx)))
+            database.run(lambda tx: engine.stop(tx, self.life, tx.now()))
         self.publisher.close()
 
     def attend(self, seconds: float) -> None:

@@ -107,14 +107,14 @@ class Watch(threading.Thread):
     def _beat(self) -> None:
         self._database.check_file()
         life = self._ledger.life
-        if not self._database.run(lambda tx: servers.beat(tx, life.server, life.epoch, self._database.now(tx))):
+        if not self._database.run(lambda tx: servers.beat(tx, life.server, life.epoch, tx.now())):
             self._ledger.fenced = self._ledger.life == life
 
     def _look(self) -> None:
         life = self._ledger.life
         with self._database.read() as tx:
-            schema.refuse_newer(self._database, tx)
-            topology = topologies.current(tx, self._database)
+            schema.refuse_newer(tx)
+            topology = topologies.current(tx)
             groups = frozenset(group_priorities(tx))
             executing = moves.executing_on(tx, life.server)
         server = topology.by_id.get(life.server)
@@ -137,7 +137,7 @@ class Watch(threading.Thread):
         lost = [token for token in due if began is None or began > self._missing[token]]
         if lost:
             logger.error("%d attempts are in the books but not here: they are lost", len(lost))
-            self._database.run(lambda tx: engine.recover_missing(tx, life, lost, self._database.now(tx)))
+            self._database.run(lambda tx: engine.recover_missing(tx, life, lost, tx.now()))
 
 
 class Fitting:

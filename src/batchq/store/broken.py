@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import Boolean, Connection, Float, Integer, String, func, or_, select, type_coerce
+from sqlalchemy import Boolean, Float, Integer, String, func, or_, select, type_coerce
 from sqlalchemy.sql.elements import ColumnElement
 
 from batchq.core import secrets
@@ -16,6 +16,7 @@ from batchq.store import trouble
 from batchq.store.columns import GROUP, RUN, RUN_IS_OPEN, SERVER, TASK, run_of
 from batchq.store.group import PRIORITIES
 from batchq.store.tables import Run, Server, Task
+from batchq.store.transaction import Tx
 from batchq.store.trouble import What
 
 # Long texts that no check needs.
@@ -35,7 +36,7 @@ SAID = {
 }
 
 
-def broken(tx: Connection) -> Iterator[str]:
+def broken(tx: Tx) -> Iterator[str]:
     """Every row of open work that cannot be as it is, and every row set aside, a sentence each."""
     if tx.dialect.name == "sqlite":
         driver: Any = tx.connection.driver_connection
@@ -50,7 +51,7 @@ def broken(tx: Connection) -> Iterator[str]:
     yield from _of_tasks(tx, groups)
 
 
-def _named(tx: Connection, row: Any) -> str:
+def _named(tx: Tx, row: Any) -> str:
     """The row that was set aside, by its name if that can be read."""
     if row.what == What.RUN:
         return f"run {row.number}"
@@ -59,11 +60,11 @@ def _named(tx: Connection, row: Any) -> str:
     return _task(tx, row.number)
 
 
-def _task(tx: Connection, number: int) -> str:
+def _task(tx: Tx, number: int) -> str:
     return f"task {_name(tx, TASK, number)} of run {run_of(number)}"
 
 
-def _name(tx: Connection, table: Any, number: int) -> str:
+def _name(tx: Tx, table: Any, number: int) -> str:
     names: list[Any] = []
     error = trouble.tried(
         tx, lambda: names.extend(tx.execute(select(table.name).where(table.id == number)).scalars()), keep=False
@@ -74,7 +75,7 @@ def _name(tx: Connection, table: Any, number: int) -> str:
 # --- reading --------------------------------------------------------------------------------------------------
 
 
-def _read(tx: Connection, table: Any, where: Any) -> tuple[Sequence[Any], dict[int, str]]:
+def _read(tx: Tx, table: Any, where: Any) -> tuple[Sequence[Any], dict[int, str]]:
     """The rows that can be read, and why the others cannot, by their ids."""
     statement = select(*(_as_it_is(column) for column in table.c if column.name not in LONG))
     found: dict[int, Any] = {}
@@ -111,7 +112,7 @@ def _short(value: object) -> str:
     return text if len(text) <= 40 else f"{text[:37]}…"
 
 
-def _all_groups(tx: Connection) -> Sequence[Any]:
+def _all_groups(tx: Tx) -> Sequence[Any]:
     rows: list[Any] = []
     names = select(GROUP.name, GROUP.priority)
     if trouble.tried(tx, lambda: rows.extend(tx.execute(names).all()), keep=False):
@@ -122,7 +123,7 @@ def _all_groups(tx: Connection) -> Sequence[Any]:
 # --- the sentences --------------------------------------------------------------------------------------------
 
 
-def _of_servers(tx: Connection) -> Iterator[str]:
+def _of_servers(tx: Tx) -> Iterator[str]:
     table = Server.__table__
     found, unread = _read(tx, table, table.c.id.is_not(None))
     for number, reason in unread.items():
@@ -141,7 +142,7 @@ def _of_group(name: Any, row: Any) -> Iterator[str]:
         yield f"Group {_short(name)} cannot be as it is ({fact}). Correct its row of batchq_group."
 
 
-def _of_runs(tx: Connection) -> Iterator[str]:
+def _of_runs(tx: Tx) -> Iterator[str]:
     table = Run.__table__
     found, unread = _read(tx, table, RUN_IS_OPEN)
     for number, reason in unread.items():
@@ -157,7 +158,7 @@ def _of_runs(tx: Connection) -> Iterator[str]:
             yield f"Run {row.id} cannot be as it is ({'; '.join(wrong)}). Correct its row of batchq_run."
 
 
-def _of_tasks(tx: Connection, groups: Any) -> Iterator[str]:
+def _of_tasks(tx: Tx, groups: Any) -> Iterator[str]:
     table = Task.__table__
     is_open = TASK.run_id.in_(select(RUN.id).where(RUN_IS_OPEN, RUN.status != RunState.STORING.value))
     found, unread = _read(tx, table, is_open & TASK.status.not_in([state.value for state in TERMINAL]))

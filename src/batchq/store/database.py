@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
@@ -21,7 +21,7 @@ from batchq.store.failures import why as why
 from batchq.store.sql.dialect import Access, Dialect, dialect_of
 from batchq.store.sql.driver import reason
 from batchq.store.sql.file import File
-from batchq.store.transaction import Writer
+from batchq.store.transaction import Tx, Writer
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -54,7 +54,7 @@ class Database:
         self.dialect: Dialect = dialect_of(self.kind)
         self._file = File(self.url)
         self._engine: Engine | None = None
-        self._writer = Writer(self.dialect, self._file, lambda: self.engine.connect())
+        self._writer = Writer(self.dialect, self._file, self._begin_writing)
 
     @property
     def kind(self) -> str:
@@ -75,7 +75,7 @@ class Database:
         return self._engine
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
+    def write(self) -> Iterator[Tx]:
         """A transaction that writes: committed at the end, rolled back by an exception."""
         try:
             with self.reachable(), self._writer.transaction() as tx:
@@ -86,18 +86,18 @@ class Database:
             raise
 
     @contextmanager
-    def read(self) -> Iterator[Connection]:
+    def read(self) -> Iterator[Tx]:
         """A transaction that only reads, one moment of the database."""
         if self.dialect.has_sessions:
             # On the writer's session, if that is free: a server has but so many.
             self._writer.let_go_if_idle()
-        with self.reachable(), self.engine.connect() as connection:
-            self.dialect.isolate(connection)
-            with connection.begin():
-                self.dialect.begin_reading(connection)
-                yield connection
+        with self.reachable(), closing(Tx(self)) as tx:
+            self.dialect.isolate(tx)
+            with tx.begin():
+                self.dialect.begin_reading(tx)
+                yield tx
 
-    def run(self, act: Callable[Concatenate[Connection, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
+    def run(self, act: Callable[Concatenate[Tx, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Do `act(tx, …)` in a writing transaction, again from the start when the database broke a deadlock.
 
         Raises DatabaseRefuses after ten times.
@@ -112,8 +112,8 @@ class Database:
                 last = error
         raise DatabaseRefuses(url=self._masked, reason=reason(last), advice=CONTENDED) from last
 
-    def now(self, tx: Connection) -> datetime:
-        """The instant that counts: PostgreSQL's clock, or for SQLite this machine's (rule 20)."""
+    def clock(self, tx: Connection) -> datetime:
+        """The instant that `Tx.now` tells; a test may have it tell another one."""
         return self.dialect.now(tx)
 
     @contextmanager
@@ -132,6 +132,11 @@ class Database:
             if may_repeat(error) or of_content(error) or (sentence := self._sentence(error)) is None:
                 raise
             raise sentence from error
+
+    def _begin_writing(self) -> Tx:
+        tx = Tx(self)
+        tx.execution_options(batchq_writes=True)
+        return tx
 
     def _sentence(self, error: DBAPIError) -> BatchqError | None:
         """The error for people; None for one that only a programmer can mend."""

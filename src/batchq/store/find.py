@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import func, select
 
 from batchq.errors import InvalidInput, NotFound, unknown
 from batchq.store.columns import GROUP, JOB, RUN, SERVER, TASK
 from batchq.store.tables import Run
+from batchq.store.transaction import Tx
 
 LARGEST_NUMBER = 2**63 - 1
 # The column that names each kind of thing.
 NAMES = {"job": JOB.name, "server": SERVER.name, "group": GROUP.name}
 
 
-def find_run(tx: Connection, run: str | int) -> int:
+def find_run(tx: Tx, run: str | int) -> int:
     """The number of the run that `run` means: a number, or `last`; raises InvalidInput or NotFound."""
     if run == "last":
         newest = newest_run(tx)
@@ -32,7 +33,7 @@ def find_run(tx: Connection, run: str | int) -> int:
     return number
 
 
-def run_row(tx: Connection, run: int) -> Any:
+def run_row(tx: Tx, run: int) -> Any:
     """The run's row; raises NotFound."""
     row = tx.execute(select(Run.__table__).where(RUN.id == run)).one_or_none()
     if row is None:
@@ -40,22 +41,22 @@ def run_row(tx: Connection, run: int) -> Any:
     return row
 
 
-def newest_run(tx: Connection) -> int | None:
+def newest_run(tx: Tx) -> int | None:
     """The number of the newest run."""
     return tx.execute(select(func.max(RUN.id))).scalar()
 
 
-def find_job(tx: Connection, name: str) -> int:
+def find_job(tx: Tx, name: str) -> int:
     """The id of the job; raises NotFound, with the closest name."""
     return int(_find(tx, "job", JOB.id, name))
 
 
-def definition(tx: Connection, name: str) -> str:
+def definition(tx: Tx, name: str) -> str:
     """The job's newest definition as JSON; raises NotFound, with the closest name."""
     return str(_find(tx, "job", JOB.definition, name))
 
 
-def find_task(tx: Connection, run: int, name: str) -> int:
+def find_task(tx: Tx, run: int, name: str) -> int:
     """The id of the run's task of that name; raises NotFound, with the closest name."""
     found = tx.execute(select(TASK.id).where(TASK.run_id == run, TASK.name == name)).scalar()
     if found is None:
@@ -63,17 +64,17 @@ def find_task(tx: Connection, run: int, name: str) -> int:
     return int(found)
 
 
-def find_server(tx: Connection, name: str) -> int:
+def find_server(tx: Tx, name: str) -> int:
     """The id of the server; raises NotFound, with the closest name."""
     return int(_find(tx, "server", SERVER.id, name))
 
 
-def find_group(tx: Connection, name: str) -> str:
+def find_group(tx: Tx, name: str) -> str:
     """The group's name, if there is one; raises NotFound, with the closest (rule 13)."""
     return str(_find(tx, "group", GROUP.name, name))
 
 
-def _find(tx: Connection, kind: str, column: Any, name: str) -> Any:
+def _find(tx: Tx, kind: str, column: Any, name: str) -> Any:
     found = tx.execute(select(column).where(NAMES[kind] == name)).scalar()
     if found is None:
         raise no_such(kind, name, tx.execute(select(NAMES[kind]).order_by(NAMES[kind])).scalars())
@@ -85,13 +86,13 @@ def _find(tx: Connection, kind: str, column: Any, name: str) -> Any:
 NO_RUN_YET = "There is no run yet."
 
 
-def no_run(tx: Connection, run: int | str) -> NotFound:
+def no_run(tx: Tx, run: int | str) -> NotFound:
     """The error for a run that does not exist, with the newest one."""
     newest = newest_run(tx)
     return NotFound(f"No run {run}. " + (f"The newest is {newest}." if newest else NO_RUN_YET))
 
 
-def no_task(tx: Connection, run: int, name: str) -> NotFound:
+def no_task(tx: Tx, run: int, name: str) -> NotFound:
     """The error for a task that the run does not have, with the closest name."""
     names = tx.execute(select(TASK.name).where(TASK.run_id == run).order_by(TASK.id)).scalars()
     return unknown("task", name, names, advice=f"`batchq task list {run}` shows the tasks of run {run}.")

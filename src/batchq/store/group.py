@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from batchq.core.states import NOT_STARTED, TERMINAL
@@ -14,6 +14,7 @@ from batchq.store.columns import BINDING, GROUP, RUN, RUN_IS_OPEN, SERVER, STORI
 from batchq.store.sql.lists import among
 from batchq.store.sql.statement import Reply, Statement
 from batchq.store.tables import Group, Run, ServerGroup, Task
+from batchq.store.transaction import Tx
 
 PRIORITIES = {"low": 0, "normal": 1, "high": 2, "critical": 3}
 PRIORITY_NAMES = {number: name for name, number in PRIORITIES.items()}
@@ -30,7 +31,7 @@ _NAMED = Statement(
 class Named:
     """Groups that a job or a server names (rule 13); they cannot be deleted before the commit."""
 
-    _tx: Connection
+    _tx: Tx
     _names: Collection[str]
     _reply: Reply
 
@@ -45,22 +46,22 @@ class Named:
         return found
 
 
-def named_groups(tx: Connection, names: Collection[str]) -> Named:
+def named_groups(tx: Tx, names: Collection[str]) -> Named:
     """Groups that exist from now on; the statement leaves together with those that follow."""
     return Named(tx, names, _NAMED.later(tx, names=names))
 
 
-def name_groups(tx: Connection, names: Collection[str]) -> dict[str, int]:
+def name_groups(tx: Tx, names: Collection[str]) -> dict[str, int]:
     """Make the groups exist (rule 13), so that they cannot be deleted before the commit; returns their priorities."""
     return named_groups(tx, names).priorities if names else {}
 
 
-def group_priorities(tx: Connection) -> dict[str, int]:
+def group_priorities(tx: Tx) -> dict[str, int]:
     """Every group with its priority."""
     return {row.name: row.priority for row in tx.execute(select(GROUP.name, GROUP.priority))}
 
 
-def set_priority(tx: Connection, group: str, priority: int) -> bool:
+def set_priority(tx: Tx, group: str, priority: int) -> bool:
     """Give a group its priority, and with it the tasks that have none of their own and have not started (rule 28)."""
     if not tx.execute(update(Group).where(GROUP.name == group).values(priority=priority)).rowcount:
         return False
@@ -69,41 +70,41 @@ def set_priority(tx: Connection, group: str, priority: int) -> bool:
     return True
 
 
-def pause(tx: Connection, group: str, paused: bool) -> bool:
+def pause(tx: Tx, group: str, paused: bool) -> bool:
     """Let nothing new of the group start, or let it go on (rule 29); False if it is so already."""
     statement = update(Group).where(GROUP.name == group, GROUP.paused != paused).values(paused=paused)
     return bool(tx.execute(statement).rowcount)
 
 
-def lock_group(tx: Connection, group: str) -> bool:
+def lock_group(tx: Tx, group: str) -> bool:
     """Let nobody name the group before the commit; False if it does not exist."""
     return tx.execute(select(GROUP.name).where(GROUP.name == group).with_for_update()).scalar() is not None
 
 
-def bound_to(tx: Connection, group: str) -> list[str]:
+def bound_to(tx: Tx, group: str) -> list[str]:
     """The names of the servers that are bound to the group."""
     names = select(SERVER.name).join(ServerGroup, BINDING.server_id == SERVER.id).where(BINDING.group_name == group)
     return list(tx.execute(names.order_by(SERVER.name)).scalars())
 
 
-def open_tasks(tx: Connection, group: str) -> int:
+def open_tasks(tx: Tx, group: str) -> int:
     """How many tasks of the group are not terminal."""
     ended = [state.value for state in TERMINAL]
     tasks = select(func.count()).select_from(Task).join(Run, RUN.id == TASK.run_id)
     return int(tx.execute(tasks.where(RUN_IS_OPEN, TASK.group_name == group, TASK.status.not_in(ended))).scalar_one())
 
 
-def being_stored(tx: Connection) -> list[int]:
+def being_stored(tx: Tx) -> list[int]:
     """The runs that are still being stored; their tasks may be of any group."""
     return list(tx.execute(select(RUN.id).where(STORING).order_by(RUN.id)).scalars())
 
 
-def forget_group(tx: Connection, group: str) -> bool:
+def forget_group(tx: Tx, group: str) -> bool:
     """Delete a group that is locked and not in use; False if there is none."""
     return bool(tx.execute(delete(Group).where(GROUP.name == group)).rowcount)
 
 
-def insert_if_new(tx: Connection, table: Any, values: Mapping[str, Any]) -> None:
+def insert_if_new(tx: Tx, table: Any, values: Mapping[str, Any]) -> None:
     """Insert a row, unless one of the same key is there."""
     insert: Any = postgresql.insert if tx.dialect.name == "postgresql" else sqlite.insert
     tx.execute(insert(table).values(**values).on_conflict_do_nothing())

@@ -5,11 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import bindparam, insert, select, update
 
 from batchq.store.columns import JOB
 from batchq.store.sql.statement import Reply, Statement
 from batchq.store.tables import Job
+from batchq.store.transaction import Tx
 
 if TYPE_CHECKING:
     from batchq.spec import JobSpec
@@ -22,17 +23,17 @@ _REPLACE = Statement(
 )
 
 
-def keep_job(tx: Connection, job: JobSpec, now: datetime) -> int:
+def keep_job(tx: Tx, job: JobSpec, now: datetime) -> int:
     """Store the job's newest definition; returns its id."""
     return keep(tx, stored(tx, job.name), job, now)
 
 
-def stored(tx: Connection, name: str) -> Reply:
+def stored(tx: Tx, name: str) -> Reply:
     """The job's row, locked until the commit; the statement leaves together with those that follow."""
     return _STORED.later(tx, named=name)
 
 
-def keep(tx: Connection, stored: Reply, job: JobSpec, now: datetime) -> int:
+def keep(tx: Tx, stored: Reply, job: JobSpec, now: datetime) -> int:
     """Store the newest definition of a job, whose row was asked for; returns its id."""
     definition = job.model_dump_json(exclude_defaults=True)
     for row in stored.rows:

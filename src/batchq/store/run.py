@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, bindparam, insert, literal, select
+from sqlalchemy import bindparam, insert, literal, select
 from sqlalchemy.sql.schema import ScalarElementColumnDefault
 
 from batchq.core import secrets
@@ -18,10 +18,10 @@ from batchq.core.states import RunState
 from batchq.core.topology import DEFAULT_GROUP
 from batchq.store import job as jobs
 from batchq.store.columns import CONDITION, RUN, TASK, task_id
-from batchq.store.database import Database
 from batchq.store.group import PRIORITIES, named_groups
 from batchq.store.sql.statement import Statement
 from batchq.store.tables import Run, Task, TaskCondition
+from batchq.store.transaction import Tx
 
 if TYPE_CHECKING:
     from batchq.spec import JobSpec, TaskSpec
@@ -138,13 +138,13 @@ _OPEN_RUN = Statement(
 )
 
 
-def open_run(tx: Connection, database: Database, job: JobSpec) -> tuple[Number, datetime]:
+def open_run(tx: Tx, job: JobSpec) -> tuple[Number, datetime]:
     """Insert the run, still `storing`, its groups and the job's newest definition.
 
     Returns the number that gives its rows their ids, and the instant.
     """
     kept, groups = jobs.stored(tx, job.name), named_groups(tx, groups_of(job))
-    now = database.now(tx)
+    now = tx.now()
     ((run,),) = _OPEN_RUN(
         tx,
         job_id=jobs.keep(tx, kept, job, now),
@@ -183,7 +183,7 @@ _ADD_TASKS = Statement(
 )
 
 
-def add_tasks(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+def add_tasks(tx: Tx, rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert tasks."""
     if rows:
         _ADD_TASKS.later(tx, rows)
@@ -199,7 +199,7 @@ _ADD_CONDITIONS = Statement(
 )
 
 
-def add_conditions(tx: Connection, rows: Sequence[tuple[int, int, str, bool]]) -> None:
+def add_conditions(tx: Tx, rows: Sequence[tuple[int, int, str, bool]]) -> None:
     """Insert conditions: predecessor, task, outcome, and whether it handles a failure."""
     if rows:
         _ADD_CONDITIONS.later(tx, rows)

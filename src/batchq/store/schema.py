@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sqlalchemy import Connection, String, column, inspect, select, table
+from sqlalchemy import String, column, inspect, select, table
 
 from batchq.config import masked
 from batchq.errors import DatabaseOutdated, DatabaseRefuses, DatabaseTooNew
 from batchq.store.database import Database
 from batchq.store.sql.statement import Statement
+from batchq.store.transaction import Tx
 
 FOLDER = Path(__file__).parent / "migrations"
 # The newest revision that this version knows; written down, as Alembic takes long to import.
@@ -23,12 +24,12 @@ def upgrade(database: Database) -> tuple[str | None, str]:
     Of several upgrades at once the first one does it. Raises DatabaseTooNew.
     """
 
-    def act(tx: Connection) -> tuple[str | None, str]:
+    def act(tx: Tx) -> tuple[str | None, str]:
         database.dialect.wait_for_turn(tx)
         before = _revision(tx)
         if before != NEWEST:
-            _refuse_newer(database, before)
-            _upgrade(database, tx)
+            _refuse_newer(tx, before)
+            _upgrade(tx)
         return before, NEWEST
 
     done = database.run(act)
@@ -43,27 +44,27 @@ def check(database: Database) -> None:
     with database.read() as tx:
         # To look for the table takes longer than all the rest; once it is there it stays.
         revision = _stored(tx) if database.has_tables else _revision(tx)
-    database.has_tables = revision is not None
+        database.has_tables = revision is not None
+        _refuse_newer(tx, revision)
     if revision != NEWEST:
-        _refuse_newer(database, revision)
         fact = "holds no batchq tables yet" if revision is None else f"is at schema {revision}, not {NEWEST}"
         raise DatabaseOutdated(url=masked(str(database.url)), fact=fact)
 
 
-def refuse_newer(database: Database, tx: Connection) -> None:
+def refuse_newer(tx: Tx) -> None:
     """Raise DatabaseTooNew if the schema was upgraded past this version since `check` passed."""
-    _refuse_newer(database, _stored(tx))
+    _refuse_newer(tx, _stored(tx))
 
 
 _REVISION = Statement(select(column("version_num", String)).select_from(table("batchq_version")))
 
 
-def _refuse_newer(database: Database, revision: str | None) -> None:
+def _refuse_newer(tx: Tx, revision: str | None) -> None:
     if revision is not None and revision > NEWEST:
-        raise DatabaseTooNew(url=masked(str(database.url)), revision=revision, newest=NEWEST)
+        raise DatabaseTooNew(url=masked(str(tx.engine.url)), revision=revision, newest=NEWEST)
 
 
-def _upgrade(database: Database, tx: Connection) -> None:
+def _upgrade(tx: Tx) -> None:
     from alembic import command
     from alembic.config import Config
     from alembic.util import CommandError
@@ -74,14 +75,14 @@ def _upgrade(database: Database, tx: Connection) -> None:
     try:
         command.upgrade(config, "head")
     except CommandError as error:
-        raise DatabaseRefuses(url=masked(str(database.url)), reason=str(error).rstrip("."), advice=STRANGE) from error
+        raise DatabaseRefuses(url=masked(str(tx.engine.url)), reason=str(error).rstrip("."), advice=STRANGE) from error
 
 
-def _revision(tx: Connection) -> str | None:
+def _revision(tx: Tx) -> str | None:
     if not inspect(tx).has_table("batchq_version"):
         return None
     return _stored(tx)
 
 
-def _stored(tx: Connection) -> str | None:
+def _stored(tx: Tx) -> str | None:
     return next((row.version_num for row in _REVISION(tx)), None)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy import bindparam, delete, insert, select, update
 
 from batchq.core.windows import Window, format_days, format_time
 from batchq.store.columns import BINDING, SERVER, WINDOW
@@ -14,6 +14,7 @@ from batchq.store.group import insert_if_new, name_groups
 from batchq.store.sql.statement import Statement
 from batchq.store.tables import Liveness, Server, ServerGroup, ServerWindow
 from batchq.store.topology import newest_version
+from batchq.store.transaction import Tx
 
 _BEAT = Statement(
     update(Server)
@@ -26,14 +27,14 @@ _BEAT = Statement(
 # --- what an operator sets ----------------------------------------------------------------------------------
 
 
-def find(tx: Connection, name: str) -> Any | None:
+def find(tx: Tx, name: str) -> Any | None:
     """The server's row, locked until the commit, or None."""
     # The instants are left out, people alone read them: an unreadable one would keep the server from starting.
     columns = [column for column in SERVER if column.name not in ("beat_at", "started_at")]
     return tx.execute(select(*columns).where(SERVER.name == name).with_for_update(key_share=True)).one_or_none()
 
 
-def create(tx: Connection, name: str, threads: int = 1) -> None:
+def create(tx: Tx, name: str, threads: int = 1) -> None:
     """Make a server of that name exist.
 
     SQLite may reuse a deleted server's id. The first epoch is therefore the topology's version, which is past every
@@ -42,14 +43,14 @@ def create(tx: Connection, name: str, threads: int = 1) -> None:
     insert_if_new(tx, Server, {"name": name, "threads": threads, "epoch": newest_version(tx)})
 
 
-def forget(tx: Connection, server: int) -> bool:
+def forget(tx: Tx, server: int) -> bool:
     """Delete a server that does not run, with its bindings and windows; False if it runs or is gone."""
     idle = delete(Server).where(SERVER.id == server, SERVER.liveness != Liveness.RUNNING.value)
     return bool(tx.execute(idle).rowcount)
 
 
 def set_server(
-    tx: Connection,
+    tx: Tx,
     server: int,
     *,
     threads: int | None = None,
@@ -88,7 +89,7 @@ def _window_row(server: int, window: Window) -> dict[str, Any]:
 # --- the life of a server -----------------------------------------------------------------------------------
 
 
-def take_over(tx: Connection, server: int, life: Mapping[str, Any], now: datetime) -> int:
+def take_over(tx: Tx, server: int, life: Mapping[str, Any], now: datetime) -> int:
     """Begin a new epoch of the server under this life (host, pid, life, pool, pool_kind); returns the epoch."""
     statement = (
         update(Server)
@@ -106,17 +107,17 @@ def take_over(tx: Connection, server: int, life: Mapping[str, Any], now: datetim
     return int(tx.execute(statement).scalar_one())
 
 
-def beat(tx: Connection, server: int, epoch: int, now: datetime) -> bool:
+def beat(tx: Tx, server: int, epoch: int, now: datetime) -> bool:
     """Count one heartbeat; False if the server was declared lost or another life took its name."""
     return bool(_BEAT.count(tx, server=server, held=epoch, now=now))
 
 
-def set_pool(tx: Connection, server: int, epoch: int, pool: int) -> None:
+def set_pool(tx: Tx, server: int, epoch: int, pool: int) -> None:
     """Store how many tasks the server's worker can run at once."""
     tx.execute(update(Server).where(SERVER.id == server, SERVER.epoch == epoch).values(pool=pool))
 
 
-def running(tx: Connection) -> list[tuple[int, str, int, int]]:
+def running(tx: Tx) -> list[tuple[int, str, int, int]]:
     """The servers that count as running: id, name, epoch, beat."""
     rows = tx.execute(
         select(SERVER.id, SERVER.name, SERVER.epoch, SERVER.beat).where(SERVER.liveness == Liveness.RUNNING.value)
@@ -124,17 +125,17 @@ def running(tx: Connection) -> list[tuple[int, str, int, int]]:
     return [tuple(row) for row in rows]
 
 
-def lose(tx: Connection, server: int, beat: int) -> bool:
+def lose(tx: Tx, server: int, beat: int) -> bool:
     """running → lost, if its counter stands where it was last seen; a new epoch fences the old life off."""
     return _end_life(tx, server, Liveness.LOST, SERVER.beat == beat)
 
 
-def stop(tx: Connection, server: int, epoch: int) -> bool:
+def stop(tx: Tx, server: int, epoch: int) -> bool:
     """running → stopped, if this epoch is still the server's."""
     return _end_life(tx, server, Liveness.STOPPED, SERVER.epoch == epoch)
 
 
-def _end_life(tx: Connection, server: int, liveness: Liveness, guard: Any) -> bool:
+def _end_life(tx: Tx, server: int, liveness: Liveness, guard: Any) -> bool:
     statement = (
         update(Server)
         .where(SERVER.id == server, SERVER.liveness == Liveness.RUNNING.value, guard)

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from datetime import date, time
 from typing import Any
 
-from sqlalchemy import Connection, Select, String, bindparam, cast, literal_column, select, update
+from sqlalchemy import Select, String, bindparam, cast, literal_column, select, update
 
 from batchq.core.states import State
 from batchq.core.topology import Aside, Server, Topology
 from batchq.core.windows import UNREADABLE, Window, is_zone, parse_days, parse_time
 from batchq.store import moves, trouble
 from batchq.store.columns import BINDING, DISPATCH, GROUP, SERVER, TASK, WINDOW, status_in_index
-from batchq.store.database import Database
 from batchq.store.sql.statement import Reply, Statement
 from batchq.store.tables import Dispatch, Liveness
 from batchq.store.tables import Server as ServerTable
+from batchq.store.transaction import Tx
 
 _LOCK = Statement(select(DISPATCH.topology).with_for_update())
 _VERSION = Statement(select(DISPATCH.topology))
@@ -37,31 +37,31 @@ _GROUPS_READY = Statement(select(GROUP.name).where(_one_ready.scalar_subquery().
 # --- what is read -------------------------------------------------------------------------------------------
 
 
-def current(tx: Connection, database: Database, version: int | None = None) -> Topology:
+def current(tx: Tx, version: int | None = None) -> Topology:
     """All servers as they stand; read anew only when the version moved on."""
     if version is None:
         version = newest_version(tx)
-    if database.topology.version != version or not database.topology.servers:
-        database.topology = _load(tx, version)
-    return database.topology
+    if tx.topology.version != version or not tx.topology.servers:
+        tx.topology = _load(tx, version)
+    return tx.topology
 
 
-def read(tx: Connection) -> Topology:
-    """All servers as they stand, read anew: for readers that have no `Database` at hand."""
+def read(tx: Tx) -> Topology:
+    """All servers as they stand, read anew: people are to see also what somebody changed by hand."""
     return _load(tx, newest_version(tx))
 
 
-def aside(tx: Connection, database: Database) -> Aside:
+def aside(tx: Tx) -> Aside:
     """The tasks and runs set aside, by the topology at hand: a newer one would cost every transaction a statement."""
-    return (database.topology if database.topology.version else current(tx, database)).aside
+    return (tx.topology if tx.topology.version else current(tx)).aside
 
 
-def newest_version(tx: Connection) -> int:
+def newest_version(tx: Tx) -> int:
     """The topology's version as it stands now."""
     return int(_VERSION(tx)[0].topology)
 
 
-def _load(tx: Connection, version: int) -> Topology:
+def _load(tx: Tx, version: int) -> Topology:
     groups: dict[int, set[str]] = {}
     for server, group in tx.execute(select(BINDING.server_id, BINDING.group_name)):
         groups.setdefault(server, set()).add(group)
@@ -117,13 +117,13 @@ def window_of(row: Any) -> Window:
 # --- what is locked -----------------------------------------------------------------------------------------
 
 
-def lock_dispatch(tx: Connection) -> int:
+def lock_dispatch(tx: Tx) -> int:
     """Take the one dispatch lock until the commit; returns the topology's version."""
     ((version,),) = _LOCK(tx)
     return int(version)
 
 
-def changed(tx: Connection) -> None:
+def changed(tx: Tx) -> None:
     """Say that servers or groups changed; takes the dispatch lock, so no ticket leaves by the old rules after this."""
     tx.execute(update(Dispatch).values(topology=DISPATCH.topology + 1))
 
@@ -142,7 +142,7 @@ class Standing:
         return None
 
 
-def standing(tx: Connection, server: int) -> Standing:
+def standing(tx: Tx, server: int) -> Standing:
     """How a server stands; the statement leaves together with those that follow."""
     return Standing(_STANDING.later(tx, server=server))
 
@@ -172,7 +172,7 @@ class DispatchInput:
         return [row.name for row in self._groups.rows]
 
 
-def dispatch_input(tx: Connection, aside: Collection[int] = ()) -> DispatchInput:
+def dispatch_input(tx: Tx, aside: Collection[int] = ()) -> DispatchInput:
     """Take the dispatch lock, and read the input of dispatch without the tasks `aside`.
 
     The statements leave together with those that follow.

@@ -1,17 +1,63 @@
-"""Writing transactions, on one connection that the process keeps for them."""
+"""A transaction as one value, and the connection on which the process writes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
+from datetime import datetime
 from threading import Lock
-from typing import Any
+from typing import Any, Protocol
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 
+from batchq.core.topology import Topology
 from batchq.store.sql.dialect import Dialect
 from batchq.store.sql.file import File
 from batchq.store.sql.statement import send
+
+
+class Source(Protocol):
+    """The answers of a `Database` that its transactions pass on."""
+
+    name: str
+    topology: Topology
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that connects."""
+
+    def clock(self, tx: Connection) -> datetime:
+        """The instant that counts, asked for within the transaction."""
+
+
+class Tx(Connection):
+    """A transaction: what it reads and writes, the clock it goes by, and the topology it knows.
+
+    It is SQLAlchemy's connection, so that statements run on it as they are. One object serves all transactions of a
+    connection that is kept, one after the other.
+    """
+
+    def __init__(self, source: Source) -> None:
+        super().__init__(source.engine)
+        self._source = source
+
+    def now(self) -> datetime:
+        """The instant that counts: PostgreSQL's clock, or for SQLite this machine's (rule 20)."""
+        return self._source.clock(self)
+
+    @property
+    def topology(self) -> Topology:
+        """The topology as this process read it last; empty after a writing transaction that was rolled back."""
+        return self._source.topology
+
+    @topology.setter
+    def topology(self, topology: Topology) -> None:
+        self._source.topology = topology
+
+    @property
+    def process(self) -> str:
+        """The name under which this process tells what it did."""
+        return self._source.name
 
 
 class Writer:
@@ -21,18 +67,18 @@ class Writer:
     SQLAlchemy still begins one by itself when a statement is given to it, inside the driver's, and then ends it.
     """
 
-    def __init__(self, dialect: Dialect, file: File, connect: Callable[[], Connection]) -> None:
+    def __init__(self, dialect: Dialect, file: File, connect: Callable[[], Tx]) -> None:
         self._dialect = dialect
         self._file = file
         self._connect = connect
-        self._kept: Connection | None = None
+        self._kept: Tx | None = None
         self._taken = Lock()
 
     @contextmanager
-    def transaction(self) -> Iterator[Connection]:
+    def transaction(self) -> Iterator[Tx]:
         """A writing transaction: committed at the end, rolled back by an exception."""
         if not self._taken.acquire(blocking=False):
-            with self._connect() as tx, tx.execution_options(batchq_writes=True).begin():
+            with closing(self._connect()) as tx, tx.begin():
                 yield tx
                 send(tx, commit=True)
             return
@@ -47,11 +93,11 @@ class Writer:
         finally:
             self._taken.release()
 
-    def _begun(self) -> Connection:
+    def _begun(self) -> Tx:
         if self._kept is not None and not self._dialect.is_well(_driver(self._kept)):
             self.let_go()
         if self._kept is None:
-            self._kept = self._connect().execution_options(batchq_writes=True)
+            self._kept = self._connect()
         self._dialect.begin(self._kept, self._file)
         return self._kept
 

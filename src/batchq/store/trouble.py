@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from batchq.core.topology import Aside
@@ -20,6 +20,7 @@ from batchq.store.failures import of_content, why
 from batchq.store.sql.statement import forget as drop_waiting
 from batchq.store.sql.statement import send
 from batchq.store.tables import Dispatch, Trouble
+from batchq.store.transaction import Tx
 
 LONGEST_SECONDS = 60.0
 
@@ -37,7 +38,7 @@ class What(StrEnum):
 Key = tuple[What, int]
 
 
-def tried(tx: Connection, act: Callable[[], object], *, keep: bool) -> Exception | None:
+def tried(tx: Tx, act: Callable[[], object], *, keep: bool) -> Exception | None:
     """Do `act` in a savepoint, and keep its work if `keep`; returns the error if some content made it fail.
 
     Nothing of a failed act stays. Raises an error that has another cause than content.
@@ -61,7 +62,7 @@ def tried(tx: Connection, act: Callable[[], object], *, keep: bool) -> Exception
     return None
 
 
-def culprits(tx: Connection, numbers: Sequence[int], act: Callable[[Sequence[int]], object]) -> dict[int, str]:
+def culprits(tx: Tx, numbers: Sequence[int], act: Callable[[Sequence[int]], object]) -> dict[int, str]:
     """The numbers with which `act` fails even alone, each with the reason; nothing of its work stays."""
     error = tried(tx, lambda: act(numbers), keep=False) if numbers else None
     if error is None:
@@ -72,14 +73,14 @@ def culprits(tx: Connection, numbers: Sequence[int], act: Callable[[Sequence[int
     return culprits(tx, numbers[:half], act) | culprits(tx, numbers[half:], act)
 
 
-def aside(tx: Connection) -> Aside:
+def aside(tx: Tx) -> Aside:
     """The tasks and runs to leave out of work that is done for many at once."""
     found = [(row.what, row.number) for row in tx.execute(select(TROUBLE.what, TROUBLE.number))]
     tasks = frozenset(number for what, number in found if what in (What.TASK, What.LOST, What.REPORT))
     return Aside(tasks, frozenset(number for what, number in found if what == What.RUN))
 
 
-def note(tx: Connection, found: Mapping[Key, str], told_by: str, now: datetime) -> bool:
+def note(tx: Tx, found: Mapping[Key, str], told_by: str, now: datetime) -> bool:
     """Set rows aside, each with its reason, for a second and then twice as long each time; False if there are none."""
     for (what, number), reason in sorted(found.items()):
         tries = tx.execute(_its(what, number, TROUBLE.tries)).scalar()
@@ -94,7 +95,7 @@ def note(tx: Connection, found: Mapping[Key, str], told_by: str, now: datetime) 
     return bool(found)
 
 
-def forget(tx: Connection, what: What, number: int) -> bool:
+def forget(tx: Tx, what: What, number: int) -> bool:
     """Let a row go on; False if it was not set aside."""
     gone = tx.execute(delete(Trouble).where(TROUBLE.what == what.value, TROUBLE.number == number)).rowcount
     if gone:
@@ -102,18 +103,18 @@ def forget(tx: Connection, what: What, number: int) -> bool:
     return bool(gone)
 
 
-def due(tx: Connection, now: datetime) -> Sequence[Any]:
+def due(tx: Tx, now: datetime) -> Sequence[Any]:
     """The rows that are to be tried again."""
     rows = select(Trouble.__table__).where(TROUBLE.again_at <= now)
     return tx.execute(rows.order_by(TROUBLE.what, TROUBLE.number)).all()
 
 
-def pauses(tx: Connection, what: What, number: int, now: datetime) -> bool:
+def pauses(tx: Tx, what: What, number: int, now: datetime) -> bool:
     """Whether a row is set aside, and not to be tried again yet."""
     return tx.execute(_its(what, number, TROUBLE.tries, TROUBLE.again_at > now)).scalar() is not None
 
 
-def lock_due(tx: Connection, what: What, number: int, now: datetime) -> bool:
+def lock_due(tx: Tx, what: What, number: int, now: datetime) -> bool:
     """Lock a row that is due; False if another process has it."""
     return (
         tx.execute(
@@ -123,7 +124,7 @@ def lock_due(tx: Connection, what: What, number: int, now: datetime) -> bool:
     )
 
 
-def every(tx: Connection) -> Sequence[Any]:
+def every(tx: Tx) -> Sequence[Any]:
     """All rows set aside, the oldest first."""
     return tx.execute(select(Trouble.__table__).order_by(TROUBLE.since, TROUBLE.what, TROUBLE.number)).all()
 
@@ -132,5 +133,5 @@ def _its(what: What, number: int, column: Any, *more: Any) -> Any:
     return select(column).where(TROUBLE.what == what.value, TROUBLE.number == number, *more)
 
 
-def _tell(tx: Connection) -> None:
+def _tell(tx: Tx) -> None:
     tx.execute(update(Dispatch).values(topology=Dispatch.__table__.c.topology + 1))

@@ -5,11 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TypedDict
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import func, select
 
 from batchq.core.states import State
 from batchq.store.columns import GROUP, TASK, status_in_index
 from batchq.store.group import PRIORITY_NAMES
+from batchq.store.transaction import Tx
 from batchq.views.instants import iso
 from batchq.views.why import Reasons
 
@@ -28,7 +29,7 @@ class GroupView(TypedDict):
     why: str | None
 
 
-def groups(tx: Connection, now: datetime | None = None, *, timezone: str | None = None) -> list[GroupView]:
+def groups(tx: Tx, now: datetime | None = None, *, timezone: str | None = None) -> list[GroupView]:
     """All groups by name: tasks ready, queued and executing, since when, who may take them, and why nobody does."""
     reasons = Reasons(tx, now, timezone)
     ready = {row.group_name: row for row in tx.execute(_READY)}

@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import overload
 
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 
 from batchq import clock as world
+from batchq.store.transaction import Tx
 
 
 @overload
@@ -21,7 +22,7 @@ def iso(instant: datetime | None) -> str | None:
     return instant.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def clock(tx: Connection) -> datetime:
+def clock(tx: Tx) -> datetime:
     """The database's clock (rule 20)."""
     instant = tx.execute(_CLOCKS[tx.dialect.name]).scalar_one()
     real = instant if isinstance(instant, datetime) else datetime.fromisoformat(instant)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any, TypedDict
 
-from sqlalchemy import Connection, case, func, select
+from sqlalchemy import case, func, select
 
 from batchq.core import secrets
 from batchq.core.states import RUN_ENDED, RUN_OPEN
 from batchq.store.columns import JOB, RUN
 from batchq.store.find import definition, no_such
 from batchq.store.tables import Job, Run
+from batchq.store.transaction import Tx
 from batchq.views.instants import iso
 from batchq.views.run import RunCounts, RunLine, run_line, runs
 
@@ -33,7 +34,7 @@ class JobView(JobLine):
     runs: list[RunCounts]
 
 
-def jobs(tx: Connection) -> list[JobLine]:
+def jobs(tx: Tx) -> list[JobLine]:
     """All jobs by name: `status` as rule 6 has it (null before the first run), and the newest run."""
     latest = select(RUN.job_id, func.count().label("runs"), func.max(RUN.id).label("run"), _OPEN_RUNS)
     newest = latest.group_by(RUN.job_id).subquery()
@@ -59,7 +60,7 @@ _VERDICT = (
 )
 
 
-def job_view(tx: Connection, name: str, newest: int = 10) -> JobView:
+def job_view(tx: Tx, name: str, newest: int = 10) -> JobView:
     """A job with its newest definition and its `newest` runs; raises NotFound, with the closest name."""
     lines = {line["job"]: line for line in jobs(tx)}
     if name not in lines:

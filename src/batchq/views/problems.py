@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import Connection, select
+from sqlalchemy import select
 
 from batchq.core.lint import lint
 from batchq.store import topology
 from batchq.store.columns import GROUP
+from batchq.store.transaction import Tx
 from batchq.views.instants import clock
 
 
-def setup_problems(tx: Connection, now: datetime | None = None) -> list[str]:
+def setup_problems(tx: Tx, now: datetime | None = None) -> list[str]:
     """Each thing in the set-up of servers and groups that starves work silently, a sentence each (rule 15)."""
     names = tx.execute(select(GROUP.name).order_by(GROUP.name)).scalars()
     return lint(topology.read(tx), names, now or clock(tx))

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, TypedDict
 
-from sqlalchemy import Connection, func, literal, select
+from sqlalchemy import func, literal, select
 
 from batchq.core.states import State
 from batchq.store.columns import RUN, TASK
 from batchq.store.find import run_row
 from batchq.store.tables import Run
+from batchq.store.transaction import Tx
 from batchq.views.instants import iso
 from batchq.views.task import SERVER_NAME, TaskLine, handlers, task_line, with_server
 from batchq.views.why import Reasons, why_of_tasks
@@ -58,7 +59,7 @@ class RunView(RunLine):
 
 
 def run_view(
-    tx: Connection, run: int, now: datetime | None = None, *, timezone: str | None = None, results: bool = True
+    tx: Tx, run: int, now: datetime | None = None, *, timezone: str | None = None, results: bool = True
 ) -> RunView:
     """A run with all its tasks in the order of the job; raises NotFound.
 
@@ -73,9 +74,7 @@ def run_view(
     return {**run_line(found), "tasks": lines}
 
 
-def runs(
-    tx: Connection, *, job: str | None = None, statuses: Iterable[str] = (), limit: int | None = None
-) -> list[RunCounts]:
+def runs(tx: Tx, *, job: str | None = None, statuses: Iterable[str] = (), limit: int | None = None) -> list[RunCounts]:
     """The newest runs first, each as `run_view` gives it but with `tasks` counted by status."""
     chosen = select(Run.__table__).order_by(RUN.id.desc()).limit(limit)
     if job is not None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, TypedDict, TypeVar
 
-from sqlalchemy import Connection, select
+from sqlalchemy import select
 
 from batchq.core import topology as core
 from batchq.core import windows
@@ -16,6 +16,7 @@ from batchq.store import topology
 from batchq.store.columns import OUT, RUN, SERVER, TASK, status_in_index
 from batchq.store.find import no_such
 from batchq.store.tables import Liveness, Run, Server
+from batchq.store.transaction import Tx
 from batchq.views.instants import iso
 from batchq.views.why import Reasons
 
@@ -82,19 +83,19 @@ class ExecutingView(TypedDict):
     started_at: str | None
 
 
-def servers(tx: Connection, now: datetime | None = None) -> list[ServerView]:
+def servers(tx: Tx, now: datetime | None = None) -> list[ServerView]:
     """All servers by name. `threads` is what its windows, or its own number, allow now (rules 16-20)."""
     reasons = Reasons(tx, now)
     rows = tx.execute(select(Server.__table__).order_by(SERVER.name)).all()
     return [_view(row, reasons.topology.by_id[row.id], reasons.busy.get(row.id, 0), reasons.now) for row in rows]
 
 
-def server_view(tx: Connection, name: str, now: datetime | None = None) -> ServerView:
+def server_view(tx: Tx, name: str, now: datetime | None = None) -> ServerView:
     """One server as `servers` gives it; raises NotFound, with the closest name."""
     return _named({view["name"]: view for view in servers(tx, now)}, name)
 
 
-def periods(tx: Connection, name: str, begin: datetime, end: datetime) -> list[PeriodView]:
+def periods(tx: Tx, name: str, begin: datetime, end: datetime) -> list[PeriodView]:
     """How many threads the server's windows give it from `begin` to `end`, without holes (rules 17-21).
 
     It does not matter whether the server is disabled, or runs at all. Raises NotFound.
@@ -112,7 +113,7 @@ def _named(servers: Mapping[str, T], name: str) -> T:
     return servers[name]
 
 
-def executing(tx: Connection, server: str) -> list[ExecutingView]:
+def executing(tx: Tx, server: str) -> list[ExecutingView]:
     """The tasks that the server executes now, the longest first."""
     columns = (RUN.id.label("run"), RUN.job, TASK.name, TASK.claimed_at)
     joined = select(*columns).join(Run, RUN.id == TASK.run_id).join(Server, SERVER.id == TASK.server_id)

@@ -6,9 +6,10 @@ from collections import Counter
 from datetime import datetime
 from typing import TypedDict
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import func, select
 
 from batchq.store.columns import RUN, RUN_IS_OPEN
+from batchq.store.transaction import Tx
 from batchq.views.group import GroupView, groups
 from batchq.views.instants import clock, iso
 from batchq.views.server import servers
@@ -26,7 +27,7 @@ class StatusView(TypedDict):
     waiting: list[GroupView]
 
 
-def status_view(tx: Connection, now: datetime | None = None, *, timezone: str | None = None) -> StatusView:
+def status_view(tx: Tx, now: datetime | None = None, *, timezone: str | None = None) -> StatusView:
     """How everything stands: open runs and handed-out tasks counted, servers by state, groups that wait."""
     now = now or clock(tx)
     all_servers, all_groups = servers(tx, now), groups(tx, now, timezone=timezone)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, TypedDict
 
-from sqlalchemy import Connection, Select, and_, func, select
+from sqlalchemy import Select, and_, func, select
 
 from batchq.core import secrets
 from batchq.core.states import NOT_STARTED, TERMINAL, State
@@ -15,6 +15,7 @@ from batchq.store.columns import ATTEMPT, CONDITION, SERVER, TASK
 from batchq.store.find import no_task, run_row
 from batchq.store.group import PRIORITY_NAMES
 from batchq.store.tables import Attempt, Server, Task
+from batchq.store.transaction import Tx
 from batchq.views.instants import iso
 from batchq.views.why import ConditionView, Reasons, conditions_of, why_of_task
 
@@ -96,7 +97,7 @@ def task_line(row: Any, why: str | None, handled_by: str | None) -> TaskLine:
     }
 
 
-def handlers(tx: Connection, run: int) -> dict[int, str]:
+def handlers(tx: Tx, run: int) -> dict[int, str]:
     """Per task whose failure another one handles, the name of the first that did so with success (rule 7)."""
     rows = tx.execute(
         select(CONDITION.predecessor_id, TASK.name)
@@ -107,9 +108,7 @@ def handlers(tx: Connection, run: int) -> dict[int, str]:
     return {row.predecessor_id: row.name for row in rows}
 
 
-def task_view(
-    tx: Connection, run: int, name: str, now: datetime | None = None, *, timezone: str | None = None
-) -> TaskView:
+def task_view(tx: Tx, run: int, name: str, now: datetime | None = None, *, timezone: str | None = None) -> TaskView:
     """A task as `run_view` gives it, with its run, arguments, conditions and ended attempts with their logs.
 
     Raises NotFound, with the closest name.
@@ -136,7 +135,7 @@ def task_view(
     }
 
 
-def _row(tx: Connection, run: int, name: str) -> Any:
+def _row(tx: Tx, run: int, name: str) -> Any:
     statement = with_server((*Task.__table__.c, SERVER_NAME))
     row = tx.execute(statement.where(TASK.run_id == run, TASK.name == name)).one_or_none()
     if row is None:
@@ -144,7 +143,7 @@ def _row(tx: Connection, run: int, name: str) -> Any:
     return row
 
 
-def _attempts(tx: Connection, task: int) -> Sequence[Any]:
+def _attempts(tx: Tx, task: int) -> Sequence[Any]:
     statement = select(Attempt.__table__).where(ATTEMPT.task_id == task)
     return tx.execute(statement.order_by(ATTEMPT.attempt)).all()
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any, TypedDict
 
-from sqlalchemy import Connection, Select, select
+from sqlalchemy import Select, select
 
 from batchq.core import why
 from batchq.core.conditions import Condition, Join, Node, resolution
@@ -17,6 +17,7 @@ from batchq.core.why import waits_for, why_not
 from batchq.store import moves, topology
 from batchq.store.columns import CONDITION, CONDITIONS_AT, TASK
 from batchq.store.tables import Task, TaskCondition
+from batchq.store.transaction import Tx
 from batchq.views.instants import clock
 
 _BLOCKED = (State.WAITING.value, State.DIDNT_RUN.value)
@@ -39,7 +40,7 @@ class Reasons:
     Instants are told in the user's `timezone`; without one, in the zone of the window that decides.
     """
 
-    def __init__(self, tx: Connection, now: datetime | None, timezone: str | None = None) -> None:
+    def __init__(self, tx: Tx, now: datetime | None, timezone: str | None = None) -> None:
         self._tx = tx
         self._now = now
         self._timezone = timezone
@@ -77,7 +78,7 @@ class Reasons:
 # --- all tasks of a run -------------------------------------------------------------------------------------
 
 
-def why_of_tasks(tx: Connection, run: int, tasks: Sequence[Any], reasons: Reasons) -> dict[int, str]:
+def why_of_tasks(tx: Tx, run: int, tasks: Sequence[Any], reasons: Reasons) -> dict[int, str]:
     """The reason of each task that has not started or didn't run, by its id; linear in tasks and conditions."""
     explained = [task for task in tasks if State(task.status) in _EXPLAINED]
     if not explained:
@@ -91,7 +92,7 @@ def why_of_tasks(tx: Connection, run: int, tasks: Sequence[Any], reasons: Reason
     return found
 
 
-def _conditions_of_blocked(tx: Connection, run: int, names: dict[int, str]) -> dict[int, list[Condition]]:
+def _conditions_of_blocked(tx: Tx, run: int, names: dict[int, str]) -> dict[int, list[Condition]]:
     after: dict[int, list[Condition]] = {}
     for row in tx.execute(_conditions(run).where(TASK.status.in_(_BLOCKED))):
         condition = Condition(names[row.predecessor_id], Outcome(row.outcome), row.handles)
@@ -128,7 +129,7 @@ def why_of_task(row: Any, after: Iterable[ConditionView], reasons: Reasons) -> s
     return blocked or (reasons.of_task(row) if row.status in NOT_STARTED else None)
 
 
-def conditions_of(tx: Connection, run: int, task: int) -> list[ConditionView]:
+def conditions_of(tx: Tx, run: int, task: int) -> list[ConditionView]:
     """The conditions of a task, each with how its predecessor stands."""
     before = Task.__table__.alias("before")
     end = (before.c.status, before.c.claimed_at, before.c.unsettled, before.c.settled_up_to)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, and_, bindparam, func, or_, select, update
+from sqlalchemy import and_, bindparam, func, or_, select, update
 
 from batchq.core.states import State
 from batchq.store.columns import DISPATCH, OUT, RUN, SERVER, TASK, status_in_index, status_is
@@ -15,6 +15,7 @@ from batchq.store.moves.dispatching import TO_START
 from batchq.store.sql.lists import among
 from batchq.store.sql.statement import Reply, Statement
 from batchq.store.tables import Liveness, Run, Server, Task
+from batchq.store.transaction import Tx
 
 _CLAIMS = becomes(State.QUEUED, State.EXECUTING)
 _OWN = becomes(State.READY, State.EXECUTING)
@@ -65,14 +66,12 @@ _EXECUTING_ON = Statement(
 )
 
 
-def lock_tickets(tx: Connection, tasks: Collection[int]) -> Reply:
+def lock_tickets(tx: Tx, tasks: Collection[int]) -> Reply:
     """Lock these queued tasks, after whoever holds them; returns their groups."""
     return _LOCK_TICKETS.later(tx, tasks=tasks)
 
 
-def grant(
-    tx: Connection, tickets: Sequence[tuple[int, str]], server: int, epoch: int, version: int, now: datetime
-) -> Reply:
+def grant(tx: Tx, tickets: Sequence[tuple[int, str]], server: int, epoch: int, version: int, now: datetime) -> Reply:
     """queued → executing on this server for these (task, token); returns the rows that execute there now.
 
     A topology newer than `version` grants nothing. A claim repeated after a commit whose reply was lost finds its
@@ -83,7 +82,7 @@ def grant(
     return claimed(tx, tickets, server, epoch)
 
 
-def start_own(tx: Connection, rows: Sequence[Any], server: int, epoch: int, version: int, now: datetime) -> Reply:
+def start_own(tx: Tx, rows: Sequence[Any], server: int, epoch: int, version: int, now: datetime) -> Reply:
     """ready → executing on this server for rows that this transaction holds, under their new tokens; returns the ids.
 
     A topology newer than `version` starts nothing.
@@ -92,18 +91,18 @@ def start_own(tx: Connection, rows: Sequence[Any], server: int, epoch: int, vers
     return _START_OWN.later(tx, given, server=server, epoch_=epoch, version=version, now=now)
 
 
-def claimed(tx: Connection, tickets: Sequence[tuple[int, str]], server: int, epoch: int) -> Reply:
+def claimed(tx: Tx, tickets: Sequence[tuple[int, str]], server: int, epoch: int) -> Reply:
     """The tasks of these (task, token) that execute on this server, with all that it needs to start them."""
     tasks, tokens = zip(*tickets, strict=True)
     return _CLAIMED.later(tx, tasks=tasks, tokens=tokens, server=server, epoch_=epoch)
 
 
-def executing_on(tx: Connection, server: int) -> Sequence[Any]:
+def executing_on(tx: Tx, server: int) -> Sequence[Any]:
     """The attempts that the server executes by the database: id, token, epoch."""
     return _EXECUTING_ON(tx, server=server)
 
 
-def left_executing(tx: Connection, task: int) -> Any | None:
+def left_executing(tx: Tx, task: int) -> Any | None:
     """The task's attempt, with its server's name, if it executes under a life that is over; else None."""
     name = func.coalesce(SERVER.name, "?").label("server")
     over = or_(SERVER.id.is_(None), SERVER.epoch != TASK.epoch, SERVER.liveness != Liveness.RUNNING.value)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, select, update
+from sqlalchemy import bindparam, func, select, update
 
 from batchq.core.states import State
 from batchq.store.columns import RUN, TASK, status_in_index, status_is
@@ -16,6 +16,7 @@ from batchq.store.moves.listing import Listing
 from batchq.store.moves.ticketing import new_token
 from batchq.store.sql.statement import Reply, Statement
 from batchq.store.tables import Run, Task
+from batchq.store.transaction import Tx
 
 # All that a server must know of an attempt to start it.
 TO_START = (
@@ -34,12 +35,12 @@ _OCCUPANCY = Listing(
 )
 
 
-def occupancy(tx: Connection, aside: Collection[int] = ()) -> tuple[dict[int, int], dict[str, int]]:
+def occupancy(tx: Tx, aside: Collection[int] = ()) -> tuple[dict[int, int], dict[str, int]]:
     """Count the tasks that each server executes, and the tickets out of each group; tasks `aside` do not count."""
     return counted(occupancy_later(tx, aside))
 
 
-def occupancy_later(tx: Connection, aside: Collection[int] = (), alone: Collection[int] | None = None) -> Reply:
+def occupancy_later(tx: Tx, aside: Collection[int] = (), alone: Collection[int] | None = None) -> Reply:
     """The rows for `counted`, asked for without waiting for them."""
     return _OCCUPANCY.later(tx, aside, alone)
 
@@ -82,7 +83,7 @@ class Peeked:
 
 
 def peek(
-    tx: Connection,
+    tx: Tx,
     wanted: Mapping[str, int],
     now: datetime,
     aside: Collection[int] = (),
@@ -96,7 +97,7 @@ def peek(
 
 
 def ready(
-    tx: Connection,
+    tx: Tx,
     wanted: Mapping[str, int],
     peeked: Mapping[str, Peeked],
     now: datetime,
@@ -117,7 +118,7 @@ def in_order(rows: Iterable[Any]) -> list[Any]:
     return sorted(rows, key=lambda row: (-row.priority, row.ready_at, row.id))
 
 
-def numbers_ready(tx: Connection, group: str, limit: int) -> list[int]:
+def numbers_ready(tx: Tx, group: str, limit: int) -> list[int]:
     """The ids of a group's first ready tasks in the order of dispatch, broken rows among them."""
     order = (TASK.priority.desc(), TASK.ready_at, TASK.id)
     ready = select(TASK.id).where(status_in_index(State.READY), TASK.group_name == group).order_by(*order)
@@ -139,7 +140,7 @@ _QUEUE = Statement(
 )
 
 
-def hand_out(tx: Connection, rows: Iterable[Any], now: datetime) -> list[Any]:
+def hand_out(tx: Tx, rows: Iterable[Any], now: datetime) -> list[Any]:
     """ready → queued; returns the rows, each with its new token."""
     queued = [row._replace(token=new_token()) for row in rows]
     if queued:
@@ -166,18 +167,18 @@ _HASTEN = Statement(
 
 
 def not_before(
-    tx: Connection, now: datetime, aside: Collection[int] = (), alone: Collection[int] | None = None
+    tx: Tx, now: datetime, aside: Collection[int] = (), alone: Collection[int] | None = None
 ) -> Sequence[Any]:
     """The ready tasks that may not start yet, by id, each with its attempt, `ready_at` and delay between attempts."""
     return sorted(_NOT_BEFORE.later(tx, aside, alone, now=now).rows)
 
 
-def numbers_not_before(tx: Connection, now: datetime) -> list[int]:
+def numbers_not_before(tx: Tx, now: datetime) -> list[int]:
     """The ids of the ready tasks that may not start yet, broken rows among them."""
     later = select(TASK.id).where(status_in_index(State.READY), TASK.ready_at > now)
     return list(tx.execute(later.order_by(TASK.id)).scalars())
 
 
-def hasten(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> int:
+def hasten(tx: Tx, rows: Sequence[Mapping[str, Any]]) -> int:
     """Let ready tasks start from `due` on; returns how many still had the `ready_at` given as `held`."""
     return _HASTEN.count(tx, rows) if rows else 0

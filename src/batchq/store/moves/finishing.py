@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, func, insert, select, update
+from sqlalchemy import bindparam, func, insert, select, update
 
 from batchq.core.states import State
 from batchq.store.columns import ATTEMPT, RUN, TASK
@@ -14,6 +14,7 @@ from batchq.store.moves.becoming import becomes
 from batchq.store.sql.lists import among
 from batchq.store.sql.statement import Reply, Statement
 from batchq.store.tables import Attempt, Run, Task
+from batchq.store.transaction import Tx
 
 _ENDED = becomes(State.EXECUTING, State.SUCCESS, State.ERROR, State.READY)
 
@@ -61,13 +62,13 @@ _ATTEMPT = Statement(
 )
 
 
-def locked(tx: Connection, tasks: Collection[int]) -> Reply:
+def locked(tx: Tx, tasks: Collection[int]) -> Reply:
     """These tasks as they stand, locked in the order of their ids, with the states of their runs."""
     return _LOCKED.later(tx, tasks=tasks)
 
 
 def write_outcomes(
-    tx: Connection, rows: Sequence[Mapping[str, Any]], attempts: Sequence[Mapping[str, Any]], now: datetime
+    tx: Tx, rows: Sequence[Mapping[str, Any]], attempts: Sequence[Mapping[str, Any]], now: datetime
 ) -> None:
     """executing → success, error or ready again, and a row for each attempt."""
     _FINISH.later(tx, rows, now=now)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import Connection, Select
+from sqlalchemy import Select
 from sqlalchemy.sql.elements import ColumnElement
 
 from batchq.store.sql.lists import among
 from batchq.store.sql.statement import Reply, Statement
+from batchq.store.transaction import Tx
 
 
 class Listing:
@@ -23,9 +24,7 @@ class Listing:
         self._others = Statement(statement.where(~among(key, "aside")))
         self._alone = Statement(statement.where(among(key, "alone")))
 
-    def later(
-        self, tx: Connection, aside: Collection[int] = (), alone: Collection[int] | None = None, **values: Any
-    ) -> Reply:
+    def later(self, tx: Tx, aside: Collection[int] = (), alone: Collection[int] | None = None, **values: Any) -> Reply:
         """Queue the question, as `Statement.later` does."""
         if alone is not None:
             return self._alone.later(tx, alone=alone, **values)

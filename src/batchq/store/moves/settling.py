@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, exists, func, literal_column, or_, select, update
+from sqlalchemy import bindparam, exists, func, literal_column, or_, select, update
 
 from batchq.core.states import RUN_OPEN, RunState, State
 from batchq.store.columns import CONDITION, RUN, TASK, status_in_index
@@ -15,6 +15,7 @@ from batchq.store.moves.listing import Listing
 from batchq.store.sql.lists import among
 from batchq.store.sql.statement import Reply, Statement
 from batchq.store.tables import Run, Task, TaskCondition
+from batchq.store.transaction import Tx
 
 # --- what is to be settled ----------------------------------------------------------------------------------
 
@@ -40,23 +41,23 @@ _FOLLOWERS = Statement(
 )
 
 
-def unsettled_runs(tx: Connection, limit: int, aside: Collection[int] = ()) -> Reply:
+def unsettled_runs(tx: Tx, limit: int, aside: Collection[int] = ()) -> Reply:
     """Runs with an ended task whose conditions are not all resolved, except those `aside`."""
     return _UNSETTLED_RUNS.later(tx, aside, limit=limit)
 
 
-def lock_runs(tx: Connection, runs: Collection[int]) -> None:
+def lock_runs(tx: Tx, runs: Collection[int]) -> None:
     """Let nobody else settle these runs before the commit; on SQLite a writing transaction is alone anyway."""
     if runs and tx.dialect.name != "sqlite":
         _LOCK_RUNS.later(tx, runs=runs)
 
 
-def unsettled_ends(tx: Connection, runs: Collection[int], limit: int) -> dict[int, State]:
+def unsettled_ends(tx: Tx, runs: Collection[int], limit: int) -> dict[int, State]:
     """Ended tasks of the runs, with their states, whose conditions are not all resolved."""
     return {row.id: State(row.status) for row in _UNSETTLED(tx, runs=runs, limit=limit)}
 
 
-def followers(tx: Connection, tasks: Collection[int], limit: int) -> Reply:
+def followers(tx: Tx, tasks: Collection[int], limit: int) -> Reply:
     """Unresolved conditions on these ended tasks: (predecessor, task, outcome), in the order of the two ids.
 
     Each row also carries the waiting task's status, join, counts of open, met and impossible conditions, and the
@@ -105,19 +106,19 @@ _LEAVE = Statement(
 _SETTLED = Statement(update(Task).where(among(TASK.id, "tasks")).values(unsettled=False, settled_up_to=None))
 
 
-def count(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+def count(tx: Tx, rows: Sequence[Mapping[str, Any]]) -> None:
     """Store new counts of conditions; the tasks stay in their states."""
     if rows:
         _COUNT.later(tx, rows)
 
 
-def count_and_move(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+def count_and_move(tx: Tx, rows: Sequence[Mapping[str, Any]]) -> None:
     """Store new counts of conditions and move the waiting tasks to ready or didn't run."""
     if rows:
         _COUNT_AND_MOVE.later(tx, rows)
 
 
-def move_sharing(tx: Connection, tasks: Collection[int], state: State, now: datetime) -> Reply:
+def move_sharing(tx: Tx, tasks: Collection[int], state: State, now: datetime) -> Reply:
     """Move the waiting tasks that share the conditions of these to the same `state`; returns their ids."""
     ready = state is State.READY
     return _MOVE_SHARING.later(
@@ -125,13 +126,13 @@ def move_sharing(tx: Connection, tasks: Collection[int], state: State, now: date
     )
 
 
-def mark_unsettled(tx: Connection, tasks: Collection[int], reached: Mapping[int, int]) -> None:
+def mark_unsettled(tx: Tx, tasks: Collection[int], reached: Mapping[int, int]) -> None:
     """Mark ended tasks whose conditions are not all resolved; `reached` is the last follower that was."""
     if tasks:
         _LEAVE.later(tx, [{"task": task, "reached": reached.get(task)} for task in tasks])
 
 
-def clear_unsettled(tx: Connection, tasks: Collection[int]) -> None:
+def clear_unsettled(tx: Tx, tasks: Collection[int]) -> None:
     """Clear the mark of `mark_unsettled`: all conditions on these tasks are resolved."""
     if tasks:
         _SETTLED.later(tx, tasks=tasks)
@@ -178,7 +179,7 @@ _FAILURES = Statement(
 )
 
 
-def count_off(tx: Connection, ended: Mapping[int, int]) -> Reply:
+def count_off(tx: Tx, ended: Mapping[int, int]) -> Reply:
     """Subtract so many settled tasks from each run's open ones; `emptied` reads the answer."""
     return _COUNT_OFF.later(tx, [{"run": run, "tasks": tasks} for run, tasks in sorted(ended.items())])
 
@@ -189,11 +190,11 @@ def emptied(counted: Reply) -> dict[int, RunState]:
     return {run: state for run, state in runs.items() if state in RUN_OPEN}
 
 
-def failures(tx: Connection, runs: Collection[int]) -> Sequence[Any]:
+def failures(tx: Tx, runs: Collection[int]) -> Sequence[Any]:
     """The runs' tasks that ended in error or were aborted, each with whether a task handled it (rule 7)."""
     return _FAILURES(tx, runs=runs)
 
 
-def close_runs(tx: Connection, runs: Sequence[Mapping[str, Any]], now: datetime) -> Reply:
+def close_runs(tx: Tx, runs: Sequence[Mapping[str, Any]], now: datetime) -> Reply:
     """Give empty runs (`run`, in the state `was`) their `verdict`."""
     return _CLOSE.later(tx, runs, now=now)

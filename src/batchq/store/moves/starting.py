@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import datetime
 
-from sqlalchemy import Connection, bindparam, delete, exists, select, update
+from sqlalchemy import bindparam, delete, exists, select, update
 
 from batchq.core.states import RunState, State
 from batchq.store.columns import RUN, STORING, TASK
 from batchq.store.moves.becoming import becomes, run_becomes
 from batchq.store.sql.statement import Reply, Statement
 from batchq.store.tables import Run, Task
+from batchq.store.transaction import Tx
 
 _OPENS = run_becomes(RunState.STORING, RunState.EXECUTING)
 _GIVEN_UP = run_becomes(RunState.STORING, RunState.CANCELED)
@@ -30,31 +31,31 @@ _START_TASKS = Statement(
 )
 
 
-def start_run(tx: Connection, run: int, now: datetime) -> Reply:
+def start_run(tx: Tx, run: int, now: datetime) -> Reply:
     """storing → executing; its tasks without conditions become ready (rule 2). Counts 0 if it was not storing."""
     started = _START.later(tx, run=run, now=now)
     _START_TASKS.later(tx, run=run, now=now)
     return started
 
 
-def is_storing(tx: Connection, run: int) -> bool:
+def is_storing(tx: Tx, run: int) -> bool:
     """Whether the run is still being stored; a shared lock keeps it so until the commit."""
     found = select(RUN.id).where(RUN.id == run, STORING).with_for_update(read=True)
     return tx.execute(found).scalar() is not None
 
 
-def numbers_storing(tx: Connection, before: datetime) -> list[int]:
+def numbers_storing(tx: Tx, before: datetime) -> list[int]:
     """The runs submitted before that instant that are still being stored."""
     storing = select(RUN.id).where(STORING, RUN.submitted_at < before)
     return list(tx.execute(storing.order_by(RUN.id)).scalars())
 
 
-def discard_unstored(tx: Connection, before: datetime, now: datetime, aside: Collection[int] = ()) -> list[int]:
+def discard_unstored(tx: Tx, before: datetime, now: datetime, aside: Collection[int] = ()) -> list[int]:
     """storing → canceled for runs submitted before that instant, as their submit died half-way; returns them."""
     return [run for run in numbers_storing(tx, before) if run not in aside and give_up(tx, run, now)]
 
 
-def give_up(tx: Connection, run: int, now: datetime) -> bool:
+def give_up(tx: Tx, run: int, now: datetime) -> bool:
     """storing → canceled; its tasks are deleted, as half of a job misleads. False if it was not storing."""
     statement = (
         update(Run).where(RUN.id == run, _GIVEN_UP.standing).values(open_tasks=0, status=_GIVEN_UP.status, ended_at=now)

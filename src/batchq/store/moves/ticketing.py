@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import bindparam, select, update
 
 from batchq.core.states import State
 from batchq.store.columns import OUT, RUN, TASK, run_of, status_in_index, status_is
@@ -17,6 +17,7 @@ from batchq.store.moves.listing import Listing
 from batchq.store.sql.lists import among
 from batchq.store.sql.statement import Statement
 from batchq.store.tables import Run, Task
+from batchq.store.transaction import Tx
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,23 +64,23 @@ _LOCK_FREE = Statement(_by_id.with_for_update(key_share=True, skip_locked=True))
 _LOCK_ALL = Statement(_by_id.with_for_update(key_share=True, nowait=True))
 
 
-def tickets_out(tx: Connection, aside: Collection[int] = (), alone: Collection[int] | None = None) -> Sequence[Any]:
+def tickets_out(tx: Tx, aside: Collection[int] = (), alone: Collection[int] | None = None) -> Sequence[Any]:
     """Every ticket that is out, oldest first, with its token, age and number of offers."""
     return _OUT.later(tx, aside, alone).rows
 
 
-def numbers_out(tx: Connection, *states: State) -> list[int]:
+def numbers_out(tx: Tx, *states: State) -> list[int]:
     """The ids of the tasks in these states (queued, executing), broken rows among them."""
     return list(tx.execute(select(TASK.id).where(OUT, status_in_index(*states)).order_by(TASK.id)).scalars())
 
 
-def lock_out(tx: Connection) -> None:
+def lock_out(tx: Tx) -> None:
     """Lock all tickets that are out. Call it before the dispatch lock: whoever holds that one waits for no task."""
     if tx.dialect.name != "sqlite":
         _LOCK_OUT(tx)
 
 
-def lock_now(tx: Connection, tasks: Collection[int], *, skip: bool) -> Collection[int]:
+def lock_now(tx: Tx, tasks: Collection[int], *, skip: bool) -> Collection[int]:
     """Lock these tasks without waiting; returns the locked ones.
 
     A task that another transaction has locked is left out with `skip`; without it the transaction is broken off and
@@ -112,13 +113,13 @@ _OFFER_AGAIN = Statement(
 )
 
 
-def unqueue(tx: Connection, tickets: Iterable[tuple[int, str]]) -> int:
+def unqueue(tx: Tx, tickets: Iterable[tuple[int, str]]) -> int:
     """queued → ready for these (task, token); returns how many were still queued under that token."""
     standing = [{"task": task, "held": token} for task, token in sorted(tickets)]
     return _TAKE_BACK.count(tx, standing) if standing else 0
 
 
-def requeue(tx: Connection, rows: Iterable[Any], now: datetime) -> list[Ticket]:
+def requeue(tx: Tx, rows: Iterable[Any], now: datetime) -> list[Ticket]:
     """Give queued tasks a new token, as their tickets seem lost; returns the tickets to publish after the commit."""
     tickets, values = [], []
     for row in rows:

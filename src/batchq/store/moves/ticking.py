@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, exists, literal_column, or_, select
+from sqlalchemy import exists, literal_column, or_, select
 
 from batchq.core.states import State
 from batchq.store.columns import OUT, RUN, STORING, TASK, TROUBLE, status_in_index
 from batchq.store.sql.statement import Statement
+from batchq.store.transaction import Tx
 
 _ANYTHING_OPEN = Statement(
     select(
@@ -21,7 +22,7 @@ _ANYTHING_OPEN = Statement(
 )
 
 
-def anything_open(tx: Connection) -> bool:
+def anything_open(tx: Tx) -> bool:
     """Whether a tick has work: an end to settle, a ready task, a ticket out, a run being stored, or a row set aside."""
     ((open_,),) = _ANYTHING_OPEN(tx)
     return bool(open_)
