@@ -153,7 +153,7 @@ class Campaign:
         return int(bool(wrong) or checked)
 
     def _checked(self, within: float) -> int:
-        command = [sys.executable, "-m", "checker", str(self.site._ledger), self.site.database_url]
+        command = [sys.executable, "-m", "support.checker", str(self.site._ledger), self.site.database_url]
         return subprocess.run([*command, "--within", str(within)], cwd=TESTS, check=False).returncode
 
     def table(self) -> str:

@@ -22,7 +22,6 @@ from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-import checker
 from batchq import Job, actions
 from batchq.errors import BatchqError
 from chaos import app, hostile
@@ -32,6 +31,7 @@ from chaos.network import Network
 from chaos.postgres import Postgres
 from e2e.brokers import Valkey
 from e2e.site import BROKER, Site
+from support import checker
 
 COORDINATORS = ("coordinator 1", "coordinator 2")
 GROUPS = ("default", "default", "BG1")

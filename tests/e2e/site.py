@@ -37,7 +37,6 @@ from typing import Any, Self, TypeVar
 import psutil
 from celery import Celery
 
-import checker
 from batchq import BatchQ, Job, actions, views
 from batchq.spec import JobSpec, loads
 from batchq.store import schema
@@ -45,6 +44,7 @@ from batchq.store.database import Database
 from batchq.store.group import group_priorities
 from e2e import brokers, ledger_app
 from e2e.proxy import Proxy
+from support import checker
 
 T = TypeVar("T")
 

@@ -22,7 +22,6 @@ import psycopg
 import pytest
 from sqlalchemy import func, select, text
 
-import checker
 from batchq import Job, actions, engine
 from batchq.core.windows import Window
 from batchq.errors import DatabaseUnreachable
@@ -34,6 +33,7 @@ from e2e.jobs import lanes
 from e2e.judge import judge
 from e2e.site import Entry, Site
 from e2e.timeline import Timeline
+from support import checker
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

@@ -15,9 +15,9 @@ from datetime import UTC, datetime, time
 from typing import Any
 from zoneinfo import ZoneInfo
 
-import rules
 from sim.books import driver
 from sim.world import Action, History, Line
+from support import rules
 
 ENDED = {"success", "error", "didnt_run", "canceled"}
 # Rule 6, without what an operator's retry may do.

@@ -21,7 +21,6 @@ from typing import Any
 from unittest.mock import patch
 from zoneinfo import ZoneInfo
 
-import rules
 from batchq import actions, aside, engine
 from batchq.config import Settings
 from batchq.coordinator import Coordinator
@@ -39,6 +38,7 @@ from batchq.store.database import Database
 from batchq.store.group import name_groups
 from sim.books import POISON, Books, driver, emptied
 from sim.broker import SERVER_PATIENCE, Broker, Link
+from support import rules
 
 # On some days clocks change an hour after these; on the others they do not.
 DAYS = [

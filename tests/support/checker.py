@@ -1,6 +1,6 @@
 """The checker: holds what the operations wrote down themselves against what the database says.
 
-    python -m checker LEDGER DATABASE_URL          in the folder tests; exit code 1 if an invariant was broken
+    python -m support.checker LEDGER DATABASE_URL          in the folder tests; exit code 1 if an invariant was broken
 
 It reads those two and nothing else, knows the rules from `rules.py`, and shares no line with what it judges.
 
@@ -37,7 +37,7 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection, create_engine, inspect, text
 
-from rules import DAY, ENDS, Plan, is_met, judged, openings, serves, verdict
+from support.rules import DAY, ENDS, Plan, is_met, judged, openings, serves, verdict
 
 RUN_ENDS = ("success", "error", "canceled")
 CUT_OFF = ("lost:", "timed out:", "not started:")
@@ -835,7 +835,7 @@ def report(ledger: Ledger, books: Books, found: Sequence[Violation], most: int =
 def main() -> int:
     """Returns 1 if an invariant was broken."""
     parser = argparse.ArgumentParser(
-        prog="python -m checker", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m support.checker", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("ledger", type=Path, metavar="LEDGER", help="what the operations wrote down")
     parser.add_argument("url", metavar="DATABASE_URL", help="SQLAlchemy's URL of the database")
