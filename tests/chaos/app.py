@@ -19,7 +19,7 @@ import time_machine
 from kombu import Producer
 
 from chaos import hostile
-from e2e.ledger_app import app as app
+from support.ledger_app import app as app
 
 CLOCK = "CHAOS_CLOCK"
 COPIES = "CHAOS_COPIES"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Self
 
-from e2e.proxy import Proxy, Target
+from support.proxy import Proxy, Target
 
 
 class Doors:

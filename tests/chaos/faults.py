@@ -25,8 +25,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from batchq import Job
 from batchq.errors import BatchqError
 from chaos.installation import COORDINATORS, OPEN_TASKS, Check, Installation
-from e2e.brokers import Valkey
-from e2e.site import BROKER
+from support.brokers import Valkey
+from support.site import BROKER
 
 LOCK_SECONDS = 10.0
 JUMPS = (1.0, -1.0, 60.0, -60.0, 3600.0, -3600.0, 86400.0, -86400.0)

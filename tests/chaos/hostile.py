@@ -21,7 +21,7 @@ from typing import Any
 
 from celery import Celery
 
-from e2e.ledger_app import LEDGER, _write
+from support.ledger_app import LEDGER, _write
 
 # The installation's database takes no text of an outcome that has it.
 POISON = "arsenic"

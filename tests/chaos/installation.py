@@ -29,9 +29,9 @@ from chaos.disk import SmallDisk
 from chaos.doors import Doors
 from chaos.network import Network
 from chaos.postgres import Postgres
-from e2e.brokers import Valkey
-from e2e.site import BROKER, Site
 from support import checker
+from support.brokers import Valkey
+from support.site import BROKER, Site
 
 COORDINATORS = ("coordinator 1", "coordinator 2")
 GROUPS = ("default", "default", "BG1")

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 
 from chaos.faults import Blow, Surgeon
 from chaos.installation import Installation
-from e2e.brokers import RabbitMQ, Valkey
+from support.brokers import RabbitMQ, Valkey
 
 ERRORS = (OSError, RedisError, amqp.AMQPError, OperationalError)
 PASSWORD = "nobody was told"

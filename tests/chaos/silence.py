@@ -12,7 +12,7 @@ import psutil
 
 from batchq import Job
 from chaos.faults import Blow, Surgeon, resume
-from e2e.site import BROKER
+from support.site import BROKER
 
 # A broker may be silent for a minute, a database for half of one, and a link cut for as long as that.
 LEAST, BROKER_MOST, DATABASE_MOST, LINK_MOST = 5.0, 60.0, 30.0, 30.0

@@ -13,7 +13,7 @@ import psutil
 
 from chaos.faults import no_ops
 from chaos.installation import OPEN_TASKS, Installation
-from e2e.brokers import Valkey
+from support.brokers import Valkey
 
 PEAK_TASKS = 600
 BATCH = 50

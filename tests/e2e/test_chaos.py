@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from e2e.site import TESTS
+from support.site import TESTS
 
 SEED = os.environ.get("CHAOS_SEED", "20")
 # A machine that is busy with other things may be late; nothing absolute is measured here.

@@ -11,10 +11,10 @@ from sqlalchemy import text
 from batchq import Job
 from batchq.store import schema
 from batchq.store.database import Database
-from e2e.site import Site
 from play import Clocked, Play
 from support import older
 from support.older import ENDED, REVISIONS
+from support.site import Site
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 

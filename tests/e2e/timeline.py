@@ -16,9 +16,9 @@ from sqlalchemy import func, select
 from batchq.core.topology import Server, Topology
 from batchq.store import topology as topologies
 from batchq.store.tables import Task
-from e2e.site import Site
 from support import checker
 from support.checker import Claim as Claim
+from support.site import Site
 
 T = TypeVar("T")
 

@@ -28,9 +28,9 @@ from typing import Any
 
 from celery import Celery
 
-from e2e import ledger_app
-from e2e.hostile_acts import die, spoil
-from e2e.hostile_values import Hooked, elsewhere, raise_it, return_it
+from support import ledger_app
+from support.hostile_acts import die, spoil
+from support.hostile_values import Hooked, elsewhere, raise_it, return_it
 
 logger = logging.getLogger(__name__)
 

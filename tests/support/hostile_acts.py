@@ -25,7 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from e2e.hostile_values import nested, raises
+from support.hostile_values import nested, raises
 
 # --- what it dies of ----------------------------------------------------------------------------------------
 

@@ -42,9 +42,8 @@ from batchq.spec import JobSpec, loads
 from batchq.store import schema
 from batchq.store.database import Database
 from batchq.store.group import group_priorities
-from e2e import brokers, ledger_app
-from e2e.proxy import Proxy
-from support import checker
+from support import brokers, checker, ledger_app
+from support.proxy import Proxy
 
 T = TypeVar("T")
 
@@ -257,7 +256,7 @@ class Site(Folder):
         self,
         folder: Path,
         *,
-        app: str = "e2e.ledger_app",
+        app: str = "support.ledger_app",
         broker: str = "valkey",
         database_url: str | None = None,
         proxied: bool = False,
