@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchq.spec import JobSpec
+from drills.sim.world import job_of
 from play import Play, busy, check_counters
-from sim.world import job_of
 from support import rules
 
 EXAMPLES = {"sqlite": 40, "postgresql": 12}

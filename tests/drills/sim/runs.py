@@ -9,8 +9,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from sim.checker import check
-from sim.world import World
+from drills.sim.checker import check
+from drills.sim.world import World
 
 KEPT = Path(__file__).parent / "seeds.txt"
 CHUNK = 100
@@ -29,9 +29,8 @@ def failures(seeds: Iterable[int]) -> dict[int, list[str]]:
 def told(seed: int, faults: list[str]) -> str:
     """The seed, what it broke, and how to play it again."""
     lines = "\n  ".join(faults[:10])
-    return (
-        f"seed {seed}: {len(faults)} violations\n  {lines}\n  again, from the folder tests: python -m sim --seed {seed}"
-    )
+    again = f"again, from the folder tests: python -m drills.sim --seed {seed}"
+    return f"seed {seed}: {len(faults)} violations\n  {lines}\n  {again}"
 
 
 def kept_seeds() -> list[int]:

@@ -10,8 +10,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from batchq import Job
 from batchq.errors import BatchqError
-from chaos.faults import Blow, Surgeon
-from chaos.hostile import PLACES, SPOILINGS
+from drills.chaos.faults import Blow, Surgeon
+from drills.chaos.hostile import PLACES, SPOILINGS
 
 # One of each beside so many that are good and end at the same time.
 GOOD, SECONDS = 3, 0.1

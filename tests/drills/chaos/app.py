@@ -18,7 +18,7 @@ from typing import Any
 import time_machine
 from kombu import Producer
 
-from chaos import hostile
+from drills.chaos import hostile
 from support.ledger_app import app as app
 
 CLOCK = "CHAOS_CLOCK"

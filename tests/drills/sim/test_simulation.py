@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from sim.runs import failures, judged, kept_seeds, told
-from sim.world import World
+from drills.sim.runs import failures, judged, kept_seeds, told
+from drills.sim.world import World
 
-SEEDS, CHUNK = 200, 50  # the gate plays 2,000: `python -m sim`, which can use all cores
+SEEDS, CHUNK = 200, 50  # the gate plays 2,000: `python -m drills.sim`, which can use all cores
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
@@ -36,7 +36,7 @@ def test_a_seed_tells_the_same_story_twice(seed: int):
 
 STORY = """
 import hashlib
-from sim.world import World
+from drills.sim.world import World
 print(hashlib.sha256(repr(World(5).play().fingerprint()).encode()).hexdigest())
 """
 
@@ -46,7 +46,7 @@ def test_a_seed_tells_the_same_story_in_every_process():
     for hashes in ("1", "2"):
         ran = subprocess.run(
             [sys.executable, "-c", STORY],
-            cwd=Path(__file__).parent.parent,
+            cwd=Path(__file__).parents[2],
             env=os.environ | {"PYTHONHASHSEED": hashes},
             capture_output=True,
             text=True,

@@ -13,8 +13,8 @@ import redis
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
-from chaos.faults import Blow, Surgeon
-from chaos.installation import Installation
+from drills.chaos.faults import Blow, Surgeon
+from drills.chaos.installation import Installation
 from support.brokers import RabbitMQ, Valkey
 
 ERRORS = (OSError, RedisError, amqp.AMQPError, OperationalError)

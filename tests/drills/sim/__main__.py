@@ -1,13 +1,13 @@
-"""The long run: `python -m sim 100000` in the folder tests; `--seed N` plays one seed again and tells what happened."""
+"""The long run: `python -m drills.sim 100000` in the folder tests; `--seed N` plays one seed and tells of it."""
 
 from __future__ import annotations
 
 import argparse
 
-from sim.books import driver
-from sim.checker import check
-from sim.runs import campaign, told
-from sim.world import World
+from drills.sim.books import driver
+from drills.sim.checker import check
+from drills.sim.runs import campaign, told
+from drills.sim.world import World
 
 
 def _tell(seed: int) -> int:
@@ -24,7 +24,7 @@ def _tell(seed: int) -> int:
 
 def main() -> int:
     """Returns 1 if an invariant was broken."""
-    parser = argparse.ArgumentParser(prog="python -m sim", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m drills.sim", description=__doc__)
     parser.add_argument("number", nargs="?", type=int, default=2000, help="how many seeds (2,000)")
     parser.add_argument("--first", type=int, default=0, help="the first seed (0)")
     parser.add_argument("--jobs", type=int, default=1, help="how many processes play side by side (1)")

@@ -1,9 +1,9 @@
 """Hurt a whole installation of real processes, and let the checker judge what it did.
 
-  python -m chaos               the long form: 200 jobs of 50 tasks, a fault every 2 s for 10 min
-  python -m chaos --short       every kind of fault once, one by one, in 2 to 3 min
-  python -m chaos --recovery    every kind of fault again and again, one by one; how long each takes to be got over
-  python -m chaos --soak        half the peak rate without faults; exit code 1 if memory, open files or keys grow
+  python -m drills.chaos               the long form: 200 jobs of 50 tasks, a fault every 2 s for 10 min
+  python -m drills.chaos --short       every kind of fault once, one by one, in 2 to 3 min
+  python -m drills.chaos --recovery    every kind of fault again and again, one by one; how long each takes to get over
+  python -m drills.chaos --soak        half the peak rate without faults; exit code 1 if memory, open files or keys grow
 
 Run it in the folder tests. Every ticket is published one to three times, in another order. After the faults every
 task must be terminal within 60 s; the exit code is 1 if that is not so, if an invariant was broken, or if a process
@@ -25,19 +25,19 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from chaos.campaign import Campaign
-from chaos.disk import SmallDisk
-from chaos.faults import Surgeon
-from chaos.installation import Feeder, Installation
-from chaos.network import Network
-from chaos.postgres import Postgres
-from chaos.soak import soak
-from chaos.table import ALL, SHORT
+from drills.chaos.campaign import Campaign
+from drills.chaos.disk import SmallDisk
+from drills.chaos.faults import Surgeon
+from drills.chaos.installation import Feeder, Installation
+from drills.chaos.network import Network
+from drills.chaos.postgres import Postgres
+from drills.chaos.soak import soak
+from drills.chaos.table import ALL, SHORT
 
 
 def _given() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m chaos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m drills.chaos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     how = parser.add_mutually_exclusive_group()
     for name in ("short", "recovery", "soak"):
@@ -65,7 +65,7 @@ def main() -> int:
     seed = given.seed if given.seed is not None else random.SystemRandom().randrange(10**6)
     rng = random.Random(seed)
     long = given.how == "long"
-    print(f"python -m chaos: {given.how} form, {given.database}, {given.broker}, --seed {seed}", flush=True)
+    print(f"python -m drills.chaos: {given.how} form, {given.database}, {given.broker}, --seed {seed}", flush=True)
     with _installation(given) as site:
         site.open()
         if given.how == "soak":

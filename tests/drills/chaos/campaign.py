@@ -17,12 +17,12 @@ from pathlib import Path
 import psutil
 import psycopg
 
-from chaos.faults import Blow, Surgeon
-from chaos.hostile import NOT_WELL
-from chaos.installation import Feeder, Installation
-from chaos.table import ROWS
+from drills.chaos.faults import Blow, Surgeon
+from drills.chaos.hostile import NOT_WELL
+from drills.chaos.installation import Feeder, Installation
+from drills.chaos.table import ROWS
 
-TESTS = Path(__file__).parent.parent
+TESTS = Path(__file__).parents[2]
 LOOK_SECONDS = 0.02
 # A fault that has not been got over by then counts as one that never was.
 MOST_SECONDS = 90.0

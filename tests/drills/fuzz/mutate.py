@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from batchq.spec import TaskSpec, WindowSpec
 from batchq.spec.yaml_text import WORDS
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[3] / "examples"
 TICKET = '[[1, 7340034, 1, "5f0c6d1e-0000-4000-8000-000000000000", ""], {"group": "BG1"}, {}]'
 TYPED = ("18:00-07:30=20 Europe/Oslo [mon-fri]", "00:00-00:00=0 UTC [2026-12-24]", "36.5", "2026-12-24")
 KEYS = sorted(

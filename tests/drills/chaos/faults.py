@@ -24,7 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from batchq import Job
 from batchq.errors import BatchqError
-from chaos.installation import COORDINATORS, OPEN_TASKS, Check, Installation
+from drills.chaos.installation import COORDINATORS, OPEN_TASKS, Check, Installation
 from support.brokers import Valkey
 from support.site import BROKER
 

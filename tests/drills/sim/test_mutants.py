@@ -31,8 +31,8 @@ from batchq.store.moves import finishing as outcomes
 from batchq.store.sql.lists import among
 from batchq.store.sql.statement import Statement
 from batchq.store.tables import Run, Task
-from sim.broker import Link
-from sim.runs import campaign, judged
+from drills.sim.broker import Link
+from drills.sim.runs import campaign, judged
 
 MOST = 300
 
@@ -261,5 +261,5 @@ def test_a_failing_seed_prints_itself_and_how_to_play_it_again(capsys: pytest.Ca
         assert campaign(first=0, number=3, jobs=1)
     printed = capsys.readouterr().out
     seed = printed.partition("seed ")[2].partition(":")[0]
-    assert f"python -m sim --seed {seed}\n" in printed
+    assert f"python -m drills.sim --seed {seed}\n" in printed
     assert "3 of 3 seeds, " in printed

@@ -36,8 +36,8 @@ from batchq.store import moves
 from batchq.store import run as runs
 from batchq.store.database import Database
 from batchq.store.group import name_groups
-from sim.books import POISON, Books, driver, emptied
-from sim.broker import SERVER_PATIENCE, Broker, Link
+from drills.sim.books import POISON, Books, driver, emptied
+from drills.sim.broker import SERVER_PATIENCE, Broker, Link
 from support import rules
 
 # On some days clocks change an hour after these; on the others they do not.

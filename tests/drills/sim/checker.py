@@ -15,8 +15,8 @@ from datetime import UTC, datetime, time
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from sim.books import driver
-from sim.world import Action, History, Line
+from drills.sim.books import driver
+from drills.sim.world import Action, History, Line
 from support import rules
 
 ENDED = {"success", "error", "didnt_run", "canceled"}

@@ -1,4 +1,4 @@
-"""Fuzz what reads job files, tickets and words: `python -m fuzz --minutes 10` in the folder tests.
+"""Fuzz what reads job files, tickets and words: `python -m drills.fuzz --minutes 10` in the folder tests.
 
 Guided by coverage where `atheris` is installed (`pip install atheris`), else by chance alone. What breaks the rule is
 written to a file of its own, which `--again FILE` tries once more.
@@ -21,7 +21,7 @@ KEPT = Path(tempfile.gettempdir()) / "batchq-fuzz"
 
 def main() -> int:
     """Returns 1 if an input was found that breaks the rule."""
-    parser = argparse.ArgumentParser(prog="python -m fuzz", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m drills.fuzz", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0, help="for how long (10)")
     parser.add_argument("--seed", type=int, default=1, help="where chance begins (1)")
     parser.add_argument("--again", type=Path, metavar="FILE", help="try this input alone")
@@ -38,22 +38,22 @@ def main() -> int:
 
 def _try(data: bytes) -> None:
     """Judge an input: its first byte is its kind."""
-    from fuzz.judge import KINDS, judge
+    from drills.fuzz.judge import KINDS, judge
 
     if data:
         judge(list(KINDS)[data[0] % len(KINDS)], data[1:])
 
 
 def _first() -> Iterator[bytes]:
-    from fuzz.judge import KINDS
-    from fuzz.mutate import seeds
+    from drills.fuzz.judge import KINDS
+    from drills.fuzz.mutate import seeds
 
     for kind, content in seeds():
         yield bytes([list(KINDS).index(kind)]) + content[:MOST_BYTES]
 
 
 def _change(data: bytes, seed: int) -> bytes:
-    from fuzz.mutate import mutated
+    from drills.fuzz.mutate import mutated
 
     random = Random(seed)
     kind = data[:1] if random.random() < 0.9 else bytes([random.randrange(5)])

@@ -1,4 +1,4 @@
-"""A few hundred of the inputs that `python -m fuzz` makes for minutes, always the same ones."""
+"""A few hundred of the inputs that `python -m drills.fuzz` makes for minutes, always the same ones."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from random import Random
 
 import pytest
 
-from fuzz.judge import KINDS, judge
-from fuzz.mutate import mutated, seeds
+from drills.fuzz.judge import KINDS, judge
+from drills.fuzz.mutate import mutated, seeds
 
 ROUNDS = 60
 
@@ -29,7 +29,7 @@ def test_what_inputs_are_made_from_is_good(kind: str, content: bytes):
 
 
 def test_the_command_says_when_an_input_breaks_the_rule(monkeypatch: pytest.MonkeyPatch, tmp_path, capsys):
-    fuzz = importlib.import_module("fuzz.__main__")
+    fuzz = importlib.import_module("drills.fuzz.__main__")
     monkeypatch.setattr(fuzz, "KEPT", tmp_path)
     monkeypatch.setitem(KINDS, "words", lambda content: 1 // 0)
 

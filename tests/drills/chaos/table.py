@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from chaos.faults import Surgeon
-from chaos.harm import poison, spoil, spoil_in_every_way
-from chaos.refusal import refuse, refuse_in_every_way
-from chaos.silence import (
+from drills.chaos.faults import Surgeon
+from drills.chaos.harm import poison, spoil, spoil_in_every_way
+from drills.chaos.refusal import refuse, refuse_in_every_way
+from drills.chaos.silence import (
     cut_network,
     hang_broker,
     hang_database,

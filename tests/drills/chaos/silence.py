@@ -11,7 +11,7 @@ from contextlib import suppress
 import psutil
 
 from batchq import Job
-from chaos.faults import Blow, Surgeon, resume
+from drills.chaos.faults import Blow, Surgeon, resume
 from support.site import BROKER
 
 # A broker may be silent for a minute, a database for half of one, and a link cut for as long as that.

@@ -17,7 +17,7 @@ from batchq.server.tickets import Avoided
 from batchq.store.moves import Ticket
 
 if TYPE_CHECKING:
-    from sim.world import Actor, World
+    from drills.sim.world import Actor, World
 
 # A message nobody listens for is looked at again after so many seconds, and so often: by then it is stale for sure.
 AGAIN, TRIES = 0.5, 40

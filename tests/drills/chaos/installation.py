@@ -24,11 +24,11 @@ from sqlalchemy.pool import NullPool
 
 from batchq import Job, actions
 from batchq.errors import BatchqError
-from chaos import app, hostile
-from chaos.disk import SmallDisk
-from chaos.doors import Doors
-from chaos.network import Network
-from chaos.postgres import Postgres
+from drills.chaos import app, hostile
+from drills.chaos.disk import SmallDisk
+from drills.chaos.doors import Doors
+from drills.chaos.network import Network
+from drills.chaos.postgres import Postgres
 from support import checker
 from support.brokers import Valkey
 from support.site import BROKER, Site
@@ -71,7 +71,7 @@ class Installation(Site):
         self.postgres = postgres
         file = (disk.room_for("sqlite") if disk.mounted else folder) / "batchq.db"
         url = postgres.url if postgres else f"sqlite:///{file}"
-        super().__init__(folder, app="chaos.app", broker=broker, database_url=url, lost_seconds=lost_seconds)
+        super().__init__(folder, app="drills.chaos.app", broker=broker, database_url=url, lost_seconds=lost_seconds)
         hostile.register(self.batch.app)
         self._make_unkind()
         # This process belongs to the installation as well: it submits.

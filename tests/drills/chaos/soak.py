@@ -11,8 +11,8 @@ from contextlib import suppress
 
 import psutil
 
-from chaos.faults import no_ops
-from chaos.installation import OPEN_TASKS, Installation
+from drills.chaos.faults import no_ops
+from drills.chaos.installation import OPEN_TASKS, Installation
 from support.brokers import Valkey
 
 PEAK_TASKS = 600
