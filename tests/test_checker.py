@@ -14,8 +14,8 @@ import pytest
 from sqlalchemy import Connection, create_engine, text
 from sqlmodel import Session
 
-import checker
 from batchq.store.tables import Attempt, Group, Job, Run, Server, ServerGroup, ServerWindow, Task, TaskCondition
+from support import checker
 
 TESTS = Path(__file__).parent
 # What the wall clock shows when the monotonic one shows 0.
@@ -385,7 +385,7 @@ def test_the_table_has_every_invariant_but_that_of_recurrences() -> None:
 
 
 def test_it_shares_nothing_with_what_it_judges() -> None:
-    code = "import checker, sys; print([name for name in sys.modules if name.partition('.')[0] == 'batchq'])"
+    code = "import support.checker, sys; print([name for name in sys.modules if name.partition('.')[0] == 'batchq'])"
     said = subprocess.run([sys.executable, "-c", code], cwd=TESTS, capture_output=True, text=True, check=True)
 
     assert said.stdout == "[]\n"
@@ -419,7 +419,7 @@ def test_the_program_reports_each_violation_in_a_sentence_and_its_exit_code_is_1
     tx.commit()
     ledger = tmp_path / "ledger.jsonl"
     ledger.write_text("".join(json.dumps(line) + "\n" for line in lines()))
-    command = [sys.executable, "-m", "checker", str(ledger), sqlite_url]
+    command = [sys.executable, "-m", "support.checker", str(ledger), sqlite_url]
     well = subprocess.run(command, cwd=TESTS, capture_output=True, text=True, check=False)
     ledger.write_text("".join(json.dumps(line) + "\n" for line in lines() if line["event"] != "end"))
     ill = subprocess.run(command, cwd=TESTS, capture_output=True, text=True, check=False)

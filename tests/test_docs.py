@@ -21,8 +21,8 @@ from batchq.core.states import LABELS, State
 from batchq.server.options import UNFIT
 from batchq.spec import loads
 from batchq.spec.model import GroupSpec, JobSpec, ServerSpec, Spec, TaskSpec, WindowSpec
-from e2e.job1 import TABLE, Row
 from support import book
+from support.job1 import TABLE, Row
 
 GENERATE = runpy.run_path(str(book.ROOT / "docs" / "generate.py"))
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")

@@ -14,8 +14,8 @@ from click.testing import CliRunner, Result
 from kombu import pools
 
 from batchq.cli import cli
-from e2e import brokers
-from e2e.site import Folder
+from support import brokers
+from support.site import Folder
 
 Command = Callable[..., Result]
 

@@ -17,7 +17,7 @@ from celery import Celery
 from batchq import engine
 from batchq.spec import loads
 from conformance import host
-from e2e.site import Site
+from support.site import Site
 
 # Those whose operation did not run; behind each of them a task waits for its success.
 BEHIND = ("coroutine", "generator", "replaced")

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import rules
 from batchq.core.admission import (
     Admitted,
     Matching,
@@ -27,6 +26,7 @@ from batchq.core.admission import (
 from batchq.core.topology import Server, Topology
 from batchq.core.why import local, names, why_ready
 from batchq.core.windows import Window
+from support import rules
 
 GROUPS = ("default", "BG1", "BG2", "BG3")
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)  # 14:00 in Oslo, a Monday

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import rules
 from batchq.core.conditions import (
     Condition,
     Ended,
@@ -25,6 +24,7 @@ from batchq.core.conditions import (
 )
 from batchq.core.states import TERMINAL, Outcome, RunState, State
 from batchq.core.why import waits_for, why_not
+from support import rules
 
 SUCCESS, ERROR, FINISHED = Outcome.SUCCESS, Outcome.ERROR, Outcome.FINISHED
 OPEN = [State.WAITING, State.READY, State.QUEUED, State.EXECUTING]

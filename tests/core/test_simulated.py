@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import rules
 from batchq.core.conditions import Condition, Join
 from batchq.core.simulated import Found, Planned, SimRun, SimTask, Simulation
 from batchq.core.simulation import simulate
@@ -20,6 +19,7 @@ from batchq.core.states import Outcome, RunState, State
 from batchq.core.thread_hours import full_hours
 from batchq.core.topology import Server, Topology
 from batchq.core.windows import Window
+from support import rules
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)  # a Monday, 14:00 in Oslo
 SECOND = timedelta(seconds=1)

@@ -14,8 +14,8 @@ from zoneinfo import ZoneInfo, available_timezones
 
 import pytest
 
-import rules
 from batchq.core.windows import Window, next_change, parse_time, periods, threads_at
+from support import rules
 
 SECOND, MINUTE, HOUR, DAY = (timedelta(seconds=seconds) for seconds in (1, 60, 3600, 86400))
 BEGIN, END = datetime(2020, 1, 1, tzinfo=UTC), datetime(2038, 1, 1, tzinfo=UTC)

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-import rules
 from batchq.core.windows import (
     Period,
     Window,
@@ -30,6 +29,7 @@ from batchq.core.windows import (
     threads_at,
     zone,
 )
+from support import rules
 
 SECOND, MINUTE, HOUR, DAY = (timedelta(seconds=seconds) for seconds in (1, 60, 3600, 86400))
 OWN = 9  # threads of a server beside its windows

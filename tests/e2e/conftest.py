@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from e2e.brokers import NO_RABBITMQ, PROGRAM
-from e2e.site import Folder
+from support.brokers import NO_RABBITMQ, PROGRAM
+from support.site import Folder
 
 RABBITMQ = pytest.param("rabbitmq", marks=[pytest.mark.slow, pytest.mark.skipif(PROGRAM is None, reason=NO_RABBITMQ)])
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import checker
-from checker import cut_off as cut_off
-from e2e.site import Site
+from support import checker
+from support.checker import cut_off as cut_off
+from support.site import Site
 
 
 @dataclass(frozen=True)

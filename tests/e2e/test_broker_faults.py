@@ -14,7 +14,7 @@ from batchq import Job
 from batchq.store.tables import Run
 from e2e.jobs import lanes, many
 from e2e.judge import judge
-from e2e.site import BROKER, Entry, Site
+from support.site import BROKER, Entry, Site
 
 THREADS = {"AOS1": 2, "AOS2": 2}
 # What a broker that forgot everything may cost: a ticket counts as lost after 5 s.

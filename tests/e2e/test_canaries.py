@@ -19,9 +19,9 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from batchq.cli import cli
-from e2e import brokers
-from e2e.site import Site
 from e2e.test_wrong_input import closed_port
+from support import brokers
+from support.site import Site
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from batchq import Job
-from e2e.site import Site
+from support.site import Site
 
 STOP_SECONDS = 8.0
 STOPPED = "lost: its server was stopped during this attempt; what it did is not known"

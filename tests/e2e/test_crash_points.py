@@ -28,10 +28,10 @@ import batchq
 from batchq import Job, actions, crash, engine
 from batchq.spec import TaskSpec
 from batchq.store.tables import Run, Server, Task
-from e2e.brokers import NO_RABBITMQ, PROGRAM
 from e2e.jobs import many
 from e2e.judge import cut_off, judge, read
-from e2e.site import Site
+from support.brokers import NO_RABBITMQ, PROGRAM
+from support.site import Site
 
 THREADS = {"AOS1": 2, "AOS2": 2}
 SETUP = "groups: {bars: {}}\nservers: {AOS1: {threads: 2, groups: [bars, default]}, AOS2: {threads: 2}}"

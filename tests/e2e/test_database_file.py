@@ -14,7 +14,7 @@ import pytest
 
 from batchq.store import schema
 from batchq.store.database import Database
-from e2e.site import Folder, Site
+from support.site import Folder, Site
 
 pytestmark = pytest.mark.slow
 

@@ -13,8 +13,8 @@ from batchq.spec import loads
 from batchq.store import run as runs
 from batchq.store import schema
 from batchq.store.database import Database
-from e2e import ledger_app
-from e2e.site import Folder
+from support import ledger_app
+from support.site import Folder
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +24,7 @@ SHORT = "job: SHORT\ntasks: {TASK 1: {run: ledger.work}, TASK 2: {run: ledger.wo
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Folder]:
     own = {ledger_app.LEDGER: str(tmp_path / "ledger.jsonl"), ledger_app.GATES: str(tmp_path)}
-    with Folder(tmp_path, BATCHQ_APP="e2e.ledger_app", **own) as folder:
+    with Folder(tmp_path, BATCHQ_APP="support.ledger_app", **own) as folder:
         (tmp_path / "short.yaml").write_text(SHORT)
         for gate in ("one", "two"):
             text = f"job: {gate.upper()}\ntasks: {{TASK 1: {{run: ledger.work, kwargs: {{gate: {gate}}}}}}}\n"

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from e2e.evil_app import EVIL
-from e2e.site import Site
+from support.site import Site
 
 pytestmark = pytest.mark.slow
 

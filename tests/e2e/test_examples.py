@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from e2e.site import Folder, Site
+from support.site import Folder, Site
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 DAY = "2026-11-26"

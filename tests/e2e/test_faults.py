@@ -19,7 +19,7 @@ import pytest
 
 from e2e.jobs import lanes, many
 from e2e.judge import cut_off, judge, read
-from e2e.site import Entry, Site
+from support.site import Entry, Site
 
 THREADS = {"AOS1": 2, "AOS2": 2}
 LOST_SECONDS = 4.0

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from batchq.config import private_file
-from e2e.site import Folder
+from support.site import Folder
 
 
 @pytest.fixture

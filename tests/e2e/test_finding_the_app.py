@@ -11,7 +11,7 @@ import pytest
 from celery import Celery
 
 from batchq import BatchQ
-from e2e.site import Folder
+from support.site import Folder
 
 APP = "from celery import Celery\n{name} = Celery('shop')\n@{name}.task(name='shop.add')\ndef add(): pass\n"
 JOB = "job: J\ntasks: {A: {run: shop.add}}\n"

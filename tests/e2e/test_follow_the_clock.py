@@ -10,8 +10,8 @@ import pytest
 
 from batchq import Job, actions
 from batchq.core.windows import Window
-from e2e.site import Site
 from e2e.timeline import Claim, Timeline, executing
+from support.site import Site
 
 pytestmark = pytest.mark.slow
 

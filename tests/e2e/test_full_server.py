@@ -11,7 +11,7 @@ from kombu import Consumer
 
 from batchq import Job
 from batchq.server import celery_gaps, tickets
-from e2e.site import Site
+from support.site import Site
 
 pytestmark = pytest.mark.slow
 

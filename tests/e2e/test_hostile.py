@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from batchq import Job
-from e2e.hostile_acts import DEATHS, SPOILINGS
-from e2e.hostile_app import ESCAPES, register
-from e2e.hostile_values import ELSEWHERE, EXCEPTIONS, RESULTS
-from e2e.site import Site
+from support.hostile_acts import DEATHS, SPOILINGS
+from support.hostile_app import ESCAPES, register
+from support.hostile_values import ELSEWHERE, EXCEPTIONS, RESULTS
+from support.site import Site
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +36,7 @@ HOOKS = ("before_start", "on_success", "after_return")
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with Site(tmp_path_factory.mktemp("hostile"), app="e2e.hostile_app") as site:
+    with Site(tmp_path_factory.mktemp("hostile"), app="support.hostile_app") as site:
         register(site.batch.app)
         site.apply(SERVERS)
         site.start_broker()

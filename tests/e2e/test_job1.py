@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from batchq import actions
-from e2e.job1 import TABLE, TASKS, Row, job_1
-from e2e.site import Entry, Site
+from support.job1 import TABLE, TASKS, Row, job_1
+from support.site import Entry, Site
 
 SERVERS = ("Batch1", "Batch2")
 

@@ -16,7 +16,7 @@ from typing import Any
 import amqp
 import pytest
 
-from e2e.site import Site
+from support.site import Site
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 

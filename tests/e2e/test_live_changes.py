@@ -26,8 +26,8 @@ from batchq.core.topology import Server, Topology
 from batchq.core.windows import Window
 from batchq.errors import Conflict
 from batchq.store.tables import Task
-from e2e.site import Site
 from e2e.timeline import Timeline, executing, threads_of
+from support.site import Site
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
 

@@ -9,8 +9,8 @@ import pytest
 
 from batchq import Job, actions
 from batchq.core.windows import Window
-from e2e.job1 import AFTER, TABLE, job_1
-from e2e.site import Entry, Site
+from support.job1 import AFTER, TABLE, job_1
+from support.site import Entry, Site
 
 # Long enough that nobody can have waited for it.
 LOST_SECONDS = 300

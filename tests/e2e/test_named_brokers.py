@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from e2e import brokers
-from e2e.site import Folder, Site
+from support import brokers
+from support.site import Folder, Site
 
 APP = """\
 import os

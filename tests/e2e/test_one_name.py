@@ -13,7 +13,7 @@ import pytest
 
 from batchq import engine
 from batchq.store import server as servers
-from e2e.site import Entry, Site
+from support.site import Entry, Site
 
 pytestmark = pytest.mark.slow
 

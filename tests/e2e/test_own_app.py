@@ -11,7 +11,7 @@ import pytest
 
 from batchq import BatchQ, Job
 from e2e import host_app
-from e2e.site import BROKER, Folder, Site
+from support.site import BROKER, Folder, Site
 
 APP = """\
 from celery import Celery

@@ -12,8 +12,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from e2e.site import Folder, Site
 from support import book
+from support.site import Folder, Site
 
 COMMAND = "batchq run night.yaml -A app"
 PAGE = "docs/python.md"

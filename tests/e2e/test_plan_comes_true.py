@@ -13,7 +13,7 @@ import pytest
 from batchq import actions
 from batchq.clock import Clock
 from batchq.core.windows import Window
-from e2e.site import Site
+from support.site import Site
 
 pytestmark = pytest.mark.timeout(400)
 

@@ -22,18 +22,18 @@ import psycopg
 import pytest
 from sqlalchemy import func, select, text
 
-import checker
 from batchq import Job, actions, engine
 from batchq.core.windows import Window
 from batchq.errors import DatabaseUnreachable
 from batchq.store import topology as topologies
 from batchq.store.columns import TASK
 from e2e.conftest import RABBITMQ
-from e2e.job1 import TABLE, job_1
 from e2e.jobs import lanes
 from e2e.judge import judge
-from e2e.site import Entry, Site
 from e2e.timeline import Timeline
+from support import checker
+from support.job1 import TABLE, job_1
+from support.site import Entry, Site
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

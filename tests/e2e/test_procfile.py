@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from e2e.site import Site
+from support.site import Site
 
 pytestmark = pytest.mark.slow
 

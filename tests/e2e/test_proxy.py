@@ -9,7 +9,7 @@ from contextlib import closing
 
 import pytest
 
-from e2e.proxy import Proxy
+from support.proxy import Proxy
 
 
 @pytest.fixture

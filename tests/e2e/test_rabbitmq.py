@@ -10,11 +10,11 @@ import psutil
 import pytest
 
 from batchq.server import tickets
-from e2e.brokers import NO_RABBITMQ, PROGRAM
-from e2e.job1 import TABLE, Row, job_1
 from e2e.jobs import many
 from e2e.judge import judge
-from e2e.site import BROKER, Site
+from support.brokers import NO_RABBITMQ, PROGRAM
+from support.job1 import TABLE, Row, job_1
+from support.site import BROKER, Site
 
 SERVERS = ("Batch1", "Batch2")
 

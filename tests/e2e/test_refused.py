@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from batchq import Job
 from e2e.jobs import many
-from e2e.site import Site
+from support.site import Site
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 

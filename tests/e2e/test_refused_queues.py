@@ -9,8 +9,8 @@ import pytest
 from kombu import Queue
 
 from batchq.server import tickets
-from e2e.brokers import NO_RABBITMQ, PROGRAM
-from e2e.site import BROKER, Site
+from support.brokers import NO_RABBITMQ, PROGRAM
+from support.site import BROKER, Site
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 

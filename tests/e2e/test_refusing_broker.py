@@ -10,7 +10,7 @@ import pytest
 
 from e2e.jobs import many
 from e2e.judge import judge
-from e2e.site import Site
+from support.site import Site
 
 THREADS = {"AOS1": 2}
 # It may take so long until work goes on, and an outcome until it is stored meanwhile.

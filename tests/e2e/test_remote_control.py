@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from kombu import Exchange, Queue
 
-from e2e.site import Site
+from support.site import Site
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 APP = """
 from celery.worker.control import control_command, inspect_command
 
-from e2e.ledger_app import app
+from support.ledger_app import app
 
 app.conf.erp_dsn = "canary-of-the-host"
 app.conf.broker_transport_options = {"note": "canary-of-the-host"}

@@ -14,7 +14,7 @@ from kombu import Producer
 
 from batchq.server import tickets
 from batchq.store.tables import Task
-from e2e.site import Site
+from support.site import Site
 
 pytestmark = pytest.mark.slow
 

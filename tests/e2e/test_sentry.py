@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from e2e.site import Site
+from support.site import Site
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from batchq import Job
-from e2e import talking_app
-from e2e.site import Site
-from e2e.talking_app import WAYS
+from support import talking_app
+from support.site import Site
+from support.talking_app import WAYS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
-APP = "e2e.talking_app"
+APP = "support.talking_app"
 PREFORK, BESIDE, THREADS, OBJECTS, WORKER = SERVERS = ("Prefork", "Beside", "Threads", "Objects", "Worker")
 SETUP = "\n".join(
     ["groups:", *(f"  of {name}: {{}}" for name in SERVERS), "servers:"]

@@ -15,8 +15,8 @@ from celery import Celery
 from sqlalchemy import text
 
 from batchq import Job
-from e2e import brokers
-from e2e.site import Entry, Site
+from support import brokers
+from support.site import Entry, Site
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -28,7 +28,7 @@ from celery.signals import task_revoked
 from celery.worker.control import control_command
 
 from batchq import BatchQ
-from e2e.ledger_app import register
+from support.ledger_app import register
 
 app = register(Celery("shop", broker=os.environ["BATCHQ_BROKER_URL"], set_as_current=False))
 BatchQ(app)

@@ -12,7 +12,7 @@ import pytest
 from batchq import Job
 from e2e.jobs import many
 from e2e.judge import judge
-from e2e.site import BROKER, Entry, Site
+from support.site import BROKER, Entry, Site
 
 THREADS = {"AOS1": 4, "AOS2": 2}
 # What is known at once without a broker may take so long with a silent one, and what goes on after it.

@@ -21,8 +21,8 @@ from batchq.store.columns import SERVER, TASK
 from batchq.store.database import Database
 from e2e.jobs import many
 from e2e.judge import judge
-from e2e.proxy import Proxy
-from e2e.site import Site
+from support.proxy import Proxy
+from support.site import Site
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 

@@ -8,7 +8,7 @@ import pytest
 
 from e2e.jobs import many
 from e2e.judge import judge
-from e2e.site import BROKER, Site
+from support.site import BROKER, Site
 
 pytestmark = pytest.mark.slow
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.site import Folder
+from support.site import Folder
 
 pytestmark = pytest.mark.slow
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-import older
 from batchq import Job
 from batchq.store import schema
 from batchq.store.database import Database
-from e2e.site import Site
-from older import ENDED, REVISIONS
 from play import Clocked, Play
+from support import older
+from support.older import ENDED, REVISIONS
+from support.site import Site
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from batchq import Job
-from e2e.site import Site
+from support.site import Site
 
 SERVERS = ("AOS1", "AOS2", "AOS3")
 MANY = 60

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from e2e.site import SECONDS, Site
+from support.site import SECONDS, Site
 
 APP = """\
 import json, os, time

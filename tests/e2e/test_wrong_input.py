@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.site import Folder
+from support.site import Folder
 
 GOOD = "job: GOOD\ntasks: {A: {run: demo.work}}\n"
 # What is in the file, and what the message must say of it, besides the file's name.

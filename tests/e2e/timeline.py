@@ -13,12 +13,12 @@ from typing import TypeVar
 
 from sqlalchemy import func, select
 
-import checker
 from batchq.core.topology import Server, Topology
 from batchq.store import topology as topologies
 from batchq.store.tables import Task
-from checker import Claim as Claim
-from e2e.site import Site
+from support import checker
+from support.checker import Claim as Claim
+from support.site import Site
 
 T = TypeVar("T")
 

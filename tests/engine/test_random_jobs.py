@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import rules
 from batchq.spec import JobSpec
+from drills.sim.world import job_of
 from play import Play, busy, check_counters
-from sim.world import job_of
+from support import rules
 
 EXAMPLES = {"sqlite": 40, "postgresql": 12}
 SERVERS = {"AOS1": (2, []), "AOS2": (1, ["BG1"]), "AOS3": (2, ["BG1", "default"])}

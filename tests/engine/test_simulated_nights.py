@@ -8,7 +8,6 @@ from datetime import UTC, datetime, time, timedelta
 import pytest
 from sqlalchemy import select
 
-import rules
 from batchq.core.conditions import Condition, Join
 from batchq.core.simulated import SimRun, SimTask, Simulation
 from batchq.core.simulation import simulate
@@ -19,6 +18,7 @@ from batchq.spec import JobSpec, TaskSpec
 from batchq.store import topology as topologies
 from batchq.store.columns import TASK
 from play import Clocked, Play
+from support import rules
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)

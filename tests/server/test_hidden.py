@@ -19,8 +19,8 @@ from batchq.server.child.executing import execute
 from batchq.server.child.log import kept
 from batchq.server.child.log.listening import listen
 from batchq.server.child.order import Current, Done, Order
-from e2e import hostile_app
-from e2e.hostile_app import ESCAPES
+from support import hostile_app
+from support.hostile_app import ESCAPES
 
 SECRET = "hunter2 and more"
 KWARGS = {"user": "ops", "password": SECRET, "pin": 123456}

@@ -19,9 +19,9 @@ import pytest
 from batchq.server.child.executing import execute
 from batchq.server.child.order import ERROR_CHARS, Current, Done, Order
 from batchq.server.execution import Execution
-from e2e.hostile_acts import SPOILINGS
-from e2e.hostile_app import app
-from e2e.hostile_values import ELSEWHERE, EXCEPTIONS, RESULTS
+from support.hostile_acts import SPOILINGS
+from support.hostile_app import app
+from support.hostile_values import ELSEWHERE, EXCEPTIONS, RESULTS
 
 FORK = multiprocessing.get_context("fork")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from e2e.talking_app import SETUPS, WAYS
+from support.talking_app import SETUPS, WAYS
 
 TESTS = Path(__file__).parent.parent
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+05:45"
@@ -31,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("logs")
     env = os.environ | {"TZ": "Asia/Kathmandu"}
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
-    argv = [sys.executable, "-W", "always", "-m", "e2e.talking_app", str(folder)]
+    argv = [sys.executable, "-W", "always", "-m", "support.talking_app", str(folder)]
     ended = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=100, check=False)
     assert (ended.returncode, ended.stdout) == (0, ""), ended.stderr
     return folder

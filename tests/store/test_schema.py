@@ -20,8 +20,8 @@ from batchq.store import schema
 from batchq.store import topology as topologies
 from batchq.store.database import Database
 from batchq.store.tables import Attempt, Dispatch, Group, Row, Run, Server, ServerWindow, Task, TaskCondition
-from older import upgrade_to
 from play import Play
+from support.older import upgrade_to
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 

@@ -20,7 +20,7 @@ from batchq.store import moves, schema
 from batchq.store import server as servers
 from batchq.store import topology as topologies
 from batchq.store.database import Database
-from e2e.proxy import Proxy
+from support.proxy import Proxy
 
 ANSWER = 1.0
 

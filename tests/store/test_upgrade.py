@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy import text
 
-import older
 from batchq import Job
 from batchq.store import schema
 from batchq.store.database import Database
-from older import ENDED, HALF_DONE, REVISIONS
 from play import Clocked, Play, check_counters
+from support import older
+from support.older import ENDED, HALF_DONE, REVISIONS
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 

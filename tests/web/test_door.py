@@ -15,7 +15,7 @@ import flower
 import pytest
 
 from batchq.web.door import SCRIPT, _known, _policy
-from e2e.site import Site
+from support.site import Site
 
 LISTENS = re.compile(r"http://127\.0\.0\.1:(\d+)")
 CHROMIUM = shutil.which("chromium")

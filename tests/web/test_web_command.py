@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.site import Folder
+from support.site import Folder
 
 
 @pytest.fixture
