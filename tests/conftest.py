@@ -14,7 +14,7 @@ import pytest
 from batchq.store import schema
 from batchq.store.database import Database
 from batchq.store.tables import Row
-from play import Clocked
+from batchq.testing.clocked import Clocked
 from stage import Stage
 
 NUMBERS = count(1)
@@ -116,7 +116,7 @@ def database(request: pytest.FixtureRequest) -> Clocked:
 
 @pytest.fixture
 def stage(sqlite_url: str) -> Iterator[Stage]:
-    database = Database(sqlite_url)
+    database = Clocked(sqlite_url)
     yield Stage(database)
     database.dispose()
 

@@ -1,11 +1,10 @@
-"""Plays jobs on the real engine and database without Celery: servers are lives without processes, the broker a list."""
+"""Plays jobs as `batchq.testing` does, on any database, with lives that end, forged reports and stale tickets."""
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, func, select
@@ -13,44 +12,17 @@ from sqlalchemy import Connection, func, select
 from batchq import engine
 from batchq.core.states import TERMINAL
 from batchq.core.windows import Window
-from batchq.engine import Flush, Life, Offer, Report, Served
+from batchq.engine import Flush, Life, Served
 from batchq.spec import Job, JobSpec
 from batchq.store import server as servers
 from batchq.store import topology as topologies
 from batchq.store.columns import CONDITION, RUN, TASK
 from batchq.store.database import Database
-from batchq.store.moves import Ticket
-from batchq.store.sql.statement import send
 from batchq.store.tables import Attempt, Server
+from batchq.testing.cast import Cast, Start, found
+from batchq.testing.clocked import Clocked
 
 ATTEMPT = Attempt.__table__.c  # type: ignore[attr-defined]
-
-
-class Clocked(Database):
-    """A database whose clock a test may set: it then stands still until the test moves it."""
-
-    instant: datetime | None = None
-
-    def clock(self, tx: Connection) -> datetime:
-        if self.instant is None:
-            return super().clock(tx)
-        send(tx)  # its own clock, too, is read after what comes before it
-        return self.instant
-
-    def later(self, **time: float) -> None:
-        """Let so much time pass: `later(seconds=5)`."""
-        assert self.instant is not None
-        self.instant += timedelta(**time)
-
-
-@dataclass(frozen=True)
-class Start:
-    """An attempt that a server started."""
-
-    run: int
-    task: str
-    attempt: int
-    server: str
 
 
 @dataclass(frozen=True)
@@ -67,22 +39,10 @@ class Played:
         return [start.task for start in self.starts]
 
 
-@dataclass
-class Worker:
-    """A batch server: what it runs, by token, and the tickets that wait there for a thread."""
-
-    life: Life
-    active: dict[str, Any] = field(default_factory=dict)
-    parked: list[Offer] = field(default_factory=list)
-    known: set[str] = field(default_factory=set)
-    stale: int = 0
-
-
-class Play:
+class Play(Cast):
     """Submit jobs, then `deliver` tickets and `finish` tasks one by one, or `play` a job to its end.
 
-    `watch` is called at the end of every transaction that moves work, still inside it. Without the
-    `fast_path` servers only report and claim, and all else is left to the coordinator's step.
+    `watch` is called at the end of every transaction that moves work, still inside it.
     """
 
     def __init__(
@@ -92,13 +52,8 @@ class Play:
         *,
         fast_path: bool = True,
     ) -> None:
-        self.database = database
-        self.fast_path = fast_path
+        super().__init__(database, fast_path=fast_path)
         self.watch = watch or (lambda _: None)
-        self.workers: dict[str, Worker] = {}
-        self.mail: deque[Ticket] = deque()
-        self.starts: list[Start] = []
-        self.tokens: list[str] = []
 
     # --- servers --------------------------------------------------------------------------------------------
 
@@ -120,17 +75,6 @@ class Play:
 
         self.database.run(make)
         return self.live(name, pool=pool)
-
-    def live(self, name: str, pool: int | None = None) -> Life:
-        """Begin a new life of the server, whose former one is forgotten."""
-        facts = {"host": "here", "pid": 1, "life": None, "pool": pool, "pool_kind": "threads"}
-
-        def begin(tx: Connection) -> Life:
-            return engine.take_over(tx, found(tx, name), name, facts, tx.now())
-
-        life = self.database.run(begin)
-        self.workers[name] = Worker(life)
-        return life
 
     def stop(self, name: str) -> bool:
         """End the life of the server cleanly."""
@@ -162,129 +106,35 @@ class Play:
 
     def submit(self, job: Job | JobSpec) -> int:
         """Store a run of the job and hand out what is ready; returns the run's number."""
-        run = engine.submit(self.database, job.spec() if isinstance(job, Job) else job)
-        self.forward()
-        return run
+        return super().submit(job.spec() if isinstance(job, Job) else job)
 
-    def forward(self) -> int:
-        """Settle and hand out until there is no more, as a coordinator does; returns how many transactions it took."""
-        for taken in range(1, 100_000):
-            step = self.database.run(self._step)
-            self.mail.extend(step.tickets)
-            if not step.more:
-                return taken
-        raise AssertionError("it never ends")
-
-    def _step(self, tx: Connection) -> engine.Advance:
-        step = engine.advance(tx)
+    def _advance(self, tx: Connection) -> engine.Advance:
+        step = super()._advance(tx)
         self.watch(tx)
         return step
 
-    def tick(self, lost_ticket_seconds: float = 5.0) -> None:
-        """What a coordinator does every second."""
-
-        def mend(tx: Connection) -> list[Ticket]:
-            now = tx.now()
-            engine.follow_clock(tx, now)
-            engine.take_back(tx, now)
-            return engine.offer_again(tx, now, lost_ticket_seconds)
-
-        self.mail.extend(self.database.run(mend))
-        self.forward()
+    def _serve(self, tx: Connection, life: Life, flush: Flush) -> Served:
+        served = super()._serve(tx, life, flush)
+        self.watch(tx)
+        return served
 
     def cancel(self, run: int) -> int:
         """Cancel the run; returns how many tasks are canceled now."""
         return self.database.run(lambda tx: engine.cancel(tx, run, tx.now()))
 
-    # --- what a server does ---------------------------------------------------------------------------------
-
-    def serve(
-        self,
-        name: str,
-        reports: Sequence[Report] = (),
-        offers: Sequence[Offer | Ticket] = (),
-        *,
-        active: int | None = None,
-        **options: Any,
-    ) -> Served:
-        """One commit of the server, carried out as its worker does; `active` if it is to be told otherwise."""
-        worker = self.workers[name]
-        ended = {report.token for report in reports}
-        running = len(worker.active.keys() - ended) if active is None else active
-        offered = [Offer(each.task, each.token, each.group) for each in offers]
-        first = served = self._commit(worker, reports, offered, active=running, **options)
-        while not served.fenced:
-            for token in ended:
-                worker.active.pop(token, None)
-            self._carry_out(name, worker, served)
-            if not served.advance.more:
-                break
-            ended = set()
-            served = self._commit(worker, [], worker.parked, active=len(worker.active), more_to_settle=True)
-        return first
-
-    def _commit(self, worker: Worker, reports: Sequence[Report], offers: Sequence[Offer], **options: Any) -> Served:
-        given = {"pool": 100_000, "may_advance": self.fast_path} | options
-
-        def act(tx: Connection) -> Served:
-            served = engine.serve(tx, worker.life, Flush(reports=reports, offers=offers, **given))
-            self.watch(tx)
-            return served
-
-        return self.database.run(act)
-
-    def _carry_out(self, name: str, worker: Worker, served: Served) -> None:
-        worker.parked = list(served.parked)
-        worker.stale += served.stale
-        for row in served.granted:
-            worker.active[row.token] = row
-            worker.known.add(row.token)
-            self.tokens.append(row.token)
-            self.starts.append(Start(row.id >> 20, row.name, row.attempt, name))
-        self.mail.extend(served.advance.tickets)
-
-    def deliver(self) -> None:
-        """Bring each ticket to the server of its group with the most free threads; without one it stays in the mail."""
-        with self.database.read() as tx:
-            seen = topologies.current(tx)
-            now = tx.now()
-        waiting, self.mail = self.mail, deque()
-        while waiting:
-            ticket = waiting.popleft()
-            name = self._room(ticket.group, seen, now)
-            if name is None:
-                self.mail.append(ticket)
-            elif ticket.token not in self.workers[name].known:
-                self.workers[name].known.add(ticket.token)
-                self.serve(name, offers=[ticket])
-
-    def _room(self, group: str, seen: Any, now: datetime) -> str | None:
-        rooms = {
-            name: seen.by_id[worker.life.server].threads_now(now) - len(worker.active) - len(worker.parked)
-            for name, worker in self.workers.items()
-            if seen.serves(seen.by_id[worker.life.server], group)
-        }
-        best = max(rooms, key=lambda name: rooms[name], default=None)
-        return best if best is not None and rooms[best] > 0 else None
-
     def executing(self) -> list[str]:
         """The names of the tasks that run now, in the order of their starts."""
-        return [row.name for _, row in self._running()]
-
-    def _running(self) -> list[tuple[str, Any]]:
-        running = [(name, row) for name, worker in self.workers.items() for row in worker.active.values()]
-        return sorted(running, key=lambda each: self.tokens.index(each[1].token))
+        return [row.name for _, row in self.running()]
 
     def finish(self, task: str, *, ok: bool = True, run: int | None = None, **facts: Any) -> Served:
         """Let a running task end, and its server report it."""
         name, row = self.at(task, run)
-        facts = {"error": None if ok else "told to fail"} | facts
-        return self.serve(name, [Report(row.id, row.token, ok=ok, **facts)])
+        return self.report(name, row, **{"error": None if ok else "told to fail"} | facts)
 
     def at(self, task: str, run: int | None = None) -> tuple[str, Any]:
         """The server that runs the task, and the row it was granted."""
         ((name, row),) = [
-            (name, row) for name, row in self._running() if row.name == task and (run is None or row.id >> 20 == run)
+            (name, row) for name, row in self.running() if row.name == task and (run is None or row.id >> 20 == run)
         ]
         return name, row
 
@@ -307,7 +157,7 @@ class Play:
         run = self.submit(job)
         first = len(self.starts)
         self.deliver()
-        while running := [row for _, row in self._running()]:
+        while running := [row for _, row in self.running()]:
             row = choose(running) if choose else running[0]
             most = failing.get(row.name, 0) if isinstance(failing, Mapping) else 99
             ok = row.name not in failing or row.attempt > most
@@ -341,13 +191,6 @@ class Play:
         statement = select(*ATTEMPT).where(ATTEMPT.task_id == self.task(run, name).id)
         with self.database.read() as tx:
             return list(tx.execute(statement.order_by(ATTEMPT.attempt)))
-
-
-def found(tx: Connection, name: str) -> int:
-    """The id of the server, whose row is locked until the commit."""
-    row = servers.find(tx, name)
-    assert row is not None
-    return int(row.id)
 
 
 # --- what must hold in the database -------------------------------------------------------------------------

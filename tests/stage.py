@@ -1,17 +1,21 @@
-"""A stage for tests: real engine, store and database; servers are lives without processes, tickets a list."""
+"""Plays jobs by hand on the real engine: `start` lets a server claim the tickets out, and nothing starts before."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from typing import Any
 
-from batchq import engine, views
+from sqlalchemy import Connection
+
+from batchq import views
 from batchq.core.windows import Window
-from batchq.engine import Flush, Life, Offer, Report
+from batchq.engine import Life
 from batchq.spec import loads
 from batchq.store import server as servers
 from batchq.store import topology as topologies
-from batchq.store.database import Database
+from batchq.store.moves import Ticket
+from batchq.testing.cast import Cast, found
+from batchq.testing.clocked import Clocked
 
 JOB_1 = """
 job: JOB 1
@@ -26,14 +30,20 @@ tasks:
 """
 
 
-class Stage:
+class Stage(Cast):
     """Plays jobs: `submit`, then `start` and `end` tasks one by one, or `play` them all."""
 
-    def __init__(self, database: Database) -> None:
-        self.database = database
-        self.lives: dict[str, Life] = {}
-        self.executing: dict[str, tuple[Life, Any]] = {}
-        self.tickets: dict[int, Any] = {}
+    def __init__(self, database: Clocked) -> None:
+        super().__init__(database, fast_path=False)
+
+    @property
+    def lives(self) -> dict[str, Life]:
+        return {name: worker.life for name, worker in self.workers.items()}
+
+    @property
+    def tickets(self) -> dict[int, Ticket]:
+        """The newest ticket of each task that has one out."""
+        return {ticket.task: ticket for ticket in self.mail}
 
     def server(
         self,
@@ -46,60 +56,44 @@ class Stage:
     ) -> Life | None:
         """Make a server exist, and run if it `runs`."""
 
-        def make(tx: Any) -> Life | None:
+        def make(tx: Connection) -> None:
             servers.create(tx, name)
-            row = servers.find(tx, name)
-            servers.set_server(tx, row.id, threads=threads, groups=groups, windows=windows)
+            servers.set_server(tx, found(tx, name), threads=threads, groups=groups, windows=windows)
             topologies.changed(tx)
-            life = {"host": "h", "pid": 412, "life": "life", "pool": 100, "pool_kind": "prefork"}
-            return engine.take_over(tx, row.id, name, life, tx.now()) if runs else None
 
-        life = self.database.run(make)
-        if life is not None:
-            self.lives[name] = life
-        return life
+        self.database.run(make)
+        return self.live(name, host="h", pid=412, life="life", pool=100, pool_kind="prefork") if runs else None
 
     def submit(self, text: str = JOB_1) -> int:
         """Store a run of the only job in the text, and advance."""
         (job,) = loads(text).jobs.values()
-        run = engine.submit(self.database, job)
-        self.advance()
-        return run
+        return super().submit(job)
 
     def advance(self) -> None:
         """Settle and hand out until there is no more; the tickets stay here."""
-        again = True
-        while again:
-            step = self.database.run(lambda tx: engine.advance(tx))
-            self.tickets |= {ticket.task: ticket for ticket in step.tickets}
-            again = step.more
+        self.forward()
 
     def start(self, server: str) -> list[str]:
         """Let a server claim what it may of the tickets out; returns the names of the tasks it starts."""
-        life = self.lives[server]
-        offers = [Offer(ticket.task, ticket.token, ticket.group) for ticket in self.tickets.values()]
-        active = sum(holder == life for holder, _ in self.executing.values())
         with self.database.read() as tx:
-            seen = topologies.current(tx)
-        mine = [offer for offer in offers if seen.serves(seen.by_id[life.server], offer.group)]
-        flush = Flush(offers=mine, active=active, pool=1000, may_advance=False)
-        served = self.database.run(engine.serve, life, flush)
-        for row in served.granted:
-            self.executing[row.name] = (life, row)
-            del self.tickets[row.id]
-        return [row.name for row in served.granted]
+            seen = topologies.current(tx, self.database)
+        own = seen.by_id[self.workers[server].life.server]
+        offers = [ticket for ticket in self.tickets.values() if seen.serves(own, ticket.group)]
+        granted = self.serve(server, offers=offers, pool=1000).granted
+        self.workers[server].parked.clear()  # they stay out, for whoever starts next
+        started = {row.id for row in granted}
+        self.mail = type(self.mail)(ticket for ticket in self.mail if ticket.task not in started)
+        return [row.name for row in granted]
 
     def end(self, task: str, error: str | None = None, *, result: str | None = None, log: str | None = None) -> None:
         """Let an executing task end, in error if one is given, and advance."""
-        life, row = self.executing.pop(task)
-        report = Report(row.id, row.token, ok=error is None, error=error, result=result, log=log)
-        flush = Flush(reports=[report], active=0, pool=1000, may_advance=False)
-        self.database.run(engine.serve, life, flush)
-        self.advance()
+        ((server, row),) = [(server, row) for server, row in self.running() if row.name == task]
+        self.report(server, row, error, result=result, log=log)
+        self.forward()
 
     def play(self, failing: Collection[str] = ()) -> None:
         """Start and end whatever can start, until nothing can; tasks `failing` fail at every attempt."""
-        while started := [name for server in self.lives for name in self.start(server)]:
+        while started := [name for server in self.workers for name in self.start(server)]:
             for name in started:
                 self.end(name, f"RuntimeError: {name} was told to fail" if name in failing else None)
 

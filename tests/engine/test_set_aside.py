@@ -139,13 +139,13 @@ def goes_on(batch: Careful) -> None:
         batch.tick()
         batch.deliver()
         for name in [name for name in batch.executing() if name in ("A", "B")]:
-            ours = [row for _, row in batch._running() if row.name == name and row.id >> 20 == run]
+            ours = [row for _, row in batch.running() if row.name == name and row.id >> 20 == run]
             if ours:
                 batch.finish(name, run=run)
         if batch.verdict(run) == "success":
             break
         batch.database.later(seconds=10)
-        others = [row for _, row in batch._running() if row.id >> 20 != run]
+        others = [row for _, row in batch.running() if row.id >> 20 != run]
         for row in others:  # what an operation says of arguments that it cannot read
             batch.serve("AOS1", [engine.Report(row.id, row.token, ok=False, error="not started", final=True)])
     assert batch.verdict(run) == "success", (all_aside(batch.database), batch.states(run))

@@ -1,0 +1,182 @@
+"""The script of a rehearsal: its jobs and servers as people write them, which tasks fail, and how long they take."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, TypeAlias, TypeVar, get_args
+
+from pydantic import ValidationError
+
+from batchq.errors import InvalidInput, unknown
+from batchq.spec import Document, Job, JobSpec, ServerSpec, TaskSpec, load, loads, sized
+from batchq.spec.faults import faults_in
+from batchq.spec.fields import USUAL_SIZES, YEAR_SECONDS
+
+Failure: TypeAlias = Literal["error", "lost", "timed out"]
+# Tasks that fail at every attempt; or by task how many attempts fail, how all fail, or how each of the first fails.
+Failing: TypeAlias = str | Collection[str] | Mapping[str, int | Failure | Sequence[Failure]]
+# Seconds, for all tasks or by task.
+Durations: TypeAlias = float | timedelta | Mapping[str, float | timedelta]
+# A job; or a file or a text that holds jobs.
+Source: TypeAlias = Job | JobSpec | Document | Path | str
+# The threads of one server; servers by name, with their threads or all that a file says of them; or a file or a text.
+Servers: TypeAlias = int | Mapping[str, int | ServerSpec] | Document | Path | str
+
+FAILURES: tuple[Failure, ...] = get_args(Failure)
+USUAL_SECONDS = 60.0
+# Those of `batchq run`.
+USUAL_SERVERS = {"Batch1": ServerSpec(), "Batch2": ServerSpec()}
+SOURCES = (Job, JobSpec, Document, Path, str)
+
+
+V = TypeVar("V")
+
+
+@dataclass(frozen=True)
+class Script:
+    """A job with the seconds that tasks take, and how they fail: in one way at every attempt, or by attempt."""
+
+    job: JobSpec
+    durations: Mapping[str, float]
+    failing: Mapping[str, Failure | Sequence[Failure]]
+
+    def __post_init__(self) -> None:
+        for task, how in self.failing.items():
+            if "timed out" in ((how,) if isinstance(how, str) else how) and self.spec(task).time_limit is None:
+                raise InvalidInput(f"failing: {task!r} has no time limit, so it cannot be timed out. Give it one.")
+
+    def spec(self, task: str) -> TaskSpec:
+        """The task of that name."""
+        return self._specs[task]
+
+    @cached_property
+    def _specs(self) -> dict[str, TaskSpec]:
+        return {task.name: task for task in self.job.tasks}
+
+    def end(self, task: str, attempt: int, *, usual: bool) -> tuple[float, Failure | None] | None:
+        """After how many seconds an attempt ends, and how it fails, if it does; None if it does not end by itself.
+
+        As `usual` every task ends: it takes its own `duration`, or a minute. No attempt lasts beyond its time limit.
+        """
+        spec, failure = self.spec(task), self._failure(task, attempt)
+        if task not in self.durations and not usual:
+            return None
+        own = spec.duration if spec.duration is not None else USUAL_SECONDS
+        seconds = self.durations.get(task, own)
+        if spec.time_limit is not None and (seconds > spec.time_limit or failure == "timed out"):
+            return spec.time_limit, "timed out"
+        return seconds, failure
+
+    def _failure(self, task: str, attempt: int) -> Failure | None:
+        how = self.failing.get(task, ())
+        if isinstance(how, str):
+            return how
+        return how[attempt - 1] if attempt <= len(how) else None
+
+
+def scripts(jobs: Sequence[JobSpec], failing: Failing, durations: Durations | None) -> list[Script]:
+    """A script for each job; NotFound for a name that none of them knows, InvalidInput for values that cannot be."""
+    how = _failures(failing)
+    if durations is None:
+        durations = {}
+    named = (
+        durations if isinstance(durations, Mapping) else {task.name: durations for job in jobs for task in job.tasks}
+    )
+    seconds = {name: _seconds(name, value) for name, value in named.items()}
+    known = {name for job in jobs for task in job.tasks for name in _names(job, task)}
+    for name in (*how, *seconds):
+        if name not in known:
+            raise unknown("task", name, known)
+    return [Script(job, _chosen(job, seconds), _chosen(job, how)) for job in jobs]
+
+
+def _names(job: JobSpec, task: TaskSpec) -> tuple[str, str, str]:
+    """The names that mean a task, the most precise one last."""
+    return task.run, task.name, f"{job.name} / {task.name}"
+
+
+def _chosen(job: JobSpec, named: Mapping[str, V]) -> dict[str, V]:
+    """The values for the job's tasks, by task."""
+    return {task.name: named[name] for task in job.tasks for name in _names(job, task) if name in named}
+
+
+def _failures(failing: Failing) -> dict[str, Failure | Sequence[Failure]]:
+    if isinstance(failing, str):
+        failing = (failing,)
+    if not isinstance(failing, Mapping):
+        return dict.fromkeys(failing, "error")
+    return {name: _failure(name, how) for name, how in failing.items()}
+
+
+def _failure(name: str, how: int | Failure | Sequence[Failure]) -> Failure | Sequence[Failure]:
+    if isinstance(how, int):
+        return [FAILURES[0]] * how
+    for each in (how,) if isinstance(how, str) else how:
+        if each not in FAILURES:
+            raise InvalidInput(f"failing: {name!r} cannot fail by {each!r}. Use {', '.join(FAILURES)}.")
+    return how
+
+
+def _seconds(name: str, value: float | timedelta) -> float:
+    seconds = value.total_seconds() if isinstance(value, timedelta) else float(value)
+    if not 0 <= seconds <= YEAR_SECONDS:
+        raise InvalidInput(f"durations: {name!r} cannot take {seconds:g} s. Use 0 or more, up to a year.")
+    return seconds
+
+
+# --- as people write it -------------------------------------------------------------------------------------
+
+
+def document_of(source: Source) -> Document:
+    """All that a source holds: a job, a file, or a text in YAML, which has a line break or begins with `{`."""
+    if isinstance(source, Document):
+        return source
+    if isinstance(source, Job | JobSpec):
+        job = sized(source, USUAL_SIZES)
+        return Document(jobs={job.name: job})
+    if isinstance(source, str) and ("\n" in source or source.startswith("{")):
+        return loads(source)
+    return load(source)
+
+
+def job_of(source: Source) -> JobSpec:
+    """The one job of a source; InvalidInput if there are more, or none."""
+    jobs = document_of(source).jobs
+    if len(jobs) != 1:
+        raise InvalidInput(f"There is not one job, but {len(jobs)}. `play_all` plays several.")
+    (job,) = jobs.values()
+    return job
+
+
+def set_up(on: Servers | None, documents: Sequence[Document] = ()) -> Document:
+    """The servers `on` which jobs are played, else those of the documents; and the groups of all of these.
+
+    Without any server there are two of one thread each, as for `batchq run`.
+    """
+    named = _servers_of(on)
+    servers = named.servers or {name: spec for each in documents for name, spec in each.servers.items()}
+    groups = {name: spec for each in (*documents, named) for name, spec in each.groups.items()}
+    return Document(groups=groups, servers=servers or USUAL_SERVERS)
+
+
+def _servers_of(on: Servers | None) -> Document:
+    if on is None:
+        return Document()
+    if isinstance(on, int):
+        return Document(servers={"Batch1": _server("Batch1", on)})
+    if isinstance(on, Mapping):
+        return Document(servers={name: _server(name, spec) for name, spec in on.items()})
+    return document_of(on)
+
+
+def _server(name: str, spec: int | ServerSpec) -> ServerSpec:
+    if isinstance(spec, ServerSpec):
+        return spec
+    try:
+        return ServerSpec(threads=spec)
+    except ValidationError as error:
+        raise InvalidInput("\n".join(f"on: {fault.below((name,))}." for fault in faults_in(error))) from None
