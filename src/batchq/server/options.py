@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import click
-from celery import Task
 
 from batchq.errors import BatchqError, InvalidInput
 from batchq.escape import LINES, printable
-from batchq.server.celery_types.worker import Worker
+
+if TYPE_CHECKING:
+    from celery import Task
+
+    from batchq.server.celery_types.worker import Worker
 
 QUEUES = "its groups decide which queues it takes: `batchq server groups set {name} GROUP`"
 SIZE = "its windows and threads decide how many tasks it runs: `batchq server set {name} --threads N`"
