@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import click
 from celery import Celery
@@ -20,6 +20,7 @@ from batchq.server.options import ServerOption
 
 if TYPE_CHECKING:
     from batchq.coordinator import Coordinator
+    from batchq.server.celery_types.worker import Worker
     from batchq.server.publisher import Publisher
     from batchq.spec import Job, JobSpec
     from batchq.store.database import Database
@@ -39,12 +40,12 @@ class BatchQ:
     An app has one of it: to join it again gives the same, and adds the settings that are given then.
     """
 
-    def __new__(cls, app: Celery, **settings: Any) -> Self:
+    def __new__(cls, app: Celery, **settings: object) -> Self:
         """The BatchQ that has joined this app already, else a new one."""
         joined = getattr(app, "batchq", None)
         return joined if isinstance(joined, cls) else super().__new__(cls)
 
-    def __init__(self, app: Celery, **settings: Any) -> None:
+    def __init__(self, app: Celery, **settings: object) -> None:
         if getattr(app, "batchq", None) is self:
             self._add(settings)
             return
@@ -70,13 +71,13 @@ class BatchQ:
         app.user_options["worker"].add(ServerOption(app.conf, self._make_server, self._warn))
         celeryd_init.connect(self._begin_logs)
 
-    def _begin_logs(self, instance: Any, options: Any, **_: object) -> None:
+    def _begin_logs(self, instance: Worker, options: Mapping[str, object], **_: object) -> None:
         if instance.app is self.app and (options.get("batch_server") or self._coordinates):
             from batchq.server import logs
 
             logs.begin(self.settings.log_format, instance)
 
-    def _add(self, settings: dict[str, Any]) -> None:
+    def _add(self, settings: dict[str, object]) -> None:
         """Take further settings, and forget the database and the coordinator that the former ones made."""
         if not settings.items() - self._given.items():
             return

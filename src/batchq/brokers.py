@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Sequence
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from kombu.transport import TRANSPORT_ALIASES
@@ -15,7 +16,17 @@ BROKERS = ("redis", "rediss", "redis+socket", "sentinel", "amqp", "amqps", "pyam
 _TRANSPORTS = {TRANSPORT_ALIASES.get(name) for name in BROKERS} - {None}
 
 
-def is_named(url: str | None, conf: Any) -> bool:
+class Conf(Protocol):
+    """The app's settings, as far as they name its broker."""
+
+    broker_read_url: str | Sequence[str] | None
+    broker_write_url: str | Sequence[str] | None
+    broker_transport: str | None
+
+    def __setitem__(self, name: str, value: str, /) -> None: ...
+
+
+def is_named(url: str | None, conf: Conf) -> bool:
     """Whether this URL of the settings, or else the app, names a broker; raises InvalidInput for an unfit one.
 
     `conf` is the app's, which has read Celery's variables of the environment.
@@ -27,7 +38,7 @@ def is_named(url: str | None, conf: Any) -> bool:
     return any(named)
 
 
-def lead_to(url: str, conf: Any, *, writes: bool) -> None:
+def lead_to(url: str, conf: Conf, *, writes: bool) -> None:
     """Point Celery's own connections in this process at a broker; unless `writes`, only those that read."""
     for kind in ("read", "write") if writes or not conf.broker_write_url else ("read",):
         os.environ.pop(f"CELERY_BROKER_{kind.upper()}_URL", None)

@@ -7,7 +7,6 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from celery import Celery
 from celery.app.utils import find_app as find_celery_app
@@ -18,7 +17,7 @@ from batchq.errors import InvalidInput
 NAMES = ("app", "celery", "celery_app", "batch")
 
 
-def find(path: str, kinds: tuple[type, ...] = (Celery,)) -> Any:
+def find(path: str, kinds: tuple[type, ...] = (Celery,)) -> object:
     """The app at the path, of one of these kinds: the one that Celery finds, else one that has another name there.
 
     The path is looked for in the current folder too. Raises InvalidInput.

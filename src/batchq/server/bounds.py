@@ -10,12 +10,13 @@ from collections.abc import Callable, Mapping
 from functools import cache, partial
 from json import JSONDecodeError
 from struct import unpack_from
-from typing import Any
 
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import loads
 
 from batchq.server import tickets
+from batchq.server.celery_types.broker import BrokerConnection, Channel, Frame, MessageClass, Popped, RedisClient
+from batchq.server.celery_types.worker import Consumer
 from batchq.server.intake import count_refused, refuse
 
 # A ticket has a few thousand with its envelope, and Celery's remote control seldom more.
@@ -31,14 +32,14 @@ HEADER, BODY = 2, 3
 logger = logging.getLogger(__name__)
 
 
-def bound(consumer: Any, mend: Callable[[], bool]) -> None:
+def bound(consumer: Consumer, mend: Callable[[], bool]) -> None:
     """Bound every message that the consumer reads, on each of its connections.
 
     `mend` is called when Redis refuses to read since a key is no queue. It returns whether it has found that key.
     """
     connect = consumer.connect
 
-    def connect_bounded() -> Any:
+    def connect_bounded() -> BrokerConnection:
         connection = connect()
         transport = connection.transport
         drop = partial(_drop, consumer)
@@ -52,12 +53,12 @@ def bound(consumer: Any, mend: Callable[[], bool]) -> None:
     consumer.on_decode_error = lambda message, _: refuse(message, consumer)
 
 
-def _drop(consumer: Any, what: object) -> None:
+def _drop(consumer: Consumer, what: object) -> None:
     count_refused(consumer)
     logger.warning("dropped something that is no message: %s", what)
 
 
-def _bound_channel(channel: Any, drop: Callable[[object], None], mend: Callable[[], bool]) -> Any:
+def _bound_channel(channel: Channel, drop: Callable[[object], None], mend: Callable[[], bool]) -> Channel:
     channel.Message = _plain(channel.Message)
     if "BRPOP" in getattr(channel, "handlers", ()):
         _bound_lists(channel, drop, mend)
@@ -67,11 +68,11 @@ def _bound_channel(channel: Any, drop: Callable[[object], None], mend: Callable[
 
 
 @cache
-def _plain(kind: type[Any]) -> type[Any]:
+def _plain(kind: MessageClass) -> MessageClass:
     """A message class that leaves the body packed; `kind` would unpack it before its size is judged."""
 
     class Plain(kind):
-        def __init__(self, *raw: Any, **named: Any) -> None:
+        def __init__(self, *raw: object, **named: object) -> None:
             if packed := _packed(raw[0] if raw else named.get("payload")):
                 self.errors = [(ValueError, ValueError(packed), None)]
             super().__init__(*raw, **named)
@@ -79,7 +80,7 @@ def _plain(kind: type[Any]) -> type[Any]:
     return Plain
 
 
-def _packed(raw: Any) -> str | None:
+def _packed(raw: object) -> str | None:
     """The way in which a message would have to be unpacked, or None if it is plain."""
     if isinstance(raw, Mapping):
         headers, encoding = raw.get("headers"), raw.get("content-encoding")
@@ -95,11 +96,11 @@ def _packed(raw: Any) -> str | None:
 # --- Redis: a bad message is dropped after it is read, and before it is decoded -----------------------------
 
 
-def _bound_lists(channel: Any, drop: Callable[[object], None], mend: Callable[[], bool]) -> None:
+def _bound_lists(channel: Channel, drop: Callable[[object], None], mend: Callable[[], bool]) -> None:
     read = channel.handlers["BRPOP"]
-    clients: list[Any] = []
+    clients: list[RedisClient] = []
 
-    def read_or_drop(**options: Any) -> Any:
+    def read_or_drop(**options: object) -> object:
         if channel.client not in clients:
             clients[:] = [channel.client]
             _bound_answers(channel.client)
@@ -110,14 +111,15 @@ def _bound_lists(channel: Any, drop: Callable[[object], None], mend: Callable[[]
         except channel.ResponseError as error:
             if not (tickets.concerns_one_queue(error) and mend()):
                 raise
+        return None
 
     channel.handlers["BRPOP"] = read_or_drop
 
 
-def _bound_answers(client: Any) -> None:
-    before = client.response_callbacks.get("BRPOP", lambda answer, **_: answer)
+def _bound_answers(client: RedisClient) -> None:
+    before = client.response_callbacks.get("BRPOP", _as_it_came)
 
-    def bounded(answer: Any, **options: Any) -> Any:
+    def bounded(answer: object, **options: object) -> Popped:
         popped = before(answer, **options)
         # Something in its place that is no JSON: it counts as read, and the next queue has its turn.
         return (popped[0], TOO_LARGE) if popped and len(popped[1]) > MESSAGE_BYTES else popped
@@ -125,10 +127,14 @@ def _bound_answers(client: Any) -> None:
     client.set_response_callback("BRPOP", bounded)
 
 
-def _bound_broadcasts(channel: Any, drop: Callable[[object], None]) -> None:
+def _as_it_came(answer: Popped, **_: object) -> Popped:
+    return answer
+
+
+def _bound_broadcasts(channel: Channel, drop: Callable[[object], None]) -> None:
     take, read = channel._handle_message, channel.handlers["LISTEN"]
 
-    def take_bounded(client: Any, answer: Any) -> Any:
+    def take_bounded(client: object, answer: object) -> dict[str, object]:
         taken = take(client, answer)
         data = taken["data"]
         if isinstance(data, bytes | str):  # else it is the number of subscriptions
@@ -139,7 +145,7 @@ def _bound_broadcasts(channel: Any, drop: Callable[[object], None]) -> None:
                 taken["data"] = None
         return taken
 
-    def read_or_drop(**options: Any) -> Any:
+    def read_or_drop(**options: object) -> object:
         while True:
             try:
                 return read(**options)
@@ -159,12 +165,12 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error)[:200]}"
 
 
-def _bound_restoring(channel: Any) -> None:
+def _bound_restoring(channel: Channel) -> None:
     """Put no unacknowledged message back that is large or strange; only its own worker can judge it."""
     qos = channel.qos
     restore = qos.restore_by_tag
 
-    def restore_or_leave(tag: Any, client: Any = None, leftmost: bool = False) -> None:
+    def restore_or_leave(tag: object, client: RedisClient | None = None, leftmost: bool = False) -> None:
         with channel.conn_or_acquire(client) as client_:
             size = client_.hstrlen(f"{channel.global_keyprefix}{qos.unacked_key}", tag)
         if size <= MESSAGE_BYTES:
@@ -179,11 +185,11 @@ def _bound_restoring(channel: Any) -> None:
 # --- AMQP: a header tells the size of a content before it comes ---------------------------------------------
 
 
-def _bounded_frames(take: Callable[[tuple[int, int, Any]], bool]) -> Callable[[tuple[int, int, Any]], bool]:
+def _bounded_frames(take: Callable[[Frame], bool]) -> Callable[[Frame], bool]:
     """Take the frames in, but an empty content for one that is too large, or whose header cannot be read."""
     left: dict[int, int] = {}
 
-    def take_bounded(frame: tuple[int, int, Any]) -> bool:
+    def take_bounded(frame: Frame) -> bool:
         kind, channel, part = frame
         if kind == BODY and left.get(channel):
             left[channel] -= len(part)

@@ -11,17 +11,22 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
+from celery import Celery
 from celery.utils.threads import bound_open_broker_sockets
 from celery.worker import state
 from kombu import Exchange, Producer
 from kombu.exceptions import InconsistencyError
-from kombu.transport import pyamqp
 from redis.exceptions import ResponseError
 
 from batchq.server import celery_gaps
+from batchq.server.celery_types.broker import BrokerConnection
+from batchq.server.celery_types.control import Node
+from batchq.server.celery_types.worker import Consumer, Dispatcher
 from batchq.server.connection import ANSWER_SECONDS, CONNECT_SECONDS, HEARTBEAT_SECONDS, discard, opened, refusal
+from batchq.server.ledger import Ledger
+from batchq.server.surroundings import Bearer
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +35,7 @@ SHORT_SECONDS = 5.0
 MOST_PAUSE_SECONDS = 3.0
 STEP_SECONDS = 0.1
 # Celery's settings by which a connection that breaks would end the worker, or the tasks that run in it.
-HARMFUL: dict[str, Any] = {
+HARMFUL: dict[str, object] = {
     "broker_connection_retry": True,
     "broker_connection_retry_on_startup": True,
     "broker_connection_max_retries": None,
@@ -40,7 +45,7 @@ HARMFUL: dict[str, Any] = {
 }
 
 
-def hold_out(app: Any, name: str) -> None:
+def hold_out(app: Celery, name: str) -> None:
     """Switch off the app's settings, in this process, that would turn a broker's outage into harm; log which."""
     changed = []
     for setting, ours in HARMFUL.items():
@@ -53,12 +58,12 @@ def hold_out(app: Any, name: str) -> None:
         logger.warning("For %s these do not hold: %s. It waits for its broker, and ends no task meanwhile.", name, said)
 
 
-def _was_set(app: Any, setting: str) -> bool:
+def _was_set(app: Celery, setting: str) -> bool:
     """Whether the project sets it itself: a warning of Celery's own default would help nobody."""
     return any(setting in given for given in app.conf.maps[:-1])
 
 
-def bear(consumer: Any) -> Line:
+def bear(consumer: Consumer) -> Line:
     """Let this worker's consumer outlive every outage of its broker, for its whole life."""
     consumer.amqheartbeat = HEARTBEAT_SECONDS
     # The worker's own events go to batchq's broker. Messages of operations go to the app's.
@@ -77,8 +82,8 @@ def bear(consumer: Any) -> Line:
 class Server(Protocol):
     """The batch server as its line needs it."""
 
-    # Takes `broker_away`; None before the server has started.
-    ledger: Any
+    # None before the server has started.
+    ledger: Ledger | None
 
     def attend(self, seconds: float) -> None:
         """Go on with running tasks for this long."""
@@ -87,7 +92,7 @@ class Server(Protocol):
 class Line:
     """The consumer's line to the broker, from one connection to the next."""
 
-    def __init__(self, consumer: Any) -> None:
+    def __init__(self, consumer: Consumer) -> None:
         self._consumer = consumer
         self._works_since = 0.0
         self._short = 0
@@ -102,14 +107,14 @@ class Line:
 
     # --- a connection is made -------------------------------------------------------------------------------
 
-    def connected(self, connection: Any) -> Any:
+    def connected(self, connection: BrokerConnection) -> BrokerConnection:
         """The connection, once the broker answers, however long that takes; running tasks go on meanwhile.
 
         Celery alone would wait up to 30 s at a time, see to nothing, and give up after the hundredth time.
         """
         consumer = self._consumer
         if consumer.hub is not None:
-            _drop_lost(consumer.hub)
+            celery_gaps.drop_lost(consumer.hub)
         restarted, self._attempt = self._attempt != consumer.restart_count, consumer.restart_count
         if restarted:
             self._pause()
@@ -121,7 +126,7 @@ class Line:
         consumer.first_connection_attempt = self._gives_up = False
         return connection
 
-    def _tried(self, connection: Any, seconds: float = ANSWER_SECONDS) -> bool:
+    def _tried(self, connection: BrokerConnection, seconds: float = ANSWER_SECONDS) -> bool:
         """Whether the connection could be made within about this many seconds."""
         try:
             opened(connection, connect=seconds)
@@ -130,7 +135,7 @@ class Line:
             return False
         return True
 
-    def _wait_for(self, connection: Any) -> None:
+    def _wait_for(self, connection: BrokerConnection) -> None:
         while True:
             error = self._outage(connection)
             # The broker answers, so the line is slow: the connection gets more time.
@@ -140,7 +145,7 @@ class Line:
                 self._say(error)
             self._attend(STEP_SECONDS)
 
-    def _outage(self, connection: Any) -> Exception | None:
+    def _outage(self, connection: BrokerConnection) -> Exception | None:
         """Why the broker does not work, or None. A thread finds out, so that the loop goes on meanwhile."""
         answer: list[Exception | None] = []
         asks = threading.Thread(target=lambda: answer.append(refusal(connection)), name="batchq-broker", daemon=True)
@@ -181,7 +186,7 @@ class Line:
         self._announced = False
         self._works_since = time.monotonic()
         self._set_away(False)
-        for channel in getattr(self._consumer.connection.transport, "channels", None) or ():
+        for channel in getattr(getattr(self._consumer.connection, "transport", None), "channels", None) or ():
             if refresh := getattr(channel, "maybe_refresh_binding_expiry", None):
                 channel.maybe_refresh_binding_expiry = partial(self._refresh, refresh)
 
@@ -208,7 +213,7 @@ class Line:
         # By a timer: if a callback raises, kombu drops all others that are queued beside it.
         consumer.hub.call_later(0, _raise, error)
 
-    def acknowledge(self, message: Any) -> None:
+    def acknowledge(self, message: Bearer) -> None:
         """Tell the broker that a message is done with. This fails harmlessly for a message of an old connection."""
         if self._gives_up:
             return
@@ -216,7 +221,10 @@ class Line:
             message.ack()
         except Exception as error:  # no failure matters: SQL has the truth
             logger.debug("a message stays unacknowledged", exc_info=True)
-            if getattr(getattr(message.channel, "connection", None), "client", None) is self._consumer.connection:
+            if (
+                getattr(getattr(getattr(message, "channel", None), "connection", None), "client", None)
+                is self._consumer.connection
+            ):
                 self.lost(error)
 
     def broke(self, error: BaseException) -> None:
@@ -232,6 +240,7 @@ class Line:
 
     def watch(self) -> None:
         """Notice when an event, or an answer to `celery inspect`, cannot be sent on the new connection."""
+        assert self._consumer.hub is not None
         self._consumer.hub.call_later(0, self._works)
         dispatcher = self._consumer.event_dispatcher
         if dispatcher is not None:
@@ -240,7 +249,9 @@ class Line:
             if box := getattr(step, "box", None):
                 box.node.reply = partial(self._reply, box.node)
 
-    def _publish_event(self, dispatcher: Any, publish: Callable[..., object], *args: Any, **options: Any) -> None:
+    def _publish_event(
+        self, dispatcher: Dispatcher, publish: Callable[..., object], *args: object, **options: object
+    ) -> None:
         """Send an event once: Celery would try a heartbeat for ever, and hide the failure of any other event."""
         if self._gives_up:
             return
@@ -249,7 +260,7 @@ class Line:
         if len(dispatcher._outbound_buffer) > before:
             self.lost("it does not take events")
 
-    def _reply(self, node: Any, data: Any, **to: Any) -> None:
+    def _reply(self, node: Node, data: object, **to: str) -> None:
         """Answer on the consumer's own connection: the one of Celery's pool has no time-out, and tries for ever."""
         facts = {"ticket": to["ticket"], "clock": node.mailbox.clock.forward()}
         way = Exchange(to["exchange"], exchange_type="direct", delivery_mode="transient", durable=False)
@@ -285,13 +296,3 @@ def _emptied(reset: Callable[[], object]) -> None:
         reset()
     except Exception:
         logger.debug("emptying the loop", exc_info=True)
-
-
-def _drop_lost(hub: Any) -> None:
-    """Take a lost connection to RabbitMQ out of the loop.
-
-    Celery leaves one there if it was lost before the loop began. It would fail at every turn, and nothing else be read.
-    """
-    for number, entry in list(hub.readers.items()):
-        if entry and isinstance(getattr(entry[0], "__self__", None), pyamqp.Transport) and not entry[1][0].connected:
-            hub.remove(number)

@@ -9,12 +9,20 @@ import contextlib
 import logging
 from collections.abc import Callable
 from inspect import isgenerator
-from typing import Any
 
 from celery import Celery
 from celery.apps import worker as handlers
+from kombu.transport import pyamqp
+
+from batchq.server.celery_types.broker import Channel
+from batchq.server.celery_types.loop import Hub, Timer
+from batchq.server.celery_types.pool import Pool, PoolJob, Processes
+from batchq.server.celery_types.worker import Worker
 
 logger = logging.getLogger(__name__)
+
+# A message that is half read or written: how the loop waits for its file, the file, and who goes on with it.
+Half = tuple[Callable[[int, object], object], int, object]
 
 
 # --- queues and prefetch ------------------------------------------------------------------------------------
@@ -31,7 +39,7 @@ def forget_the_apps_queues(app: Celery) -> None:
     app.amqp.queues.default_exchange = None
 
 
-def prefetch_by(channel: Any, room: Callable[[], int]) -> bool:
+def prefetch_by(channel: Channel, room: Callable[[], int]) -> bool:
     """On brokers whose prefetch kombu counts itself (Redis), let it be the free threads at this very moment.
 
     kombu.transport.virtual compares with a number that is set once in a while: a full server would go on to take
@@ -51,7 +59,7 @@ def prefetch_by(channel: Any, room: Callable[[], int]) -> bool:
 # --- stops --------------------------------------------------------------------------------------------------
 
 
-def note_cold_stops(worker: Any) -> None:
+def note_cold_stops(worker: Worker) -> None:
     """Install Celery's signal handlers, but let a cold stop only be noted.
 
     celery.apps.worker cancels consumers and ends children inside of the handler. It waits there for broker and pool,
@@ -65,19 +73,19 @@ def note_cold_stops(worker: Any) -> None:
         handlers.install_worker_term_handler(worker, callback=_noted)
 
 
-def _first_interrupt(worker: Any) -> None:
+def _first_interrupt(worker: Worker) -> None:
     handlers.safe_say("worker: Hitting Ctrl+C again will end all running tasks!", handlers.sys.__stdout__)
     handlers.install_worker_term_hard_handler(worker, sig="SIGINT", callback=_noted, verbose=False)
 
 
-def _noted(worker: Any) -> None:
+def _noted(worker: Worker) -> None:
     """Do nothing: the loop, which stands still during a handler, does the rest."""
 
 
 # --- lost connections ---------------------------------------------------------------------------------------
 
 
-def forget_no_attempts(pool: Any) -> None:
+def forget_no_attempts(pool: Pool) -> None:
     """Let the pool keep its jobs when a connection is lost.
 
     celery.worker.consumer flushes the pool then, which forgets jobs that a child already has. Brokers redeliver
@@ -86,7 +94,18 @@ def forget_no_attempts(pool: Any) -> None:
     pool.flush = None
 
 
-def keep_in_loop(hub: Any, pool: Any) -> None:
+def drop_lost(hub: Hub) -> None:
+    """Take a lost connection to RabbitMQ out of the loop.
+
+    celery.worker.consumer leaves one there if it was lost before the loop began. It would fail at every turn, and
+    nothing else be read.
+    """
+    for number, entry in list(hub.readers.items()):
+        if entry and isinstance(getattr(entry[0], "__self__", None), pyamqp.Transport) and not entry[1][0].connected:
+            hub.remove(number)
+
+
+def keep_in_loop(hub: Hub, pool: Pool) -> None:
     """Keep the pool in the loop when a lost connection empties it, with all messages that are half read or written.
 
     celery.worker.loops resets the hub then, and celery.concurrency.asynpool registers new readers and writers: they
@@ -94,10 +113,10 @@ def keep_in_loop(hub: Any, pool: Any) -> None:
     """
     reset, register = hub.reset, pool.register_with_event_loop
 
-    def registered(hub: Any) -> None:
+    def registered(hub: Hub) -> None:
         halves = _halves(hub)
-        if getattr(pool, "_pool", None) is not None:
-            _forget_the_dead(pool._pool)
+        if (inner := getattr(pool, "_pool", None)) is not None:
+            _forget_the_dead(inner)
         register(hub)
         _put_back(hub, halves)
 
@@ -113,11 +132,11 @@ def keep_in_loop(hub: Any, pool: Any) -> None:
         _put_back(hub, halves)
 
     hub.reset, pool.register_with_event_loop = emptied, registered
-    if getattr(pool, "_pool", None) is not None:
-        _hear_out(pool._pool)
+    if (inner := getattr(pool, "_pool", None)) is not None:
+        _hear_out(inner)
 
 
-def _hear_out(inner: Any) -> None:
+def _hear_out(inner: Processes) -> None:
     """Let the pool read the last words of a dead child before it gives the child's job to another one.
 
     A child says that it starts an operation before it does. celery.concurrency.asynpool reads that when it buries the
@@ -125,7 +144,7 @@ def _hear_out(inner: Any) -> None:
     """
     give_away = inner.on_job_process_down
 
-    def down(job: Any, pid: int) -> None:
+    def down(job: PoolJob, pid: int) -> None:
         child = job._write_to or job._scheduled_for
         if child is not None and not child._is_alive():
             inner.process_flush_queues(child)
@@ -134,7 +153,7 @@ def _hear_out(inner: Any) -> None:
     inner.on_job_process_down = down
 
 
-def _forget_the_dead(inner: Any) -> None:
+def _forget_the_dead(inner: Processes) -> None:
     """Take children that died with a message half written out of the pool's lists.
 
     celery.concurrency.asynpool leaves them there. Their pipes are closed, and the kernel reuses the numbers, perhaps
@@ -151,16 +170,16 @@ def _forget_the_dead(inner: Any) -> None:
             del child._sentinel_poll
 
 
-def _halves(hub: Any) -> list[tuple[Any, int, Any]]:
+def _halves(hub: Hub) -> list[Half]:
     both = ((hub.add_reader, hub.readers), (hub.add_writer, hub.writers))
     return [(add, fd, at[0]) for add, there in both for fd, at in there.items() if at and isgenerator(at[0])]
 
 
-def _put_back(hub: Any, halves: list[tuple[Any, int, Any]]) -> None:
+def _put_back(hub: Hub, halves: list[Half]) -> None:
     for add, fd, generator in halves:
         add(fd, generator)
 
 
-def timers(hub: Any) -> set[Any]:
+def timers(hub: Hub) -> set[Timer]:
     """All timers of the loop, with those that were canceled."""
     return {scheduled.entry for scheduled in hub.timer.queue}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any
 
 from celery.utils.threads import bound_open_broker_sockets
 from kombu import Connection
 from redis.exceptions import NoPermissionError
+
+from batchq.server.celery_types.broker import BrokerConnection
 
 # The longest wait for an answer of the broker inside the loop, where nothing else happens meanwhile.
 ANSWER_SECONDS = 1.0
@@ -19,7 +20,9 @@ HEARTBEAT_SECONDS = 3
 BROKEN_SECONDS = 0.01
 
 
-def opened(connection: Any, *, answer: float = ANSWER_SECONDS, connect: float = ANSWER_SECONDS) -> Any:
+def opened(
+    connection: BrokerConnection, *, answer: float = ANSWER_SECONDS, connect: float = ANSWER_SECONDS
+) -> BrokerConnection:
     """The connection, made within `connect` seconds or not at all; no answer will take longer than `answer` seconds."""
     _bound(connection, answer, connect)
     try:
@@ -33,7 +36,7 @@ def opened(connection: Any, *, answer: float = ANSWER_SECONDS, connect: float = 
     return connection
 
 
-def _bound(connection: Any, answer: float, connect: float) -> None:
+def _bound(connection: BrokerConnection, answer: float, connect: float) -> None:
     """Set the connection's time-outs, unless the project's own are shorter."""
     options = dict(connection.transport_options or {})
     if connection.transport.driver_type == "redis":
@@ -46,7 +49,7 @@ def _bound(connection: Any, answer: float, connect: float) -> None:
         connection.connect_timeout = min(connection.connect_timeout or connect, connect)
 
 
-def refusal(connection: Any) -> Exception | None:
+def refusal(connection: BrokerConnection) -> Exception | None:
     """Why this broker does not work at this moment, tried on a connection of its own; None if it does."""
     probe: Connection = connection.clone()
     try:
@@ -66,7 +69,7 @@ def _write(probe: Connection) -> None:
         probe.channel().client.set("batchq.probe", "", ex=60)
 
 
-def discard(connection: Any) -> None:
+def discard(connection: BrokerConnection | None) -> None:
     """Close a connection without waiting for anybody."""
     if connection is None:
         return

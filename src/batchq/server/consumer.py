@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 from celery import bootsteps
 
 from batchq.config import Settings
 from batchq.server import bounds, celery_gaps, control, intake, tickets
 from batchq.server.broker import Line, bear
+from batchq.server.celery_types.loop import Timer
+from batchq.server.celery_types.worker import Consumer
 from batchq.server.ledger import Ledger
 from batchq.server.watch import LOOK_SECONDS, Watch
 
@@ -32,9 +34,9 @@ class BatchConsumer(bootsteps.StartStopStep):
 
     requires = ("celery.worker.consumer.tasks:Tasks", "celery.worker.consumer.control:Control")
 
-    def __init__(self, consumer: Any, **options: Any) -> None:
+    def __init__(self, consumer: Consumer, **options: object) -> None:
         super().__init__(consumer, **options)
-        self.timer: Any = None
+        self.timer: Timer | None = None
         self._line: Line | None = None
         coordinates = consumer.app.batchq.settings.coordinator_queue in consumer.app.amqp.queues.consume_from
         if consumer.controller.batch_server is not None or coordinates:
@@ -49,11 +51,13 @@ class BatchConsumer(bootsteps.StartStopStep):
             bounds.bound(consumer, self._queues.drop_refused)
             control.govern(consumer, consumer.app.batchq.settings)
 
-    def start(self, consumer: Any) -> None:
+    def start(self, consumer: Consumer) -> None:
         """Begin to follow SQL on a new connection."""
         # Tickets are JSON: a host that accepts pickle alone would have Celery reject them.
-        if consumer.task_consumer.accept is not None:
-            consumer.task_consumer.accept = {*consumer.task_consumer.accept, "application/json"}
+        takes = consumer.task_consumer
+        assert takes is not None
+        if takes.accept is not None:
+            takes.accept = {*takes.accept, "application/json"}
         if self._line is not None and consumer.hub is not None:
             self._line.watch()
         if not self._takes or consumer.hub is None:
@@ -66,14 +70,14 @@ class BatchConsumer(bootsteps.StartStopStep):
         else:
             assert self._line is not None
             server.ledger.acknowledge = self._line.acknowledge
-            self._counts = not celery_gaps.prefetch_by(consumer.task_consumer.channel, lambda: server.ledger.room)
+            self._counts = not celery_gaps.prefetch_by(takes.channel, lambda: server.ledger.room)
             self._listens = True
             act = partial(self._reconcile, consumer, server)
             server.ledger.has_room = partial(self._has_room, consumer)
         consumer.hub.call_later(0, act)  # not now: a message that came at once would find nobody to take it in
         self.timer = consumer.hub.call_repeatedly(LOOK_SECONDS, act)
 
-    def stop(self, consumer: Any) -> None:
+    def stop(self, consumer: Consumer) -> None:
         """Follow no more, as the connection ends."""
         if self._line is not None:
             self._line.hurry()
@@ -84,7 +88,7 @@ class BatchConsumer(bootsteps.StartStopStep):
             if consumer.controller.batch_server is not None:
                 consumer.controller.batch_server.ledger.has_room = None
 
-    def _reconcile(self, consumer: Any, server: Wanted) -> None:
+    def _reconcile(self, consumer: Consumer, server: Wanted) -> None:
         if server.watch.wanted is None or consumer.task_consumer is None:
             return
         groups, _ = server.watch.wanted
@@ -94,11 +98,11 @@ class BatchConsumer(bootsteps.StartStopStep):
         if self._counts:
             self._listen(consumer, server.ledger.room > 0)
 
-    def _has_room(self, consumer: Any) -> None:
+    def _has_room(self, consumer: Consumer) -> None:
         """A server that was full listens again at once; that it is full can wait for the next look."""
         self._listen(consumer, True)
 
-    def _listen(self, consumer: Any, listens: bool) -> None:
+    def _listen(self, consumer: Consumer, listens: bool) -> None:
         """Listen, or listen no more.
 
         A broker that counts unacknowledged messages by the queue (RabbitMQ) would send a full server more of them.
@@ -107,7 +111,7 @@ class BatchConsumer(bootsteps.StartStopStep):
             (consumer.task_consumer.consume if listens else consumer.task_consumer.cancel)()
             self._listens = listens
 
-    def _set_prefetch(self, consumer: Any, wanted: int) -> None:
+    def _set_prefetch(self, consumer: Consumer, wanted: int) -> None:
         if consumer.qos.value == wanted:
             return
         if wanted:  # to the broker 0 would mean no limit: a closed server has no consumers instead

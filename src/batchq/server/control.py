@@ -7,7 +7,7 @@ import platform
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Any
+from typing import TypeGuard
 
 import celery
 import kombu
@@ -20,6 +20,9 @@ from celery.worker import state as workers
 from celery.worker.consumer.control import Control
 
 from batchq.config import Settings
+from batchq.server.celery_types.broker import Message
+from batchq.server.celery_types.control import Box, Handler, State
+from batchq.server.celery_types.worker import Consumer
 from batchq.server.execution import Execution
 from batchq.server.intake import count_refused, refuse
 
@@ -62,10 +65,8 @@ MOST_TOLD = 100
 
 logger = logging.getLogger(__name__)
 
-Handler = Callable[..., Any]
 
-
-def govern(consumer: Any, settings: Settings) -> None:
+def govern(consumer: Consumer, settings: Settings) -> None:
     """Let the consumer obey remote control as far as the settings allow, and survive any message of it."""
     for step in consumer.blueprint.order:
         if isinstance(step, Control):
@@ -75,8 +76,10 @@ def govern(consumer: Any, settings: Settings) -> None:
             box.on_message = _only_commands(obey, consumer)
 
 
-def _only_commands(obey: Callable[[Any, Any], None], consumer: Any) -> Callable[[Any, Any], None]:
-    def on_message(body: Any, message: Any) -> None:
+def _only_commands(
+    obey: Callable[[dict[str, object], Message], object], consumer: Consumer
+) -> Callable[[object, Message], object]:
+    def on_message(body: object, message: Message) -> None:
         if isinstance(body, dict) and isinstance(body.get("method"), str):
             obey(body, message)
         else:
@@ -85,7 +88,7 @@ def _only_commands(obey: Callable[[Any, Any], None], consumer: Any) -> Callable[
     return on_message
 
 
-def _handlers(consumer: Any, obeys: str) -> dict[str, Handler]:
+def _handlers(consumer: Consumer, obeys: str) -> dict[str, Handler]:
     """The commands that are obeyed, by name; Celery's own, even if the host put others in their place."""
     if obeys == "off":
         return {}
@@ -97,7 +100,7 @@ def _handlers(consumer: Any, obeys: str) -> dict[str, Handler]:
     return {**inspection, "stats": _stats, "conf": _conf, "report": _report, **look}
 
 
-def _look(consumer: Any) -> dict[str, str]:
+def _look(consumer: Consumer) -> dict[str, str]:
     """Have the server look into SQL now; the command itself tells it nothing."""
     server = getattr(consumer.controller, "batch_server", None)
     if server is not None:
@@ -105,20 +108,21 @@ def _look(consumer: Any) -> dict[str, str]:
     return {"ok": "looks into SQL"}
 
 
-def _stats(state: Any) -> dict[str, Any]:
+def _stats(state: State) -> dict[str, object]:
     """Celery's statistics, with no more of the broker than its address: its options may hold passwords."""
-    stats: dict[str, Any] = state.consumer.controller.stats()
-    said = {name: stats.get("broker", {}).get(name) for name in ADDRESS}
+    stats = state.consumer.controller.stats()
+    broker: Mapping[str, object] = stats.get("broker", {})
+    said = {name: broker.get(name) for name in ADDRESS}
     return stats | {"broker": {name: said[name] for name in ADDRESS if "@" not in str(said[name])}}
 
 
-def _conf(state: Any) -> dict[str, Any]:
+def _conf(state: State) -> dict[str, object]:
     """Celery's own settings that are numbers or switches: in any other there may be a password."""
     said = {name: state.app.conf.get(name) for name in sorted(DEFAULTS) if not HIDDEN_SETTINGS.search(name)}
     return {name: value for name, value in said.items() if isinstance(value, bool | int | float)}
 
 
-def _report(state: Any) -> dict[str, str]:
+def _report(state: State) -> dict[str, str]:
     """The versions, without the settings that Celery adds."""
     return {"ok": f"celery:{celery.__version__} kombu:{kombu.__version__} py:{platform.python_version()}"}
 
@@ -126,7 +130,7 @@ def _report(state: Any) -> dict[str, str]:
 # --- BATCHQ_REMOTE_CONTROL=all ------------------------------------------------------------------------------
 
 
-def _in_place_of_celerys(consumer: Any) -> dict[str, Handler]:
+def _in_place_of_celerys(consumer: Consumer) -> dict[str, Handler]:
     """Our own answers to commands by which Celery would change what SQL decides, or end an attempt unaccounted for."""
     serves = getattr(consumer.controller, "batch_server", None) is not None
     refusals = {
@@ -136,17 +140,17 @@ def _in_place_of_celerys(consumer: Any) -> dict[str, Handler]:
     return {**refusals, "revoke": _revoke, "terminate": _terminate}
 
 
-def _decided_elsewhere(consumer: Any, method: str, reason: str, state: Any, **_: Any) -> dict[str, str]:
+def _decided_elsewhere(consumer: Consumer, method: str, reason: str, state: State, **_: object) -> dict[str, str]:
     logger.warning("%s by remote control is not done: %s", method, reason)
     return {"error": f"refused: {reason}"}
 
 
-def _terminate(state: Any, signal: str, task_id: Any, **_: Any) -> dict[str, str]:
+def _terminate(state: State, signal: str, task_id: object, **_: object) -> dict[str, str]:
     return _revoke(state, task_id, terminate=True, signal=signal)
 
 
 def _revoke(
-    state: Any, task_id: Any, terminate: bool = False, signal: str | int | None = None, **_: Any
+    state: State, task_id: object, terminate: bool = False, signal: str | int | None = None, **_: object
 ) -> dict[str, str]:
     """End the attempts of these ids that execute here, if told to terminate them; else say that they go on.
 
@@ -178,26 +182,29 @@ def _revoke(
 class Clerk:
     """Answers commands to one worker that obeys inspections only."""
 
-    def __init__(self, box: Any, consumer: Any) -> None:
+    def __init__(self, box: Box, consumer: Consumer) -> None:
         self._box = box
         self._consumer = consumer
         self._told: set[str] = set()
 
-    def answer(self, body: dict[str, Any], message: Any) -> None:
+    def answer(self, body: dict[str, object], message: Message) -> None:
         """Obey a command to this worker if it is an inspection, and refuse it otherwise."""
         if not self._is_for_us(body):
             return
         method, arguments = body["method"], body.get("arguments")
+        assert isinstance(method, str)
         handler = self._box.node.handlers.get(method)
         if handler is None:
             self._tell_refusal(method)
-            reply: Any = {"error": f"refused: {method[:NAME_CHARS]!r} is more than BATCHQ_REMOTE_CONTROL allows here"}
+            reply: object = {
+                "error": f"refused: {method[:NAME_CHARS]!r} is more than BATCHQ_REMOTE_CONTROL allows here"
+            }
         else:
             given = arguments if isinstance(arguments, dict) else {}
             reply = self._done(handler, {name: given[name] for name in INSPECTION.get(method, ()) if name in given})
         self._reply(reply, body.get("reply_to"), body.get("ticket"))
 
-    def _is_for_us(self, body: dict[str, Any]) -> bool:
+    def _is_for_us(self, body: dict[str, object]) -> bool:
         """Whether a command is for this worker: by its name, by a glob pattern, or for all.
 
         A regular expression never counts: some take longer to compare than anybody lives.
@@ -215,14 +222,14 @@ class Clerk:
             self._told.add(method)
             logger.warning("refused remote control: %r", method[:NAME_CHARS])
 
-    def _done(self, handler: Handler, arguments: Mapping[str, Any]) -> Any:
+    def _done(self, handler: Handler, arguments: Mapping[str, object]) -> object:
         try:
             return handler(self._box.node.state, **arguments)
         except Exception as error:
             logger.debug("remote control failed", exc_info=True)
             return {"error": f"{type(error).__name__}: {error}"}
 
-    def _reply(self, reply: Any, to: Any, ticket: Any) -> None:
+    def _reply(self, reply: object, to: object, ticket: object) -> None:
         """Answer by Celery's exchange for answers, and no other: a forged command could make it write anywhere."""
         node = self._box.node
         exchange = node.mailbox.reply_exchange.name
@@ -237,5 +244,5 @@ class Clerk:
             self._box.reset()
 
 
-def _is_short(text: Any) -> bool:
+def _is_short(text: object) -> TypeGuard[str]:
     return isinstance(text, str) and len(text.encode(errors="replace")) <= NAME_CHARS

@@ -6,7 +6,7 @@ import json
 import signal
 import time
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Protocol
 
 from billiard.common import TERM_SIGNAL, human_status
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
@@ -22,9 +22,12 @@ from batchq.core import secrets
 from batchq.core.secrets import Veil
 from batchq.engine import STOPPED, TERMINATED, Report
 from batchq.server import stop, tickets
+from batchq.server.celery_types.pool import Pool
+from batchq.server.celery_types.worker import Consumer, Worker
 from batchq.server.child import exceptions, lines
 from batchq.server.child.executing import execute
 from batchq.server.child.order import ERROR_CHARS, Current, Done, Order
+from batchq.server.child.row import Row
 from batchq.server.ledger import Ledger
 from batchq.server.options import WorkerLimits
 from batchq.server.pool import Following
@@ -38,14 +41,14 @@ class Host(Protocol):
     name: str
     kind: str
     app: Celery
-    worker: Any
+    worker: Worker
     settings: Settings
     worker_limits: WorkerLimits
     pool: Following
     ledger: Ledger
 
 
-def begin(host: Host, arrival: Arrival, row: Any) -> None:
+def begin(host: Host, arrival: Arrival, row: Row) -> None:
     """Start a claimed attempt in the pool, or report why it cannot start."""
     if not host.app.batchq.may_run(row.operation):
         _not_started(host, arrival, row, f"{host.name} may not run {row.operation!r} (BATCHQ_ALLOWED_OPERATIONS)")
@@ -57,7 +60,7 @@ def begin(host: Host, arrival: Arrival, row: Any) -> None:
         _not_started(host, arrival, row, reason, cause=error)
 
 
-def _not_started(host: Host, arrival: Arrival, row: Any, reason: str, cause: Exception | None = None) -> None:
+def _not_started(host: Host, arrival: Arrival, row: Row, reason: str, cause: Exception | None = None) -> None:
     error = f"not started: {reason}"
     if cause is None:
         lines.ended(row, run_of(row.id), host.worker.hostname, error)
@@ -69,7 +72,7 @@ def _not_started(host: Host, arrival: Arrival, row: Any, reason: str, cause: Exc
 class Execution(Request):
     """One claimed attempt in the pool; however it ends, exactly one report reaches the ledger."""
 
-    def __init__(self, server: Host, arrival: Arrival, row: Any, consumer: Any) -> None:
+    def __init__(self, server: Host, arrival: Arrival, row: Row, consumer: Consumer) -> None:
         super().__init__(
             arrival.message,
             app=server.app,
@@ -89,22 +92,13 @@ class Execution(Request):
         operation = self.app.tasks.get(row.operation)
         self.soft_limit, self.hard_limit = server.worker_limits.of(operation, row.time_limit)
 
-    def start(self, pool: Any) -> None:
+    def start(self, pool: Pool) -> None:
         """Hand the attempt to the pool."""
         state.task_reserved(self)
         if signals.task_received.receivers:
             signals.task_received.send(sender=self.server.worker.consumer, request=self._of_operation())
-        self.send_event(
-            "task-received",
-            name=self.name,
-            args=self.argsrepr,
-            kwargs=self.kwargsrepr,
-            root_id=self.root_id,
-            parent_id=None,
-            retries=self.row.attempt - 1,
-            eta=None,
-            expires=None,
-        )
+        facts = {"name": self.name, "args": self.argsrepr, "kwargs": self.kwargsrepr, "root_id": self.root_id}
+        self.send_event("task-received", **facts, parent_id=None, retries=self.row.attempt - 1, eta=None, expires=None)
         self._hand_to(pool)
 
     def _of_operation(self) -> Request:
@@ -122,12 +116,12 @@ class Execution(Request):
             decoded=True,
         )
 
-    def _arguments(self) -> tuple[list[Any], dict[str, Any]]:
+    def _arguments(self) -> tuple[list[object], dict[str, object]]:
         """The operation's arguments, with its secrets."""
         shown, secret = secrets.unpacked(self.row.kwargs)
         return json.loads(self.row.args), shown | secret
 
-    def _hand_to(self, pool: Any) -> Any:
+    def _hand_to(self, pool: Pool) -> object:
         """Give the order to the pool; None if that is closed."""
         # Not by way of the worker's semaphore: the ledger admits no more attempts than the pool has processes.
         return pool.apply_async(
@@ -179,7 +173,7 @@ class Execution(Request):
             return f"{self} runs in a thread of {self.server.name}, which cannot be terminated alone"
         return None
 
-    def terminate(self, pool: Any, signal: int | None = None) -> None:
+    def terminate(self, pool: Pool, signal: int | None = None) -> None:
         """Send its process this signal. An operation that succeeds all the same stays a success."""
         number = signal or TERM_SIGNAL
         if self.time_start is None:  # no process has it yet: Celery calls again when one has
@@ -192,7 +186,7 @@ class Execution(Request):
 
     # --- called by the pool; on the threads pool from its threads -------------------------------------------
 
-    def on_success(self, done: Done, **_: Any) -> None:
+    def on_success(self, done: Done, **_: object) -> None:
         """The child came back, with a success or with an error of the operation.
 
         Events carry no result and no log: not everybody who sees Flower may see those.
@@ -215,7 +209,7 @@ class Execution(Request):
             self._report(False, done)
             self.send_event("task-failed", exception=done.error, traceback="")
 
-    def on_failure(self, einfo: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
+    def on_failure(self, einfo: ExceptionInfo, send_failed_event: bool = True, return_ok: bool = False) -> None:
         """The child did not come back: it died, or could not be reached."""
         error = einfo.exception
         # By its type, since an exception may lie about its class.

@@ -7,15 +7,18 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 from celery import Celery, Task
+from kombu import Connection
 from kombu.transport import pyamqp
 
 from batchq import crash
 from batchq.config import Settings
 from batchq.errors import QueueRefused
 from batchq.server import tickets
+from batchq.server.celery_types.broker import Message
+from batchq.server.celery_types.worker import Consumer
 from batchq.server.ledger import Ledger
 from batchq.server.surroundings import Arrival
 from batchq.server.tickets import Avoided
@@ -31,7 +34,7 @@ class Queues:
     Celery hears of no queue when it connects: it would declare all at once, and end with the first refusal.
     """
 
-    def __init__(self, consumer: Any) -> None:
+    def __init__(self, consumer: Consumer) -> None:
         self._consumer = consumer
         self._avoided = Avoided()
         self._reluctant: set[str] = set()
@@ -48,10 +51,11 @@ class Queues:
 
         Messages of any other queue are for the host's own workers: nothing here could run them.
         """
+        assert self._consumer.task_consumer is not None
         channel = self._consumer.task_consumer.channel
         channel.basic_consume = partial(self._consume, channel.basic_consume)
 
-    def _consume(self, consume: Callable[..., object], queue: str, *rest: Any, **options: Any) -> object:
+    def _consume(self, consume: Callable[..., object], queue: str, *rest: object, **options: object) -> object:
         if queue in self._ours:
             return consume(queue, *rest, **options)
         logger.warning("not listened to: the queue %r is not one of this worker's own", queue)
@@ -92,7 +96,7 @@ class Queues:
 
         On a channel of its own: a refusal ends the channel, and the other queues' consumers would end with it.
         """
-        connection = self._consumer.connection
+        connection: Connection = self._consumer.connection
         if connection.transport.driver_type != "amqp":
             tickets.try_queue(connection, name, make=True)
             return
@@ -137,11 +141,11 @@ class Taker(Protocol):
     ledger: Ledger
 
 
-def strategy(task: Task, app: Celery, consumer: Any) -> Callable[..., None]:
+def strategy(task: Task, app: Celery, consumer: Consumer) -> Callable[..., None]:
     """Celery's entry for a message of `batchq.run`: nothing is shown or started before the claim."""
     server: Taker | None = getattr(consumer.controller, "batch_server", None)
 
-    def take_in(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **_: Any) -> None:
+    def take_in(message: Message, *_: object, **__: object) -> None:
         offer = tickets.read(message, server.settings) if server is not None else None
         if server is None or offer is None:
             # Nothing is lost: the coordinator offers a task again whose ticket does not come back.
@@ -153,7 +157,7 @@ def strategy(task: Task, app: Celery, consumer: Any) -> Callable[..., None]:
     return take_in
 
 
-def refuse(message: Any, consumer: Any) -> None:
+def refuse(message: Message, consumer: Consumer) -> None:
     """Drop a message that is no ticket for this worker, and count it; the log shows the start of its body."""
     count_refused(consumer)
     body = message.body[:200] if isinstance(message.body, str | bytes) else type(message.body).__name__
@@ -161,21 +165,21 @@ def refuse(message: Any, consumer: Any) -> None:
     message.ack_log_error(logger, consumer.connection_errors)
 
 
-def count_refused(consumer: Any) -> None:
+def count_refused(consumer: Consumer) -> None:
     """Count a message that was no ticket; a coordinator keeps no such count."""
     server: Taker | None = getattr(consumer.controller, "batch_server", None)
     if server is not None:
         server.ledger.counts["refused"] += 1
 
 
-def take_only(task: str, consumer: Any) -> None:
+def take_only(task: str, consumer: Consumer) -> None:
     """Let the consumer take in messages that name this task; any other is dropped unread, and starts nothing."""
-    create: Callable[[], Callable[[Any], None]] = consumer.create_task_handler
+    create: Callable[[], Callable[[Message], object]] = consumer.create_task_handler
 
-    def create_handler() -> Callable[[Any], None]:
+    def create_handler() -> Callable[[Message], object]:
         received = create()
 
-        def take_in(message: Any) -> None:
+        def take_in(message: Message) -> None:
             named = message.headers.get("task") if isinstance(message.headers, Mapping) else None
             if named == task:
                 received(message)

@@ -9,26 +9,24 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any
+from operator import methodcaller
+from typing import TypeVar
 
 from batchq import crash
 from batchq.engine import Life, Offer, Report, Served
+from batchq.server.child.row import Row
 from batchq.server.commit import Batch, Committer
 from batchq.server.linger import Linger
 from batchq.server.outage import Outage
 from batchq.server.refusals import Refusals
 from batchq.server.sending import Outgoing
-from batchq.server.surroundings import Arrival, Surroundings
+from batchq.server.surroundings import Arrival, Bearer, Surroundings
 from batchq.server.tickets import LocalMessage
 from batchq.store.moves import Ticket
 
+Item = TypeVar("Item")
 # Time enough for the loop to see the timer, and to come round once more.
 AT_ONCE_SECONDS = 0.0005
-
-
-def _acknowledge(message: Any) -> None:
-    """Tell the broker that a message is done with, where nobody minds the connection it came by."""
-    message.ack()
 
 
 class Ledger:
@@ -43,7 +41,7 @@ class Ledger:
         self.counts = {"arrived": 0, "stale": 0, "parked": 0, "returned": 0, "refused": 0}
         self.threads = 0
         self.has_room: Callable[[], object] | None = None
-        self.acknowledge: Callable[[Any], object] = _acknowledge
+        self.acknowledge: Callable[[Bearer], object] = methodcaller("ack")
         self.broker_away = False  # tickets are kept until it is back
         self.active: dict[str, Arrival] = {}
         # Since when there are commits whose claims are not known here yet: under way, or unsure (monotonic seconds).
@@ -226,7 +224,7 @@ class Ledger:
             self._drop(arrival)
         self._more_to_settle = self._more_to_settle or served.advance.more
 
-    def _begin_own(self, rows: Sequence[Any]) -> None:
+    def _begin_own(self, rows: Sequence[Row]) -> None:
         """Start what this server handed to itself, as if its message had come."""
         for row in rows:
             arrival = Arrival(Offer(row.id, row.token, row.group_name), LocalMessage(), self._monotonic())
@@ -235,7 +233,7 @@ class Ledger:
             crash.point("claim-committed")
             self._around.start(arrival, row)
 
-    def _begin(self, arrivals: Sequence[Arrival], claimed: Mapping[str, Any], parked: Collection[str]) -> None:
+    def _begin(self, arrivals: Sequence[Arrival], claimed: Mapping[str, Row], parked: Collection[str]) -> None:
         for arrival in arrivals:
             token = arrival.offer.token
             if token in claimed:
@@ -294,7 +292,7 @@ class Ledger:
             self._around.beside.shutdown(wait=wait)
 
 
-def _drained(queue: deque[Any]) -> Iterator[Any]:
+def _drained(queue: deque[Item]) -> Iterator[Item]:
     """Everything in the queue, oldest first; pool threads may add to it meanwhile."""
     while queue:
         yield queue.popleft()

@@ -10,7 +10,7 @@ import platform
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from batchq import engine
 from batchq.config import Settings
@@ -28,6 +28,19 @@ CONTESTED = (
     "{name} lost its name twice within {seconds:g} s: another process takes it for its own. This worker ends. "
     "Give each server a name of its own."
 )
+
+
+class Carried(Protocol):
+    """A server's row, as far as it tells of the life that carries its name."""
+
+    @property
+    def host(self) -> str | None: ...
+    @property
+    def pid(self) -> int | None: ...
+    @property
+    def life(self) -> str | None: ...
+    @property
+    def beat(self) -> int: ...
 
 
 class Machine:
@@ -96,7 +109,7 @@ def _start(fields: list[str]) -> str:
     return fields[19] if len(fields) > 19 else ""
 
 
-def seen_alive(row: Any, machine: Machine = THIS_MACHINE) -> bool | None:
+def seen_alive(row: Carried, machine: Machine = THIS_MACHINE) -> bool | None:
     """Whether the life in a server's row still runs; None if it cannot be seen from here.
 
     The same host name may be another machine's or container's, where a pid means another process. A row that an
@@ -116,7 +129,7 @@ def seen_alive(row: Any, machine: Machine = THIS_MACHINE) -> bool | None:
     return _start(fields) == there.get("start") or (False if tells_namespace else None)
 
 
-def _told(row: Any) -> dict[str, Any]:
+def _told(row: Carried) -> dict[str, object]:
     """The facts of a row's life beside host and pid; none if batchq did not write them."""
     with contextlib.suppress(ValueError):
         told = json.loads(row.life or "{}")
@@ -124,7 +137,7 @@ def _told(row: Any) -> dict[str, Any]:
     return {}
 
 
-def ended_with_its_boot(row: Any) -> bool:
+def ended_with_its_boot(row: Carried) -> bool:
     """Whether the life in a server's row ran before this machine's last boot; for a SQLite file only."""
     return bool(_told(row).get("boot") != THIS_MACHINE.boot())
 
@@ -185,7 +198,7 @@ class Enlistment:
         pool = {"pool": self.settings.max_pool, "pool_kind": self.kind}
         return engine.take_over(tx, row.id, self.name, own | pool, tx.now())
 
-    def _is_silent(self, row: Any, now: float) -> bool:
+    def _is_silent(self, row: Carried, now: float) -> bool:
         if self._beat is None:
             # Not `now`: this process may have stood still since, and would count that as the other life's silence.
             self._beat, self._since = row.beat, self.machine.monotonic()

@@ -8,17 +8,19 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from textwrap import indent
 from types import MethodType
-from typing import Any
+from typing import TextIO, TypeVar
 
 from celery import signals
 from celery._state import get_current_task
 from pythonjsonlogger.json import JsonFormatter
 
 from batchq.escape import LINES, printable
+from batchq.server.celery_types.worker import Worker
 
 # Modules whose formatters we may replace; any other formatter is the host's.
 SET_UP_FOR_US = ("celery.", "tornado.")
@@ -35,6 +37,7 @@ FIELDS = {
 FIRST = ("asctime", "levelname", "name")
 PLAIN = (str, int, bool, type(None))
 OWN_FACTS = frozenset(vars(logging.makeLogRecord({})))
+V = TypeVar("V")
 # The last second as text: the next record mostly falls into it.
 _second = (-1, "", "")
 
@@ -94,7 +97,7 @@ class Json(JsonFormatter):
 
     def __init__(self) -> None:
         fields = " ".join(f"%({name})s" for name in FIELDS)
-        super().__init__(fields, rename_fields=FIELDS, json_serializer=_strictly)
+        super().__init__(fields, rename_fields=FIELDS, json_serializer=partial(json.dumps, allow_nan=False))
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 (of logging)
         return told_at(record.created)
@@ -111,7 +114,9 @@ class Json(JsonFormatter):
         except Exception:
             return self._line(self._told_plainly(shown))
 
-    def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
+    def add_fields(
+        self, log_data: dict[str, object], record: logging.LogRecord, message_dict: dict[str, object]
+    ) -> None:
         super().add_fields(log_data, record, message_dict)
         for name in FIRST:
             log_data[FIELDS[name]] = getattr(record, name)
@@ -133,11 +138,7 @@ class Json(JsonFormatter):
         return plain
 
 
-def _strictly(value: Any, **options: Any) -> str:
-    return json.dumps(value, **options, allow_nan=False)
-
-
-def _text(make: Any, value: Any) -> str | None:
+def _text(make: Callable[[V], object], value: V) -> str | None:
     try:
         return str(make(value))
     except Exception:
@@ -185,7 +186,7 @@ def _makes_json(formatter: logging.Formatter) -> bool:
 def _with_zone(formatter: logging.Formatter) -> logging.Formatter:
     """The formatter, now with the zone in its times, unless the host has set their form."""
     if formatter.datefmt is None or type(formatter).__module__.startswith("tornado."):
-        formatter.formatTime = MethodType(_time, formatter)  # type: ignore[method-assign]
+        vars(formatter)["formatTime"] = MethodType(_time, formatter)
     return formatter
 
 
@@ -193,7 +194,7 @@ def _time(formatter: logging.Formatter, record: logging.LogRecord, datefmt: str 
     return told_at(record.created)
 
 
-def begin(form: str, worker: Any) -> None:
+def begin(form: str, worker: Worker) -> None:
     """Let a Celery worker use this form before its logs are set up, and for its own prints."""
     if form != "json" or is_set_up_by_host():
         return
@@ -208,7 +209,7 @@ def begin(form: str, worker: Any) -> None:
         logging.root.addHandler(first)
 
 
-def _say_safely(text: str, file: Any = None) -> None:
+def _say_safely(text: str, file: TextIO | None = None) -> None:
     """Write a line of Celery's signal handlers, in which no logger may be used."""
     facts = {"time": told_at(time.time()), "level": "WARNING", "logger": "celery.apps.worker"}
     line = json.dumps({**facts, "message": text.strip()})

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from batchq.errors import BatchqError, InvalidInput
 from batchq.escape import LINES, printable
+
+if TYPE_CHECKING:
+    from celery import Task
+
+    from batchq.server.celery_types.worker import Worker
 
 QUEUES = "its groups decide which queues it takes: `batchq server groups set {name} GROUP`"
 SIZE = "its windows and threads decide how many tasks it runs: `batchq server set {name} --threads N`"
@@ -73,7 +78,9 @@ class ServerOption(click.Option):
     option that does not hold.
     """
 
-    def __init__(self, conf: Mapping[str, Any], make_ready: Callable[[str], None], warn: Callable[[str], None]) -> None:
+    def __init__(
+        self, conf: Mapping[str, object], make_ready: Callable[[str], None], warn: Callable[[str], None]
+    ) -> None:
         super().__init__(
             ["--batch-server"],
             metavar="NAME",
@@ -85,7 +92,9 @@ class ServerOption(click.Option):
         self._make_ready = make_ready
         self._warn = warn
 
-    def handle_parse_result(self, ctx: click.Context, opts: Any, args: list[str]) -> tuple[Any, list[str]]:
+    def handle_parse_result(
+        self, ctx: click.Context, opts: Mapping[str, object], args: list[str]
+    ) -> tuple[object, list[str]]:
         """The option's value, as click has it."""
         name, args = super().handle_parse_result(ctx, opts, args)
         # An option that was not given may be a sentinel of click's.
@@ -94,11 +103,11 @@ class ServerOption(click.Option):
                 self._look_over(name, ctx, opts)
             except BatchqError as error:
                 failure = click.ClickException(printable(str(error), LINES))
-                failure.exit_code = error.exit_code  # type: ignore[misc]
+                vars(failure)["exit_code"] = error.exit_code  # on its class for click
                 raise failure from error
         return name, args
 
-    def _look_over(self, name: str, ctx: click.Context, opts: Any) -> None:
+    def _look_over(self, name: str, ctx: click.Context, opts: Mapping[str, object]) -> None:
         given = _given(ctx, opts)
         for warning in refuse(name, given):
             self._warn(warning)
@@ -108,13 +117,14 @@ class ServerOption(click.Option):
             refuse_pool(self._conf["worker_pool"], "the app's worker_pool")
         if given.get("pool") == "prefork":
             # Celery takes `prefork` for no choice at all, and follows the app's worker_pool; `processes` it obeys.
+            assert isinstance(opts, dict)
             opts["pool"] = "processes"
         self._make_ready(name)
 
 
-def _given(ctx: click.Context, opts: Mapping[str, Any]) -> dict[str, Any]:
+def _given(ctx: click.Context, opts: Mapping[str, object]) -> dict[str, object]:
     """The options given on the command line or in CELERY_WORKER_*, as text."""
-    given: dict[str, Any] = {}
+    given: dict[str, object] = {}
     for param in ctx.command.params:
         if param.name in opts:
             given[param.name] = opts[param.name]
@@ -135,7 +145,7 @@ class WorkerLimits:
     of_app: Mapping[str, float | None]
 
     @classmethod
-    def taken_from(cls, worker: Any) -> WorkerLimits:
+    def taken_from(cls, worker: Worker) -> WorkerLimits:
         """Take the limits away from the worker, whose pool would apply them in its own way.
 
         Celery ends a child that ran its last task while the next order may be on its way to it already.
@@ -152,13 +162,13 @@ class WorkerLimits:
         worker.max_tasks_per_child = worker.max_memory_per_child = None
         return limits
 
-    def of(self, task: Any, hard: float | None) -> tuple[float | None, float | None]:
+    def of(self, task: Task | None, hard: float | None) -> tuple[float | None, float | None]:
         """The soft and the hard time limit of an operation; `hard`, from the job file, goes first (rule 34)."""
         soft, hard = self._one(task, "soft_time_limit"), hard or self._one(task, "time_limit")
         # Celery begins to count the hard limit only when the soft one has passed.
         return (None if soft and hard and soft >= hard else soft), hard
 
-    def _one(self, task: Any, name: str) -> float | None:
+    def _one(self, task: Task | None, name: str) -> float | None:
         own: float | None = getattr(task, name, None)
         in_force: float | None = getattr(self, name)
         return own if own and own != self.of_app[name] else in_force
@@ -174,7 +184,7 @@ class WorkerLimits:
         return ", ".join(f"{name}={value}" for name, value in named.items() if value)
 
 
-def _number(value: Any, name: str) -> int | None:
+def _number(value: str | float | None, name: str) -> int | None:
     try:
         number = int(value or 0)
     except (TypeError, ValueError):

@@ -7,12 +7,13 @@ import logging
 import os
 import signal
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 from billiard import Lock
 from billiard.pool import RUN
 
 from batchq.errors import PlaceRefuses
+from batchq.server.celery_types.pool import Child, Pool, Processes
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ def refuse_without_semaphores() -> None:
         raise PlaceRefuses.of(error, "/dev/shm", SEMAPHORES) from error  # noqa: S108 (where the system has them)
 
 
-def following(kind: str, pool: Any) -> Following:
+def following(kind: str, pool: Pool) -> Following:
     """Wrap Celery's pool of this kind, so that its size can follow."""
     return Children(pool) if kind == "prefork" else Threads(pool)
 
@@ -66,7 +67,7 @@ def following(kind: str, pool: Any) -> Following:
 class Threads:
     """The threads pool: it makes a thread when a task needs one, up to a number that can be moved."""
 
-    def __init__(self, pool: Any) -> None:
+    def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
     @property
@@ -95,7 +96,7 @@ class Threads:
 class Children:
     """The prefork pool: a child for each thread of the server."""
 
-    def __init__(self, pool: Any) -> None:
+    def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._failed = False
 
@@ -106,14 +107,16 @@ class Children:
 
     def fit(self, wanted: int) -> bool:
         """Make a few children, or let idle ones go; whether there are as many as wanted."""
-        if self._pool._pool is None or self._pool._pool._state != RUN:
+        inner = self._pool._pool
+        if inner is None or inner._state != RUN:
             return True  # it ends
         wanted = max(wanted, 1)
         if self.size < wanted:
-            self._grow(min(wanted - self.size, CHILDREN_AT_ONCE))
+            self._grow(inner, min(wanted - self.size, CHILDREN_AT_ONCE))
         elif self.size > wanted:
-            for child in list(self._idle())[: self.size - wanted]:
-                self._dismiss(child)
+            for child in list(_idle(inner))[: self.size - wanted]:
+                inner._processes -= 1
+                _let_end(inner, child)
         self._pool.limit = self.size  # what Celery shows as the pool's size
         return self.size == wanted
 
@@ -141,8 +144,7 @@ class Children:
                 if child._is_alive():
                     os.kill(child.pid, number)
 
-    def _grow(self, number: int) -> None:
-        inner = self._pool._pool
+    def _grow(self, inner: Processes, number: int) -> None:
         inner.grow(number)
         try:
             self._pool.maintain_pool()
@@ -154,37 +156,35 @@ class Children:
         else:
             self._failed = False
 
-    def _idle(self) -> Iterator[Any]:
-        """The children, newest first, that have nothing to do and were not sent anything.
-
-        billiard.pool chooses by the jobs that a child has accepted, and so may end one whose job is on its way.
-        """
-        inner = self._pool._pool
-        taken = {job._write_to for job in inner._cache.values()} | {job._scheduled_for for job in inner._cache.values()}
-        for child in reversed(inner._pool):
-            inbox = child.inqW_fd
-            if inbox in inner._all_inqueues and inbox not in inner._busy_workers and child not in taken:
-                yield child
-
     def replace(self, pid: int) -> None:
         """Let a child that has just reported end, before Celery sends it anything; the pool then makes another."""
         inner = self._pool._pool
-        child = next((child for child in inner._pool if child.pid == pid), None) if inner is not None else None
+        if inner is None:
+            return
+        child = next((child for child in inner._pool if child.pid == pid), None)
         if child is not None:
-            self._let_end(child)
+            _let_end(inner, child)
 
-    def _dismiss(self, child: Any) -> None:
-        self._pool._pool._processes -= 1
-        self._let_end(child)
 
-    def _let_end(self, child: Any) -> None:
-        """Let the child end by itself, with the sentinel by which billiard ends its children at a shutdown."""
-        inner = self._pool._pool
-        inner._all_inqueues.discard(child.inqW_fd)
-        inner._fileno_to_inq.pop(child.inqW_fd, None)
-        inner.hub_remove(child.inqW_fd)
-        child._controlled_termination = True
-        try:
-            child.inq.put(None)
-        except OSError:
-            child.terminate()
+def _idle(inner: Processes) -> Iterator[Child]:
+    """The children, newest first, that have nothing to do and were not sent anything.
+
+    billiard.pool chooses by the jobs that a child has accepted, and so may end one whose job is on its way.
+    """
+    taken = {job._write_to for job in inner._cache.values()} | {job._scheduled_for for job in inner._cache.values()}
+    for child in reversed(inner._pool):
+        inbox = child.inqW_fd
+        if inbox in inner._all_inqueues and inbox not in inner._busy_workers and child not in taken:
+            yield child
+
+
+def _let_end(inner: Processes, child: Child) -> None:
+    """Let the child end by itself, with the sentinel by which billiard ends its children at a shutdown."""
+    inner._all_inqueues.discard(child.inqW_fd)
+    inner._fileno_to_inq.pop(child.inqW_fd, None)
+    inner.hub_remove(child.inqW_fd)
+    child._controlled_termination = True
+    try:
+        child.inq.put(None)
+    except OSError:
+        child.terminate()

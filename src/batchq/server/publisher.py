@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from select import select
-from typing import Any
 
 from celery import Celery
 from kombu import Connection, Producer
@@ -16,6 +15,7 @@ from batchq import crash
 from batchq.config import Settings
 from batchq.errors import BrokerUnreachable, QueueRefused
 from batchq.server import tickets
+from batchq.server.celery_types.broker import Channel
 from batchq.server.connection import opened
 from batchq.server.tickets import Avoided
 from batchq.store.moves import Ticket
@@ -38,7 +38,7 @@ class Publisher:
         self._connect = connect or patience
         self._producer: Producer | None = None
         self._declared: dict[str, float] = {}
-        self._declaring: Any = None
+        self._declaring: Channel | None = None
         self._answered = 0.0
         self._avoided = Avoided()
 
@@ -108,7 +108,7 @@ class Publisher:
         # For Redis kombu shows a masked password even where there is none.
         return address if connection.password else address.replace(":**@", "")
 
-    def _send(self, name: str, args: list[Any], kwargs: dict[str, Any], headers: dict[str, Any]) -> None:
+    def _send(self, name: str, args: list[object], kwargs: dict[str, object], headers: dict[str, object]) -> None:
         body = tickets.body(args, kwargs)
 
         def deliver(producer: Producer) -> None:

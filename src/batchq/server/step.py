@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from celery import bootsteps
 from celery.signals import worker_process_init
@@ -29,6 +29,7 @@ from batchq.errors import (
 )
 from batchq.server import celery_gaps, execution, logs, options, pool, stop
 from batchq.server.broker import hold_out
+from batchq.server.celery_types.worker import Worker
 from batchq.server.child import restore
 from batchq.server.execution import Execution
 from batchq.server.ledger import Ledger
@@ -59,7 +60,7 @@ class BatchServer(bootsteps.StartStopStep):
     settings: Settings
     database: Database
 
-    def __init__(self, worker: Any, batch_server: str | None = None, **options: Any) -> None:
+    def __init__(self, worker: Worker, batch_server: str | None = None, **options: object) -> None:
         super().__init__(worker, **options)
         worker.batch_server = self if batch_server else None
         self.enabled = bool(batch_server)
@@ -73,11 +74,11 @@ class BatchServer(bootsteps.StartStopStep):
                 logger.critical("%s", error)
                 raise SystemExit(error.exit_code) from None
 
-    def include_if(self, worker: Any) -> bool:
+    def include_if(self, worker: Worker) -> bool:
         """Whether the worker is a batch server."""
         return self.enabled
 
-    def _prepare(self, worker: Any) -> None:
+    def _prepare(self, worker: Worker) -> None:
         batch = self.app.batchq
         batch.process = f"batchq server {self.name}"
         self.settings, self.database = batch.settings, batch.database_within(patience=0.2)
@@ -106,7 +107,7 @@ class BatchServer(bootsteps.StartStopStep):
             worker_process_init.connect(restore.attend)
         celery_gaps.forget_the_apps_queues(self.app)
 
-    def create(self, worker: Any) -> BatchServer:
+    def create(self, worker: Worker) -> BatchServer:
         """Take the server's name, before there is a pool."""
         # Here and at the end nobody waits for the loop, so a database that is locked can be waited for.
         self.patient: Database = self.app.batchq.database
@@ -123,7 +124,7 @@ class BatchServer(bootsteps.StartStopStep):
             self.patient.dispose()
         return self
 
-    def start(self, worker: Any) -> None:
+    def start(self, worker: Worker) -> None:
         """Begin to serve: all that the worker's loop does for a batch server starts here."""
         self.publisher = Publisher(self.app, self.settings, patience=0.2)
         self.pool = pool.following(self.kind, worker.pool)
@@ -145,7 +146,7 @@ class BatchServer(bootsteps.StartStopStep):
         celery_gaps.note_cold_stops(worker)
         logger.info("%s is a batch server: epoch %d, %s pool", self.name, self.life.epoch, self.kind)
 
-    def _surroundings(self, worker: Any) -> Surroundings:
+    def _surroundings(self, worker: Worker) -> Surroundings:
         return Surroundings(
             self.database,
             self.settings,
@@ -186,7 +187,7 @@ class BatchServer(bootsteps.StartStopStep):
         self.fitting.fit()
         self.ledger.look_again()
 
-    def info(self, worker: Any) -> dict[str, Any]:
+    def info(self, worker: Worker) -> dict[str, object]:
         """The facts that `celery inspect stats` and Flower show of the batch server."""
         groups = sorted(self.watch.wanted[0]) if self.watch.wanted else []
         return {
@@ -229,7 +230,7 @@ class BatchServer(bootsteps.StartStopStep):
         last.daemon = True
         last.start()
 
-    def stop(self, worker: Any) -> None:
+    def stop(self, worker: Worker) -> None:
         """Let running tasks finish and store each outcome as it comes, then give the name back."""
         self._ends = True
         with contextlib.suppress(DatabaseUnreachable, SQLAlchemyError):
@@ -242,7 +243,7 @@ class BatchServer(bootsteps.StartStopStep):
         worker.pool.stop()
         self._settle_up(self.patient, self.settings.shutdown_seconds)
 
-    def terminate(self, worker: Any) -> None:
+    def terminate(self, worker: Worker) -> None:
         """Store the outcomes that are known, and give the name back at once; attempts that still run are lost."""
         self._ends = True
         worker.pool.register_with_event_loop(worker.hub)

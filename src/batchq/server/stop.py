@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
 
 from celery.worker import state
+
+from batchq.server.celery_types.loop import Hub
 
 logger = logging.getLogger(__name__)
 
@@ -28,12 +29,12 @@ def exit_code() -> int:
     return code if isinstance(code, int) and not isinstance(code, bool) and code else 1
 
 
-def _set(flag: Any) -> bool:
+def _set(flag: object) -> bool:
     """Celery keeps an exit code here, which may be 0."""
     return flag is not None and flag is not False
 
 
-def turn(hub: Any, done: Callable[[], bool], seconds: float | None) -> None:
+def turn(hub: Hub, done: Callable[[], bool], seconds: float | None) -> None:
     """Turn the worker's loop, which nobody else turns any more, until `done` or the time is up."""
     deadline = None if seconds is None else time.monotonic() + seconds
     loop = hub.create_loop()

@@ -7,12 +7,23 @@ import time
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import ParamSpec, Protocol, TypeVar
 
 from batchq.config import Settings
 from batchq.engine import Offer
+from batchq.server.child.row import Row
 from batchq.store.database import Database
 from batchq.store.moves import Ticket
+
+Given = ParamSpec("Given")
+Made = TypeVar("Made")
+
+
+class Bearer(Protocol):
+    """The message that brought a ticket, or its stand-in."""
+
+    def ack(self) -> None:
+        """Tell the broker that it is done with."""
 
 
 @dataclass(slots=True, eq=False)
@@ -20,7 +31,7 @@ class Arrival:
     """A ticket that came in: its offer, its message, and since when it waits (monotonic seconds)."""
 
     offer: Offer
-    message: Any
+    message: Bearer
     since: float
 
 
@@ -48,7 +59,7 @@ class Hub(Protocol):
 class Beside(Protocol):
     """A thread in which commits run beside the loop, one after the other."""
 
-    def submit(self, act: Callable[..., Any], /, *args: Any) -> Future[Any]:
+    def submit(self, act: Callable[Given, Made], /, *args: Given.args, **named: Given.kwargs) -> Future[Made]:
         """Do the act after those submitted before."""
 
     def shutdown(self, wait: bool = True) -> None:
@@ -68,7 +79,7 @@ class Surroundings:
     settings: Settings
     publisher: Sends
     hub: Hub
-    start: Callable[[Arrival, Any], None]
+    start: Callable[[Arrival, Row], None]
     pool: Callable[[], int]
     beside: Beside | None = None
     monotonic: Callable[[], float] = time.monotonic

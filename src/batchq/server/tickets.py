@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Any
 
 from kombu import Connection, Exchange, Queue
 from kombu.transport import pyamqp
@@ -18,6 +17,7 @@ from kombu.transport import pyamqp
 from batchq.config import Settings
 from batchq.engine import Offer
 from batchq.errors import QueueRefused
+from batchq.server.celery_types.broker import Channel, Message
 from batchq.store.moves import Ticket
 
 RUN = "batchq.run"
@@ -40,7 +40,7 @@ def queue(name: str) -> Queue:
     return Queue(name, Exchange(""), routing_key=name, durable=True, queue_arguments=forever)
 
 
-def read(message: Any, settings: Settings) -> Offer | None:
+def read(message: Message, settings: Settings) -> Offer | None:
     """The offer in an arriving message; None if it is no ticket of ours. Never raises, whatever the message holds."""
     try:
         if message.content_type != "application/json" or len(message.body) > MOST_BYTES:
@@ -56,12 +56,12 @@ def read(message: Any, settings: Settings) -> Offer | None:
     return Offer(task, token, group) if any(hmac.compare_digest(mac.encode(), seal) for seal in seals) else None
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     """Whether a database can take the value for an id."""
     return type(value) is int and 0 <= value < 2**63
 
 
-def _is_word(value: Any) -> bool:
+def _is_word(value: object) -> bool:
     """Whether the value is text that every database takes: no NUL, and no half of a surrogate pair."""
     return isinstance(value, str) and value.isprintable()
 
@@ -78,18 +78,18 @@ def _seal(key: str, settings: Settings, task: int, attempt: int, token: str, gro
     return hmac.new(key.encode(), said.encode(), hashlib.sha256).hexdigest()
 
 
-def body(args: list[Any], kwargs: dict[str, Any]) -> str:
+def body(args: list[object], kwargs: dict[str, object]) -> str:
     """The body of a message as Celery's protocol 2 has it."""
     return json.dumps([args, kwargs, NOTHING])
 
 
-def arguments(settings: Settings, ticket: Ticket) -> list[Any]:
+def arguments(settings: Settings, ticket: Ticket) -> list[object]:
     """The positional arguments of a ticket's message: its facts, sealed."""
     mac = seal(settings, ticket.task, ticket.attempt, ticket.token, ticket.group)
     return [VERSION, ticket.task, ticket.attempt, ticket.token, mac]
 
 
-def headers(token: str, job: str, name: str, run: int, attempt: int) -> dict[str, Any]:
+def headers(token: str, job: str, name: str, run: int, attempt: int) -> dict[str, object]:
     """The headers that show a ticket in Flower and in the worker's log."""
     return {
         **_common(RUN, token),
@@ -98,12 +98,12 @@ def headers(token: str, job: str, name: str, run: int, attempt: int) -> dict[str
     }
 
 
-def tick_headers(id_: str, expires: str) -> dict[str, Any]:
+def tick_headers(id_: str, expires: str) -> dict[str, object]:
     """The headers of the coordinators' tick, void after `expires` (ISO 8601)."""
     return {**_common(COORDINATE, id_), "expires": expires}
 
 
-def _common(task: str, id_: str) -> dict[str, Any]:
+def _common(task: str, id_: str) -> dict[str, object]:
     return {
         "lang": "py",
         "task": task,
@@ -120,10 +120,10 @@ def _common(task: str, id_: str) -> dict[str, Any]:
 class LocalMessage:
     """The stand-in for a message, where a server takes its own ticket before it is sent."""
 
-    headers: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, object] = field(default_factory=dict)
     body: bytes = b""
-    delivery_info: Mapping[str, Any] = field(default_factory=dict)
-    properties: Mapping[str, Any] = field(default_factory=dict)
+    delivery_info: Mapping[str, object] = field(default_factory=dict)
+    properties: Mapping[str, object] = field(default_factory=dict)
 
     def ack(self) -> None:
         """Do nothing: no broker waits for it."""
@@ -156,7 +156,7 @@ class Avoided:
         return frozenset(name for name in [*self._until] if name in self) if self._until else frozenset()
 
 
-def declare(channel: Any, name: str) -> None:
+def declare(channel: Channel, name: str) -> None:
     """See that the queue is there and is ours. Raises QueueRefused; the channel has then lost its consumers."""
     try:
         queue(name)(channel).declare()
@@ -195,7 +195,7 @@ def try_queue(connection: Connection, name: str, *, make: bool) -> None:
                 declare(channel, name)
 
 
-def _is_there(channel: Any, name: str) -> bool:
+def _is_there(channel: Channel, name: str) -> bool:
     try:
         channel.queue_declare(name, passive=True)
     except pyamqp.Transport.channel_errors as error:
@@ -205,7 +205,7 @@ def _is_there(channel: Any, name: str) -> bool:
     return True
 
 
-def _try_keys(channel: Any, name: str) -> None:
+def _try_keys(channel: Channel, name: str) -> None:
     keys = [channel._q_for_pri(name, priority) for priority in channel.priority_steps]
     with channel.conn_or_acquire() as client:
         try:

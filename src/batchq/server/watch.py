@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -17,6 +16,7 @@ from batchq.core.topology import Server
 from batchq.core.windows import next_change
 from batchq.engine import Life
 from batchq.errors import DatabaseDamaged, DatabaseTooNew, DatabaseUnreachable
+from batchq.server.celery_types.loop import Hub
 from batchq.server.ledger import Ledger
 from batchq.server.pool import Following
 from batchq.store import moves, schema
@@ -143,7 +143,7 @@ class Watch(threading.Thread):
 class Fitting:
     """Keeps the pool as large as the present window wants, from the worker's loop."""
 
-    def __init__(self, watch: Watch, ledger: Ledger, pool: Following, hub: Any) -> None:
+    def __init__(self, watch: Watch, ledger: Ledger, pool: Following, hub: Hub) -> None:
         self.threads = 0
         self._watch = watch
         self._ledger = ledger

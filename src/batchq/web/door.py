@@ -9,11 +9,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from fnmatch import fnmatchcase
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from flower.app import Flower
 from tornado.httputil import HTTPServerRequest
@@ -30,6 +30,12 @@ HEADERS = {
 }
 
 
+class Connection(Protocol):
+    """Tornado's connection to a browser, on which an answer is written."""
+
+    write_headers: Callable[..., object]
+
+
 class Door(Flower):
     """Flower, that answers to known names only, and says of each answer what a browser may do with it.
 
@@ -37,16 +43,16 @@ class Door(Flower):
     knows them.
     """
 
-    def __init__(self, *, hosts: Sequence[str] | None, **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(self, *, hosts: Sequence[str] | None, template_path: str, **options: object) -> None:
+        super().__init__(template_path=template_path, **options)
         self._hosts = hosts
-        self._headers = HEADERS | {"Content-Security-Policy": _policy(Path(options["template_path"]))}
+        self._headers = HEADERS | {"Content-Security-Policy": _policy(Path(template_path))}
 
-    def start_request(self, server: object, connection: Any) -> Any:
+    def start_request(self, server: object, connection: Connection) -> object:
         """Begin a request whose answer, whatever it is, gets our headers."""
         write = connection.write_headers
 
-        def write_headers(start: Any, headers: Any, *rest: Any, **named: Any) -> Any:
+        def write_headers(start: object, headers: MutableMapping[str, str], *rest: object, **named: object) -> object:
             for name, value in self._headers.items():
                 headers[name] = value
             return write(start, headers, *rest, **named)
@@ -54,7 +60,7 @@ class Door(Flower):
         connection.write_headers = write_headers
         return super().start_request(server, connection)
 
-    def find_handler(self, request: HTTPServerRequest, **named: Any) -> Any:
+    def find_handler(self, request: HTTPServerRequest, **named: object) -> object:
         """Find the handler: Flower's, or one that refuses a host name that is not allowed."""
         if self._hosts is None or _known(request.host_name, self._hosts, self.options.address):
             return super().find_handler(request, **named)

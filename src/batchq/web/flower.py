@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import signal
 from ipaddress import ip_address
-from typing import Any
 
 from flower import command
 from flower.app import Flower
@@ -21,7 +20,7 @@ from batchq.web.door import Door
 logger = logging.getLogger(__name__)
 
 # Flower's FLOWER_* variables and its flowerconfig.py count more than these.
-DEFAULTS: dict[str, Any] = {
+DEFAULTS: dict[str, object] = {
     "address": "127.0.0.1",
     # A name says which task of which job it is; run and attempt stand in the arguments.
     "tasks_columns": "name,args,state,worker,received,started,runtime,uuid",

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from sys import exc_info
-from typing import Any
 
 from billiard.einfo import ExceptionInfo
 from celery import Task, signals, states
 from celery.app import trace as celerys
+from celery.app.task import Context
 from celery.exceptions import Retry
 
 from batchq.server.child import exceptions
@@ -25,9 +25,11 @@ class Ending(celerys.TraceInfo):
     """Celery's record of an operation that failed, retries, rejects or ignores; this one sends and stores nothing."""
 
     state: str
-    retval: Any
+    retval: BaseException
 
-    def handle_error_state(self, task: Task, req: Any, eager: bool = False, call_errbacks: bool = True) -> Any:
+    def handle_error_state(
+        self, task: Task, req: Context, eager: bool = False, call_errbacks: bool = True
+    ) -> ExceptionInfo:
         """Tell log, hooks and signals once in each trial: of a retry if another attempt follows, else of a failure.
 
         Celery's tracer calls it a second time if the tracer itself raises afterwards.
@@ -48,22 +50,22 @@ class Ending(celerys.TraceInfo):
             self._tell_failure(task, req, trial.einfo)
         return trial.einfo
 
-    def _tell_retry(self, task: Task, req: Any, einfo: ExceptionInfo) -> None:
-        reason = self.retval
+    def _tell_retry(self, task: Task, req: Context, einfo: ExceptionInfo) -> None:
+        reason: Retry = self.retval
         _quietly(task.on_retry, reason.exc, req.id, req.args, req.kwargs, einfo)
         _quietly(signals.task_retry.send, sender=task, request=req, reason=reason, einfo=einfo)
 
-    def _tell_failure(self, task: Task, req: Any, einfo: ExceptionInfo) -> None:
+    def _tell_failure(self, task: Task, req: Context, einfo: ExceptionInfo) -> None:
         error = self.retval
         facts = {"exception": error, "traceback": exc_info()[2], "einfo": einfo}
         _quietly(task.on_failure, error, req.id, req.args, req.kwargs, einfo)
         _quietly(signals.task_failure.send, sender=task, task_id=req.id, args=req.args, kwargs=req.kwargs, **facts)
 
-    def handle_reject(self, task: Task, req: Any, **_: Any) -> None:
+    def handle_reject(self, task: Task, req: Context, **_: object) -> None:
         """Keep in the log why the operation rejected its task."""
         kept.write(exceptions.told(self.retval))
 
-    def handle_ignore(self, task: Task, req: Any, **_: Any) -> None:
+    def handle_ignore(self, task: Task, req: Context, **_: object) -> None:
         """Tell nothing, as the operation wants its end ignored."""
 
 
@@ -87,7 +89,7 @@ def _einfo(error: BaseException) -> ExceptionInfo:
         return ExceptionInfo()
 
 
-def _quietly(act: Callable[..., object], *args: Any, **named: Any) -> None:
+def _quietly(act: Callable[..., object], *args: object, **named: object) -> None:
     """Call a hook after an operation. Its failure is logged, and does not change how the attempt ended."""
     try:
         act(*args, **named)

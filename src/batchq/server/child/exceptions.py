@@ -58,5 +58,8 @@ def is_tellable(error: BaseException) -> bool:
 
 def cause(error: BaseException) -> BaseException:
     """The exception behind a retry; the error itself if it is no retry, or a retry without a reason."""
-    reason: BaseException | None = error.exc if issubclass(type(error), Retry) else None  # type: ignore[attr-defined]
+    if not issubclass(type(error), Retry):  # by its type: an exception may lie about its class
+        return error
+    retry: Retry = error
+    reason: BaseException | None = retry.exc
     return error if reason is None else reason

@@ -10,7 +10,6 @@ from decimal import Decimal
 from json import loads
 from os import getpid
 from time import perf_counter
-from typing import Any
 from uuid import UUID
 
 from billiard.common import terminate_handler_fired
@@ -37,7 +36,7 @@ logger = logging.getLogger(__name__)
 class _Encoder(JSONEncoder):
     """Writes everything that Celery's JSON can write, as plain values: a time as text, without a mark of its type."""
 
-    def default(self, o: Any) -> Any:
+    def default(self, o: object) -> object:
         if isinstance(o, Decimal | UUID):
             return str(o)
         made = super().default(o)
@@ -86,7 +85,7 @@ def _attempted(order: Order, house: restore.House | None) -> Done:
         return Done(done.ok, done.error, done.result, log.text())
 
 
-def _found(order: Order, kwargs: dict[str, Any], house: restore.House | None) -> Done:
+def _found(order: Order, kwargs: dict[str, object], house: restore.House | None) -> Done:
     process = getpid()
     running.set(order.current)
     task = current_app.tasks.get(order.operation)
@@ -102,7 +101,7 @@ def _missing(order: Order) -> Done:
     return Done(False, error)
 
 
-def _perform(order: Order, task: Task, kwargs: dict[str, Any], house: restore.House | None) -> Done:
+def _perform(order: Order, task: Task, kwargs: dict[str, object], house: restore.House | None) -> Done:
     crash.point("operation-ahead")
     request = _request(order, loads(order.args), kwargs)
     lines.started(order)
@@ -117,7 +116,7 @@ def _perform(order: Order, task: Task, kwargs: dict[str, Any], house: restore.Ho
     return Done(False, RETRY_WANTED) if type(error) is Retry else _error(error)
 
 
-def _request(order: Order, args: list[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+def _request(order: Order, args: list[object], kwargs: dict[str, object]) -> dict[str, object]:
     """Celery's request fields, as a message would have brought them."""
     token = order.token
     return {
@@ -142,7 +141,7 @@ def _request(order: Order, args: list[Any], kwargs: dict[str, Any]) -> dict[str,
     }
 
 
-def _result(value: Any, most_bytes: int) -> Done:
+def _result(value: object, most_bytes: int) -> Done:
     if value is None:
         return Done(True)
     try:

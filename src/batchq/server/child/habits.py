@@ -12,9 +12,9 @@ import warnings
 from _locale import setlocale
 from _signal import getsignal, pthread_sigmask
 from resource import getrlimit
-from typing import Any
 
 from batchq.server.child import interpreter, kernel, loggers
+from batchq.server.child.habit import AnyHabit
 from batchq.server.child.interpreter import arithmetic_of, contexts, environment, is_closed, streams, system, time_zone
 from batchq.server.child.kernel import (
     PR_GET_PDEATHSIG,
@@ -29,10 +29,10 @@ from batchq.server.child.kernel import (
 from batchq.server.child.loggers import levels, outlets
 
 # In this order: the kernel's parts, once put back, make the rest possible.
-HABITS = (*kernel.HABITS, *interpreter.HABITS, *loggers.HABITS)
+HABITS: tuple[AnyHabit, ...] = (*kernel.HABITS, *interpreter.HABITS, *loggers.HABITS)
 
 
-def glance() -> Any:
+def glance() -> object:
     """Every part but those of `first` and `in_names`, as one value that is only compared.
 
     It is taken after each operation, in a process with cold caches: one flat function of builtins takes half as long
@@ -54,13 +54,13 @@ def glance() -> Any:
     )  # fmt: skip
 
 
-def first() -> Any:
+def first() -> object:
     """The parts that could keep an attempt from being reported: limits, timers, recursion depth, a profiler."""
     return (
         [*map(getrlimit, RLIMITS)], [*map(signal.getitimer, TIMERS)], sys.getrecursionlimit(), sys.getprofile(),
     )  # fmt: skip
 
 
-def in_names() -> Any:
+def in_names() -> object:
     """The parts that live in dictionaries; where dictionaries have versions, a look at the version is enough."""
     return environment(), time_zone(), system()

@@ -13,10 +13,15 @@ import warnings
 
 # `locale` wraps this one, and takes twice as long.
 from _locale import setlocale
+from collections.abc import Iterable
 from operator import attrgetter
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Protocol
 
 from batchq.server.child.habit import Habit
+
+if TYPE_CHECKING:
+    from _typeshed import ProfileFunction, TraceFunction
 
 STREAMS = ("stdin", "stdout", "stderr", "__stdin__", "__stdout__", "__stderr__")
 SYSTEM = (*STREAMS, "exit", "excepthook", "unraisablehook", "displayhook", "breakpointhook")
@@ -24,16 +29,24 @@ LISTS = ("path", "meta_path", "path_hooks", "argv")
 ARITHMETIC = ("prec", "rounding", "Emin", "Emax", "capitals", "clamp")
 
 arithmetic_of = attrgetter(*ARITHMETIC)
+
+
+class Closing(Protocol):
+    """A stream, as far as it can be closed."""
+
+    closed: bool
+
+
 # The decimal context that every attempt begins with, and a copy of it as it was.
 contexts: list[decimal.Context] = []
-streams: list[Any] = []
+streams: list[Closing] = []
 _environ, _environb = os.environ, os.environb
 _parts_of, _lists_of = attrgetter(*SYSTEM), attrgetter(*LISTS)
 
 
-def environment() -> Any:
+def environment() -> dict[bytes, bytes]:
     """The dictionary that `os.environ` keeps its variables in."""
-    return _environ._data  # type: ignore[attr-defined]
+    return _environ._data  # type: ignore[attr-defined, no-any-return]  # read as strings it would take longer
 
 
 def _set_environment(before: dict[bytes, bytes]) -> None:
@@ -46,23 +59,23 @@ def _set_environment(before: dict[bytes, bytes]) -> None:
     time.tzset()
 
 
-def time_zone() -> Any:
+def time_zone() -> object:
     """The time zone as `time` has it."""
     return time.tzname, time.timezone, time.altzone, time.daylight
 
 
-def system() -> Any:
+def system() -> object:
     """The streams and hooks of `sys`, and which dictionary holds the modules."""
     return _parts_of(sys), id(sys.modules)
 
 
-def _set_system(before: tuple[tuple[Any, ...], Any]) -> None:
+def _set_system(before: tuple[tuple[object, ...], dict[str, ModuleType]]) -> None:
     values, sys.modules = before
     for name, value in zip(SYSTEM, values, strict=True):
         setattr(sys, name, value)
 
 
-def _set_lists(before: list[tuple[Any, Any]]) -> None:
+def _set_lists(before: list[tuple[list[object], list[object]]]) -> None:
     for name, (place, inside) in zip(LISTS, before, strict=True):
         place[:] = inside
         setattr(sys, name, place)
@@ -72,12 +85,12 @@ def _closed_streams() -> list[bool]:
     return [is_closed(stream) for stream in streams or _all_streams()]
 
 
-def is_closed(stream: Any) -> bool:
+def is_closed(stream: object) -> bool:
     """Whether the stream says that it is closed."""
     return bool(getattr(stream, "closed", False))
 
 
-def _all_streams() -> list[Any]:
+def _all_streams() -> list[Closing]:
     """The distinct streams of `sys`, noted once; the habit "sys" sees whether `sys` still has them."""
     streams[:] = {id(stream): stream for name in STREAMS if (stream := getattr(sys, name)) is not None}.values()
     return streams
@@ -89,7 +102,7 @@ def _reopen_streams(before: list[bool]) -> None:
             stream.closed = was  # a flag on Celery's stream; on a file's it raises
 
 
-def _calculation() -> Any:
+def _calculation() -> object:
     context, first = contexts
     return arithmetic_of(context), context.traps == first.traps
 
@@ -106,9 +119,10 @@ def _set_calculation(before: decimal.Context) -> None:
     context.traps.update(before.traps)
 
 
-def _set_warning_filters(before: list[Any]) -> None:
-    warnings.filters[:] = before  # type: ignore[index]
-    warnings._filters_mutated()  # type: ignore[attr-defined]
+def _set_warning_filters(before: Iterable[object]) -> None:
+    names = vars(warnings)
+    names["filters"][:] = before
+    names["_filters_mutated"]()
 
 
 def _set_collection(before: tuple[bool, tuple[int, int, int], int]) -> None:
@@ -117,7 +131,7 @@ def _set_collection(before: tuple[bool, tuple[int, int, int], int]) -> None:
     gc.set_debug(before[2])
 
 
-def _set_tracing(before: tuple[Any, Any]) -> None:
+def _set_tracing(before: tuple[TraceFunction | None, ProfileFunction | None]) -> None:
     sys.settrace(before[0])
     sys.setprofile(before[1])
 

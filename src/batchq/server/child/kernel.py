@@ -9,10 +9,15 @@ import signal
 
 # `signal` wraps these two and makes an enum of each number, which takes twenty times as long.
 from _signal import getsignal, pthread_sigmask
-from typing import Any
+from collections.abc import Callable
+from types import FrameType
 
 from batchq.server.child.habit import Habit, never
 
+# A handler of a signal, as Python keeps it.
+Handler = Callable[[int, FrameType | None], object] | int | None
+# The real, the effective and the saved id.
+Users = tuple[int, int, int]
 PR_SET_PDEATHSIG, PR_GET_PDEATHSIG = 1, 2
 FILES = (0, 1, 2)
 # Without the limits of message queues and real-time priorities: too rare for a system call each time.
@@ -24,7 +29,7 @@ RLIMITS = [
 SIGNALS = sorted(signal.valid_signals())
 TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 
-prctl: Any = getattr(ctypes.CDLL(None), "prctl", None)
+prctl: Callable[..., int] | None = getattr(ctypes.CDLL(None), "prctl", None)
 # The kernel writes the number of the death signal here.
 death_signal_number = ctypes.c_int()
 death_signal_at = ctypes.byref(death_signal_number)
@@ -50,26 +55,27 @@ def _set_rlimits(before: list[tuple[int, int]]) -> None:
             resource.setrlimit(number, limits)
 
 
-def _stop_timers(_: Any) -> None:
+def _stop_timers(_: object) -> None:
     for timer in TIMERS:
         signal.setitimer(timer, 0)
 
 
-def _handlers() -> list[Any]:
+def _handlers() -> list[Handler]:
     return list(map(getsignal, SIGNALS))
 
 
-def _set_handlers(before: list[Any]) -> None:
+def _set_handlers(before: list[Handler]) -> None:
     for number, handler in zip(SIGNALS, before, strict=True):
         if handler is not None and getsignal(number) != handler:
             signal.signal(number, handler)
 
 
-def _blocked() -> Any:
-    return pthread_sigmask(signal.SIG_BLOCK, ())
+def _blocked() -> set[int]:
+    blocked: set[int] = pthread_sigmask(signal.SIG_BLOCK, ())
+    return blocked
 
 
-def _set_blocked(before: tuple[Any, list[Any]]) -> None:
+def _set_blocked(before: tuple[set[int], list[Handler]]) -> None:
     mask, handlers = before
     ends = [n for n, handler in zip(SIGNALS, handlers, strict=True) if handler == signal.SIG_DFL]
     # A waiting alarm would end the process once it is unblocked. Ignored for a moment, it is forgotten.
@@ -100,21 +106,27 @@ def root_folder() -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _users() -> tuple[Any, Any]:
+def _users() -> tuple[Users, Users]:
     return os.getresuid(), os.getresgid()
 
 
-def _set_users(before: tuple[Any, Any]) -> None:
+def _set_users(before: tuple[Users, Users]) -> None:
     os.setresuid(*before[0])
     os.setresgid(*before[1])
 
 
 def _death_signal() -> int:
+    assert prctl is not None
     prctl(PR_GET_PDEATHSIG, death_signal_at)
     return death_signal_number.value
 
 
-def _files() -> list[Any]:
+def _set_death_signal(was: int) -> None:
+    assert prctl is not None
+    prctl(PR_SET_PDEATHSIG, was)
+
+
+def _files() -> list[tuple[int, int, int] | None]:
     return [file(0), file(1), file(2)]
 
 
@@ -145,5 +157,5 @@ HABITS = (
           lambda: os.getpriority(os.PRIO_PROCESS, 0)),
     Habit("processors", lambda: os.sched_getaffinity(0), lambda was: os.sched_setaffinity(0, was),
           lambda: os.sched_getaffinity(0)),
-    Habit("death signal", _death_signal, lambda was: prctl(PR_SET_PDEATHSIG, was), _death_signal),
+    Habit("death signal", _death_signal, _set_death_signal, _death_signal),
 )  # fmt: skip

@@ -8,11 +8,12 @@ results in it.
 from __future__ import annotations
 
 import logging
-from typing import Any
+from types import TracebackType
 
 from batchq.server.child import exceptions
 from batchq.server.child.log.records import say_aside
 from batchq.server.child.order import Order
+from batchq.server.child.row import Row
 
 TEXT_CHARS = 2000
 TRACE_CHARS = 65536
@@ -69,7 +70,7 @@ def not_found(order: Order, error: str) -> None:
         _say(_child, logging.ERROR, said, _facts(order) | _end("error", 0.0) | {"error": error, "again": False})
 
 
-def ended(row: Any, run: int, hostname: str, error: str, seconds: float | None = None, *, again: bool = False) -> None:
+def ended(row: Row, run: int, hostname: str, error: str, seconds: float | None = None, *, again: bool = False) -> None:
     """Say how the attempt of this row ended, where no child can: it was lost, timed out, or never started.
 
     `seconds` is None if it had not begun; `again` if a further attempt follows.
@@ -81,18 +82,18 @@ def ended(row: Any, run: int, hostname: str, error: str, seconds: float | None =
         _say(_parent, level, _end_of(row, run, error, after), facts)
 
 
-def broke_off(row: Any, run: int, hostname: str, reason: str, error: BaseException) -> None:
+def broke_off(row: Row, run: int, hostname: str, reason: str, error: BaseException) -> None:
     """Say that batchq's own error ended the attempt of this row, with the error's traceback."""
     if _parent.isEnabledFor(logging.ERROR):
         facts = _facts_of(row, run, hostname) | _end("error", None) | _failure(reason)
         _say(_parent, logging.ERROR, _end_of(row, run, reason, ""), facts, error)
 
 
-def _end_of(row: Any, run: int, error: str, after: str) -> tuple[str, *tuple[Any, ...]]:
+def _end_of(row: Row, run: int, error: str, after: str) -> tuple[str, *tuple[object, ...]]:
     return ENDED, row.job, row.name, after, run, row.attempt, row.operation, error[:TEXT_CHARS]
 
 
-def _facts_of(row: Any, run: int, hostname: str) -> dict[str, Any]:
+def _facts_of(row: Row, run: int, hostname: str) -> dict[str, object]:
     return {
         "job": row.job,
         "run": run,
@@ -106,7 +107,7 @@ def _facts_of(row: Any, run: int, hostname: str) -> dict[str, Any]:
     }
 
 
-def _facts(order: Order) -> dict[str, Any]:
+def _facts(order: Order) -> dict[str, object]:
     now = order.current
     return {
         "job": now.job,
@@ -122,19 +123,19 @@ def _facts(order: Order) -> dict[str, Any]:
     }
 
 
-def _end(outcome: str, seconds: float | None) -> dict[str, Any]:
+def _end(outcome: str, seconds: float | None) -> dict[str, object]:
     return {"outcome": outcome, "duration": None if seconds is None else round(seconds, 6)}
 
 
-def _failure(error: str, again: bool = False) -> dict[str, Any]:
+def _failure(error: str, again: bool = False) -> dict[str, object]:
     return {"error": error[:TEXT_CHARS], "again": again}
 
 
 def _say(
     logger: logging.Logger,
     level: int,
-    said: tuple[str, *tuple[Any, ...]],
-    facts: dict[str, Any],
+    said: tuple[str, *tuple[object, ...]],
+    facts: dict[str, object],
     error: BaseException | None = None,
     trace: str | None = None,
 ) -> None:
@@ -146,7 +147,9 @@ def _say(
     say_aside(logger, record)
 
 
-def _for_others(error: BaseException | None) -> Any:
+def _for_others(
+    error: BaseException | None,
+) -> tuple[type[BaseException], BaseException, TracebackType | None] | None:
     """The exception, for handlers that format it themselves; None if formatting it takes seconds, or raises."""
     try:
         if error is not None and exceptions.is_tellable(error):

@@ -25,7 +25,7 @@ import traceback
 import warnings
 from collections.abc import Iterable
 from operator import attrgetter, itemgetter
-from typing import Any
+from types import ModuleType
 
 # The report needs these, so they are looked at once more after the hooks.
 CORE = (builtins, json, json.decoder, json.encoder)
@@ -47,6 +47,9 @@ VERSION_AT = 3 * ctypes.sizeof(ctypes.c_void_p)
 # The environment decides these, and they are put back with it.
 OF_THE_ZONE = ("tzname", "timezone", "altzone", "daylight")
 
+Owner = ModuleType | type
+# An owner of names, its names, and a copy of them as they were; a class has only a view of them.
+Noted = tuple[Owner, dict[str, object], dict[str, object]]
 
 _Anything, _set = BaseException, setattr
 
@@ -54,7 +57,7 @@ _Anything, _set = BaseException, setattr
 class Names:
     """The names of common modules and classes as they were; `changed` collects those that were put back."""
 
-    def __init__(self, changed: list[str], others: Iterable[dict[str, Any]]) -> None:
+    def __init__(self, changed: list[str], others: Iterable[object]) -> None:
         """Note the names; `others` are further dictionaries whose changes count as a stir."""
         self._changed = changed
         self._owners = [_noted(each) for each in (*CORE, *COMMON, *CLASSES)]
@@ -64,7 +67,7 @@ class Names:
         self._picked = self._pick(sys.modules)
         self._pick_os = attrgetter(*OS)
         self._picked_os = self._pick_os(os)
-        watched = [_dictionary_of(owner) for owner, _, _ in self._owners]
+        watched: list[object] = [_dictionary_of(owner) for owner, _, _ in self._owners]
         watched += [vars(os), vars(sys), sys.modules, *others]
         self._versions = _versions(watched) if _have_versions() else None
         self._seen = self._versions_now()
@@ -91,7 +94,7 @@ class Names:
     def _versions_now(self) -> list[int] | None:
         return None if self._versions is None else [version.value for version in self._versions]
 
-    def _look(self, owners: list[Any]) -> None:
+    def _look(self, owners: list[Noted]) -> None:
         """Put the names of all owners back if a version has changed; without versions, the names of these `owners`."""
         if self._seen is not None:
             if self._versions_now() == self._seen:
@@ -111,7 +114,7 @@ class Names:
         sys.modules.update(self._modules)
         vars(os).update(self._os)
 
-    def _put_owners_back(self, each: list[Any]) -> None:
+    def _put_owners_back(self, each: list[Noted]) -> None:
         for owner, now, before in each:
             try:
                 if now == before:
@@ -124,7 +127,7 @@ class Names:
             for name in [*now]:
                 before[name] = now[name]  # a new name harms nobody
 
-    def _put_name_back(self, owner: Any, now: Any, name: str, value: Any) -> None:
+    def _put_name_back(self, owner: Owner, now: dict[str, object], name: str, value: object) -> None:
         if owner is time and name in OF_THE_ZONE:
             return
         self._changed.append(f"{owner.__name__}.{name}")
@@ -134,18 +137,18 @@ class Names:
             now[name] = value
 
 
-def _noted(owner: Any) -> tuple[Any, Any, dict[str, Any]]:
+def _noted(owner: Owner) -> Noted:
     return owner, vars(owner), dict(vars(owner))
 
 
-def _dictionary_of(owner: Any) -> dict[str, Any]:
+def _dictionary_of(owner: Owner) -> dict[str, object]:
     """The owner's own dictionary; `vars` of a class is only a view of it."""
     names = vars(owner)
-    found: dict[str, Any] = names if isinstance(names, dict) else gc.get_referents(names)[0]
+    found: dict[str, object] = names if isinstance(names, dict) else gc.get_referents(names)[0]
     return found
 
 
-def _versions(dictionaries: Iterable[dict[str, Any]]) -> list[ctypes.c_uint64]:
+def _versions(dictionaries: Iterable[object]) -> list[ctypes.c_uint64]:
     """The versions of dictionaries that live as long as the process, each to be read again at any time."""
     return [ctypes.c_uint64.from_address(id(each) + VERSION_AT) for each in dictionaries]
 

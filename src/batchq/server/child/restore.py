@@ -15,16 +15,16 @@ from os import _exit as end_process
 from os import getpid
 from resource import RUSAGE_SELF, getrusage
 from threading import active_count
-from typing import Any
 
 from billiard.common import terminate_handler_fired
 from billiard.process import current_process
 
 from batchq.server.child import habits, loggers
-from batchq.server.child.habit import Habit, copied
+from batchq.server.child.habit import AnyHabit, copied
 from batchq.server.child.interpreter import environment
 from batchq.server.child.kernel import file
 from batchq.server.child.names import Names
+from batchq.server.child.order import Current
 
 logger = logging.getLogger(__name__)
 
@@ -49,16 +49,16 @@ def attend(**_: object) -> None:
     global _attended
     worker = getattr(current_process(), "_target", None)
     receive = getattr(worker, "wait_for_job", None)
-    if receive is None:
+    if worker is None or receive is None:
         return
     _attended = True
 
-    def wait_for_job() -> Any:
+    def wait_for_job() -> object:
         if _house is not None and _house.after is not None:
             _house.put_rest_back()
         return receive()
 
-    worker.wait_for_job = wait_for_job  # type: ignore[union-attr]
+    worker.wait_for_job = wait_for_job
 
 
 class House:
@@ -70,7 +70,7 @@ class House:
             os.setpgid(0, 0)
         self.spent = False
         # The attempt that was reported last, until the look that follows its report.
-        self.after: Any = None
+        self.after: Current | None = None
         self.attempts = 0
         self.process = getpid()
         self._threads = active_count()
@@ -79,8 +79,8 @@ class House:
         self._names = Names(self._changed, [environment()])
         self._habits = [(habit, before) for habit in habits.HABITS if (before := _seen(habit)) is not None]
         # Both stay None if the first glance fails; every look then goes through the whole table.
-        self._glanced = None
-        self._first = None
+        self._glanced: object = None
+        self._first: object = None
         with contextlib.suppress(Exception):
             self._glanced, self._first = copied(self._glance()), copied(habits.first())
 
@@ -102,13 +102,13 @@ class House:
             self.spent = True
             self._names.note_logging()
 
-    def _glance(self) -> Any:
+    def _glance(self) -> object:
         return habits.glance() if self._names.have_versions else (habits.glance(), habits.in_names())
 
-    def put_back(self, work: Any) -> None:
+    def put_back(self, work: Current) -> None:
         """Put back what the report needs; all the rest too, unless that is done after the report.
 
-        `work` is the attempt (`order.Current`), for the log to name. A process that cannot report ends.
+        `work` is the attempt, for the log to name. A process that cannot report ends.
         """
         self._names.put_core_back()
         try:
@@ -125,6 +125,7 @@ class House:
 
     def put_rest_back(self) -> None:
         """Put back everything else that the attempt left changed, once it has been reported."""
+        assert self.after is not None
         who = f"{self.after.job} / {self.after.task} (run {self.after.run}, attempt {self.after.attempt})"
         try:
             self._look_over(well=True)
@@ -174,7 +175,7 @@ class House:
         end_process(LOST)
 
 
-def _seen(habit: Habit) -> tuple[Any, Any] | None:
+def _seen(habit: AnyHabit) -> tuple[object, object] | None:
     """How a part is now: a value to compare, and a value to put back; None where it cannot be seen."""
     try:
         kept = habit.keep()

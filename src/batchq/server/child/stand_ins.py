@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from functools import wraps
 from inspect import signature
-from typing import Any
 
 from celery import Task
 from celery.app import trace as celerys
@@ -33,7 +32,7 @@ def install() -> None:
         celerys.saferepr, celerys.info = _repr, _info
 
 
-def _repr(value: Any, *args: Any, **options: Any) -> str:
+def _repr(value: object, *args: object, **options: object) -> str:
     """Note that a trial has succeeded: Celery's tracer asks for the repr of a result at that point, before any hook.
 
     A later failure changes nothing. No repr is made, as nobody reads it.
@@ -45,7 +44,7 @@ def _repr(value: Any, *args: Any, **options: Any) -> str:
     return ""
 
 
-def _info(*args: Any) -> None:
+def _info(*args: object) -> None:
     """Drop Celery's line about a trial that succeeded: `lines` writes batchq's own."""
     trial = under_way.get()
     if trial is None or trial.inside:
@@ -58,7 +57,7 @@ def _trial_of(task: Task) -> Trial | None:
 
 
 @wraps(Base.retry)
-def _retry(self: Task, *given: Any, **named: Any) -> Any:
+def _retry(self: Task, *given: object, **named: object) -> object:
     trial = _trial_of(self)
     if trial is None:
         return _retry_as_ever(self, *given, **named)
@@ -81,7 +80,7 @@ def _retry(self: Task, *given: Any, **named: Any) -> Any:
             _set_back(self, override)
 
 
-def _as_if_sent(reason: Any) -> Any:
+def _as_if_sent(reason: Retry) -> Retry:
     reason.is_eager, reason.sig = False, None
     return reason
 
@@ -95,7 +94,7 @@ def _set_back(task: Task, override: int | None) -> None:
 
 
 @wraps(Base.replace)
-def _replace(self: Task, sig: Any) -> Any:
+def _replace(self: Task, sig: object) -> object:
     if _trial_of(self) is None:
         return _replace_as_ever(self, sig)
     name = getattr(sig, "task", sig)

@@ -12,7 +12,6 @@ from functools import wraps
 from os import _exit as end_process
 from os import getpid
 from sys import gettrace, settrace
-from typing import Any
 
 from celery import Task, states
 from celery._state import _task_stack
@@ -26,9 +25,11 @@ from batchq.server.child.trial import Trial, let_a_signal_end, nothing_ran, unde
 logger = logging.getLogger(__name__)
 
 _Anything = BaseException
+# Celery's tracer of a task returns its result, how it ended if not by a result, and more.
+Tracer = Callable[..., tuple[object, Ending, *tuple[object, ...]]]
 
 
-def run(task: Task, trial: Trial, request: Mapping[str, Any]) -> Trial:
+def run(task: Task, trial: Trial, request: Mapping[str, object]) -> Trial:
     """Run the task in Celery's tracer, with a request of these fields; returns the trial, with its end.
 
     It raises only while a signal ends this process.
@@ -46,10 +47,10 @@ def run(task: Task, trial: Trial, request: Mapping[str, Any]) -> Trial:
     return trial
 
 
-_tracers: dict[str, tuple[Any, Callable[..., Any]]] = {}
+_tracers: dict[str, tuple[object, Tracer]] = {}
 
 
-def _tracer(task: Task, hostname: str) -> Callable[..., Any]:
+def _tracer(task: Task, hostname: object) -> Tracer:
     """Celery's tracer of this task: made once in each process, and again when a tool has replaced `build_tracer`."""
     build = celerys.build_tracer
     found = _tracers.get(task.name)
@@ -60,7 +61,7 @@ def _tracer(task: Task, hostname: str) -> Callable[..., Any]:
     return found[1]
 
 
-def _raised(task: Task, trial: Trial, request: Mapping[str, Any], error: BaseException) -> None:
+def _raised(task: Task, trial: Trial, request: Mapping[str, object], error: BaseException) -> None:
     """Tell of an exception that Celery's tracer does not catch, such as SystemExit."""
     if trial.state:
         logger.error("after the operation had ended:\n%s", exceptions.told(error))
@@ -84,7 +85,7 @@ def _guard(task: Task) -> None:
     called = celerys.task_has_custom(task, "__call__")
 
     @wraps(operation)
-    def guarded(*args: Any, **kwargs: Any) -> Any:
+    def guarded(*args: object, **kwargs: object) -> object:
         trial = under_way.get()
         if trial is None or trial.inside:
             return operation(*args, **kwargs)
@@ -102,7 +103,7 @@ def _guard(task: Task) -> None:
             raise fault
         return value
 
-    guarded.guarded_by_batchq = True  # type: ignore[attr-defined]
+    vars(guarded)["guarded_by_batchq"] = True
     task.run = guarded
 
 

@@ -38,7 +38,7 @@ class Trial:
     told: str | None = None
     einfo: ExceptionInfo | None = None
 
-    def succeed(self, value: Any) -> None:
+    def succeed(self, value: object) -> None:
         """End with this value, unless the operation wanted a retry, or returned work instead of doing it."""
         self.state, self.value = states.SUCCESS, value
         if self.retry is not None:
@@ -51,7 +51,7 @@ class Trial:
 under_way: ContextVar[Trial | None] = ContextVar("batchq_trial", default=None)
 
 
-def nothing_ran(value: Any) -> NothingRan | None:
+def nothing_ran(value: object) -> NothingRan | None:
     """The error of an operation that returned work instead of doing it; None for any other value."""
     kind = type(value)
     if iscoroutine(value):

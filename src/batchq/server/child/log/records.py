@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from typing import Any
 
 from billiard.exceptions import SoftTimeLimitExceeded
 
@@ -37,8 +36,8 @@ def follow_loggers() -> None:
     """Hear each record that a logger lets through, from now on."""
     if not _pythons:
         _pythons[:] = [logging.Logger.handle, logging.Logger.callHandlers]
-        logging.Logger.handle = _handle  # type: ignore[method-assign,assignment]
-        logging.Logger.callHandlers = _call_handlers  # type: ignore[method-assign,assignment]
+        for name, ours in (("handle", _handle), ("callHandlers", _call_handlers)):
+            setattr(logging.Logger, name, ours)
 
 
 def say_aside(logger: logging.Logger, record: logging.LogRecord) -> None:
@@ -104,7 +103,7 @@ def _hide_in(record: logging.LogRecord, veil: Veil) -> None:
     record.exc_text, record.exc_info = veil.hide(exception) if exception else None, None
 
 
-def _without(value: Any, veil: Veil) -> Any:
+def _without(value: object, veil: Veil) -> object:
     try:
         if isinstance(value, dict | list | tuple | str | int | float):
             return veil.hide_in(value)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import threading
-from typing import Any
+from collections.abc import Iterable
+from typing import Protocol
 
 from celery.utils.log import LoggingProxy
 
@@ -23,7 +24,7 @@ def follow_streams() -> None:
             _follow(stream)
 
 
-def _follow(stream: Any) -> None:
+def _follow(stream: Text) -> None:
     ours = Stream(stream)
     for name in STREAMS:
         if getattr(sys, name, None) is stream:
@@ -38,13 +39,29 @@ def say_rest() -> None:
             stream.say_rest()
 
 
+class Below(Protocol):
+    """A stream of bytes below a text stream."""
+
+    def write(self, data: bytes | bytearray | memoryview, /) -> int: ...
+
+
+class Text(Protocol):
+    """A stream that this process prints to: Python's own, or one that a tool has put there."""
+
+    closed: bool
+
+    @property
+    def buffer(self) -> Below: ...
+    def write(self, text: str, /) -> int | None: ...
+
+
 class Stream:
     """A stream around stdout or stderr. It keeps what is written, unless that becomes a record, which is kept instead.
 
     It waits with text that may be the beginning of a secret, and hides the secrets in the rest.
     """
 
-    def __init__(self, inner: Any) -> None:
+    def __init__(self, inner: Text) -> None:
         self.inner = inner
         self._rest: dict[int, tuple[str, Kept | None]] = {}
 
@@ -82,7 +99,7 @@ class Stream:
         elif line := text.rstrip("\n"):  # each write becomes a record there, if the level allows one
             log.write_line(line)
 
-    def writelines(self, lines: Any) -> None:
+    def writelines(self, lines: Iterable[str]) -> None:
         """Write the texts one after the other."""
         for line in lines:
             self.write(line)
@@ -111,7 +128,7 @@ class Stream:
         """The stream of bytes below; its writes are kept too."""
         return Bytes(self.inner.buffer)
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         if name == "inner":  # a copy has none yet
             raise AttributeError(name)
         return getattr(self.inner, name)
@@ -120,10 +137,10 @@ class Stream:
 class Bytes:
     """The stream of bytes below a text stream; it recognises a secret only if it is written in one piece."""
 
-    def __init__(self, inner: Any) -> None:
+    def __init__(self, inner: Below) -> None:
         self.inner = inner
 
-    def write(self, data: Any) -> int:
+    def write(self, data: bytes | bytearray | memoryview) -> int:
         """Write bytes, and keep them as text."""
         log = kept.here()
         if mouth.aside or (log is None and veils.veil is None):
@@ -137,7 +154,7 @@ class Bytes:
         self.inner.write(hidden.encode())
         return len(data)
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         if name == "inner":
             raise AttributeError(name)
         return getattr(self.inner, name)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from batchq.core.secrets import Veil
 from batchq.server.child.log import kept
@@ -29,7 +28,7 @@ def hides() -> bool:
     return veil is not None
 
 
-def hide_in(value: Any) -> Any:
+def hide_in(value: object) -> object:
     """A JSON value without the secrets of any attempt that runs in this process."""
     now = veil
     return value if now is None else now.hide_in(value)

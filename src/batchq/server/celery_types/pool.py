@@ -1,0 +1,78 @@
+"""The worker's pools: of processes, and of threads (Celery, billiard)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from batchq.server.celery_types.loop import Hub
+
+
+class Inbox(Protocol):
+    """The pipe by which a child of the pool gets its orders."""
+
+    def put(self, order: None) -> None: ...
+
+
+class Child(Protocol):
+    """A process of the prefork pool."""
+
+    pid: int
+    dead: bool
+    inq: Inbox
+    inqW_fd: int  # noqa: N815 (billiard's name)
+    _popen: object
+    _sentinel_poll: int | None
+    _controlled_termination: bool
+
+    def terminate(self) -> None: ...
+    def _is_alive(self) -> bool: ...
+
+
+class PoolJob(Protocol):
+    """An order that the prefork pool has: the child that it is being written to, and the one that is to get it."""
+
+    _write_to: Child | None
+    _scheduled_for: Child | None
+
+
+class Processes(Protocol):
+    """billiard's pool of processes, inside of Celery's prefork pool."""
+
+    on_job_process_down: Callable[[PoolJob, int], object]
+    _pool: Sequence[Child]
+    _processes: int
+    _state: int
+    _cache: Mapping[int, PoolJob]
+    _fileno_to_inq: dict[int, Child]
+    _fileno_to_outq: dict[int, Child]
+    _all_inqueues: set[int]
+    _busy_workers: set[int]
+
+    def grow(self, number: int) -> None: ...
+    def hub_remove(self, fd: int) -> None: ...
+    def process_flush_queues(self, child: Child) -> None: ...
+    def mark_as_worker_lost(self, job: PoolJob, exitcode: int) -> None: ...
+    def _join_exited_workers(self) -> object: ...
+
+
+class Executor(Protocol):
+    """Python's executor of threads, whose size can be moved."""
+
+    _max_workers: int
+
+
+class Pool(Protocol):
+    """Celery's pool of a worker: of processes, or of threads."""
+
+    limit: int
+    executor: Executor
+    flush: Callable[[], object] | None
+    register_with_event_loop: Callable[[Hub], object]
+    _pool: Processes | None
+
+    def apply_async(self, target: Callable[..., object], *, args: tuple[object, ...], **options: object) -> object: ...
+    def maintain_pool(self) -> None: ...
+    def terminate_job(self, pid: int, signal: int) -> None: ...
+    def stop(self) -> None: ...
+    def terminate(self) -> None: ...
