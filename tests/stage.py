@@ -76,7 +76,7 @@ class Stage(Cast):
     def start(self, server: str) -> list[str]:
         """Let a server claim what it may of the tickets out; returns the names of the tasks it starts."""
         with self.database.read() as tx:
-            seen = topologies.current(tx, self.database)
+            seen = topologies.current(tx)
         own = seen.by_id[self.workers[server].life.server]
         offers = [ticket for ticket in self.tickets.values() if seen.serves(own, ticket.group)]
         granted = self.serve(server, offers=offers, pool=1000).granted

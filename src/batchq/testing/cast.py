@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
-from sqlalchemy import Connection
-
 from batchq import engine
 from batchq.core.topology import Topology
 from batchq.engine import Flush, Life, Offer, Report, Served
@@ -18,6 +16,7 @@ from batchq.store import server as servers
 from batchq.store import topology as topologies
 from batchq.store.columns import run_of
 from batchq.store.moves import Ticket
+from batchq.store.transaction import Tx
 from batchq.testing.clocked import Clocked
 
 MOST_STEPS = 100_000
@@ -105,17 +104,17 @@ class Cast:
     def tick(self, lost_ticket_seconds: float = 5.0) -> None:
         """Do all that a coordinator does each second, but for looking after lost servers."""
 
-        def mend(tx: Connection) -> list[Ticket]:
-            now = self.database.now(tx)
+        def mend(tx: Tx) -> list[Ticket]:
+            now = tx.now()
             engine.follow_clock(tx, now)
-            engine.take_back(tx, self.database, now)
-            return engine.offer_again(tx, self.database, now, lost_ticket_seconds)
+            engine.take_back(tx, now)
+            return engine.offer_again(tx, now, lost_ticket_seconds)
 
         self.mail.extend(self.database.run(mend))
         self.forward()
 
-    def _advance(self, tx: Connection) -> engine.Advance:
-        return engine.advance(tx, self.database)
+    def _advance(self, tx: Tx) -> engine.Advance:
+        return engine.advance(tx)
 
     # --- a server -------------------------------------------------------------------------------------------
 
@@ -123,8 +122,8 @@ class Cast:
         """Begin a new life of a server that exists; its former one is forgotten."""
         standing: dict[str, Any] = {"host": "here", "pid": 1, "life": None, "pool": None, "pool_kind": "threads"}
 
-        def begin(tx: Connection) -> Life:
-            return engine.take_over(tx, found(tx, name), name, standing | facts, self.database.now(tx))
+        def begin(tx: Tx) -> Life:
+            return engine.take_over(tx, found(tx, name), name, standing | facts, tx.now())
 
         life = self.database.run(begin)
         self.workers[name] = Worker(life)
@@ -159,8 +158,8 @@ class Cast:
         whole = Flush(**({"pool": ANY_POOL, "may_advance": self.fast_path} | flush))
         return self.database.run(self._serve, worker.life, whole)
 
-    def _serve(self, tx: Connection, life: Life, flush: Flush) -> Served:
-        return engine.serve(tx, self.database, life, flush)
+    def _serve(self, tx: Tx, life: Life, flush: Flush) -> Served:
+        return engine.serve(tx, life, flush)
 
     def _carry_out(self, name: str, worker: Worker, served: Served) -> None:
         worker.parked = list(served.parked)
@@ -182,8 +181,8 @@ class Cast:
         if not self.mail:
             return 0
         with self.database.read() as tx:
-            seen = topologies.current(tx, self.database)
-            now = self.database.now(tx)
+            seen = topologies.current(tx)
+            now = tx.now()
         waiting, self.mail = self.mail, deque()
         brought = 0
         for ticket in waiting:
@@ -220,8 +219,8 @@ class Cast:
         """Let a server that goes on lose these attempts: what they did is not known."""
         worker = self.workers[server]
 
-        def act(tx: Connection) -> None:
-            engine.recover_missing(tx, worker.life, tokens, self.database.now(tx))
+        def act(tx: Tx) -> None:
+            engine.recover_missing(tx, worker.life, tokens, tx.now())
 
         self.database.run(act)
         for token in tokens:
@@ -229,7 +228,7 @@ class Cast:
         self.forward()
 
 
-def found(tx: Connection, name: str) -> int:
+def found(tx: Tx, name: str) -> int:
     """The id of a server that exists; its row is locked until the commit."""
     row = servers.find(tx, name)
     assert row is not None

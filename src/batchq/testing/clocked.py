@@ -23,10 +23,10 @@ class Clocked(Database):
 
     instant: datetime | None = None
 
-    def now(self, tx: Connection) -> datetime:
+    def clock(self, tx: Connection) -> datetime:
         """The instant that was set, else the instant that counts for every database."""
         if self.instant is None:
-            return super().now(tx)
+            return super().clock(tx)
         send(tx)  # the database's own clock, too, is read after what comes before it
         return self.instant
 
