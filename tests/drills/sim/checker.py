@@ -19,7 +19,6 @@ from drills.sim.books import driver
 from drills.sim.world import Action, History, Line
 from support import rules
 
-ENDED = {"success", "error", "didnt_run", "canceled"}
 # Rule 6, without what an operator's retry may do.
 MOVES = {
     None: {"waiting"},
@@ -337,7 +336,7 @@ class Judge:
 
     def _judge_task(self, task: Any) -> None:
         name, run = self._name(task.id), self.facts.runs[task.run_id]
-        if task.status not in ENDED:
+        if task.status not in rules.ENDS:
             self.say(1, f"{name} is still {task.status}")
             return
         starts = sum(line.task == task.id for line in self.starts)
@@ -401,7 +400,7 @@ class Judge:
         self._judge_counters(run, tasks)
 
     def _judge_counters(self, run: Any, tasks: list[Any]) -> None:
-        still_open = sum(task.unsettled or task.status not in ENDED for task in tasks)
+        still_open = sum(task.unsettled or task.status not in rules.ENDS for task in tasks)
         if run.open_tasks != still_open or (run.ended_at is None) != bool(still_open):
             self.say(14, f"run {run.id} counts {run.open_tasks} open tasks, it has {still_open}")
         sharing = Counter(task.waits_with for task in tasks)
@@ -448,13 +447,11 @@ def facts_of(history: History) -> Facts:
 
 def _came_true(condition: Row, end: Row) -> int | None:
     """Whether a condition came true, 1 or 0, by the row of the task it waits for; None while it is open."""
-    if end.status not in ENDED or (end.unsettled and condition.task_id > (end.settled_up_to or 0)):
+    if end.status not in rules.ENDS or (end.unsettled and condition.task_id > (end.settled_up_to or 0)):
         return None
     if end.status == "canceled" and end.claimed_at is None:
         return None
-    return int(
-        end.status == condition.outcome or (condition.outcome == "finished" and end.status in ("success", "error"))
-    )
+    return int(rules.is_met(condition.outcome, end.status))
 
 
 def _rows(history: History, table: str) -> Iterator[Row]:
