@@ -221,10 +221,8 @@ class Line:
             message.ack()
         except Exception as error:  # no failure matters: SQL has the truth
             logger.debug("a message stays unacknowledged", exc_info=True)
-            if (
-                getattr(getattr(getattr(message, "channel", None), "connection", None), "client", None)
-                is self._consumer.connection
-            ):
+            channel = getattr(message, "channel", None)
+            if getattr(getattr(channel, "connection", None), "client", None) is self._consumer.connection:
                 self.lost(error)
 
     def broke(self, error: BaseException) -> None:
