@@ -87,6 +87,7 @@ class Session(psycopg.Connection[Any]):
 
     answer_seconds = 60.0
     rests_since: float | None = None
+    _usual_seconds: float | None = None
 
     def wait(self, gen: Generator[Any, Any, T], *args: Any, **options: Any) -> T:
         """Wait for an act of the driver, which by itself would wait for ever."""
@@ -109,8 +110,15 @@ class Session(psycopg.Connection[Any]):
             result: T = end.value
             return result
 
+    def take_long(self, seconds: float) -> None:
+        """Bear a silence of so many seconds until the connection rests."""
+        self._usual_seconds = self.answer_seconds
+        self.answer_seconds = seconds
+
     def rest(self) -> None:
         """Note that the connection is idle from now on, unless it is so already: who keeps it may give it back."""
+        if self._usual_seconds is not None:
+            self.answer_seconds, self._usual_seconds = self._usual_seconds, None
         if self.rests_since is None:
             self.rests_since = time.monotonic()
 
