@@ -66,7 +66,7 @@ def broken(tx: Connection) -> Iterator[str]:
     yield from _of_tasks(tx, groups)
 
 
-def _named(tx: Connection, row: Stored) -> str:
+def _named(tx: Connection, row: trouble.SetAside) -> str:
     """The row that was set aside, by its name if that can be read."""
     if row.what == What.RUN:
         return f"run {row.number}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
 
 from sqlalchemy import Boolean, Dialect, Text, bindparam
 from sqlalchemy.ext.compiler import compiles
@@ -40,7 +39,7 @@ class Among(ColumnElement[bool]):
     inherit_cache = False
     type = Boolean()
 
-    def __init__(self, column: AnyColumn, values: BindParameter[Any]) -> None:
+    def __init__(self, column: AnyColumn, values: BindParameter[Collection[object]]) -> None:
         self.column = column
         self.values = values
 
@@ -50,7 +49,7 @@ class Among(ColumnElement[bool]):
 
 
 @compiles(Among)
-def _among(element: Among, compiler: SQLCompiler, **options: Any) -> str:
+def _among(element: Among, compiler: SQLCompiler, **options: object) -> str:
     column, values = compiler.process(element.column, **options), compiler.process(element.values, **options)
     return dialect_of(compiler.dialect.name).among(column, values)
 

@@ -5,7 +5,7 @@ Its driver is imported only where it is used: those who work on SQLite need not 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import count
@@ -35,12 +35,16 @@ from batchq.store.sql.driver import Fault, as_sqlalchemys, reason, sqlstate
 from batchq.store.sql.forms import Answer, Form, Rows, given_table
 from batchq.store.sql.lists import Values, among
 from batchq.store.sql.statement import Statement, forget, send
-from batchq.store.sql.untyped import AnyColumn, AnyType, Making, Way
+from batchq.store.sql.untyped import AnyColumn, AnyType, Driver, Making, Options, Way
 
 if TYPE_CHECKING:
+    from psycopg.pq.abc import PGresult
+    from sqlalchemy.pool import ConnectionPoolEntry
+
     from batchq.store.sql.dialect import Access
     from batchq.store.sql.file import File
     from batchq.store.sql.session import Session
+    from batchq.store.sql.wire import Reader
 
 # Serialization failure, deadlock detected, lock not available.
 REPEATABLE = {"40001", "40P01", "55P03"}
@@ -105,16 +109,16 @@ class PostgreSQL:
         engine = create_engine(url, hide_parameters=True, connect_args=settings)
 
         @event.listens_for(engine, "do_connect")
-        def connect(_: Any, __: Any, args: Any, options: Any) -> Any:
-            return session.connect(masked(str(url)), answer, *args, **options)
+        def connect(_: SQLAlchemys, __: object, args: Sequence[str], options: Options) -> Session:
+            return session.connect(masked(str(url)), answer, args, options)
 
         @event.listens_for(engine, "checkout")
-        def replace(driver: Any, *_: Any) -> None:
+        def replace(driver: Session, *_: object) -> None:
             if not driver.is_well():
                 raise DisconnectionError
 
         @event.listens_for(engine, "checkin")
-        def rest(driver: Any, record: Any) -> None:
+        def rest(driver: Session | None, record: ConnectionPoolEntry) -> None:
             # Statements left by a broken-off transaction must not reach the next one.
             forget(record)
             if driver is not None:
@@ -122,7 +126,7 @@ class PostgreSQL:
 
         @event.listens_for(engine, "commit")
         @event.listens_for(engine, "before_cursor_execute")
-        def first(tx: Connection, *_: Any) -> None:
+        def first(tx: Connection, *_: object) -> None:
             # SQLAlchemy's own statements come after those that wait.
             send(tx)
 
@@ -217,7 +221,7 @@ class PostgreSQL:
 
 
 def _driver(tx: Connection) -> Session:
-    driver: Any = tx.connection.driver_connection
+    driver: Driver = tx.connection.driver_connection
     session: Session = driver
     return session
 
@@ -255,7 +259,7 @@ class Together(Form):
             for at, (column, make) in enumerate(zip(self._columns, self._out, strict=True))
         ]
 
-    def bind(self, values: Mapping[str, Any], rows: Rows) -> list[bytes | None]:
+    def bind(self, values: Mapping[str, object], rows: Rows) -> list[bytes | None]:
         """The values in the order of the parameters, as the server reads them."""
         bound = self._template.copy()
         for at, name, write in self._open:
@@ -266,7 +270,7 @@ class Together(Form):
             bound[at] = write([row[place if plain else name] for row in given])
         return bound
 
-    def answer(self, result: Any) -> Answer:
+    def answer(self, result: PGresult) -> Answer:
         """The answer that a result of the server is."""
         rows: list[Any] = []
         if self._row is None or not result.ntuples:
@@ -281,7 +285,7 @@ class Together(Form):
 _NUMBERS = count(1)
 
 
-def _after(read: Callable[[bytes], Any], make: Way | None) -> Callable[[bytes], Any]:
+def _after(read: Reader, make: Way | None) -> Reader:
     return read if make is None else lambda text: make(read(text))
 
 

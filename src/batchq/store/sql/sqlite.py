@@ -83,7 +83,7 @@ class SQLite:
         engine = create_engine(access.url, connect_args=options, hide_parameters=True)
 
         @event.listens_for(engine, "connect")
-        def prepare(connection: sqlite3.Connection, _: Any) -> None:
+        def prepare(connection: sqlite3.Connection, _: object) -> None:
             # The driver must not begin transactions by itself: a read that turns into a write fails at once.
             connection.isolation_level = None
             connection.execute("PRAGMA journal_mode = WAL")

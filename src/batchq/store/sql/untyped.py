@@ -13,6 +13,8 @@ AnyColumn: TypeAlias = ColumnElement[Any]
 AnyType: TypeAlias = TypeEngine[Any]
 # A connection of the driver's own, below SQLAlchemy's; which one, only a dialect knows.
 Driver: TypeAlias = Any
+# The options of a driver's connection, each of a type of its own.
+Options: TypeAlias = dict[str, Any]
 # A way from one value to another; the type of a column tells which values these are.
 Way: TypeAlias = Callable[[Any], Any]
 # A statement of SQLAlchemy's, or a function that makes one of the columns that it is given.
