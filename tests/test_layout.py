@@ -17,17 +17,20 @@ from support import book
 ROOT = Path(batchq.__file__).parent
 # From the ground up; a module imports from its own floor and from those below.
 FLOORS = [
+    # `lazy` is for the `__init__` of packages on every floor.
     {"errors", "lazy"},
     {"core"},
     # `escape` serves the logs of the server and the tables of the CLI, so it stands below both.
-    {"brokers", "clock", "config", "crash", "escape", "spec"},
+    {"clock", "config", "crash", "escape", "spec"},
     {"store"},
     {"engine"},
+    # It calls every verb of the engine, and no verb may call it: a transaction would begin within another one.
     {"aside"},
     {"views"},
     {"actions", "planning"},
     {"coordinator", "server"},
-    {"catalogue", "discovery", "launch", "operations"},
+    # They are the parts of `app`, and know nothing of each other.
+    {"brokers", "catalogue", "discovery", "launch", "operations"},
     {"app"},
     {"embedded", "web"},
     {"cli"},
