@@ -17,17 +17,20 @@ from support import book
 ROOT = Path(batchq.__file__).parent
 # From the ground up; a module imports from its own floor and from those below.
 FLOORS = [
+    # `lazy` is for the `__init__` of packages on every floor.
     {"errors", "lazy"},
     {"core"},
     # `escape` serves the logs of the server and the tables of the CLI, so it stands below both.
-    {"brokers", "clock", "config", "crash", "escape", "spec"},
+    {"clock", "config", "crash", "escape", "spec"},
     {"store"},
     {"engine"},
+    # It calls every verb of the engine, and no verb may call it: a transaction would begin within another one.
     {"aside"},
     {"views"},
     {"actions", "planning"},
     {"coordinator", "server"},
-    {"catalogue", "discovery", "launch", "operations"},
+    # They are the parts of `app`, and know nothing of each other.
+    {"brokers", "catalogue", "discovery", "launch", "operations"},
     {"app"},
     {"embedded", "web"},
     {"cli"},
@@ -43,6 +46,11 @@ NOUNS = {
 }
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 IMPURE = {"os", "time", "random", "socket", "subprocess", "sqlalchemy", "sqlmodel", "celery", "kombu", "logging"}
+
+# A kind of database by its name, its driver's, or that of a module about it alone; and the questions which kind it is.
+KIND = re.compile(r"sqlite|postgres|psycopg|store\.sql\.(?:session|wire)|dialect\.name|database\.kind", re.IGNORECASE)
+# Its dialect; what reads a URL or tells people about one; migrations as they were released.
+NAMES_KINDS = ("store/sql", "config.py", "store/address.py", "store/migrations")
 
 
 def modules() -> list[Path]:
@@ -94,6 +102,22 @@ def test_core_knows_no_clock_no_sql_no_celery_and_no_environment(path: Path):
     source = path.read_text(encoding="utf-8")
     assert ".now(" not in source
     assert ".today(" not in source
+
+
+def code(path: Path) -> str:
+    """The module without its comments and docstrings."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_only_its_own_module_knows_a_kind_of_database(path: Path):
+    here = path.relative_to(ROOT)
+    if not any(here.is_relative_to(place) for place in NAMES_KINDS):
+        assert not KIND.findall(code(path)), "make it a question of `Dialect` in store/sql/dialect.py"
 
 
 @pytest.mark.parametrize("name", ["batchq", "batchq.cli", "batchq.app"])

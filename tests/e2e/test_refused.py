@@ -74,7 +74,7 @@ def test_poisoned_outcomes_claims_and_rows_are_set_aside_within_a_second_and_tol
     assert "AOS1" in {entry.server for entry in site.ledger(other)}
 
     with site.database.write() as tx:
-        tx.execute(text("DROP TRIGGER refuses" + ("" if site.database.embedded else " ON batchq_task")))
+        tx.execute(text("DROP TRIGGER refuses" + ("" if site.database.kind == "sqlite" else " ON batchq_task")))
     assert site.wait_end(run, seconds=90)["status"] == "success"
     assert site.json("check")["problems"] == []
 

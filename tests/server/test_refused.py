@@ -74,7 +74,7 @@ class Books:
     def refuse(self, when: str, table: str = "batchq_task", what: str = "UPDATE") -> None:
         """Have the database refuse rows of which this is true; NEW is the row."""
         with self.database.write() as tx:
-            if self.database.embedded:
+            if self.database.kind == "sqlite":
                 body = f"WHEN {when} BEGIN SELECT RAISE(ABORT, 'no poison here'); END"
                 tx.execute(text(f"CREATE TRIGGER refuses BEFORE {what} ON {table} {body}"))
                 return
@@ -85,7 +85,7 @@ class Books:
 
     def allow(self) -> None:
         with self.database.write() as tx:
-            tx.execute(text("DROP TRIGGER refuses" + ("" if self.database.embedded else " ON batchq_task")))
+            tx.execute(text("DROP TRIGGER refuses" + ("" if self.database.kind == "sqlite" else " ON batchq_task")))
 
     def assert_others_stand(self, *names: str) -> None:
         for n in range(8):
@@ -111,7 +111,7 @@ def test_of_eight_outcomes_one_that_no_database_can_hold_is_stored_without_its_w
     stored = books.stored("T3")
     assert stored["status"] == "success"
     assert stored["error"] is None
-    if not (books.database.embedded and poison == "NUL \0"):  # which SQLite holds
+    if not (books.database.kind == "sqlite" and poison == "NUL \0"):  # which SQLite holds
         assert stored["result"] is None
         assert stored["log"].startswith("what it said was left out, as the database refuses it: ")
     books.assert_others_stand("T3")

@@ -29,7 +29,7 @@ def before(database: Clocked) -> Play:
 @pytest.fixture(params=REVISIONS)
 def old(request: pytest.FixtureRequest, before: Play, tmp_path) -> Clocked:
     """A database of each released schema that holds it."""
-    if before.database.embedded:
+    if before.database.kind == "sqlite":
         url = f"sqlite:///{tmp_path / 'old.db'}"
     else:
         url = request.getfixturevalue("fresh_postgresql_url")

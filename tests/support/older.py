@@ -84,7 +84,7 @@ def make(database: Database, revision: str, of: Database) -> None:
                 tx.execute(table.delete())
         for table, rows in _rows(of, tables):
             tx.execute(insert(tables.tables[table]), rows)
-        if not database.embedded:
+        if database.kind != "sqlite":
             _count_on(tx)
 
 

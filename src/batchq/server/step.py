@@ -155,7 +155,7 @@ class BatchServer(bootsteps.StartStopStep):
             partial(execution.begin, self),
             # No claim once a stop has begun: an attempt that starts then would be lost with it.
             pool=lambda: 0 if stop.begun() else self.pool.size,
-            beside=None if self.database.embedded else ThreadPoolExecutor(1, "batchq-ledger"),
+            beside=ThreadPoolExecutor(1, "batchq-ledger") if self.database.dialect.is_remote else None,
         )
 
     @property

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
-from sqlalchemy import Boolean, Float, Integer, String, func, or_, select, type_coerce
+from sqlalchemy import (
+    Boolean,
+    Float,
+    Integer,
+    LargeBinary,
+    Row,
+    String,
+    Table,
+    cast,
+    func,
+    or_,
+    select,
+    type_coerce,
+)
 from sqlalchemy.sql.elements import ColumnElement
 
 from batchq.core import secrets
@@ -15,10 +28,14 @@ from batchq.core.states import NOT_STARTED, TERMINAL, RunState, State
 from batchq.store import trouble
 from batchq.store.columns import GROUP, RUN, RUN_IS_OPEN, SERVER, TASK, run_of
 from batchq.store.group import PRIORITIES
+from batchq.store.sql.dialect import dialect
+from batchq.store.sql.untyped import AnyColumn
 from batchq.store.tables import Run, Server, Task
 from batchq.store.transaction import Tx
 from batchq.store.trouble import What
 
+# A row as it is stored: any of its columns may hold a value of another type than its own.
+Stored: TypeAlias = Row[*tuple[Any, ...]]
 # Long texts that no check needs.
 LONG = ("error", "result", "definition")
 TYPES: tuple[tuple[type, tuple[type, ...]], ...] = (
@@ -38,9 +55,7 @@ SAID = {
 
 def broken(tx: Tx) -> Iterator[str]:
     """Every row of open work that cannot be as it is, and every row set aside, a sentence each."""
-    if tx.dialect.name == "sqlite":
-        driver: Any = tx.connection.driver_connection
-        driver.text_factory = str  # bytes that are no text must fail here, to be found
+    dialect(tx).read_strictly(tx)  # bytes that are no text must fail here, to be found
     for row in trouble.every(tx):
         said = SAID[What(row.what)].format(name=_named(tx, row), reason=row.reason, told_by=row.told_by)
         yield f"{said[0].upper()}{said[1:]}: it is set aside since {row.since:%Y-%m-%d %H:%M:%S} UTC, and tried again."
@@ -51,23 +66,23 @@ def broken(tx: Tx) -> Iterator[str]:
     yield from _of_tasks(tx, groups)
 
 
-def _named(tx: Tx, row: Any) -> str:
+def _named(tx: Tx, row: trouble.SetAside) -> str:
     """The row that was set aside, by its name if that can be read."""
     if row.what == What.RUN:
         return f"run {row.number}"
     if row.what == What.SERVER:
-        return f"server {_name(tx, SERVER, row.number)}"
+        return f"server {_name(tx, Server.__table__, row.number)}"
     return _task(tx, row.number)
 
 
 def _task(tx: Tx, number: int) -> str:
-    return f"task {_name(tx, TASK, number)} of run {run_of(number)}"
+    return f"task {_name(tx, Task.__table__, number)} of run {run_of(number)}"
 
 
-def _name(tx: Tx, table: Any, number: int) -> str:
-    names: list[Any] = []
+def _name(tx: Tx, table: Table, number: int) -> str:
+    names: list[object] = []
     error = trouble.tried(
-        tx, lambda: names.extend(tx.execute(select(table.name).where(table.id == number)).scalars()), keep=False
+        tx, lambda: names.extend(tx.execute(select(table.c.name).where(table.c.id == number)).scalars()), keep=False
     )
     return repr(names[0]) if not error and names and isinstance(names[0], str) else f"number {number}"
 
@@ -75,10 +90,10 @@ def _name(tx: Tx, table: Any, number: int) -> str:
 # --- reading --------------------------------------------------------------------------------------------------
 
 
-def _read(tx: Tx, table: Any, where: Any) -> tuple[Sequence[Any], dict[int, str]]:
+def _read(tx: Tx, table: Table, where: ColumnElement[bool]) -> tuple[Sequence[Stored], dict[int, str]]:
     """The rows that can be read, and why the others cannot, by their ids."""
     statement = select(*(_as_it_is(column) for column in table.c if column.name not in LONG))
-    found: dict[int, Any] = {}
+    found: dict[int, Stored] = {}
 
     def read(numbers: Sequence[int]) -> None:
         found.update((row.id, row) for row in tx.execute(statement.where(table.c.id.in_(numbers))))
@@ -93,11 +108,11 @@ def _read(tx: Tx, table: Any, where: Any) -> tuple[Sequence[Any], dict[int, str]
 CHUNK = 1000
 
 
-def _as_it_is(column: Any) -> Any:
+def _as_it_is(column: AnyColumn) -> AnyColumn:
     return type_coerce(column, Integer).label(column.name) if isinstance(column.type, Boolean) else column
 
 
-def _odd(row: Any, columns: Sequence[ColumnElement[Any]]) -> Iterator[str]:
+def _odd(row: Stored, columns: Iterable[AnyColumn]) -> Iterator[str]:
     """The values of another type than their column, which SQLite accepts."""
     for column in columns:
         value = row._mapping.get(column.name)
@@ -112,11 +127,19 @@ def _short(value: object) -> str:
     return text if len(text) <= 40 else f"{text[:37]}…"
 
 
-def _all_groups(tx: Tx) -> Sequence[Any]:
-    rows: list[Any] = []
+class _Group(NamedTuple):
+    """A group as it is stored; a name that is no text is told by its bytes, in hexadecimal digits."""
+
+    name: object
+    priority: object
+
+
+def _all_groups(tx: Tx) -> Sequence[_Group]:
+    rows: list[_Group] = []
     names = select(GROUP.name, GROUP.priority)
-    if trouble.tried(tx, lambda: rows.extend(tx.execute(names).all()), keep=False):
-        rows += tx.execute(select(func.hex(GROUP.name).label("name"), GROUP.priority)).all()
+    if trouble.tried(tx, lambda: rows.extend(_Group(*row) for row in tx.execute(names)), keep=False):
+        as_bytes = select(cast(GROUP.name, LargeBinary).label("name"), GROUP.priority)
+        rows += [_Group(row.name.hex().upper(), row.priority) for row in tx.execute(as_bytes)]
     return rows
 
 
@@ -129,14 +152,14 @@ def _of_servers(tx: Tx) -> Iterator[str]:
     for number, reason in unread.items():
         yield f"Server number {number} cannot be read ({reason}). Correct its row of batchq_server."
     for row in found:
-        wrong = list(_odd(row, list(table.c)))
+        wrong = list(_odd(row, table.c))
         if not wrong and row.life is not None and _json(row.life) is None:
             wrong.append(f"its life is {_short(row.life)}")
         if wrong:
             yield f"Server {_short(row.name)} cannot be as it is ({'; '.join(wrong)}). Correct it in batchq_server."
 
 
-def _of_group(name: Any, row: Any) -> Iterator[str]:
+def _of_group(name: object, row: _Group) -> Iterator[str]:
     if not isinstance(name, str) or not name or row.priority not in PRIORITIES.values():
         fact = f"its priority is {_short(row.priority)}" if isinstance(name, str) and name else "its name is none"
         yield f"Group {_short(name)} cannot be as it is ({fact}). Correct its row of batchq_group."
@@ -151,14 +174,14 @@ def _of_runs(tx: Tx) -> Iterator[str]:
     counted = select(TASK.run_id, func.count()).join(Run, RUN.id == TASK.run_id).where(RUN_IS_OPEN, still_open)
     numbers = Counter(dict(map(tuple, tx.execute(counted.group_by(TASK.run_id)))))
     for row in found:
-        wrong = list(_odd(row, list(table.c)))
+        wrong = list(_odd(row, table.c))
         if not wrong and row.status != RunState.STORING and row.open_tasks != numbers[row.id]:
             wrong.append(f"it counts {row.open_tasks} open tasks, and has {numbers[row.id]}")
         if wrong:
             yield f"Run {row.id} cannot be as it is ({'; '.join(wrong)}). Correct its row of batchq_run."
 
 
-def _of_tasks(tx: Tx, groups: Any) -> Iterator[str]:
+def _of_tasks(tx: Tx, groups: Collection[object]) -> Iterator[str]:
     table = Task.__table__
     is_open = TASK.run_id.in_(select(RUN.id).where(RUN_IS_OPEN, RUN.status != RunState.STORING.value))
     found, unread = _read(tx, table, is_open & TASK.status.not_in([state.value for state in TERMINAL]))
@@ -166,14 +189,14 @@ def _of_tasks(tx: Tx, groups: Any) -> Iterator[str]:
         yield f"Task number {number & 0xFFFFF} of run {run_of(number)} cannot be read ({reason}). {CORRECT}"
     lives = {row.id: row.epoch for row in tx.execute(select(SERVER.id, SERVER.epoch))}
     for row in found:
-        if wrong := list(_odd(row, list(table.c))) or list(_wrong(row, groups, lives)):
+        if wrong := list(_odd(row, table.c)) or list(_wrong(row, groups, lives)):
             yield f"Task {_short(row.name)} of run {row.run_id} cannot be as it is ({'; '.join(wrong)}). {CORRECT}"
 
 
 CORRECT = "Correct its row of batchq_task, or cancel the run."
 
 
-def _wrong(row: Any, groups: Any, lives: Any) -> Iterator[str]:
+def _wrong(row: Stored, groups: Collection[object], lives: Mapping[int, int]) -> Iterator[str]:
     """The faults that the types allow and the rules forbid."""
     if row.group_name not in groups:
         yield f"there is no group {_short(row.group_name)}"
@@ -194,7 +217,7 @@ def _wrong(row: Any, groups: Any, lives: Any) -> Iterator[str]:
         yield "it executes on no server that lives"
 
 
-def _json(text: str) -> Any:
+def _json(text: str) -> object:
     try:
         return json.loads(text)
     except (ValueError, TypeError, RecursionError):

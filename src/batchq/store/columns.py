@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from sqlalchemy import Boolean, and_, func, literal_column
-from sqlalchemy.ext.compiler import compiles
+from sqlalchemy import and_, func, literal_column
 from sqlalchemy.sql.elements import ColumnElement
 
 from batchq.core.states import State
+from batchq.store.sql.no_index import InNoIndex
 from batchq.store.tables import (
     Attempt,
     Dispatch,
@@ -56,35 +54,9 @@ def status_in_index(*states: State) -> ColumnElement[bool]:
     return literal_column(f"batchq_task.status {test}")
 
 
-class StatusIs(ColumnElement[bool]):
-    """A task's `status` is `state`, in words that keep the database from using a partial index."""
-
-    inherit_cache = False
-    type = Boolean()
-
-    def __init__(self, state: State) -> None:
-        self.state = state
-        self.bound = TASK.status == state.value
-
-    def self_group(self, against: Any = None) -> StatusIs:
-        """Refuse parentheses: SQLAlchemy would wrap a Boolean as `(…) = 1`."""
-        return self
-
-
-@compiles(StatusIs, "sqlite")
-def _status_in_words(element: StatusIs, compiler: Any, **options: Any) -> str:
-    # For a bound value SQLite would plan the statement anew at each run, in search of a partial index.
-    return f"+batchq_task.status = '{element.state.value}'"
-
-
-@compiles(StatusIs, "postgresql")
-def _status_bound(element: StatusIs, compiler: Any, **options: Any) -> str:
-    return str(compiler.process(element.bound, **options))
-
-
-def status_is(state: State) -> StatusIs:
+def status_is(state: State) -> InNoIndex:
     """A task's `status` is `state`; use it where rows are found by id, so that no partial index is searched instead."""
-    return StatusIs(state)
+    return InNoIndex(TASK.status, state.value)
 
 
 # SQLite uses a partial index only for a query that repeats the index's own words.

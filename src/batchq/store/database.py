@@ -62,11 +62,6 @@ class Database:
         return self.url.get_backend_name()
 
     @property
-    def embedded(self) -> bool:
-        """Whether the database is a file that the process itself reads and writes."""
-        return not self.dialect.has_sessions
-
-    @property
     def engine(self) -> Engine:
         """SQLAlchemy's engine; made, with SQLite's file, when it is asked for first."""
         if self._engine is None:
@@ -88,14 +83,10 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Tx]:
         """A transaction that only reads, one moment of the database."""
-        if self.dialect.has_sessions:
-            # On the writer's session, if that is free: a server has but so many.
+        if self.dialect.has_few_connections:
             self._writer.let_go_if_idle()
-        with self.reachable(), closing(Tx(self)) as tx:
-            self.dialect.isolate(tx)
-            with tx.begin():
-                self.dialect.begin_reading(tx)
-                yield tx
+        with self.reachable(), closing(Tx(self)) as tx, self.dialect.reading(tx):
+            yield tx
 
     def run(self, act: Callable[Concatenate[Tx, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Do `act(tx, …)` in a writing transaction, again from the start when the database broke a deadlock.
@@ -145,7 +136,7 @@ class Database:
             self.lost = refusal
         if refusal is not None or not is_away(error):
             return refusal
-        if self.dialect.has_sessions:
+        if self.dialect.fails_as_a_whole:
             # The others are hardly better off, and each would be waited for by itself.
             self._renew()
         return DatabaseUnreachable(url=self._masked, reason=reason(error))

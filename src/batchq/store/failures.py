@@ -12,25 +12,36 @@ from sqlalchemy.exc import (
 )
 
 from batchq.errors import BatchqError
-from batchq.store.sql import postgresql, sqlite
-from batchq.store.sql.driver import sqlstate
+from batchq.store.sql.dialect import DIALECTS
+from batchq.store.sql.driver import Fault
 
 REASON_CHARACTERS = 300
 
 
+def fault(error: DBAPIError) -> Fault:
+    """The fault that an error is: the database that it came from knows it, or its class says it."""
+    for dialect in DIALECTS.values():
+        found = dialect.fault(error)
+        if found is not None:
+            return found
+    if isinstance(error, (OperationalError, InterfaceError)):
+        return Fault.AWAY
+    return Fault.CONTENT if isinstance(error, (DataError, IntegrityError)) else Fault.OTHER
+
+
 def may_repeat(error: DBAPIError) -> bool:
     """Whether the transaction may go through from its start: it lost a deadlock, or met bytes that are no text."""
-    return sqlstate(error) in postgresql.REPEATABLE or is_garbage(error)
+    return fault(error) in (Fault.CONTENDED, Fault.GARBAGE)
 
 
 def is_garbage(error: DBAPIError) -> bool:
-    """Whether SQLite holds bytes there that are no text; they are an error only when they are met first."""
-    return sqlite.NO_TEXT in str(error.orig)
+    """Whether bytes are stored there that are no text; they are an error only when they are met first."""
+    return fault(error) is Fault.GARBAGE
 
 
 def is_away(error: DBAPIError) -> bool:
     """Whether the database does not answer, if it is no refusal that we know."""
-    return isinstance(error, (OperationalError, InterfaceError)) or sqlstate(error) in postgresql.SILENT
+    return isinstance(error, (OperationalError, InterfaceError)) or fault(error) is Fault.AWAY
 
 
 def of_content(error: BaseException) -> bool:
@@ -42,14 +53,7 @@ def of_content(error: BaseException) -> bool:
         return False
     if not isinstance(error, DBAPIError):
         return not isinstance(error, InvalidRequestError)  # SQLAlchemy's error for a connection that was lost
-    if error.connection_invalidated:
-        return False
-    state = sqlstate(error)
-    if state is not None:
-        return state[:2] not in postgresql.STATES
-    if isinstance(error, OperationalError):
-        return any(words in str(error.orig) for words in sqlite.CONTENT_WORDS)
-    return isinstance(error, (DataError, IntegrityError)) or "binding parameter" in str(error.orig)
+    return not error.connection_invalidated and fault(error) in (Fault.CONTENT, Fault.GARBAGE)
 
 
 def why(error: BaseException) -> str:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import delete, func, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from batchq.core.states import NOT_STARTED, TERMINAL
 from batchq.store.columns import BINDING, GROUP, RUN, RUN_IS_OPEN, SERVER, STORING, TASK
+from batchq.store.sql.dialect import dialect
 from batchq.store.sql.lists import among
 from batchq.store.sql.statement import Reply, Statement
 from batchq.store.tables import Group, Run, ServerGroup, Task
@@ -106,5 +106,4 @@ def forget_group(tx: Tx, group: str) -> bool:
 
 def insert_if_new(tx: Tx, table: Any, values: Mapping[str, Any]) -> None:
     """Insert a row, unless one of the same key is there."""
-    insert: Any = postgresql.insert if tx.dialect.name == "postgresql" else sqlite.insert
-    tx.execute(insert(table).values(**values).on_conflict_do_nothing())
+    tx.execute(dialect(tx).insert_if_new(table).values(**values))

@@ -32,11 +32,7 @@ def upgrade(database: Database) -> tuple[str | None, str]:
             _upgrade(tx)
         return before, NEWEST
 
-    done = database.run(act)
-    if database.dialect.has_sessions:
-        # A session that waits so long for an answer is not used again.
-        database.dispose()
-    return done
+    return database.run(act)
 
 
 def check(database: Database) -> None:

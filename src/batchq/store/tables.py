@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import date, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlalchemy import (
     BigInteger,
@@ -18,15 +18,18 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
-from sqlalchemy.types import Integer
 from sqlmodel import Field, SQLModel
 
 from batchq.core.conditions import Join
 from batchq.core.states import Outcome, RunState, State
+from batchq.store.sql.dialect import DIALECTS
 
 NAME = 200
-# SQLite numbers rows by itself only in a column of the type INTEGER.
-BIG = BigInteger().with_variant(Integer, "sqlite")
+BIG = BigInteger()
+for _name, _dialect in DIALECTS.items():
+    BIG = BIG.with_variant(_dialect.big, _name)
+# Options of a table that is kept in the order of its primary key.
+BY_KEY = {option: value for dialect in DIALECTS.values() for option, value in dialect.by_key.items()}
 
 
 def one_of(column: str, values: type[StrEnum]) -> CheckConstraint:
@@ -37,7 +40,8 @@ def one_of(column: str, values: type[StrEnum]) -> CheckConstraint:
 
 def partial(name: str, *columns: str, where: str) -> Index:
     """An index over the few rows that a hot query looks at."""
-    return Index(name, *map(text, columns), sqlite_where=text(where), postgresql_where=text(where))
+    options: dict[str, Any] = {f"{dialect}_where": text(where) for dialect in DIALECTS}
+    return Index(name, *map(text, columns), **options)
 
 
 class Row(SQLModel):
@@ -216,7 +220,7 @@ class TaskCondition(Row, table=True):
     __table_args__ = (
         one_of("outcome", Outcome),
         partial("batchq_condition_handles", "predecessor_id", where="handles"),
-        {"sqlite_with_rowid": False},
+        BY_KEY,
     )
     predecessor_id: int = Field(sa_column=Column(BIG, primary_key=True, autoincrement=False))
     task_id: int = Field(

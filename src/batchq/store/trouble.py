@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import ColumnElement, Select, delete, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from batchq.core.topology import Aside
@@ -35,7 +35,20 @@ class What(StrEnum):
     SERVER = "server"  # cannot be declared lost: a server
 
 
+class SetAside(NamedTuple):
+    """A row of the table of what is set aside, its columns in their order."""
+
+    what: str
+    number: int
+    reason: str
+    told_by: str
+    since: datetime
+    tries: int
+    again_at: datetime
+
+
 Key = tuple[What, int]
+T = TypeVar("T")
 
 
 def tried(tx: Tx, act: Callable[[], object], *, keep: bool) -> Exception | None:
@@ -103,10 +116,10 @@ def forget(tx: Tx, what: What, number: int) -> bool:
     return bool(gone)
 
 
-def due(tx: Tx, now: datetime) -> Sequence[Any]:
+def due(tx: Tx, now: datetime) -> list[SetAside]:
     """The rows that are to be tried again."""
     rows = select(Trouble.__table__).where(TROUBLE.again_at <= now)
-    return tx.execute(rows.order_by(TROUBLE.what, TROUBLE.number)).all()
+    return _read(tx, rows.order_by(TROUBLE.what, TROUBLE.number))
 
 
 def pauses(tx: Tx, what: What, number: int, now: datetime) -> bool:
@@ -124,12 +137,16 @@ def lock_due(tx: Tx, what: What, number: int, now: datetime) -> bool:
     )
 
 
-def every(tx: Tx) -> Sequence[Any]:
+def every(tx: Tx) -> list[SetAside]:
     """All rows set aside, the oldest first."""
-    return tx.execute(select(Trouble.__table__).order_by(TROUBLE.since, TROUBLE.what, TROUBLE.number)).all()
+    return _read(tx, select(Trouble.__table__).order_by(TROUBLE.since, TROUBLE.what, TROUBLE.number))
 
 
-def _its(what: What, number: int, column: Any, *more: Any) -> Any:
+def _read(tx: Tx, rows: Select[*tuple[Any, ...]]) -> list[SetAside]:
+    return [SetAside(*row) for row in tx.execute(rows)]
+
+
+def _its(what: What, number: int, column: ColumnElement[T], *more: ColumnElement[bool]) -> Select[T]:
     return select(column).where(TROUBLE.what == what.value, TROUBLE.number == number, *more)
 
 

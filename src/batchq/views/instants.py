@@ -5,9 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import overload
 
-from sqlalchemy import text
-
-from batchq import clock as world
+from batchq.store.sql.dialect import dialect
 from batchq.store.transaction import Tx
 
 
@@ -24,12 +22,4 @@ def iso(instant: datetime | None) -> str | None:
 
 def clock(tx: Tx) -> datetime:
     """The database's clock (rule 20)."""
-    instant = tx.execute(_CLOCKS[tx.dialect.name]).scalar_one()
-    real = instant if isinstance(instant, datetime) else datetime.fromisoformat(instant)
-    return world.clock().show(real.astimezone(UTC))
-
-
-_CLOCKS = {
-    "postgresql": text("SELECT clock_timestamp()"),
-    "sqlite": text("SELECT strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now')"),
-}
+    return dialect(tx).now(tx)

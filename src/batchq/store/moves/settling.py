@@ -12,6 +12,7 @@ from batchq.core.states import RUN_OPEN, RunState, State
 from batchq.store.columns import CONDITION, RUN, TASK, status_in_index
 from batchq.store.moves.becoming import becomes
 from batchq.store.moves.listing import Listing
+from batchq.store.sql.dialect import dialect
 from batchq.store.sql.lists import among
 from batchq.store.sql.statement import Reply, Statement
 from batchq.store.tables import Run, Task, TaskCondition
@@ -47,8 +48,8 @@ def unsettled_runs(tx: Tx, limit: int, aside: Collection[int] = ()) -> Reply:
 
 
 def lock_runs(tx: Tx, runs: Collection[int]) -> None:
-    """Let nobody else settle these runs before the commit; on SQLite a writing transaction is alone anyway."""
-    if runs and tx.dialect.name != "sqlite":
+    """Let nobody else settle these runs before the commit."""
+    if runs and dialect(tx).locks_rows:
         _LOCK_RUNS.later(tx, runs=runs)
 
 

@@ -14,6 +14,7 @@ from batchq.core.states import State
 from batchq.store.columns import OUT, RUN, TASK, run_of, status_in_index, status_is
 from batchq.store.moves.becoming import becomes
 from batchq.store.moves.listing import Listing
+from batchq.store.sql.dialect import dialect
 from batchq.store.sql.lists import among
 from batchq.store.sql.statement import Statement
 from batchq.store.tables import Run, Task
@@ -76,7 +77,7 @@ def numbers_out(tx: Tx, *states: State) -> list[int]:
 
 def lock_out(tx: Tx) -> None:
     """Lock all tickets that are out. Call it before the dispatch lock: whoever holds that one waits for no task."""
-    if tx.dialect.name != "sqlite":
+    if dialect(tx).locks_rows:
         _LOCK_OUT(tx)
 
 
@@ -86,7 +87,7 @@ def lock_now(tx: Tx, tasks: Collection[int], *, skip: bool) -> Collection[int]:
     A task that another transaction has locked is left out with `skip`; without it the transaction is broken off and
     begins again (`Database.run`).
     """
-    if not tasks or tx.dialect.name == "sqlite":
+    if not tasks or not dialect(tx).locks_rows:
         return tasks
     return {row.id for row in (_LOCK_FREE if skip else _LOCK_ALL)(tx, tasks=tasks)}
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import ClassVar, Protocol
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, Insert, Table
+from sqlalchemy import Dialect as SQLAlchemys
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.sql.elements import ColumnElement
-from sqlalchemy.types import TypeEngine
 
 from batchq.errors import DatabaseRefuses
+from batchq.store.sql.driver import Fault
 from batchq.store.sql.file import File
 from batchq.store.sql.forms import Form
+from batchq.store.sql.untyped import AnyColumn, AnyType, Driver, Making
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +34,14 @@ class Access:
 class Dialect(Protocol):
     """One kind of database. `driver` is always the connection of its own driver, below SQLAlchemy's."""
 
-    # Whether connections are sessions of a server: they go bad together, and are not used again after a long wait.
-    has_sessions: bool
+    # Whether an answer takes a round trip: a server then commits beside its event loop.
+    is_remote: bool
+    # Whether several transactions write at once, so that a row needs a lock to stay as it is.
+    locks_rows: bool
+    # Whether its connections are few: a reader then takes the one that is kept for writing.
+    has_few_connections: bool
+    # Whether all connections are bad once one is: each is then opened anew.
+    fails_as_a_whole: bool
 
     # --- opening ---
 
@@ -43,26 +51,39 @@ class Dialect(Protocol):
     def engine(self, access: Access) -> Engine:
         """The engine of a database; PostgreSQL is not connected to yet."""
 
+    # --- tables ---
+
+    # The type of a number of up to 64 bits, by which the database can also number rows by itself.
+    big: AnyType
+    # SQLAlchemy's options for a table that is kept in the order of its primary key.
+    by_key: ClassVar[Mapping[str, object]]
+
     # --- statements ---
 
-    def list_type(self, item: TypeEngine[Any]) -> TypeEngine[Any]:
+    def list_type(self, item: AnyType) -> AnyType:
         """The type of a parameter that holds a list of items."""
-
-    def list_value(self, values: list[Any]) -> Any:
-        """The list as the driver takes it for such a parameter."""
 
     def among(self, column: str, values: str) -> str:
         """The SQL that asks whether a column is in the list of a parameter; both are compiled already."""
 
-    def form(self, statement: Any, columns: Mapping[str, ColumnElement[Any]], plain: bool, compiler: Any) -> Form:
+    def in_no_index(self, column: AnyColumn, value: str, compiled: Callable[..., str]) -> str:
+        """The SQL of `column = value` that makes the database search no partial index for it.
+
+        `compiled` makes SQL of an element, and takes SQLAlchemy's options for it.
+        """
+
+    def insert_if_new(self, table: type[object] | Table) -> Insert:
+        """An insert that leaves the table alone if a row of the same key is there."""
+
+    def form(self, statement: Making, columns: Mapping[str, AnyColumn], plain: bool, compiler: SQLAlchemys) -> Form:
         """The statement compiled for this database; `compiler` is SQLAlchemy's own dialect."""
 
     # --- transactions ---
 
-    def is_well(self, driver: Any) -> bool:
+    def is_well(self, driver: Driver) -> bool:
         """Whether a connection can be used again after a rest."""
 
-    def is_broken(self, driver: Any) -> bool:
+    def is_broken(self, driver: Driver) -> bool:
         """Whether an error has left the connection of no more use."""
 
     def begin(self, tx: Connection, file: File) -> None:
@@ -71,22 +92,25 @@ class Dialect(Protocol):
     def commit(self, tx: Connection) -> None:
         """Commit what is under way, past SQLAlchemy where it knows of no transaction."""
 
-    def leave(self, driver: Any) -> None:
+    def leave(self, driver: Driver) -> None:
         """Roll back what the pool would not when it takes the connection back."""
 
-    def isolate(self, tx: Connection) -> None:
-        """Have the next transaction see one moment of the database."""
+    def reading(self, tx: Connection) -> AbstractContextManager[object]:
+        """A transaction that sees one moment of the database, set for what readers need otherwise than writers."""
 
-    def begin_reading(self, tx: Connection) -> None:
-        """Set what readers need otherwise than writers."""
+    def read_strictly(self, tx: Connection) -> None:
+        """Have this connection refuse stored bytes that are no text, also where others have come to bear them."""
 
     def now(self, tx: Connection) -> datetime:
         """The instant that counts, in UTC (rule 20)."""
 
     def wait_for_turn(self, tx: Connection) -> None:
-        """Wait until no other process upgrades the schema, and let the statements of this one take long."""
+        """Wait until no other process upgrades the schema, and let the statements of this transaction take long."""
 
     # --- errors ---
+
+    def fault(self, error: DBAPIError) -> Fault | None:
+        """The fault that the error is; None if it is of another database, or its class says enough."""
 
     def refusal(self, error: DBAPIError, url: str) -> DatabaseRefuses | None:
         """The refusal that the error is, with what helps; None if it is none that we know."""
@@ -99,3 +123,8 @@ DIALECTS: dict[str, Dialect] = {}
 def dialect_of(name: str) -> Dialect:
     """The dialect of this name, which is also SQLAlchemy's: `sqlite` or `postgresql`."""
     return DIALECTS[name]
+
+
+def dialect(tx: Connection) -> Dialect:
+    """The dialect of the database that this transaction is in."""
+    return DIALECTS[tx.dialect.name]

@@ -1,12 +1,23 @@
-"""Errors of the drivers, which are asked past SQLAlchemy on the hot path."""
+"""Errors of the drivers, which are asked past SQLAlchemy on the hot path, and the faults that they are."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum, auto
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
+
+
+class Fault(Enum):
+    """The cause of an error, as far as it decides how to go on."""
+
+    CONTENDED = auto()  # another transaction was in the way: it may go through from its start
+    GARBAGE = auto()  # bytes that are no text; an error only when they are met first
+    CONTENT = auto()  # the values that are stored, or were to be
+    AWAY = auto()  # the database ended the session
+    OTHER = auto()  # the database itself, its tables, or the statement
 
 
 @contextmanager

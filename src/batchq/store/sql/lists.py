@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
 
 from sqlalchemy import Boolean, Dialect, Text, bindparam
 from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.elements import BindParameter, ColumnElement
-from sqlalchemy.types import TypeDecorator, TypeEngine
+from sqlalchemy.types import TypeDecorator
 
 from batchq.store.sql.dialect import dialect_of
+from batchq.store.sql.untyped import AnyColumn, AnyType
 
 
-class Values(TypeDecorator[Collection[Any]]):
+class Values(TypeDecorator[Collection[object]]):
     """A list of items as one parameter."""
 
     impl = Text
     cache_ok = True
 
-    def __init__(self, item: TypeEngine[Any]) -> None:
+    def __init__(self, item: AnyType) -> None:
         super().__init__()
         self.item = item
 
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+    def load_dialect_impl(self, dialect: Dialect) -> AnyType:
         """The type that this database has for it."""
         return dialect.type_descriptor(dialect_of(dialect.name).list_type(self.item))
 
-    def process_bind_param(self, value: Collection[Any] | None, dialect: Dialect) -> Any:
-        """The list as this database's driver takes it."""
-        return dialect_of(dialect.name).list_value(list(value or ()))
+    def process_bind_param(self, value: Collection[object] | None, dialect: Dialect) -> list[object]:
+        """A list, also of a set or of nothing."""
+        return list(value or ())
 
 
 class Among(ColumnElement[bool]):
@@ -38,21 +39,21 @@ class Among(ColumnElement[bool]):
     inherit_cache = False
     type = Boolean()
 
-    def __init__(self, column: ColumnElement[Any], values: BindParameter[Any]) -> None:
+    def __init__(self, column: AnyColumn, values: BindParameter[Collection[object]]) -> None:
         self.column = column
         self.values = values
 
-    def self_group(self, against: Any = None) -> Among:
+    def self_group(self, against: object = None) -> Among:
         """Stand as it is: wrapped as `(…) = 1`, it would keep SQLite from using an index."""
         return self
 
 
 @compiles(Among)
-def _among(element: Among, compiler: Any, **options: Any) -> str:
+def _among(element: Among, compiler: SQLCompiler, **options: object) -> str:
     column, values = compiler.process(element.column, **options), compiler.process(element.values, **options)
     return dialect_of(compiler.dialect.name).among(column, values)
 
 
-def among(column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
+def among(column: AnyColumn, name: str) -> ColumnElement[bool]:
     """`column` is one of the values given as the parameter `name`."""
     return Among(column, bindparam(name, type_=Values(column.type)))

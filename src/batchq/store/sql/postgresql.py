@@ -5,27 +5,46 @@ Its driver is imported only where it is used: those who work on SQLite need not 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from sqlalchemy import ARRAY, Connection, DateTime, Engine, create_engine, event, func, select
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Connection,
+    DateTime,
+    Engine,
+    Insert,
+    Table,
+    create_engine,
+    event,
+    func,
+    select,
+)
+from sqlalchemy import Dialect as SQLAlchemys
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError, DisconnectionError
-from sqlalchemy.sql.elements import ColumnElement
-from sqlalchemy.types import TypeEngine
 
 from batchq import clock
 from batchq.config import masked
 from batchq.errors import DatabaseRefuses, InvalidInput
-from batchq.store.sql.driver import as_sqlalchemys, reason, sqlstate
+from batchq.store.sql.driver import Fault, as_sqlalchemys, reason, sqlstate
 from batchq.store.sql.forms import Answer, Form, Rows, given_table
 from batchq.store.sql.lists import Values, among
 from batchq.store.sql.statement import Statement, forget, send
+from batchq.store.sql.untyped import AnyColumn, AnyType, Driver, Making, Options, Way
 
 if TYPE_CHECKING:
+    from psycopg.pq.abc import PGresult
+    from sqlalchemy.pool import ConnectionPoolEntry
+
     from batchq.store.sql.dialect import Access
     from batchq.store.sql.file import File
+    from batchq.store.sql.session import Session
+    from batchq.store.sql.wire import Reader
 
 # Serialization failure, deadlock detected, lock not available.
 REPEATABLE = {"40001", "40P01", "55P03"}
@@ -63,7 +82,12 @@ _CLOCK = Statement(select(func.clock_timestamp(type_=DateTime(timezone=True)).la
 class PostgreSQL:
     """PostgreSQL's answers to the questions of `Dialect`."""
 
-    has_sessions = True
+    is_remote = True
+    locks_rows = True
+    has_few_connections = True
+    fails_as_a_whole = True
+    big: AnyType = BigInteger()
+    by_key: ClassVar[Mapping[str, object]] = {}  # no table is kept so
 
     def check_driver(self, url: str) -> None:
         """Raise InvalidInput where psycopg is not installed, or finds no library of PostgreSQL's to work with."""
@@ -85,16 +109,16 @@ class PostgreSQL:
         engine = create_engine(url, hide_parameters=True, connect_args=settings)
 
         @event.listens_for(engine, "do_connect")
-        def connect(_: Any, __: Any, args: Any, options: Any) -> Any:
-            return session.connect(masked(str(url)), answer, *args, **options)
+        def connect(_: SQLAlchemys, __: object, args: Sequence[str], options: Options) -> Session:
+            return session.connect(masked(str(url)), answer, args, options)
 
         @event.listens_for(engine, "checkout")
-        def replace(driver: Any, *_: Any) -> None:
+        def replace(driver: Session, *_: object) -> None:
             if not driver.is_well():
                 raise DisconnectionError
 
         @event.listens_for(engine, "checkin")
-        def rest(driver: Any, record: Any) -> None:
+        def rest(driver: Session | None, record: ConnectionPoolEntry) -> None:
             # Statements left by a broken-off transaction must not reach the next one.
             forget(record)
             if driver is not None:
@@ -102,33 +126,37 @@ class PostgreSQL:
 
         @event.listens_for(engine, "commit")
         @event.listens_for(engine, "before_cursor_execute")
-        def first(tx: Connection, *_: Any) -> None:
+        def first(tx: Connection, *_: object) -> None:
             # SQLAlchemy's own statements come after those that wait.
             send(tx)
 
         return engine
 
-    def list_type(self, item: TypeEngine[Any]) -> TypeEngine[Any]:
+    def list_type(self, item: AnyType) -> AnyType:
         """An array of the items."""
         return ARRAY(item)
-
-    def list_value(self, values: list[Any]) -> Any:
-        """The list itself."""
-        return values
 
     def among(self, column: str, values: str) -> str:
         """A search by index in the array."""
         return f"{column} = ANY ({values})"
 
-    def form(self, statement: Any, columns: Mapping[str, ColumnElement[Any]], plain: bool, compiler: Any) -> Form:
+    def in_no_index(self, column: AnyColumn, value: str, compiled: Callable[..., str]) -> str:
+        """The test as it is: a bound value fits the condition of no index."""
+        return compiled(column == value)
+
+    def insert_if_new(self, table: type[object] | Table) -> Insert:
+        """An insert that ignores the conflict."""
+        return insert(table).on_conflict_do_nothing()
+
+    def form(self, statement: Making, columns: Mapping[str, AnyColumn], plain: bool, compiler: SQLAlchemys) -> Form:
         """One statement for all its rows."""
         return Together(statement, columns, compiler)
 
-    def is_well(self, driver: Any) -> bool:
+    def is_well(self, driver: Session) -> bool:
         """Whether the server has neither ended the session nor fallen silent."""
-        return bool(driver.is_well())
+        return driver.is_well()
 
-    def is_broken(self, driver: Any) -> bool:
+    def is_broken(self, driver: Session) -> bool:
         """Whether the session is closed, or stands half-way in a pipeline."""
         return bool(driver.closed or driver.pgconn.pipeline_status)
 
@@ -137,7 +165,7 @@ class PostgreSQL:
 
     def commit(self, tx: Connection) -> None:
         """Commit, unless the last statements took the commit with them."""
-        driver: Any = tx.connection.driver_connection
+        driver = _driver(tx)
         if tx.in_transaction():
             tx.commit()
         elif driver.pgconn.transaction_status:
@@ -145,16 +173,19 @@ class PostgreSQL:
                 driver.commit()
         driver.rest()
 
-    def leave(self, driver: Any) -> None:
+    def leave(self, driver: object) -> None:
         """Leave that to the pool, which rolls back."""
 
-    def isolate(self, tx: Connection) -> None:
-        """See one moment in all statements of a transaction."""
+    @contextmanager
+    def reading(self, tx: Connection) -> Iterator[None]:
+        """One moment for all its statements, and the ways to read and to join that writers do without."""
         tx.execution_options(isolation_level="REPEATABLE READ")
+        with tx.begin():
+            tx.execute(ALL_WAYS)
+            yield
 
-    def begin_reading(self, tx: Connection) -> None:
-        """Allow the ways to read and to join that writers do without."""
-        tx.execute(ALL_WAYS)
+    def read_strictly(self, tx: Connection) -> None:
+        """Set nothing: PostgreSQL holds no bytes that are no text."""
 
     def now(self, tx: Connection) -> datetime:
         """The server's clock."""
@@ -163,9 +194,19 @@ class PostgreSQL:
 
     def wait_for_turn(self, tx: Connection) -> None:
         """Wait until no other process upgrades. Tables may be large, so an answer may take long from here on."""
-        driver: Any = tx.connection.driver_connection
-        driver.answer_seconds = UPGRADE_SECONDS
+        _driver(tx).take_long(UPGRADE_SECONDS)
         tx.execute(select(func.pg_advisory_xact_lock(TURN)))
+
+    def fault(self, error: DBAPIError) -> Fault | None:
+        """The fault by its SQLSTATE."""
+        state = sqlstate(error)
+        if state is None:
+            return None
+        if state in REPEATABLE:
+            return Fault.CONTENDED
+        if state in SILENT:
+            return Fault.AWAY
+        return Fault.OTHER if state[:2] in STATES else Fault.CONTENT
 
     def refusal(self, error: DBAPIError, url: str) -> DatabaseRefuses | None:
         """The refusal by its SQLSTATE, or by the server's words where a connection could not be made."""
@@ -179,12 +220,18 @@ class PostgreSQL:
         return None if advice is None else DatabaseRefuses(url=url, reason=said, advice=advice)
 
 
+def _driver(tx: Connection) -> Session:
+    driver: Driver = tx.connection.driver_connection
+    session: Session = driver
+    return session
+
+
 class Together(Form):
     """A statement that takes all its rows at once, as an array for each column, and travels with others."""
 
     at_once = False
 
-    def __init__(self, statement: Any, columns: Mapping[str, ColumnElement[Any]], compiler: Any) -> None:
+    def __init__(self, statement: Making, columns: Mapping[str, AnyColumn], compiler: SQLAlchemys) -> None:
         from batchq.store.sql import wire
 
         self.exchange = wire.exchange
@@ -212,7 +259,7 @@ class Together(Form):
             for at, (column, make) in enumerate(zip(self._columns, self._out, strict=True))
         ]
 
-    def bind(self, values: Mapping[str, Any], rows: Rows) -> list[bytes | None]:
+    def bind(self, values: Mapping[str, object], rows: Rows) -> list[bytes | None]:
         """The values in the order of the parameters, as the server reads them."""
         bound = self._template.copy()
         for at, name, write in self._open:
@@ -223,7 +270,7 @@ class Together(Form):
             bound[at] = write([row[place if plain else name] for row in given])
         return bound
 
-    def answer(self, result: Any) -> Answer:
+    def answer(self, result: PGresult) -> Answer:
         """The answer that a result of the server is."""
         rows: list[Any] = []
         if self._row is None or not result.ntuples:
@@ -238,11 +285,11 @@ class Together(Form):
 _NUMBERS = count(1)
 
 
-def _after(read: Callable[[bytes], Any], make: Callable[[Any], Any] | None) -> Callable[[bytes], Any]:
+def _after(read: Reader, make: Way | None) -> Reader:
     return read if make is None else lambda text: make(read(text))
 
 
-def _by_key(make: Any, columns: Mapping[str, ColumnElement[Any]]) -> Any:
+def _by_key(make: Making, columns: Mapping[str, AnyColumn]) -> Making:
     """The statement over a table of its rows; an update finds those it changes by the first column, in every plan.
 
     A plan that was made for an empty table could else read the whole of it for good.
@@ -252,7 +299,7 @@ def _by_key(make: Any, columns: Mapping[str, ColumnElement[Any]]) -> Any:
     return statement.where(among(like, name)) if statement.is_update else statement
 
 
-def _given(columns: Mapping[str, ColumnElement[Any]], compiler: Any) -> str:
+def _given(columns: Mapping[str, AnyColumn], compiler: SQLAlchemys) -> str:
     """The head of a statement that makes a table of its rows, of one array a column."""
     types = compiler.type_compiler_instance
     arrays = ", ".join(f"%({name})s::{types.process(like.type)}[]" for name, like in columns.items())

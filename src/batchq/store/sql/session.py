@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Generator
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import psycopg
+from psycopg.abc import PQGen
+from psycopg.rows import TupleRow
 from sqlalchemy.engine import URL
 
 from batchq.errors import DatabaseRefuses
 from batchq.store.sql.postgresql import WAYS
+from batchq.store.sql.untyped import Options
 from batchq.store.sql.wire import has_ended
 
 T = TypeVar("T")
@@ -51,7 +54,7 @@ _MEND = """
 """
 
 
-def settings(url: URL, patience: float, answer: float, name: str) -> dict[str, Any]:
+def settings(url: URL, patience: float, answer: float, name: str) -> Options:
     """The driver's options for a session; those of the URL, PGOPTIONS and PGAPPNAME win."""
     values = {
         "lock_timeout": int(min(patience, LOCK_SECONDS) * 1000),
@@ -82,17 +85,18 @@ def settings(url: URL, patience: float, answer: float, name: str) -> dict[str, A
     return given | {"options": " ".join([ours, *([theirs] if isinstance(theirs, str) else theirs)]).strip()}
 
 
-class Session(psycopg.Connection[Any]):
+class Session(psycopg.Connection[TupleRow]):
     """A connection that closes itself when an answer takes longer than `answer_seconds`."""
 
     answer_seconds = 60.0
     rests_since: float | None = None
+    _usual_seconds: float | None = None
 
-    def wait(self, gen: Generator[Any, Any, T], *args: Any, **options: Any) -> T:
+    def wait(self, gen: PQGen[T], *args: Any, **options: Any) -> T:
         """Wait for an act of the driver, which by itself would wait for ever."""
         return super().wait(self._heard(gen), *args, **options)
 
-    def _heard(self, gen: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
+    def _heard(self, gen: PQGen[T]) -> PQGen[T]:
         """Take the same steps, with at most `answer_seconds` of silence between them."""
         heard = time.monotonic()
         try:
@@ -109,8 +113,15 @@ class Session(psycopg.Connection[Any]):
             result: T = end.value
             return result
 
+    def take_long(self, seconds: float) -> None:
+        """Bear a silence of so many seconds until the connection rests."""
+        self._usual_seconds = self.answer_seconds
+        self.answer_seconds = seconds
+
     def rest(self) -> None:
         """Note that the connection is idle from now on, unless it is so already: who keeps it may give it back."""
+        if self._usual_seconds is not None:
+            self.answer_seconds, self._usual_seconds = self._usual_seconds, None
         if self.rests_since is None:
             self.rests_since = time.monotonic()
 
@@ -140,7 +151,7 @@ class Session(psycopg.Connection[Any]):
         return psycopg.OperationalError(f"it said nothing for {self.answer_seconds:g} s")
 
 
-def connect(url: str, answer: float, *args: Any, **options: Any) -> Session:
+def connect(url: str, answer: float, args: Sequence[str], options: Options) -> Session:
     """Begin a session; raises the driver's errors, and DatabaseRefuses for a database that cannot hold every text."""
     driver = Session.connect(*args, **options)
     driver.answer_seconds = answer

@@ -5,20 +5,33 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from sqlalchemy import Connection, Engine, Text, bindparam, create_engine, event
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.sql.elements import ColumnElement
-from sqlalchemy.types import TypeEngine
+from sqlalchemy import (
+    JSON,
+    Connection,
+    Engine,
+    Insert,
+    Integer,
+    Table,
+    bindparam,
+    create_engine,
+    event,
+    literal,
+)
+from sqlalchemy import Dialect as SQLAlchemys
+from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from batchq import clock
 from batchq.errors import DatabaseDamaged, DatabaseRefuses
-from batchq.store.sql.driver import as_sqlalchemys, reason
+from batchq.store.sql.driver import Fault, as_sqlalchemys, reason
 from batchq.store.sql.file import MENDED, OPENED, File
 from batchq.store.sql.forms import Answer, Form, Rows, given_table, put
+from batchq.store.sql.untyped import AnyColumn, AnyType, Making, Way
 
 if TYPE_CHECKING:
     from batchq.store.sql.dialect import Access
@@ -42,7 +55,9 @@ NOT_OURS_ADVICE = "Its tables are not those of batchq: set BATCHQ_DATABASE_URL t
 LASTING = ("SQLITE_NOTADB", "SQLITE_CORRUPT", "SQLITE_IOERR_SHORT_READ")
 NO_TEXT = "Could not decode to UTF-8"
 # SQLite's words for a fault of the content where its error has no name of its own.
-CONTENT_WORDS = (NO_TEXT, "malformed JSON", "integer overflow", "too big", "JSON path")
+CONTENT_WORDS = ("malformed JSON", "integer overflow", "too big", "JSON path")
+# The driver's words for a value that it has no way to bind.
+UNFIT_WORDS = ("binding parameter",)
 # A writer takes the lock at once; a reader that asked for it later would fail, however patient.
 BEGIN = "BEGIN IMMEDIATE"
 
@@ -50,7 +65,12 @@ BEGIN = "BEGIN IMMEDIATE"
 class SQLite:
     """SQLite's answers to the questions of `Dialect`."""
 
-    has_sessions = False
+    is_remote = False
+    locks_rows = False
+    has_few_connections = False
+    fails_as_a_whole = False
+    big: AnyType = Integer()  # it numbers rows by itself only in a column of the type INTEGER
+    by_key: ClassVar[Mapping[str, object]] = {"sqlite_with_rowid": False}
 
     def check_driver(self, url: str) -> None:
         """Find nothing missing: the driver comes with Python."""
@@ -63,7 +83,7 @@ class SQLite:
         engine = create_engine(access.url, connect_args=options, hide_parameters=True)
 
         @event.listens_for(engine, "connect")
-        def prepare(connection: sqlite3.Connection, _: Any) -> None:
+        def prepare(connection: sqlite3.Connection, _: object) -> None:
             # The driver must not begin transactions by itself: a read that turns into a write fails at once.
             connection.isolation_level = None
             connection.execute("PRAGMA journal_mode = WAL")
@@ -73,40 +93,44 @@ class SQLite:
 
         @event.listens_for(engine, "begin")
         def begin(tx: Connection) -> None:
-            driver: Any = tx.connection.driver_connection
+            driver = _driver(tx)
             if not driver.in_transaction:
                 tx.exec_driver_sql(BEGIN if tx.get_execution_options().get("batchq_writes") else "BEGIN")
             _bear_garbage(driver, file)
 
         return engine
 
-    def list_type(self, item: TypeEngine[Any]) -> TypeEngine[Any]:
-        """A text: the list is JSON."""
-        return Text()
-
-    def list_value(self, values: list[Any]) -> Any:
-        """The list as JSON."""
-        return json.dumps(values)
+    def list_type(self, item: AnyType) -> AnyType:
+        """JSON, which is a text."""
+        return JSON()
 
     def among(self, column: str, values: str) -> str:
         """A search by index for each item of the JSON."""
         return f"{column} IN (SELECT value FROM json_each({values}))"  # noqa: S608  # both are compiled, neither is text
 
-    def form(self, statement: Any, columns: Mapping[str, ColumnElement[Any]], plain: bool, compiler: Any) -> Form:
+    def in_no_index(self, column: AnyColumn, value: str, compiled: Callable[..., str]) -> str:
+        """The value in words, as for a bound one SQLite would plan the statement anew at each run."""
+        return f"+{compiled(column)} = {compiled(literal(value), literal_binds=True)}"
+
+    def insert_if_new(self, table: type[object] | Table) -> Insert:
+        """An insert that ignores the conflict."""
+        return insert(table).on_conflict_do_nothing()
+
+    def form(self, statement: Making, columns: Mapping[str, AnyColumn], plain: bool, compiler: SQLAlchemys) -> Form:
         """A statement that runs for each of its rows, or `plain` for all at once."""
         return (AsJson if plain else Each)(statement, columns, compiler)
 
-    def is_well(self, driver: Any) -> bool:
+    def is_well(self, driver: object) -> bool:
         """A file does not go away by itself."""
         return True
 
-    def is_broken(self, driver: Any) -> bool:
+    def is_broken(self, driver: object) -> bool:
         """An error leaves the connection as it was."""
         return False
 
     def begin(self, tx: Connection, file: File) -> None:
         """Take the write lock."""
-        driver: Any = tx.connection.driver_connection
+        driver = _driver(tx)
         _bear_garbage(driver, file)
         with as_sqlalchemys(tx, BEGIN):
             driver.execute(BEGIN)
@@ -116,19 +140,20 @@ class SQLite:
         if tx.in_transaction():
             tx.commit()
             return
-        driver: Any = tx.connection.driver_connection
         with as_sqlalchemys(tx, "COMMIT"):
-            driver.commit()
+            _driver(tx).commit()
 
-    def leave(self, driver: Any) -> None:
+    def leave(self, driver: sqlite3.Connection) -> None:
         """Roll back: a database in memory has one connection for all, which no pool takes back."""
         driver.rollback()
 
-    def isolate(self, tx: Connection) -> None:
-        """Leave it: every transaction of SQLite sees one moment."""
+    def reading(self, tx: Connection) -> AbstractContextManager[object]:
+        """Any transaction: each sees one moment, and readers need what writers need."""
+        return tx.begin()
 
-    def begin_reading(self, tx: Connection) -> None:
-        """Set nothing: readers need what writers need."""
+    def read_strictly(self, tx: Connection) -> None:
+        """Read text as UTF-8 alone."""
+        _driver(tx).text_factory = str
 
     def now(self, tx: Connection) -> datetime:
         """Read this machine's clock."""
@@ -136,6 +161,16 @@ class SQLite:
 
     def wait_for_turn(self, tx: Connection) -> None:
         """Wait for nothing more: the write lock is the turn."""
+
+    def fault(self, error: DBAPIError) -> Fault | None:
+        """The fault by SQLite's words, as its errors have no names for most of them."""
+        if not isinstance(error.orig, sqlite3.Error):
+            return None
+        said = str(error.orig)
+        if NO_TEXT in said:
+            return Fault.GARBAGE
+        words = CONTENT_WORDS if isinstance(error, OperationalError) else UNFIT_WORDS
+        return Fault.CONTENT if any(each in said for each in words) else None
 
     def refusal(self, error: DBAPIError, url: str) -> DatabaseRefuses | None:
         """The refusal by the name of SQLite's error; None for a file that another writer has locked."""
@@ -150,7 +185,13 @@ class SQLite:
         return kind(url=url, reason=said, advice=advice)
 
 
-def _bear_garbage(driver: Any, file: File) -> None:
+def _driver(tx: Connection) -> sqlite3.Connection:
+    driver = tx.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)
+    return driver
+
+
+def _bear_garbage(driver: sqlite3.Connection, file: File) -> None:
     """Read bytes that are no text all the same, once some were met in the file; at first they are an error."""
     if file.bears_garbage:
         driver.text_factory = _shown
@@ -166,7 +207,7 @@ class Each(Form):
     at_once = True
 
     def __init__(
-        self, statement: Any, columns: Mapping[str, ColumnElement[Any]], compiler: Any, head: str = ""
+        self, statement: Making, columns: Mapping[str, AnyColumn], compiler: SQLAlchemys, head: str = ""
     ) -> None:
         self._many = bool(columns)
         self._order = list(columns)
@@ -185,7 +226,7 @@ class Each(Form):
         if any(make is not None for make in self._out):
             self._make = self._maker(self._out)
 
-    def bind(self, values: Mapping[str, Any], rows: Rows) -> Sequence[Sequence[Any]]:
+    def bind(self, values: Mapping[str, object], rows: Rows) -> Sequence[Sequence[object]]:
         """The values as the driver takes them, for each run of the statement."""
         given: Any = rows
         if given and isinstance(given[0], tuple):
@@ -193,18 +234,18 @@ class Each(Form):
             return list(given)
         return [self._bound({**values, **row}) for row in given] if self._many else [self._bound(values)]
 
-    def _bound(self, values: Mapping[str, Any]) -> list[Any]:
+    def _bound(self, values: Mapping[str, object]) -> list[object]:
         bound = self._template.copy()
         for at, name, process in self._open:
             bound[at] = process(values[name]) if process else values[name]
         return bound
 
-    def _maker(self, out: Sequence[Callable[[Any], Any] | None]) -> Callable[[Sequence[Any]], Any]:
+    def _maker(self, out: Sequence[Way | None]) -> Way:
         """The function that makes a row of the driver's values, with `out` for each of its columns."""
         make = self._row._make
         return lambda row: make([way(value) if way else value for way, value in zip(out, row, strict=True)])
 
-    def ask(self, driver: Any, bound: Sequence[Sequence[Any]]) -> Answer:
+    def ask(self, driver: sqlite3.Connection, bound: Sequence[Sequence[object]]) -> Answer:
         """Run it for each of these."""
         if self._row is None:
             return Answer([], driver.executemany(self.sql, bound).rowcount if bound else 0)
@@ -216,14 +257,14 @@ class Each(Form):
 class AsJson(Each):
     """A statement that takes all its rows as one text: to bind them one by one takes longer than to store them."""
 
-    def __init__(self, statement: Any, columns: Mapping[str, ColumnElement[Any]], compiler: Any) -> None:
+    def __init__(self, statement: Making, columns: Mapping[str, AnyColumn], compiler: SQLAlchemys) -> None:
         values = ", ".join(f"json_extract(value, '$[{place}]')" for place in range(len(columns)))
         names = ", ".join(columns)
         head = f"WITH given ({names}) AS (SELECT {values} FROM json_each(?)) "  # noqa: S608  # names of our own
         super().__init__(statement(given_table(columns)), {}, compiler, head)
         self._order = list(columns)
 
-    def bind(self, values: Mapping[str, Any], rows: Rows) -> Sequence[Sequence[Any]]:
+    def bind(self, values: Mapping[str, object], rows: Rows) -> Sequence[Sequence[object]]:
         """The rows as one text, and the values behind it."""
         given: Any = rows
         plain = bool(given) and isinstance(given[0], tuple)

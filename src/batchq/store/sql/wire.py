@@ -10,21 +10,26 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from select import POLLIN, POLLOUT, poll
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from psycopg import Connection, DataError
+from psycopg import DataError
 from psycopg.errors import error_from_result
 from psycopg.pq import ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGconn, PGresult
 from sqlalchemy.types import Boolean, DateTime, Float, Integer, String, TypeDecorator, TypeEngine
+
+from batchq.store.sql.untyped import AnyType, Way
 
 if TYPE_CHECKING:
     from batchq.store.sql.session import Session
 
 _PARAMETER = re.compile(r"%\((\w+)\)s|%%")
 _FAILED = (ExecStatus.FATAL_ERROR, ExecStatus.PIPELINE_ABORTED)
+# The ways to write a value of a column as text, and to read one.
+Writer = Way
+Reader = Callable[[bytes], object]
 # Functions by the type of the value; the first type that fits counts.
-_Ways = tuple[tuple[type[TypeEngine[Any]], Callable[[Any], Any]], ...]
+_Ways = tuple[tuple[type[AnyType], Way], ...]
 _READERS: _Ways = (
     (Boolean, lambda text: text == b"t"),
     (Integer, int),
@@ -55,7 +60,7 @@ def sentence(number: int, sql: str) -> Sentence:
     return Sentence(b"batchq_%d" % number, text.encode(), tuple(names))
 
 
-def writer(type_: TypeEngine[Any], *, many: bool = False) -> Callable[[Any], bytes | None]:
+def writer(type_: AnyType, *, many: bool = False) -> Writer:
     """The function that writes a value of this type, or an array of `many`, as text for PostgreSQL.
 
     The function raises DataError for a text with a NUL, which PostgreSQL cannot hold.
@@ -77,9 +82,9 @@ def _quoted(value: str) -> bytes:
     return b'"%b"' % _text(value).replace(b"\\", b"\\\\").replace(b'"', b'\\"')
 
 
-def _untyped(value: Any) -> bytes:
-    write: Callable[[Any], bytes] = next(write for kind, write in _BY_VALUE if isinstance(value, kind))
-    return write(value)
+def _untyped(value: object) -> bytes:
+    text: bytes = next(write for kind, write in _BY_VALUE if isinstance(value, kind))(value)
+    return text
 
 
 _WRITERS: _Ways = (
@@ -93,12 +98,12 @@ _WRITERS: _Ways = (
 _BY_VALUE = tuple(zip((bool, int, float, datetime, str), (write for _, write in _WRITERS), strict=False))
 
 
-def reader(type_: TypeEngine[Any]) -> Callable[[bytes], Any]:
+def reader(type_: AnyType) -> Reader:
     """The function that reads a Python value from a column's text."""
     return _of(type_, _READERS)
 
 
-def _of(type_: TypeEngine[Any], ways: _Ways) -> Callable[[Any], Any]:
+def _of(type_: AnyType, ways: _Ways) -> Way:
     base = type_.impl_instance if isinstance(type_, TypeDecorator) else type_
     for kind, way in ways:
         if isinstance(base, kind):
@@ -106,7 +111,7 @@ def _of(type_: TypeEngine[Any], ways: _Ways) -> Callable[[Any], Any]:
     raise TypeError(f"no way to exchange values of the type {base!r} with PostgreSQL")
 
 
-def has_ended(driver: Connection[Any]) -> bool:
+def has_ended(driver: Session) -> bool:
     """Whether the server has ended an idle connection and said so; sends nothing."""
     if driver.closed:
         return True
@@ -157,7 +162,7 @@ def exchange(
     return [result for what, result in results if isinstance(what, Sentence)]
 
 
-def _begin(driver: Connection[Any]) -> bytes:
+def _begin(driver: Session) -> bytes:
     level = driver.isolation_level
     return b"BEGIN" if level is None else b"BEGIN ISOLATION LEVEL " + level.name.replace("_", " ").encode()
 
