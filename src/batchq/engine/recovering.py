@@ -10,6 +10,8 @@ from typing import Any
 from sqlalchemy import Connection
 
 from batchq import crash
+from batchq.core.ends import Failure
+from batchq.core.states import Reason
 from batchq.engine.finishing import finish
 from batchq.engine.flush import Life, Report
 from batchq.engine.ticketing import take_back
@@ -107,8 +109,9 @@ def lose_again(tx: Connection, task: int, now: datetime) -> None:
 
 def _lose(tx: Connection, server: int, name: str, executing: Sequence[Any], reason: str, now: datetime) -> None:
     moves.lock_runs(tx, sorted({run_of(row.id) for row in executing}))
+    end = Failure(Reason.LOST, reason)
     for epoch in dict.fromkeys(row.epoch for row in executing):
-        reports = [Report(row.id, row.token, ok=False, error=reason) for row in executing if row.epoch == epoch]
+        reports = [Report(row.id, row.token, end) for row in executing if row.epoch == epoch]
         locked = moves.locked(tx, [report.task for report in reports])
         finish(tx, Life(server, name, epoch), reports, locked, now)
         crash.point("recovering")
