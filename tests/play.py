@@ -11,7 +11,8 @@ from typing import Any
 from sqlalchemy import Connection, func, select
 
 from batchq import engine
-from batchq.core.states import TERMINAL
+from batchq.core.ends import Failure, Success
+from batchq.core.states import TERMINAL, Reason
 from batchq.core.windows import Window
 from batchq.engine import Flush, Life, Offer, Report, Served
 from batchq.spec import Job, JobSpec
@@ -275,11 +276,14 @@ class Play:
         running = [(name, row) for name, worker in self.workers.items() for row in worker.active.values()]
         return sorted(running, key=lambda each: self.tokens.index(each[1].token))
 
-    def finish(self, task: str, *, ok: bool = True, run: int | None = None, **facts: Any) -> Served:
-        """Let a running task end, and its server report it."""
+    def finish(
+        self, task: str, *, ok: bool = True, run: int | None = None, log: str | None = None, **facts: Any
+    ) -> Served:
+        """Let a running task end, and its server report it; `facts` are those of its `Success` or `Failure`."""
         name, row = self.at(task, run)
-        facts = {"error": None if ok else "told to fail"} | facts
-        return self.serve(name, [Report(row.id, row.token, ok=ok, **facts)])
+        failed = {"reason": Reason.ERROR, "error": "told to fail"}
+        end = Success(**facts) if ok else Failure(**failed | facts)
+        return self.serve(name, [Report(row.id, row.token, end, log)])
 
     def at(self, task: str, run: int | None = None) -> tuple[str, Any]:
         """The server that runs the task, and the row it was granted."""

@@ -6,6 +6,8 @@ from collections.abc import Collection
 from typing import Any
 
 from batchq import engine, views
+from batchq.core.ends import Failure, Success
+from batchq.core.states import Reason
 from batchq.core.windows import Window
 from batchq.engine import Flush, Life, Offer, Report
 from batchq.spec import loads
@@ -92,7 +94,8 @@ class Stage:
     def end(self, task: str, error: str | None = None, *, result: str | None = None, log: str | None = None) -> None:
         """Let an executing task end, in error if one is given, and advance."""
         life, row = self.executing.pop(task)
-        report = Report(row.id, row.token, ok=error is None, error=error, result=result, log=log)
+        end = Success(result) if error is None else Failure(Reason.ERROR, error)
+        report = Report(row.id, row.token, end, log)
         flush = Flush(reports=[report], active=0, pool=1000, may_advance=False)
         self.database.run(engine.serve, self.database, life, flush)
         self.advance()
