@@ -6,15 +6,17 @@ the parts with the code.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from inspect import cleandoc
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints, is_typeddict
 
 import click
 
-from batchq import crash
+from batchq import crash, views
 from batchq.cli import cli, graph
 from batchq.config import Settings
 from batchq.core.conditions import Node
@@ -25,6 +27,8 @@ HERE = Path(__file__).parent
 EXAMPLES = HERE.parent / "examples"
 COMMAND = "python docs/generate.py"
 PART = re.compile(r"<!-- (?P<name>[\w ]+) -->\n(?P<text>.*?)<!-- /(?P=name) -->", re.DOTALL)
+# The version of JSON Schema.
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
 # Said once, above all commands.
 EVERYWHERE = {"--help", "--version"}
 
@@ -142,6 +146,54 @@ def _options(context: click.Context) -> Iterator[tuple[str, str]]:
             yield record
 
 
+# --- JSON ---------------------------------------------------------------------------------------------------
+
+KINDS = {str: "string", int: "integer", float: "number", bool: "boolean", NoneType: "null"}
+
+
+def view_schema() -> str:
+    """The JSON schema of all views, with a line for each key."""
+    names = (name for name in views.__all__ if is_typeddict(getattr(views, name)))
+    definitions = {name: _definition(getattr(views, name)) for name in names}
+    lines = ["{", f'  "$schema": "{DIALECT}",', '  "$defs": {']
+    for name, definition in definitions.items():
+        properties = definition.pop("properties")
+        lines += [f"    {json.dumps(name)}: {{"]
+        lines += [f"      {json.dumps(key)}: {json.dumps(value)}," for key, value in definition.items()]
+        lines += ['      "properties": {']
+        keys = [f"        {json.dumps(key)}: {json.dumps(value)}" for key, value in properties.items()]
+        lines += [*(f"{key}," for key in keys[:-1]), keys[-1]]
+        lines += ["      }", "    }" if name == [*definitions][-1] else "    },"]
+    return _block("json", [*lines, "  }", "}"])
+
+
+def _definition(view: Any) -> dict[str, Any]:
+    """The schema of one view; a key may be added later, and all that are there now are always there."""
+    hints = get_type_hints(view)
+    return {
+        "description": cleandoc(view.__doc__).splitlines()[0],
+        "type": "object",
+        "required": [name for name in hints if name in view.__required_keys__],
+        "properties": {name: _schema(hint) for name, hint in hints.items()},
+    }
+
+
+def _schema(hint: Any) -> dict[str, Any]:
+    """The schema of a value of this type; nothing is said of a value that may be anything."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if is_typeddict(hint):
+        return {"$ref": f"#/$defs/{hint.__name__}"}
+    if origin is list:
+        return {"type": "array", "items": _schema(inner[0])}
+    if origin is dict:
+        return {"type": "object", "additionalProperties": _schema(inner[1])}
+    if origin is UnionType:
+        each = [_schema(one) for one in inner]
+        plain = all(one.keys() == {"type"} for one in each)
+        return {"type": [one["type"] for one in each]} if plain else {"anyOf": each}
+    return {"type": KINDS[hint]} if hint in KINDS else {}
+
+
 # --- Markdown -----------------------------------------------------------------------------------------------
 
 
@@ -181,6 +233,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "settings": settings,
     "commands": commands,
     "command help": command_help,
+    "view schema": view_schema,
 }
 
 

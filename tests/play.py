@@ -10,7 +10,8 @@ from typing import Any
 from sqlalchemy import Connection, func, select
 
 from batchq import engine
-from batchq.core.states import TERMINAL
+from batchq.core.ends import Failure, Success
+from batchq.core.states import TERMINAL, Reason
 from batchq.core.windows import Window
 from batchq.engine import Flush, Life, Served
 from batchq.spec import Job, JobSpec
@@ -126,10 +127,13 @@ class Play(Cast):
         """The names of the tasks that run now, in the order of their starts."""
         return [row.name for _, row in self.running()]
 
-    def finish(self, task: str, *, ok: bool = True, run: int | None = None, **facts: Any) -> Served:
-        """Let a running task end, and its server report it."""
+    def finish(
+        self, task: str, *, ok: bool = True, run: int | None = None, log: str | None = None, **facts: Any
+    ) -> Served:
+        """Let a running task end, and its server report it; `facts` are those of its `Success` or `Failure`."""
         name, row = self.at(task, run)
-        return self.report(name, row, **{"error": None if ok else "told to fail"} | facts)
+        failed = {"reason": Reason.ERROR, "error": "told to fail"}
+        return self.report(name, row, Success(**facts) if ok else Failure(**failed | facts), log)
 
     def at(self, task: str, run: int | None = None) -> tuple[str, Any]:
         """The server that runs the task, and the row it was granted."""

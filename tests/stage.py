@@ -8,6 +8,8 @@ from typing import Any
 from sqlalchemy import Connection
 
 from batchq import views
+from batchq.core.ends import Failure, Success
+from batchq.core.states import Reason
 from batchq.core.windows import Window
 from batchq.engine import Life
 from batchq.spec import loads
@@ -88,7 +90,7 @@ class Stage(Cast):
     def end(self, task: str, error: str | None = None, *, result: str | None = None, log: str | None = None) -> None:
         """Let an executing task end, in error if one is given, and advance."""
         ((server, row),) = [(server, row) for server, row in self.running() if row.name == task]
-        self.report(server, row, error, result=result, log=log)
+        self.report(server, row, Success(result) if error is None else Failure(Reason.ERROR, error), log)
         self.forward()
 
     def play(self, failing: Collection[str] = ()) -> None:

@@ -99,6 +99,7 @@ def rows() -> list[Any]:
             server=server,
             epoch=1,
             status="error" if error else "success",
+            reason={None: None, LOST: "lost"}.get(error, "error"),
             claimed_at=at(begin),
             ended_at=at(end),
             error=error,
@@ -294,10 +295,11 @@ def forgotten(task: str) -> list[str | Edit]:
 
 def once_more(task: str) -> list[str | Edit]:
     """The attempt was the second one; the first was lost."""
-    columns = f"task_id, 1, server, epoch, 'error', {stored(9.5)}, {stored(9.6)}, '{LOST}', log"
+    named = "task_id, attempt, server, epoch, status, reason, claimed_at, ended_at, error, log"
+    columns = f"task_id, 1, server, epoch, 'error', 'lost', {stored(9.5)}, {stored(9.6)}, '{LOST}', log"
     return [
         attempt(task, "attempt = 2"),
-        f"INSERT INTO batchq_attempt SELECT {columns} FROM batchq_attempt WHERE task_id = {IDS[task]}",
+        f"INSERT INTO batchq_attempt ({named}) SELECT {columns} FROM batchq_attempt WHERE task_id = {IDS[task]}",
         sets(task, "attempt = 2"),
         put("start", task, attempt=2),
         put("end", task, attempt=2),
@@ -332,6 +334,8 @@ DOCTORED: list[tuple[int, str, list[str | Edit]]] = [
     (7, "two at once on one thread, by their own word", [ONE, put("start", "E", at=8.5)]),
     (8, "a failure stored as a success", [put("end", "D", ok=False)]),
     (8, "a success stored as a failure", [put("end", "E", ok=True)]),
+    (8, "a failure of which nobody knows the reason", [attempt("E", "reason = NULL")]),
+    (8, "a success with the reason of a failure", [attempt("A", "reason = 'error'")]),
     (8, "an outcome of nobody", [drop("end", "E")]),
     (8, "a loss that no fault explains", [other_fault]),
     (8, "a loss after a fault that was over", [early_fault]),
@@ -342,7 +346,11 @@ DOCTORED: list[tuple[int, str, list[str | Edit]]] = [
     (8, "a refused outcome with a result", [put("end", "D", refused=True), sets("D", "result = '1'")]),
     (8, "a refused error without a reason", [put("end", "E", refused=True), attempt("E", "error = NULL")]),
     (8, "a loss after all faults were over", [early_calm]),
-    (9, "another attempt after a success", [attempt("B", "status = 'success', error = NULL"), ended_well]),
+    (
+        9,
+        "another attempt after a success",
+        [attempt("B", "status = 'success', reason = NULL, error = NULL"), ended_well],
+    ),
     (9, "a task that ended became ready again", [move("E", "error", "ready", 6)]),
     (10, "two transactions handed out by turns", [move("F", "ready", "queued", 2)]),
     (12, "a claim after the cancel was acknowledged", [early_cancel]),

@@ -16,7 +16,8 @@ from typing import Concatenate, ParamSpec, TypeVar
 from sqlalchemy import select
 
 from batchq import engine
-from batchq.core.states import State
+from batchq.core.ends import Failure, Success
+from batchq.core.states import Reason, State
 from batchq.engine import Report
 from batchq.store import moves, topology, trouble
 from batchq.store.columns import SERVER, TASK
@@ -198,11 +199,14 @@ def lose(database: Database, server: int, act: Callable[[int], object]) -> None:
 
 def bare(report: Report, reason: str) -> Report:
     """The outcome without its words: no result is stored (rule 9a), and its error or its log says why."""
-    said = f"what it said was left out, as the database refuses it: {reason}"
-    return replace(report, result=None, error=None if report.ok else said, log=said if report.ok else None)
+    said, end = f"what it said was left out, as the database refuses it: {reason}", report.end
+    if isinstance(end, Success):
+        return replace(report, end=Success(), log=said)
+    return replace(report, end=replace(end, error=said), log=None)
 
 
 def refused(report: Report, reason: str) -> Report:
     """The error that an outcome becomes if the database refuses it even without its words."""
-    said = f"its outcome was refused by the database: {reason}"
-    return replace(report, ok=False, final=True, error=said, result=None, log=None)
+    said, end = f"its outcome was refused by the database: {reason}", report.end
+    kind = end.reason if isinstance(end, Failure) else Reason.ERROR
+    return replace(report, end=Failure(kind, said, final=True), log=None)

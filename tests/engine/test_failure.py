@@ -6,6 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from batchq.core.ends import Failure, Success
+from batchq.core.states import Reason
 from batchq.engine import Report
 from batchq.spec import Job
 
@@ -219,14 +221,14 @@ def test_a_report_with_another_token_is_refused_and_counted(batch):
     run = batch.submit(one_task())
     batch.deliver()
     name, row = batch.at("A")
-    served = batch.serve(name, [Report(row.id, "forged", ok=True)])
+    served = batch.serve(name, [Report(row.id, "forged", Success())])
     assert served.stale == 1
     assert batch.states(run) == {"A": "executing"}
 
 
 def test_a_report_of_a_task_that_is_not_there_is_refused_and_counted(batch):
     batch.server("AOS1")
-    assert batch.serve("AOS1", [Report(7 << 20, "forged", ok=True)]).stale == 1
+    assert batch.serve("AOS1", [Report(7 << 20, "forged", Success())]).stale == 1
 
 
 def test_a_report_repeated_after_a_lost_reply_counts_as_stored_and_changes_nothing(batch):
@@ -234,7 +236,7 @@ def test_a_report_repeated_after_a_lost_reply_counts_as_stored_and_changes_nothi
     run = batch.submit(one_task())
     batch.deliver()
     name, row = batch.at("A")
-    report = Report(row.id, row.token, ok=True, result='"once"')
+    report = Report(row.id, row.token, Success('"once"'))
     assert batch.serve(name, [report]).stale == 0
     assert batch.serve(name, [report]).stale == 0
     assert len(batch.attempts(run, "A")) == 1
@@ -247,7 +249,7 @@ def test_a_failure_reported_twice_costs_one_attempt_only(batch):
     run = batch.submit(one_task(retries=3, retry_delay=5.0))
     batch.deliver()
     name, row = batch.at("A")
-    report = Report(row.id, row.token, ok=False, error="no")
+    report = Report(row.id, row.token, Failure(Reason.ERROR, "no"))
     assert [batch.serve(name, [report]).stale for _ in range(2)] == [0, 0]
     assert len(batch.attempts(run, "A")) == 1
     batch.database.later(seconds=5)
@@ -263,7 +265,7 @@ def test_the_report_of_a_former_attempt_is_refused_while_the_next_one_runs(batch
     name, row = batch.at("A")
     batch.finish("A", ok=False)
     assert batch.at("A")[1].attempt == 2
-    assert batch.serve(name, [Report(row.id, row.token, ok=True)]).stale == 1
+    assert batch.serve(name, [Report(row.id, row.token, Success())]).stale == 1
     assert batch.states(run) == {"A": "executing"}
 
 
@@ -274,6 +276,6 @@ def test_the_report_of_a_former_attempt_in_one_commit_with_that_of_the_present_o
     name, first = batch.at("A")
     batch.finish("A", ok=False)
     _, second = batch.at("A")
-    reports = [Report(row.id, row.token, ok=True) for row in (second, first)]
+    reports = [Report(row.id, row.token, Success()) for row in (second, first)]
     assert batch.serve(name, reports).stale == 1
     assert batch.states(run) == {"A": "success"}

@@ -9,6 +9,8 @@ import pytest
 from sqlalchemy import func, select
 
 from batchq import engine
+from batchq.core.ends import Failure, Success
+from batchq.core.states import Reason
 from batchq.spec import JobSpec, TaskSpec
 from batchq.store import moves
 from batchq.store.columns import CONDITION, RUN, TASK
@@ -139,7 +141,7 @@ def test_a_fan_out_of_3000_is_readied_over_several_transactions(batch):
     name, row = batch.at("FIRST")
     served = batch.database.run(
         engine.serve, batch.workers[name].life,
-        engine.Flush(reports=[engine.Report(row.id, row.token, ok=True)], active=0, pool=1000),
+        engine.Flush(reports=[engine.Report(row.id, row.token, Success())], active=0, pool=1000),
     )  # fmt: skip
     assert served.advance.more
     assert len(served.granted) == 5  # those that are ready already need not wait for the rest
@@ -181,7 +183,7 @@ def test_what_a_server_left_unsettled_when_it_died_the_coordinator_settles(batch
     name, row = batch.at("0")
     served = batch.database.run(
         engine.serve, batch.workers[name].life,
-        engine.Flush(reports=[engine.Report(row.id, row.token, ok=False)], active=0, pool=1000),
+        engine.Flush(reports=[engine.Report(row.id, row.token, Failure(Reason.ERROR, "no"))], active=0, pool=1000),
     )  # fmt: skip
     assert served.advance.more
     assert batch.forward() > 5
@@ -197,7 +199,7 @@ def test_a_task_behind_3000_others_starts_when_the_last_of_them_has_ended(batch)
     batch.serve("AOS1", offers=list(batch.mail))
     batch.mail.clear()
     rows = list(batch.workers["AOS1"].active.values())
-    reports = [engine.Report(row.id, row.token, ok=True) for row in rows]
+    reports = [engine.Report(row.id, row.token, Success()) for row in rows]
     batch.serve("AOS1", reports[:-1])
     assert batch.states(run)["LAST"] == "waiting"
     batch.serve("AOS1", reports[-1:])

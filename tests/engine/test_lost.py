@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from batchq import engine
+from batchq.core.ends import Success
 from batchq.engine import Report
 from batchq.spec import Job
 from batchq.store import server as servers
@@ -168,7 +169,7 @@ def test_a_life_that_was_declared_lost_is_told_so_and_its_outcome_is_not_taken_a
     run = executing(batch, pair())
     name, row = batch.at("A")
     batch.lose("AOS1")
-    served = batch.serve(name, [Report(row.id, row.token, ok=True)])
+    served = batch.serve(name, [Report(row.id, row.token, Success())])
     assert served.fenced
     assert batch.states(run)["A"] == "error"
     assert not batch.database.run(
@@ -180,7 +181,7 @@ def test_an_outcome_of_the_former_life_told_by_the_new_one_is_refused_and_counte
     run = executing(batch, pair(retries=1))
     _, row = batch.at("A")
     batch.live("AOS1")
-    assert batch.serve("AOS1", [Report(row.id, row.token, ok=True)]).stale == 1
+    assert batch.serve("AOS1", [Report(row.id, row.token, Success())]).stale == 1
     assert batch.states(run)["A"] in ("ready", "queued", "executing")
     assert batch.task(run, "A").result is None
 

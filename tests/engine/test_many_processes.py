@@ -15,6 +15,7 @@ import pytest
 from sqlalchemy import text
 
 from batchq import engine
+from batchq.core.ends import Success
 from batchq.engine import Offer, Report
 from batchq.spec import Job, JobSpec, TaskSpec
 from batchq.store import moves
@@ -69,7 +70,7 @@ class ServerProcess:
         """Claim and finish until the run has ended, which a message says."""
         worker = self.batch.workers[self.name]
         while True:
-            reports = [Report(row.id, row.token, ok=True) for row in worker.active.values()]
+            reports = [Report(row.id, row.token, Success()) for row in worker.active.values()]
             self.seen.reported |= {row.name: time.monotonic() for row in worker.active.values()}
             offers = self.receive(block=not (reports or worker.parked))
             if offers is None:
@@ -217,7 +218,7 @@ def test_a_task_is_claimed_after_the_ends_it_waited_for_also_by_the_books(postgr
         waiting.start()
         wait_for_lock(postgresql)
         name, row = batch.at("B")
-        report = Report(row.id, row.token, ok=True)
+        report = Report(row.id, row.token, Success())
         engine.serve(tx, batch.workers[name].life, engine.Flush(reports=[report], active=0, pool=1000))
     waiting.join()
     assert batch.task(run, "C").claimed_at >= batch.task(run, "B").ended_at

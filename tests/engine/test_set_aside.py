@@ -11,6 +11,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from batchq import Job, aside, engine, views
+from batchq.core.ends import Failure, Success
+from batchq.core.states import Reason
 from batchq.core.windows import Window
 from batchq.store import broken as broken_rows
 from batchq.store import topology as topologies
@@ -147,7 +149,9 @@ def goes_on(batch: Careful) -> None:
         batch.database.later(seconds=10)
         others = [row for _, row in batch.running() if row.id >> 20 != run]
         for row in others:  # what an operation says of arguments that it cannot read
-            batch.serve("AOS1", [engine.Report(row.id, row.token, ok=False, error="not started", final=True)])
+            batch.serve(
+                "AOS1", [engine.Report(row.id, row.token, Failure(Reason.NOT_STARTED, "not started", final=True))]
+            )
     assert batch.verdict(run) == "success", (all_aside(batch.database), batch.states(run))
 
 
@@ -169,7 +173,7 @@ def test_an_end_whose_follower_is_broken_is_stored_and_other_runs_are_settled(ba
     bad = pair(batch, "BROKEN")
     batch.deliver()
     broken(batch.database, f"UPDATE batchq_task SET {column} = {value} WHERE run_id = {bad} AND name = 'B'")
-    report = engine.Report(batch.at("A", bad)[1].id, batch.at("A", bad)[1].token, ok=True)
+    report = engine.Report(batch.at("A", bad)[1].id, batch.at("A", bad)[1].token, Success())
     try:
         batch.serve("AOS1", [report])
     except Exception:
@@ -227,7 +231,7 @@ def test_a_run_that_somebody_broke_holds_up_no_other(batch: Careful, column: str
     bad = pair(batch, "BROKEN")
     batch.deliver()
     broken(batch.database, f"UPDATE batchq_run SET {column} = {value} WHERE id = {bad}")
-    report = engine.Report(batch.at("A", bad)[1].id, batch.at("A", bad)[1].token, ok=True)
+    report = engine.Report(batch.at("A", bad)[1].id, batch.at("A", bad)[1].token, Success())
     try:
         batch.serve("AOS1", [report])
     except Exception:

@@ -17,6 +17,8 @@ from kombu.asynchronous import Hub
 
 from batchq import views
 from batchq.config import Settings
+from batchq.core.ends import Failure, Success
+from batchq.core.states import Reason
 from batchq.engine import Offer, Report
 from batchq.errors import BrokerUnreachable, DatabaseUnreachable
 from batchq.server import ledger, linger, sending
@@ -121,7 +123,8 @@ class Bench:
 
     def end(self, name: str, ok: bool = True) -> None:
         arrival, row = self.started.pop(name)
-        self.ledger.report(arrival, Report(row.id, row.token, ok))
+        end = Success() if ok else Failure(Reason.ERROR, "told to fail")
+        self.ledger.report(arrival, Report(row.id, row.token, end))
 
     def states(self, run: int) -> dict[str, str]:
         with self.database.read() as tx:
@@ -232,8 +235,8 @@ def test_only_the_first_report_of_an_attempt_counts(bench: Bench):
     bench.loop.turn()
     arrival, row = bench.started["T0"]
 
-    bench.ledger.report(arrival, Report(row.id, row.token, ok=False, error="timed out"))
-    bench.ledger.report(arrival, Report(row.id, row.token, ok=True))
+    bench.ledger.report(arrival, Report(row.id, row.token, Failure(Reason.TIMED_OUT, "timed out")))
+    bench.ledger.report(arrival, Report(row.id, row.token, Success()))
     bench.loop.turn()
 
     assert bench.states(run)["T0"] == "error"

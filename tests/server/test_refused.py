@@ -15,6 +15,8 @@ from test_ledger import Broker, Loop, Message
 
 from batchq import aside
 from batchq.config import Settings
+from batchq.core.ends import Failure, Success
+from batchq.core.states import Reason
 from batchq.engine import Offer, Report
 from batchq.server.ledger import Ledger
 from batchq.server.surroundings import Arrival, Surroundings
@@ -60,7 +62,8 @@ class Books:
         for n in range(8):
             arrival, row = self.started.pop(f"T{n}")
             said = {"ok": True, "result": f"[{n}]", "log": f"log of {n}"} | outcomes.get(f"T{n}", {})
-            self.ledger.report(arrival, Report(row.id, row.token, **said))
+            end = Success(said["result"]) if said["ok"] else Failure(Reason.ERROR, said["error"])
+            self.ledger.report(arrival, Report(row.id, row.token, end, said["log"]))
         self.loop.turn()
 
     def stored(self, name: str) -> dict[str, Any]:
@@ -196,7 +199,7 @@ def test_whichever_outcomes_of_a_commit_are_poisoned_each_is_what_it_was_and_all
         ok = chance.random() < 0.6
         said[f"T{n}"] = {"ok": ok, "result": f"[{n}]" if ok else None, "error": None if ok else f"error {n}"}
         if chance.random() < 0.4:
-            said[f"T{n}"][chance.choice(["result", "error", "log"])] = LONE
+            said[f"T{n}"][chance.choice(["result" if ok else "error", "log"])] = LONE
     books.end(**said)
     for name, outcome in said.items():
         stored = books.stored(name)

@@ -173,6 +173,49 @@ def test_rows_of_the_first_version_are_all_there_after_an_upgrade(bare):
     ]
 
 
+# Errors as older versions stored them, and the reasons that they meant.
+TOLD = {
+    None: None,
+    "": "error",
+    "ValueError: no": "error",
+    "Lost: my keys": "error",
+    "lost: server AOS1 went away during this attempt; what it did is not known": "lost",
+    "lost: its process ended (exitcode 5) during this attempt; what it did is not known": "lost",
+    "timed out: still running after 1 s": "timed_out",
+    "not started: the pool of AOS1 did not take it (OSError: no)": "not_started",
+    "terminated by an operator (SIGTERM) during this attempt; what it did is not known": "aborted",
+    "terminated by an operator (SIGUSR1): SoftTimeLimitExceeded: SoftTimeLimitExceeded()": "aborted",
+}
+
+
+def test_attempts_of_an_older_version_get_the_reasons_that_their_errors_told(bare):
+    before = upgrade_to(bare, "0006").tables
+    with bare.write() as tx:
+        for name in ("batchq_job", "batchq_run"):
+            tx.execute(insert(before[name]).values(FIRST_VERSION[name]))
+        task = EVERY_TASK | FIRST_VERSION["batchq_task"][0] | {"sharing": 0}
+        tx.execute(insert(before["batchq_task"]).values(task))
+        (attempt,) = FIRST_VERSION["batchq_attempt"]
+        for number, error in enumerate(TOLD, 1):
+            told = {"attempt": number, "error": error, "status": "success" if error is None else "error"}
+            tx.execute(insert(before["batchq_attempt"]).values(attempt | told))
+
+    assert schema.upgrade(bare) == ("0006", schema.NEWEST)
+
+    with bare.read() as tx:
+        assert dict(tx.execute(select(Attempt.error, Attempt.reason)).all()) == TOLD
+
+
+def test_an_attempt_stored_by_an_older_process_after_the_upgrade_has_no_reason(rows):
+    named = "task_id, attempt, server, epoch, status, claimed_at, ended_at, error"
+    values = "task_id, 2, server, epoch, 'error', claimed_at, ended_at, 'lost: gone'"
+    with rows.database.write() as tx:
+        tx.execute(text(f"INSERT INTO batchq_attempt ({named}) SELECT {values} FROM batchq_attempt"))
+    with rows.database.read() as tx:
+        found = tx.execute(select(Attempt.status, Attempt.reason).order_by(Attempt.attempt)).all()
+    assert found == [("success", None), ("error", None)]
+
+
 def test_a_database_that_was_upgraded_has_the_definitions_of_one_made_anew(bare):
     upgrade_to(bare, "0001")
     schema.upgrade(bare)
@@ -291,6 +334,7 @@ def rows(database):
         (ServerWindow, "server_id", 99),
         (Dispatch, "id", 2),
         (Attempt, "task_id", 99),
+        (Attempt, "reason", "gone"),
     ],
     ids=lambda value: getattr(value, "__tablename__", value),
 )

@@ -40,7 +40,7 @@ from sqlalchemy import Connection, create_engine, inspect, text
 from support.rules import DAY, ENDS, Plan, is_met, judged, openings, serves, verdict
 
 RUN_ENDS = ("success", "error", "canceled")
-CUT_OFF = ("lost:", "timed out:", "not started:")
+CUT_OFF = ("lost", "timed_out", "not_started")
 # The database has the wall clock, the operations the monotonic one: what two readings of both may differ by.
 CLOCK_SECONDS = 0.05
 # How long it takes until all processes of the installation show the new time.
@@ -311,7 +311,7 @@ RUN = "id, job, status, open_tasks, started_at, ended_at"
 TASK = """id, run_id, name, group_name, retries, ignore_failure, joined, pending, met, impossible, waits_with,
           sharing, status, unsettled, settled_up_to, attempt, server_id, ready_at, claimed_at, ended_at,
           result IS NOT NULL AS has_result"""
-ATTEMPT = "task_id, attempt, server, status, claimed_at, ended_at, error"
+ATTEMPT = "task_id, attempt, server, status, reason, claimed_at, ended_at, error"
 CONDITION = "task_id, predecessor_id, outcome, handles"
 SERVER = "id, name, liveness, started_at"
 
@@ -575,6 +575,8 @@ def _outcome(case: Case, task: Any, number: int, attempt: Any, entry: Entry | No
     who, last = f"attempt {number} of {_name(task)}", number == task.attempt
     if not last and attempt.status == "success":
         yield Violation(9, f"{who} was a success, and another one followed")
+    elif (attempt.status == "error") != (attempt.reason is not None):
+        yield Violation(8, f"{who} is a {attempt.status} with the reason {attempt.reason}")
     elif last and task.status in ("success", "error") and attempt.status != task.status:
         yield Violation(8, f"{_name(task)} is {task.status}, its last attempt {attempt.status}")
     if cut_off(attempt):
@@ -595,7 +597,7 @@ def _outcome(case: Case, task: Any, number: int, attempt: Any, entry: Entry | No
 
 def _explained(case: Case, who: str, attempt: Any, entry: Entry | None) -> Iterator[Violation]:
     """An attempt is lost only by a fault that hit its process or its server, where faults were written down."""
-    if not case.ledger.faults or attempt.error.startswith("timed out:"):
+    if not case.ledger.faults or attempt.reason == "timed_out":
         return
     hit = {attempt.server, entry.pid if entry else None}
     since, until = case.ledger.clocks.earliest(attempt.claimed_at), case.ledger.clocks.latest(attempt.ended_at)
@@ -807,7 +809,7 @@ def _longest_idle(busy: Iterable[tuple[float, float]], threads: int, begin: floa
 
 def cut_off(attempt: Any) -> bool:
     """Whether the attempt was over before its operation came to an end of its own."""
-    return (attempt.error or "").startswith(CUT_OFF)
+    return attempt.reason in CUT_OFF
 
 
 def _name(task: Any) -> str:

@@ -37,6 +37,16 @@ class Outcome(StrEnum):
     FINISHED = "finished"
 
 
+class Reason(StrEnum):
+    """Why an attempt failed (rules 30-34)."""
+
+    ERROR = "error"  # the operation came back with an error
+    LOST = "lost"  # nobody can say any more how it ended
+    TIMED_OUT = "timed_out"
+    NOT_STARTED = "not_started"  # claimed, and its operation never began
+    ABORTED = "aborted"  # an operator ended it
+
+
 TERMINAL = frozenset({State.SUCCESS, State.ERROR, State.DIDNT_RUN, State.CANCELED})
 NOT_STARTED = frozenset({State.WAITING, State.READY, State.QUEUED})
 RUN_OPEN = frozenset({RunState.STORING, RunState.EXECUTING, RunState.CANCELING})

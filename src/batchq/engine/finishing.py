@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
+from batchq.core.ends import Failure, Success
 from batchq.core.states import RunState, State, after_attempt
 from batchq.engine.flush import Life, Report
 from batchq.store import moves
@@ -42,37 +43,41 @@ def finish(
 
 
 def _state_after(report: Report, row: Any) -> State:
+    end = report.end
     return after_attempt(
-        ok=report.ok,
+        ok=isinstance(end, Success),
         attempt=row.attempt,
         retries=row.retries,
         canceling=row.run_status == RunState.CANCELING,
-        final=report.final,
+        final=isinstance(end, Failure) and end.final,
     )
 
 
 def _outcome(report: Report, state: State, row: Any, now: datetime, *, flag: bool) -> dict[str, Any]:
     """The task's row after this report, as `moves.write_outcomes` takes it."""
+    end = report.end
     return {
         "task": report.task,
         "held": report.token,
         "state": state.value,
         "flag": flag,
         "again": now + timedelta(seconds=row.retry_delay) if state is State.READY else None,
-        "reason": report.error,
-        "value": report.result,
+        "reason": end.error if isinstance(end, Failure) else None,
+        "value": end.result if isinstance(end, Success) else None,
     }
 
 
 def _attempt(report: Report, life: Life, row: Any, now: datetime) -> dict[str, Any]:
+    failure = report.end if isinstance(report.end, Failure) else None
     return {
         "task_id": report.task,
         "attempt": row.attempt,
         "server": life.name,
         "epoch": life.epoch,
-        "status": State.SUCCESS.value if report.ok else State.ERROR.value,
+        "status": State.ERROR.value if failure else State.SUCCESS.value,
+        "reason": failure.reason.value if failure else None,
         "claimed_at": row.claimed_at,
         "ended_at": now,
-        "error": report.error,
+        "error": failure.error if failure else None,
         "log": report.log,
     }

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from batchq.core.ends import End
 from batchq.engine.advancing import Advance
 from batchq.store.sql.statement import Reply
 
@@ -30,15 +31,12 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The end of an attempt: `result` is JSON; `final` forbids a further attempt."""
+    """How an attempt ended, and what it wrote."""
 
     task: int
     token: str
-    ok: bool
-    error: str | None = None
-    result: str | None = None
+    end: End
     log: str | None = None
-    final: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,8 @@ from functools import partial
 from typing import Any
 
 from batchq import crash
+from batchq.core.ends import Failure
+from batchq.core.states import Reason
 from batchq.engine.finishing import finish
 from batchq.engine.flush import Life, Report
 from batchq.engine.ticketing import take_back
@@ -105,8 +107,9 @@ def lose_again(tx: Tx, task: int, now: datetime) -> None:
 
 def _lose(tx: Tx, server: int, name: str, executing: Sequence[Any], reason: str, now: datetime) -> None:
     moves.lock_runs(tx, sorted({run_of(row.id) for row in executing}))
+    end = Failure(Reason.LOST, reason)
     for epoch in dict.fromkeys(row.epoch for row in executing):
-        reports = [Report(row.id, row.token, ok=False, error=reason) for row in executing if row.epoch == epoch]
+        reports = [Report(row.id, row.token, end) for row in executing if row.epoch == epoch]
         locked = moves.locked(tx, [report.task for report in reports])
         finish(tx, Life(server, name, epoch), reports, locked, now)
         crash.point("recovering")

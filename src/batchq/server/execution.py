@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import signal
 import time
-from dataclasses import replace
 from typing import Protocol
 
-from billiard.common import TERM_SIGNAL, human_status
+from billiard.common import TERM_SIGNAL
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery import Celery, signals
@@ -19,9 +17,11 @@ from celery.worker.request import Request
 
 from batchq.config import Settings
 from batchq.core import secrets
+from batchq.core.ends import End, Failure, Success
 from batchq.core.secrets import Veil
-from batchq.engine import STOPPED, TERMINATED, Report
-from batchq.server import stop, tickets
+from batchq.core.states import Reason
+from batchq.engine import Report
+from batchq.server import ends, tickets
 from batchq.server.celery_types.pool import Pool
 from batchq.server.celery_types.worker import Consumer, Worker
 from batchq.server.child import exceptions, lines
@@ -61,12 +61,12 @@ def begin(host: Host, arrival: Arrival, row: Row) -> None:
 
 
 def _not_started(host: Host, arrival: Arrival, row: Row, reason: str, cause: Exception | None = None) -> None:
-    error = f"not started: {reason}"
+    end = ends.not_started(reason)
     if cause is None:
-        lines.ended(row, run_of(row.id), host.worker.hostname, error)
+        lines.ended(row, run_of(row.id), host.worker.hostname, end.error)
     else:
-        lines.broke_off(row, run_of(row.id), host.worker.hostname, error, cause)
-    host.ledger.report(arrival, Report(row.id, row.token, ok=False, error=error))
+        lines.broke_off(row, run_of(row.id), host.worker.hostname, end.error, cause)
+    host.ledger.report(arrival, Report(row.id, row.token, end))
 
 
 class Execution(Request):
@@ -198,16 +198,16 @@ class Execution(Request):
             self.server.pool.replace(self.worker_pid)
         if done.returned:
             if self._hand_to(self.server.worker.pool) is None:
-                self._fail("not started: its process was spoiled, and the server takes no other while it stops")
+                self._fail(ends.not_started("its process was spoiled, and the server takes no other while it stops"))
             return
-        if done.ok:
-            self._report(True, done)
+        end = done.end
+        if isinstance(end, Failure) and self.ended_by:
+            end = ends.aborted(self.ended_by, end.error)
+        self._report(end, done.log)
+        if isinstance(end, Success):
             self.send_event("task-succeeded", result=None, runtime=time.time() - (self.time_start or 0))
         else:
-            if self.ended_by:
-                done = replace(done, error=f"{self._terminated()}: {done.error}"[:ERROR_CHARS])
-            self._report(False, done)
-            self.send_event("task-failed", exception=done.error, traceback="")
+            self.send_event("task-failed", exception=end.error, traceback="")
 
     def on_failure(self, einfo: ExceptionInfo, send_failed_event: bool = True, return_ok: bool = False) -> None:
         """The child did not come back: it died, or could not be reached."""
@@ -218,27 +218,11 @@ class Execution(Request):
         if issubclass(type(error), TimeLimitExceeded):
             self.on_timeout(soft=False, timeout=self.hard_limit)
         elif issubclass(type(error), WorkerLostError | Terminated):
-            self._fail(self._lost(error), error)
+            self._fail(ends.aborted(self.ended_by) if self.ended_by else ends.lost(error), error)
         else:
             # Veiled here too: an error of sending may show the arguments that could not be sent.
             text = Veil(secrets.unpacked(self.row.kwargs)[1]).hide(exceptions.in_a_line(error))
-            self._fail(exceptions.clean(text)[:ERROR_CHARS])
-
-    def _lost(self, error: BaseException) -> str:
-        """The reason why its process ended, as far as this server knows."""
-        if self.ended_by:
-            return f"{self._terminated()} during this attempt; what it did is not known"
-        if issubclass(type(error), Terminated):  # Celery's word for any end of a process that was once sent a signal
-            how = human_status(-error.args[0])
-        else:
-            how = str(error).removeprefix("Worker exited prematurely: ").partition(" Job: ")[0].rstrip(".")
-        if stop.begun() and "SIGTERM" in how:
-            return STOPPED  # whoever stopped the server told its processes as well
-        return f"lost: its process ended ({how}) during this attempt; what it did is not known"
-
-    def _terminated(self) -> str:
-        names = {each.value: each.name for each in signal.Signals}
-        return TERMINATED.format(signal=names.get(self.ended_by or 0, f"signal {self.ended_by}"))
+            self._fail(Failure(Reason.ERROR, exceptions.clean(text)[:ERROR_CHARS]))
 
     def on_timeout(self, soft: bool, timeout: float | None) -> None:
         """A time limit passed; the soft one raises inside the operation, the hard one ends its process (rule 34)."""
@@ -248,7 +232,7 @@ class Execution(Request):
         self.server.worker.hub.call_later(0, self._timed_out, timeout)
 
     def _timed_out(self, timeout: float) -> None:
-        self._fail(f"timed out: still running after {timeout:g} s", TimeLimitExceeded(timeout))
+        self._fail(ends.timed_out(timeout), TimeLimitExceeded(timeout))
 
     def say_end(self, error: str, cause: Exception | None = None) -> None:
         """Log an end that no child can tell, and tell receivers its cause; only once, if Celery reports it twice."""
@@ -258,10 +242,10 @@ class Execution(Request):
             if cause is not None:
                 self._tell(cause)
 
-    def _fail(self, error: str, cause: Exception | None = None) -> None:
-        self.say_end(error, cause)
-        self._report(False, Done(False, error))
-        self.send_event("task-failed", exception=error, traceback="")
+    def _fail(self, failure: Failure, cause: Exception | None = None) -> None:
+        self.say_end(failure.error, cause)
+        self._report(failure)
+        self.send_event("task-failed", exception=failure.error, traceback="")
 
     def _tell(self, error: Exception) -> None:
         """Tell receivers of Celery's signals of an end, as the operation's process cannot do it any more."""
@@ -282,10 +266,9 @@ class Execution(Request):
             )
             signals.task_retry.send(sender=task, request=request, reason=Retry(exc=error), einfo=einfo)
 
-    def _report(self, ok: bool, done: Done) -> None:
-        state.task_ready(self, successful=ok)
-        report = Report(self.row.id, self.row.token, ok, done.error, done.result, done.log)
-        self.server.ledger.report(self.arrival, report)
+    def _report(self, end: End, log: str | None = None) -> None:
+        state.task_ready(self, successful=isinstance(end, Success))
+        self.server.ledger.report(self.arrival, Report(self.row.id, self.row.token, end, log))
 
     def acknowledge(self) -> None:
         """Left to the ledger, which acknowledges after the commit."""

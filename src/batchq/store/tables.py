@@ -21,7 +21,7 @@ from sqlalchemy import (
 from sqlmodel import Field, SQLModel
 
 from batchq.core.conditions import Join
-from batchq.core.states import Outcome, RunState, State
+from batchq.core.states import Outcome, Reason, RunState, State
 from batchq.store.sql.dialect import DIALECTS
 
 NAME = 200
@@ -237,7 +237,11 @@ class TaskCondition(Row, table=True):
 
 
 class Attempt(Row, table=True):
-    """One attempt that ended: where, when, how, and what it wrote (rule 30)."""
+    """One attempt that ended: where, when, how, and what it wrote (rule 30).
+
+    `reason` says why it failed. It is null for a success, and for a failure that a process of a version before the
+    column stored after the upgrade.
+    """
 
     __tablename__ = "batchq_attempt"
     task_id: int = Field(sa_column=Column(BIG, ForeignKey("batchq_task.id", ondelete="CASCADE"), primary_key=True))
@@ -245,6 +249,7 @@ class Attempt(Row, table=True):
     server: str = Field(max_length=NAME)
     epoch: int
     status: str = Field(max_length=16)
+    reason: str | None = Field(default=None, max_length=16, sa_column_args=[one_of("reason", Reason)])
     claimed_at: datetime
     ended_at: datetime
     error: str | None = Field(default=None, sa_column=Column(Text))

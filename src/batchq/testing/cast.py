@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from batchq import engine
+from batchq.core.ends import End
 from batchq.core.topology import Topology
 from batchq.engine import Flush, Life, Offer, Report, Served
 from batchq.spec import JobSpec
@@ -211,9 +212,9 @@ class Cast:
         running = [(name, row) for name, worker in self.workers.items() for row in worker.active.values()]
         return sorted(running, key=lambda each: self._places[each[1].token])
 
-    def report(self, server: str, row: Granted, error: str | None = None, **facts: Any) -> Served:
-        """Let an attempt end, and its server report it: an error, if one is given, else a success."""
-        return self.serve(server, [Report(row.id, row.token, ok=error is None, error=error, **facts)])
+    def report(self, server: str, row: Granted, end: End, log: str | None = None) -> Served:
+        """Let an attempt end, and its server report it."""
+        return self.serve(server, [Report(row.id, row.token, end, log)])
 
     def lose_attempts(self, server: str, tokens: Collection[str]) -> None:
         """Let a server that goes on lose these attempts: what they did is not known."""

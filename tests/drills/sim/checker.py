@@ -355,8 +355,10 @@ class Judge:
                 self.say(8, f"{name} has no record of attempt {number}")
                 return
             line = self._end_of(task.id, number)
-            lost = (attempt.error or "").startswith(("lost:", "not started:"))
+            lost = attempt.reason in ("lost", "not_started")
             written = {True: "success", False: "error"}.get(line.ok if line else None)
+            if (attempt.status == "error") != (attempt.reason is not None):
+                self.say(8, f"attempt {number} of {name} is a {attempt.status} with the reason {attempt.reason}")
             if not lost and written != attempt.status:
                 self.say(8, f"attempt {number} of {name} is {attempt.status}, but wrote {written}")
         if attempt.status != task.status or task.unsettled:

@@ -24,6 +24,8 @@ from zoneinfo import ZoneInfo
 from batchq import actions, aside, engine
 from batchq.config import Settings
 from batchq.coordinator import Coordinator
+from batchq.core.ends import Failure, Success
+from batchq.core.states import Reason
 from batchq.core.windows import Window, parse_time
 from batchq.engine import Report, settling, submitting
 from batchq.errors import BatchqError, BrokerUnreachable, Conflict, NotFound, Unreachable
@@ -221,14 +223,14 @@ class Child:
         poisoned = world.happens("poisoned")
         final = not ok and world.rng.random() < 0.1
         self.write("end", ok, poisoned=poisoned, final=final)
-        error = None if ok else "told to fail"
-        report = Report(row.id, row.token, ok, error, json.dumps(row.attempt) if ok else None, final=final)
+        failed = Failure(Reason.ERROR, "told to fail", final=final)
+        report = Report(row.id, row.token, Success(json.dumps(row.attempt)) if ok else failed)
         self._tell(_poisoned(report, world.rng) if poisoned else report)
 
     def _die(self) -> None:
         self.write("died")
         reason = "lost: its process ended (signal 9) during this attempt; what it did is not known"
-        report = Report(self.row.id, self.row.token, ok=False, error=reason)
+        report = Report(self.row.id, self.row.token, Failure(Reason.LOST, reason))
         self.server.world.after(self.server.main, 2.0, lambda: self._tell(report))
 
     def _tell(self, report: Report) -> None:
@@ -243,8 +245,11 @@ class Child:
 
 def _poisoned(report: Report, rng: random.Random) -> Report:
     """The same with a word in it that the database refuses."""
-    place = rng.choice(["log", "result" if report.ok else "error"])
-    return replace(report, **{place: f"{getattr(report, place) or ''} {POISON}"})
+    end = report.end
+    place = rng.choice(["log", "result" if isinstance(end, Success) else "error"])
+    if place == "log":
+        return replace(report, log=f"{report.log or ''} {POISON}")
+    return replace(report, end=replace(end, **{place: f"{getattr(end, place) or ''} {POISON}"}))
 
 
 class Beside:
@@ -348,8 +353,8 @@ class ServerProcess(Process):
 
     def _start(self, arrival: Arrival, row: Any) -> None:
         if self.world.happens("pool refuses"):
-            error = f"not started: the pool of {self.name} did not take it"
-            self.ledger.report(arrival, Report(row.id, row.token, ok=False, error=error))
+            end = Failure(Reason.NOT_STARTED, f"not started: the pool of {self.name} did not take it")
+            self.ledger.report(arrival, Report(row.id, row.token, end))
             return
         self.children.append(Child(self, arrival, row))
 

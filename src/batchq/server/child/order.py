@@ -5,6 +5,9 @@ from __future__ import annotations
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
+from batchq.core.ends import End, Failure, Success
+from batchq.core.states import Reason
+
 ERROR_CHARS = 2000
 
 
@@ -57,6 +60,11 @@ class Done:
     spent: bool = False
     # Whether the order comes back untouched, because its process was spent already.
     returned: bool = False
+
+    @property
+    def end(self) -> End:
+        """The end that the operation came to."""
+        return Success(self.result) if self.ok else Failure(Reason.ERROR, self.error or "")
 
 
 running: ContextVar[Current] = ContextVar("batchq_current")
