@@ -11,7 +11,7 @@ from sqlalchemy import Connection, select
 from batchq.actions.change import Change, Step, perform, removal
 from batchq.core.topology import Server
 from batchq.core.windows import Window, overlaps
-from batchq.errors import Conflict, InvalidInput, closest
+from batchq.errors import Action, Advice, Conflict, InvalidInput, closest
 from batchq.spec import ServerSpec
 from batchq.spec.fields import MOST_THREADS
 from batchq.spec.model import MOST_WINDOWS
@@ -136,8 +136,8 @@ def _check_groups(tx: Connection, names: Collection[str]) -> None:
     present = group_priorities(tx) if names else {}
     for name in names:
         if name not in present:
-            advice = "`batchq group list` shows all groups; a file that names one makes it."
-            raise InvalidInput(f"groups: no group {name!r}{closest(name, present)}. {advice}")
+            advice = Advice("{} shows all groups; a file that names one makes it.", Action.LIST_GROUPS)
+            raise InvalidInput(f"groups: no group {name!r}{closest(name, present)}.", advice=advice)
 
 
 def _facts(server: Server) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from batchq.cli.fields import SECONDS
 from batchq.cli.output import count, output_option, print_json, say
 from batchq.cli.program import app_option
 from batchq.cli.run import wait_for
+from batchq.cli.wording import told
 from batchq.errors import InvalidInput, unknown
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def _validated(file: Path) -> dict[str, Any]:
         for job in document.jobs.values() if names_app() else ():
             batch().check_operations(job)
     except InvalidInput as error:
-        return {"file": os.fspath(file), "valid": False, "errors": str(error).splitlines(), "notes": []}
+        return {"file": os.fspath(file), "valid": False, "errors": told(error).splitlines(), "notes": []}
     used = {task.run for job in document.jobs.values() for task in job.tasks}
     note = batch().rate_limits(used) if names_app() else None
     numbers = {part: len(getattr(document, part)) for part in ("jobs", "groups", "servers")}

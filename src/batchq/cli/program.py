@@ -25,7 +25,9 @@ class Failure(click.ClickException):
     """An error of ours on its way out: one line on stderr, and its own exit code."""
 
     def __init__(self, error: BatchqError) -> None:
-        super().__init__(printable(str(error), LINES))
+        from batchq.cli.wording import told  # no `--help` needs it
+
+        super().__init__(printable(told(error), LINES))
         self.exit_code = error.exit_code  # type: ignore[misc]
 
 

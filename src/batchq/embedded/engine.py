@@ -22,7 +22,7 @@ from batchq.config import private_file, private_folder
 from batchq.core.states import RUN_OPEN
 from batchq.embedded.child import ELSEWHERE, START_SECONDS, Child, StartFailed, end
 from batchq.embedded.valkey import answers, command, socket_folder
-from batchq.errors import Conflict, DatabaseUnreachable, PlaceRefuses
+from batchq.errors import Action, Advice, Conflict, DatabaseUnreachable, PlaceRefuses
 from batchq.server.life import ended_with_its_boot, seen_alive
 from batchq.store import moves, schema
 from batchq.store import server as servers
@@ -208,7 +208,8 @@ class Embedded:
         except BlockingIOError:
             return
         fcntl.flock(self._lock, fcntl.LOCK_UN)
-        raise Conflict("The engine that ran in this folder has ended. The next `batchq run` cancels what it left over.")
+        advice = Advice("The next {} cancels what it left over.", Action.RUN)
+        raise Conflict("The engine that ran in this folder has ended.", advice=advice)
 
     def needed(self) -> bool:
         """Whether another command in this folder still uses this engine, or left a run to it."""
@@ -263,4 +264,4 @@ def engine_facts(home: Path) -> dict[str, Any] | None:
         return {"pid": int(facts["pid"]), "broker": broker if isinstance(broker, str) else None}
     except (ValueError, LookupError, TypeError):
         advice = "End that, or set BATCHQ_HOME to another folder."
-        raise Conflict(f"What holds {home}/lock is no engine of batchq. {advice}") from None
+        raise Conflict(f"What holds {home}/lock is no engine of batchq.", advice=advice) from None

@@ -23,7 +23,7 @@ LONGEST = 10
 def report_on(
     simulation: Simulation, subjects: Sequence[Subject], guess: Guess, timezone: str, servers_from: str = "file"
 ) -> View:
-    """The result of the simulation as a dict, printed as it is by `batchq plan -o json`.
+    """The result of the simulation as a dict, printed as it is where somebody wants JSON.
 
     Times are ISO 8601 in UTC, durations seconds, `threads`, `busy`, `idle` and `missing` thread-seconds.
     `timezone` is the zone in which sentences tell the time, `servers_from` is `file`, `database`, `both` or

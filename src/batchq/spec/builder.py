@@ -127,7 +127,7 @@ class Job:
 
         Arguments of a signature are the task's; its options are refused, as they would be dropped. `after` is made of
         earlier tasks, or says the same as in a file. `secret` names the keyword arguments that nobody is to see.
-        `retry_delay`, `time_limit` and `duration`, which only `batchq plan` looks at, are seconds.
+        `retry_delay`, `time_limit` and `duration`, which only the plan looks at, are seconds.
         """
         if name in self._tasks:
             raise InvalidInput(f"Job {shown(self.name)}: another task is named {shown(name)}.")

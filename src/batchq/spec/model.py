@@ -53,7 +53,7 @@ class TaskSpec(Spec):
     """One task: what it runs, after which others, where, and what happens when it fails.
 
     `secret` names the keyword arguments that nobody is to see. `retry_delay` and `time_limit` are seconds, and
-    so is `duration`: what is expected, for `batchq plan` alone.
+    so is `duration`: what is expected, for the plan alone.
     `group` and `priority` None = the job's (rules 10, 28).
     """
 
