@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from batchq.actions.server import change_server
+from batchq.actions.server import ServerFacts, change_server
 from batchq.core.topology import Server
 from batchq.core.windows import Window
 from batchq.errors import Action, Advice, unknown
@@ -22,7 +20,7 @@ def remove_window(database: Database, name: str, window: int | str | Window, *, 
     Raises NotFound if the server, or the window, is not there.
     """
 
-    def rest(server: Server) -> dict[str, Any]:
+    def rest(server: Server) -> ServerFacts:
         at = _position(server, window)
         return {"windows": server.windows[:at] + server.windows[at + 1 :]}
 
