@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import subprocess
-from typing import Any
 
 from celery import Celery
 
@@ -38,7 +37,7 @@ def crash() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def echo(value: Any = None) -> Any:
+def echo(value: object = None) -> object:
     """Return `value`."""
     return value
 

@@ -25,7 +25,7 @@ from batchq.store.tables import Liveness
 
 
 class ServerFacts(TypedDict, total=False):
-    """What an operator sets of a server; None, or left out, is what stays as it is."""
+    """Facts that an operator sets of a server; what is None, or left out, stays as it is."""
 
     threads: int | None
     enabled: bool | None

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TypedDict
 
 from sqlalchemy import Connection
 
@@ -251,7 +251,14 @@ class Embedded:
             self._guests = None
 
 
-def engine_facts(home: Path) -> dict[str, Any] | None:
+class EngineFacts(TypedDict):
+    """Facts in the lock of an engine: its process, and its broker if it has one of its own."""
+
+    pid: int
+    broker: str | None
+
+
+def engine_facts(home: Path) -> EngineFacts | None:
     """The `pid` and the `broker` (or None) that the engine of this folder wrote into its lock; None if it has not yet.
 
     Raises Conflict for a lock that no engine wrote, OSError for one that cannot be read.

@@ -41,8 +41,7 @@ def set_over(topology: Topology, document: Document) -> Topology:
     unused = count(max((server.id for server in topology.servers), default=0) + 1)
     for server in topology_of(document).servers:
         stored = present.get(server.name) or Server(next(unused), server.name)
-        given = {"threads": server.threads, "groups": server.groups, "windows": server.windows}
-        present[server.name] = replace(stored, **given)  # type: ignore[arg-type]
+        present[server.name] = replace(stored, threads=server.threads, groups=server.groups, windows=server.windows)
     return replace(topology, servers=tuple(present[name] for name in sorted(present)))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from sqlalchemy import Connection, func, literal, select
 
@@ -13,6 +13,7 @@ from batchq.store.columns import RUN, TASK
 from batchq.store.find import run_row
 from batchq.store.tables import Run
 from batchq.views.instants import iso
+from batchq.views.rows import Selected
 from batchq.views.task import SERVER_NAME, TaskLine, handlers, task_line, with_server
 from batchq.views.why import Reasons, why_of_tasks
 
@@ -90,7 +91,7 @@ def runs(
     return [{**run_line(row), "tasks": _in_order(counts[row.id])} for row in rows]
 
 
-def run_line(row: Any) -> RunLine:
+def run_line(row: Selected) -> RunLine:
     """The line of a run's row."""
     return {
         "run": row.id,
