@@ -67,6 +67,10 @@ IN_PYTHON = {
 }
 
 
+# How a reader's way into batchq names an action with its arguments.
+Words = Callable[[Action, tuple[str, ...]], str]
+
+
 def in_python(action: Action, arguments: tuple[str, ...]) -> str:
     """The action as a Python caller knows it, whatever its arguments."""
     return f"`{IN_PYTHON[action]}`"
@@ -79,7 +83,7 @@ class Advice(NamedTuple):
     action: Action
     arguments: tuple[str, ...] = ()
 
-    def told(self, words: Callable[[Action, tuple[str, ...]], str] = in_python) -> str:
+    def told(self, words: Words = in_python) -> str:
         """The sentence, with the action named in these words."""
         return self.sentence.format(words(self.action, self.arguments))
 
@@ -103,7 +107,7 @@ class BatchqError(Exception):
             self.advice = advice
         super().__init__(self.told())
 
-    def told(self, words: Callable[[Action, tuple[str, ...]], str] = in_python) -> str:
+    def told(self, words: Words = in_python) -> str:
         """The sentence and the next step, with its action named in these words."""
         advice = self.advice.told(words) if isinstance(self.advice, Advice) else self.advice
         return f"{self.sentence} {advice}" if advice else self.sentence

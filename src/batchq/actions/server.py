@@ -25,7 +25,7 @@ from batchq.store.tables import Liveness
 
 
 class ServerFacts(TypedDict, total=False):
-    """Facts that an operator sets of a server; what is None, or left out, stays as it is."""
+    """Facts that an operator sets of a server; None, or a key left out, changes nothing."""
 
     threads: int | None
     enabled: bool | None
