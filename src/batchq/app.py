@@ -285,7 +285,7 @@ def find_app(path: str | None = None) -> BatchQ:
     path = path or os.environ.get("BATCHQ_APP")
     if not path:
         return demo_app()
-    found = discovery.find(path, BatchQ)
+    found = discovery.find(path, (Celery, BatchQ))
     return found if isinstance(found, BatchQ) else BatchQ(found)
 
 

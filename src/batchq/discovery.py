@@ -7,21 +7,19 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
+from typing import Any
 
 from celery import Celery
 from celery.app.utils import find_app as find_celery_app
 
 from batchq.errors import InvalidInput
 
-T = TypeVar("T")
-
 # Names that projects give their app, tried after Celery's own search.
 NAMES = ("app", "celery", "celery_app", "batch")
 
 
-def find(path: str, other: type[T]) -> Celery | T:
-    """The app at the path, Celery's or of this other kind: as Celery finds it, else under another name there.
+def find(path: str, kinds: tuple[type, ...] = (Celery,)) -> Any:
+    """The app at the path, of one of these kinds: the one that Celery finds, else one that has another name there.
 
     The path is looked for in the current folder too. Raises InvalidInput.
     """
@@ -30,7 +28,7 @@ def find(path: str, other: type[T]) -> Celery | T:
     module, _, attribute = path.partition(":")
     try:
         found = find_celery_app(path)
-        if isinstance(found, (Celery, other)):
+        if isinstance(found, kinds):
             return found
     except AttributeError:  # there is none where Celery looks, or the import itself failed, which then fails again
         pass
@@ -44,7 +42,7 @@ def find(path: str, other: type[T]) -> Celery | T:
     for place in places:
         for name in [attribute] if attribute else NAMES:
             # Celery takes whatever is named `app`, which may be Flask's.
-            if isinstance(found := getattr(place, name, None), (Celery, other)):
+            if isinstance(found := getattr(place, name, None), kinds):
                 return found
         apps += [f"{place.__name__}:{name}" for name, value in vars(place).items() if isinstance(value, Celery)]
     hint = f" It has {', '.join(map(repr, apps))}." if apps else ""
