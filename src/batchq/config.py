@@ -6,13 +6,14 @@ import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from tzlocal import get_localzone_name
 
+from batchq.core.json import JSON
 from batchq.core.windows import zone
 from batchq.errors import InvalidInput
 
@@ -81,13 +82,13 @@ class Settings(BaseSettings):
         return env_settings, init_settings
 
     @classmethod
-    def load(cls, conf: Mapping[str, Any] | None = None, **given: Any) -> Settings:
+    def load(cls, conf: Mapping[str, object] | None = None, **given: object) -> Settings:
         """The settings from the environment, over `given`, over the `batchq_*` keys of `conf`.
 
         Raises InvalidInput with one line per wrong value.
         """
         named = {name: conf.get(f"batchq_{name}") for name in cls.model_fields} if conf is not None else {}
-        values = {name: value for name, value in {**named, **given}.items() if value is not None}
+        values: dict[str, JSON] = {name: value for name, value in {**named, **given}.items() if value is not None}
         try:
             return cls(**values)
         except ValidationError as error:

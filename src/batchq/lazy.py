@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any
 
 
-def attributes(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+def attributes(package: str, homes: Mapping[str, str]) -> Callable[[str], object]:
     """Make the package's `__getattr__`: `homes` tells which module has each name."""
 
     def get(name: str) -> object:

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from batchq.cli import live, output
-from batchq.cli.live import follow
+from batchq.cli.live import Until, follow
 from batchq.errors import NotFound
 
 NOON = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
@@ -25,7 +25,8 @@ def screen(width=80, height=24, terminal=False):
 def watched(stage, steps, console, **options):
     """Follow run 1 while one step of the story happens between two looks; returns the view and what was written."""
     steps = iter(steps)
-    view = follow(stage.database, 1, console=console, pause=lambda seconds: next(steps)(), **options)
+    until = Until(pause=lambda seconds: next(steps)(), **options)
+    view = follow(stage.database, 1, console=console, until=until)
     return view, console.file.getvalue()
 
 

@@ -9,7 +9,7 @@ import pytest
 from celery import Celery
 
 from batchq.core.conditions import Condition, Join
-from batchq.core.states import Outcome
+from batchq.core.states import MET_BY, Outcome, State
 from batchq.errors import InvalidInput
 from batchq.spec import Job, JobSpec, TaskSpec, load, loads
 
@@ -77,6 +77,23 @@ def test_conditions_are_joined_by_and_or_by_or():
         "listed": (Join.ANY, (*mixed[:2], Condition("C"))),
         "as in a file": (Join.ALL, (Condition("A", Outcome.ERROR),)),
     }
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_a_task_has_a_property_for_each_outcome(outcome):
+    job = Job("J")
+    job.task("T", "x", after=getattr(job.task("A", "x"), outcome.name.lower()))
+    assert job.spec().tasks[1].after == (Condition("A", outcome),)
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_only_an_outcome_that_an_error_meets_may_handle_it(outcome):
+    job = Job("J")
+    condition = getattr(job.task("A", "x"), outcome.name.lower()).handles
+    if State.ERROR in MET_BY[outcome]:
+        assert job.task("T", "x", after=condition).name == "T"
+    else:
+        assert "has no failure to handle" in refusal(lambda: job.task("T", "x", after=condition))
 
 
 def test_a_condition_may_handle_the_failure():

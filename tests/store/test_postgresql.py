@@ -228,7 +228,7 @@ def test_a_schema_that_does_not_exist_is_found_missing_by_the_upgrade(bare_url):
 
 def test_tables_that_went_away_and_a_database_that_may_not_be_written_to_are_said_in_one_sentence(bare_url):
     assert refusal(bare_url, lambda database: database.run(topologies.newest_version)) == (
-        '(relation "batchq_dispatch" does not exist). Run `batchq db upgrade`, or correct the search_path.'
+        '(relation "batchq_dispatch" does not exist). Run `batchq.store.schema.upgrade`, or correct the search_path.'
     )
     standby = with_query(bare_url, options="-cdefault_transaction_read_only=on")
     assert refusal(standby, schema.upgrade).startswith("(cannot execute CREATE TABLE in a read-only transaction). Set ")

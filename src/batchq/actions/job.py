@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from sqlalchemy import select
 
 from batchq.actions.change import Change, Step
+from batchq.core.json import JSON
 from batchq.spec import JobSpec
 from batchq.store.columns import JOB
 from batchq.store.job import keep_job
@@ -30,7 +30,7 @@ def job_steps(tx: Tx, name: str, job: JobSpec) -> Iterator[Step]:
     yield Step((change,), lambda: keep_job(tx, job, clock(tx)))
 
 
-def _difference(present: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+def _difference(present: Mapping[str, JSON], wanted: Mapping[str, JSON]) -> str:
     before, after = ({task["name"]: task for task in job["tasks"]} for job in (present, wanted))
     found = {
         "added": [name for name in after if name not in before],

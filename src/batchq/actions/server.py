@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
-from typing import Any
+from typing import TypedDict, Unpack
 
 from sqlalchemy import select
 
 from batchq.actions.change import Change, Step, perform, removal
 from batchq.core.topology import Server
 from batchq.core.windows import Window, overlaps
-from batchq.errors import Conflict, InvalidInput, closest
+from batchq.errors import Action, Advice, Conflict, InvalidInput, closest
 from batchq.spec import ServerSpec
 from batchq.spec.fields import MOST_THREADS
 from batchq.spec.model import MOST_WINDOWS
@@ -24,13 +24,23 @@ from batchq.store.group import group_priorities
 from batchq.store.tables import Liveness
 from batchq.store.transaction import Tx
 
+
+class ServerFacts(TypedDict, total=False):
+    """Facts that an operator sets of a server; None, or a key left out, changes nothing."""
+
+    threads: int | None
+    enabled: bool | None
+    groups: Collection[str] | None
+    windows: Collection[Window] | None
+
+
 # The facts that an operator wants of a server as it stands.
-Wanted = Callable[[Server], Mapping[str, Any]]
+Wanted = Callable[[Server], ServerFacts]
 
 
 def ensure_server(database: Database, name: str, threads: int | None = None) -> None:
     """Make a server of that name exist, with these threads if they are given (default 1); raises InvalidInput."""
-    _check(threads or 0)
+    _check({"threads": threads})
     perform(database, lambda tx: [Step((), partial(_ensure, tx, name, threads), topology=True)])
 
 
@@ -42,25 +52,15 @@ def _ensure(tx: Tx, name: str, threads: int | None) -> None:
         servers.set_server(tx, row.id, threads=threads)
 
 
-def set_server(
-    database: Database,
-    name: str,
-    *,
-    threads: int | None = None,
-    enabled: bool | None = None,
-    groups: Collection[str] | None = None,
-    windows: Collection[Window] | None = None,
-    ahead: int = 0,
-) -> list[str]:
+def set_server(database: Database, name: str, *, ahead: int = 0, **given: Unpack[ServerFacts]) -> list[str]:
     """Set what is given, leave the rest; returns the differences (rules 12, 14, 17, 18, 20).
 
     Raises NotFound for an unknown server; InvalidInput for an unknown group, for negative threads, and for
     windows of one zone that overlap.
     """
-    bound = None if groups is None else frozenset(groups)
-    given = {"threads": threads, "enabled": enabled, "groups": bound, "windows": windows}
-    wanted = {key: value for key, value in given.items() if value is not None}
-    return change_server(database, name, lambda _: wanted, ahead, groups or ())
+    if (groups := given.get("groups")) is not None:
+        given["groups"] = frozenset(groups)
+    return change_server(database, name, lambda _: given, ahead, groups or ())
 
 
 def enable(database: Database, name: str, *, ahead: int = 0) -> list[str]:
@@ -117,14 +117,15 @@ def _setting(tx: Tx, name: str, wanted: Wanted, named: Collection[str]) -> Itera
     _check_groups(tx, named)
     present = topology.read(tx).by_id[number]
     values = wanted(present)
-    _check(**values)
+    _check(values)
     if differences := tuple(_differences(name, _facts(present), values)):
         yield Step(differences, partial(servers.set_server, tx, number, **values), topology=True)
 
 
-def _check(threads: int = 0, windows: Collection[Window] = (), **_: object) -> None:
+def _check(facts: ServerFacts) -> None:
     """Refuse threads and windows that a server cannot have; raises InvalidInput (rules 16, 18)."""
-    for number in (threads, *(window.threads for window in windows)):
+    windows = facts.get("windows") or ()
+    for number in (facts.get("threads") or 0, *(window.threads for window in windows)):
         if not 0 <= number <= MOST_THREADS:
             raise InvalidInput(f"threads: {number} is not allowed; use 0 to {MOST_THREADS:,}.")
     if len(windows) > MOST_WINDOWS:
@@ -137,11 +138,11 @@ def _check_groups(tx: Tx, names: Collection[str]) -> None:
     present = group_priorities(tx) if names else {}
     for name in names:
         if name not in present:
-            advice = "`batchq group list` shows all groups; a file that names one makes it."
-            raise InvalidInput(f"groups: no group {name!r}{closest(name, present)}. {advice}")
+            advice = Advice("{} shows all groups; a file that names one makes it.", Action.LIST_GROUPS)
+            raise InvalidInput(f"groups: no group {name!r}{closest(name, present)}.", advice=advice)
 
 
-def _facts(server: Server) -> dict[str, Any]:
+def _facts(server: Server) -> ServerFacts:
     return {
         "threads": server.threads,
         "enabled": server.enabled,
@@ -150,22 +151,25 @@ def _facts(server: Server) -> dict[str, Any]:
     }
 
 
-def _differences(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Change]:
-    for key, value in after.items():
-        if key == "windows":
-            gone = (window for window in before[key] if window not in value)
-            new = (window for window in value if window not in before[key])
-            yield from (Change("server", name, "window", before=str(window)) for window in gone)
-            yield from (Change("server", name, "window", after=str(window)) for window in new)
-        elif (said := _WORDS[key](before[key])) != (wanted := _WORDS[key](value)):
-            yield Change("server", name, key, said, wanted)
+def _differences(name: str, before: ServerFacts, after: ServerFacts) -> Iterator[Change]:
+    present = dict(_words(before))
+    for key, wanted in _words(after):
+        if present[key] != wanted:
+            yield Change("server", name, key, present[key], wanted)
+    if (windows := after.get("windows")) is not None:
+        old = before.get("windows") or ()
+        yield from (Change("server", name, "window", before=str(window)) for window in old if window not in windows)
+        yield from (Change("server", name, "window", after=str(window)) for window in windows if window not in old)
 
 
-_WORDS: dict[str, Callable[[Any], str]] = {
-    "threads": str,
-    "enabled": lambda enabled: "yes" if enabled else "no",
-    "groups": lambda groups: ", ".join(sorted(groups)) or "none",
-}
+def _words(facts: ServerFacts) -> Iterator[tuple[str, str]]:
+    """The facts that are given, but for windows, each in the words of its change."""
+    if (threads := facts.get("threads")) is not None:
+        yield "threads", str(threads)
+    if (enabled := facts.get("enabled")) is not None:
+        yield "enabled", "yes" if enabled else "no"
+    if (groups := facts.get("groups")) is not None:
+        yield "groups", ", ".join(sorted(groups)) or "none"
 
 
 # --- for a file ---------------------------------------------------------------------------------------------
@@ -173,18 +177,21 @@ _WORDS: dict[str, Callable[[Any], str]] = {
 
 def server_steps(tx: Tx, name: str, spec: ServerSpec, present: Server | None) -> Iterator[Step]:
     """Make the server as the file has it, if it differs."""
-    wanted: dict[str, Any] = {
+    wanted: ServerFacts = {
         "threads": spec.threads,
         "groups": frozenset(spec.groups),
         "windows": tuple(window.window for window in spec.windows),
     }
-    before = _facts(present) if present else {"threads": 1, "groups": frozenset(), "windows": ()}
+    new: ServerFacts = {"threads": 1, "groups": frozenset(), "windows": ()}
+    before = _facts(present) if present else new
     changes = [] if present else [Change("server", name, after="")]
     changes += _differences(name, before, wanted)
 
     def make() -> None:
         servers.create(tx, name)
-        servers.set_server(tx, servers.find(tx, name).id, **wanted)  # type: ignore[union-attr]
+        row = servers.find(tx, name)
+        assert row is not None
+        servers.set_server(tx, row.id, **wanted)
 
     if changes:
         yield Step(tuple(changes), make, topology=True)
@@ -198,14 +205,14 @@ def server_removal(tx: Tx, name: str) -> Step:
 def _remove(tx: Tx, name: str) -> None:
     row = servers.find(tx, name)
     if row is not None and not servers.forget(tx, row.id):
-        raise Conflict(_runs(row))
+        raise Conflict(_runs(row.name, row.pid, row.host))
 
 
 def server_use(tx: Tx, name: str) -> str | None:
     """Why the server cannot be deleted now, if it cannot."""
     row = tx.execute(select(SERVER.name, SERVER.liveness, SERVER.host, SERVER.pid).where(SERVER.name == name)).one()
-    return _runs(row) if row.liveness == Liveness.RUNNING else None
+    return _runs(row.name, row.pid, row.host) if row.liveness == Liveness.RUNNING else None
 
 
-def _runs(row: Any) -> str:
-    return f"Server {row.name} runs, as pid {row.pid} on host {row.host}. Stop it first: only then can it be deleted."
+def _runs(name: str, pid: int | None, host: str | None) -> str:
+    return f"Server {name} runs, as pid {pid} on host {host}. Stop it first: only then can it be deleted."

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from batchq.actions.server import change_server
+from batchq.actions.server import ServerFacts, change_server
 from batchq.core.topology import Server
 from batchq.core.windows import Window
-from batchq.errors import unknown
+from batchq.errors import Action, Advice, unknown
 from batchq.store.database import Database
 
 
@@ -22,7 +20,7 @@ def remove_window(database: Database, name: str, window: int | str | Window, *, 
     Raises NotFound if the server, or the window, is not there.
     """
 
-    def rest(server: Server) -> dict[str, Any]:
+    def rest(server: Server) -> ServerFacts:
         at = _position(server, window)
         return {"windows": server.windows[:at] + server.windows[at + 1 :]}
 
@@ -35,5 +33,5 @@ def _position(server: Server, window: int | str | Window) -> int:
         return window - 1
     if str(window) in texts:
         return texts.index(str(window))
-    advice = f"`batchq server window list {server.name}` shows them." if texts else "It has none."
+    advice = Advice("{} shows them.", Action.LIST_WINDOWS, (server.name,)) if texts else "It has none."
     raise unknown(f"window of {server.name}", window, texts, advice=advice)

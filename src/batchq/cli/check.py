@@ -11,6 +11,7 @@ import click
 from batchq import clock, views
 from batchq.cli.context import batch, database
 from batchq.cli.output import output_option, print_json, say
+from batchq.cli.wording import told
 from batchq.errors import BatchqError, BrokerUnreachable, QueueRefused
 from batchq.escape import printable
 from batchq.store import broken
@@ -70,7 +71,7 @@ def _tried(problems: list[str], act: Callable[[], T]) -> T | None:
     try:
         return _read_twice(act)
     except BatchqError as error:
-        problems.append(str(error))
+        problems.append(told(error))
     except Exception as error:
         if not of_content(error):
             raise
@@ -145,7 +146,7 @@ def _of_queues(joined: BatchQ, opened: Database | None) -> Iterator[str]:
         except BrokerUnreachable:
             return
         except QueueRefused as error:
-            yield f"{who}: what is sent there cannot arrive. {error}"
+            yield f"{who}: what is sent there cannot arrive. {told(error)}"
 
 
 def _has_work(group: GroupView) -> bool:

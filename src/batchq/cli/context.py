@@ -8,7 +8,7 @@ import os
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,6 +18,8 @@ from batchq.errors import BrokerUnreachable, DatabaseOutdated, NoBroker
 
 # Imported where they are used: else each `--help` would wait for Celery, SQL and pydantic.
 if TYPE_CHECKING:
+    from celery import Celery
+
     from batchq.app import BatchQ
     from batchq.store.database import Database
 
@@ -68,7 +70,7 @@ def path_of_app() -> str | None:
     return ctx.meta.get(APP) or (of_celery if isinstance(of_celery, str) else None)
 
 
-def _of_celery() -> Any:
+def _of_celery() -> Celery | None:
     """The app of Celery's own command; if nobody named it there, BATCHQ_APP comes first."""
     app = getattr(click.get_current_context().obj, "app", None)
     return app if _is_handed_over() or not os.environ.get("BATCHQ_APP") else None

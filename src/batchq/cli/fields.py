@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
 
 import click
 
@@ -26,7 +25,7 @@ class Read(click.ParamType):  # type: ignore[type-arg]  # a subscript is refused
         self.name = name
         self._read = read
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> object:
         """The value of the text."""
         try:
             return self._read(value)

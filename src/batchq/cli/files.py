@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal, Required, TypedDict, TypeVar
 
 import click
 
@@ -14,12 +14,15 @@ from batchq.cli.fields import SECONDS
 from batchq.cli.output import count, output_option, print_json, say
 from batchq.cli.program import app_option
 from batchq.cli.run import wait_for
+from batchq.cli.wording import told
 from batchq.errors import InvalidInput, unknown
 
 if TYPE_CHECKING:
     from batchq.spec import Document, JobSpec
 
-PARTS = ("jobs", "tasks", "groups", "servers")
+T = TypeVar("T")
+
+PARTS: tuple[Literal["jobs", "tasks", "groups", "servers"], ...] = ("jobs", "tasks", "groups", "servers")
 FILE = click.Path(path_type=Path)
 
 
@@ -114,17 +117,34 @@ def chosen_job(document: Document, name: str | None, file: Path) -> JobSpec:
 
 def together(documents: dict[Path, Document]) -> Document:
     """One document of several; raises InvalidInput if two of them define the same name."""
-    parts: dict[str, dict[str, Any]] = {"groups": {}, "servers": {}, "jobs": {}}
+    whole = spec.Document.model_construct(groups={}, servers={}, jobs={})
     for file, document in documents.items():
-        for part, found in parts.items():
-            named = getattr(document, part)
-            if twice := found.keys() & named.keys():
-                raise InvalidInput(f"{file}: {part[:-1]} {min(twice)!r} is in an earlier file too.")
-            found.update(named)
-    return spec.Document.model_construct(None, **parts)
+        _join(whole.groups, document.groups, f"{file}: group")
+        _join(whole.servers, document.servers, f"{file}: server")
+        _join(whole.jobs, document.jobs, f"{file}: job")
+    return whole
 
 
-def _validated(file: Path) -> dict[str, Any]:
+def _join(whole: dict[str, T], part: dict[str, T], said: str) -> None:
+    if twice := whole.keys() & part.keys():
+        raise InvalidInput(f"{said} {min(twice)!r} is in an earlier file too.")
+    whole.update(part)
+
+
+class Validated(TypedDict, total=False):
+    """A file that was checked: its faults and notes, and how much it holds if it has no faults."""
+
+    file: Required[str]
+    valid: Required[bool]
+    errors: Required[list[str]]
+    notes: Required[list[str]]
+    jobs: int
+    groups: int
+    servers: int
+    tasks: int
+
+
+def _validated(file: Path) -> Validated:
     from batchq.config import Settings  # it takes pydantic along, which no `--help` should wait for
 
     settings = batch().settings if names_app() else Settings.load()
@@ -133,16 +153,16 @@ def _validated(file: Path) -> dict[str, Any]:
         for job in document.jobs.values() if names_app() else ():
             batch().check_operations(job)
     except InvalidInput as error:
-        return {"file": os.fspath(file), "valid": False, "errors": str(error).splitlines(), "notes": []}
+        return {"file": os.fspath(file), "valid": False, "errors": told(error).splitlines(), "notes": []}
     used = {task.run for job in document.jobs.values() for task in job.tasks}
     note = batch().rate_limits(used) if names_app() else None
-    numbers = {part: len(getattr(document, part)) for part in ("jobs", "groups", "servers")}
-    tasks = sum(len(job.tasks) for job in document.jobs.values())
     return {
         "file": os.fspath(file),
         "valid": True,
         "errors": [],
         "notes": [note] if note else [],
-        **numbers,
-        "tasks": tasks,
+        "jobs": len(document.jobs),
+        "groups": len(document.groups),
+        "servers": len(document.servers),
+        "tasks": sum(len(job.tasks) for job in document.jobs.values()),
     }

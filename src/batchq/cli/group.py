@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import Any
 
 import click
 
 from batchq import actions, views
 from batchq.cli.context import batch, database, forward, timezone, users_now
 from batchq.cli.output import Part, Table, duration, instant, output_option, say, watch_option
-from batchq.cli.reading import Rows, ask, print_list
+from batchq.cli.reading import ask, print_list
 
 PRIORITIES = ("low", "normal", "high", "critical")
 
@@ -60,31 +59,31 @@ def _done(name: str, changed: list[str]) -> None:
         say(line)
     forward()
     view = next(group for group in ask(views.groups) if group["group"] == name)
-    numbers = ", ".join(f"{view[key]} {key}" for key in ("ready", "queued", "executing"))
+    numbers = f"{view['ready']} ready, {view['queued']} queued, {view['executing']} executing"
     say(f"{name}: {'paused, ' if view['paused'] else ''}{numbers}")
 
 
-def groups_table(groups: Rows) -> Table:
+def groups_table(groups: Sequence[views.GroupView]) -> Table:
     """Groups for people."""
     now = users_now()
     columns = ("Group", "Priority", "State", "Ready", "Queued", "Executing", "Oldest", "Servers", "Why")
     return Table(columns, [_row(group, now) for group in groups])
 
 
-def _row(group: Mapping[str, Any], now: datetime) -> tuple[str, ...]:
+def _row(group: views.GroupView, now: datetime) -> tuple[str, ...]:
     since = instant(group["oldest_ready_at"])
     return (
         group["group"],
         group["priority"],
         "paused" if group["paused"] else "–",
-        *(str(group[number]) for number in ("ready", "queued", "executing")),
+        *map(str, (group["ready"], group["queued"], group["executing"])),
         duration((now - since).total_seconds()) if since else "–",
         ", ".join(group["servers"]) or "none",
         group["why"] or "",
     )
 
 
-def waiting(groups: Rows) -> Iterator[Part]:
+def waiting(groups: Sequence[views.GroupView]) -> Iterator[Part]:
     """The groups in which tasks wait, and why, for people."""
     if groups:
         yield ""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,7 +15,7 @@ from batchq.cli.context import batch, users_now
 from batchq.cli.files import chosen_job
 from batchq.cli.output import Part, Table, count, label, lasted, local, output_option, say, watch_option
 from batchq.cli.program import is_file
-from batchq.cli.reading import Rows, ask, print_list, print_view
+from batchq.cli.reading import ask, print_list, print_view
 from batchq.cli.run import runs_table
 from batchq.core.conditions import Node
 
@@ -74,7 +74,7 @@ def _read(definition: str) -> JobSpec:
     )
 
 
-def jobs_table(jobs: Rows) -> Table:
+def jobs_table(jobs: Sequence[views.JobLine]) -> Table:
     """Jobs for people."""
     now = users_now()
     rows = []
@@ -86,7 +86,7 @@ def jobs_table(jobs: Rows) -> Table:
     return Table(columns, rows, empty="No jobs. `batchq submit FILE` runs one, `batchq apply FILE` stores it.")
 
 
-def _drawn(view: Mapping[str, Any]) -> Iterator[Part]:
+def _drawn(view: views.JobView) -> Iterator[Part]:
     job = _read(json.dumps(view["definition"]))
     yield f"{view['job']}: {label(view['status'])}, {count(len(job.tasks), 'task')}, {count(view['run_count'], 'run')}"
     yield ""

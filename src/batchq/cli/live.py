@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from batchq import views
 from batchq.cli.output import counted, duration, first_line, instant, label, lasted, local, now_in, styled
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from batchq.store.database import Database
-
-View = Mapping[str, Any]
+    from batchq.views import RunView, TaskLine
 
 POLL_SECONDS = 0.2
 # A wait is 4 times as long as the read before it, or a run of 100,000 tasks would keep the database busy.
@@ -34,17 +33,26 @@ URGENCY = {State.EXECUTING: 0, State.ERROR: 1, State.QUEUED: 2, State.READY: 2, 
 LEAST_URGENT = 4
 
 
+@dataclass(frozen=True, slots=True)
+class Until:
+    """When to stop watching a run that has not ended: after `timeout` seconds, or once `stop()` answers yes.
+
+    `pause` waits for the seconds between two looks.
+    """
+
+    timeout: float | None = None
+    stop: Callable[[], bool] = lambda: False
+    pause: Callable[[float], None] = time.sleep
+
+
+# Watch the run to its end.
+ITS_END = Until()
+
+
 def follow(
-    database: Database,
-    run_id: int,
-    *,
-    console: Console,
-    stop: Callable[[], bool] = lambda: False,
-    timeout: float | None = None,
-    timezone: str | None = None,
-    pause: Callable[[float], None] = time.sleep,
-) -> View:
-    """Show a run until it ends, `stop()` answers yes, or `timeout` seconds have passed; then sum it up.
+    database: Database, run_id: int, *, console: Console, until: Until = ITS_END, timezone: str | None = None
+) -> RunView:
+    """Show a run until it ends, or `until` says so; then sum it up.
 
     Times are told in `timezone`, an IANA name; without one, in the machine's. Returns the run as it then
     stands (`views.run_view`): one whose status is still open was left early. Raises NotFound.
@@ -56,10 +64,10 @@ def follow(
             with database.read() as tx:
                 view = views.run_view(tx, run_id, timezone=timezone, results=False)
             show(view, now_in(timezone))
-            late = timeout is not None and time.monotonic() - began >= timeout
-            if view["status"] in RUN_ENDED or late or stop():
+            late = until.timeout is not None and time.monotonic() - began >= until.timeout
+            if view["status"] in RUN_ENDED or late or until.stop():
                 break
-            pause(max(POLL_SECONDS, POLL_SHARE * (time.monotonic() - reads)))
+            until.pause(max(POLL_SECONDS, POLL_SHARE * (time.monotonic() - reads)))
     for line in summary(view, now_in(timezone)):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     with database.read() as tx:
@@ -67,7 +75,7 @@ def follow(
 
 
 @contextmanager
-def _shown(console: Console) -> Iterator[Callable[[View, datetime], None]]:
+def _shown(console: Console) -> Iterator[Callable[[RunView, datetime], None]]:
     """A function that shows a view at an instant: redrawn in place on a terminal, else a line for each change."""
     if not console.is_terminal:
         yield Lines(lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))
@@ -97,14 +105,14 @@ class Lines:
         self._write = write
         self._seen: dict[str, Seen] = {}
 
-    def __call__(self, view: View, now: datetime) -> None:
+    def __call__(self, view: RunView, now: datetime) -> None:
         width = min(max((len(task["name"]) for task in view["tasks"]), default=0), NAME_WIDTH)
         events = [event for task in view["tasks"] for event in self._events(task, now)]
         for at, name, word, note in sorted(events, key=lambda event: event[0]):
             line = f"{local(at, now)} {printable(name):<{width}}  {word.lower():<10}  {printable(note)}"
             self._write(line.rstrip())
 
-    def _events(self, task: View, now: datetime) -> Iterator[tuple[str, str, str, str]]:
+    def _events(self, task: TaskLine, now: datetime) -> Iterator[tuple[str, str, str, str]]:
         """The task's changes as (instant, name, word, note); a start too that came and went between two views."""
         name, status, before = task["name"], task["status"], self._seen.get(task["name"], Seen())
         if task["attempts"] > before.attempts and task["started_at"]:
@@ -118,7 +126,7 @@ class Lines:
         self._seen[name] = Seen(status, task["attempts"], ready)
 
 
-def note(task: View) -> str:
+def note(task: TaskLine) -> str:
     """The reason that a task waits or didn't run, or its error."""
     if task["handled_by"]:
         return f"{first_line(task['error'])} (handled by {task['handled_by']})"
@@ -130,7 +138,7 @@ def note(task: View) -> str:
 # --- frames -------------------------------------------------------------------------------------------------
 
 
-def frame(view: View, width: int, height: int, now: datetime) -> RenderableType:
+def frame(view: RunView, width: int, height: int, now: datetime) -> RenderableType:
     """The run on a screen of this size: its state, a progress bar, and as many tasks as fit."""
     from rich.console import Group
     from rich.text import Text
@@ -143,19 +151,19 @@ def frame(view: View, width: int, height: int, now: datetime) -> RenderableType:
     return Group(*parts)
 
 
-def fitting(tasks: Sequence[View], room: int) -> tuple[list[View], list[View]]:
+def fitting(tasks: Sequence[TaskLine], room: int) -> tuple[list[TaskLine], list[TaskLine]]:
     """The most urgent tasks, at most `room`, and the other tasks; both in the job's order."""
     if len(tasks) <= room:
         return list(tasks), []
     urgency = [URGENCY.get(State(task["status"]), LEAST_URGENT) for task in tasks]
     chosen = set(sorted(range(len(tasks)), key=lambda at: (urgency[at], at))[: max(room - 1, 1)])
-    split: tuple[list[View], list[View]] = [], []
+    split: tuple[list[TaskLine], list[TaskLine]] = [], []
     for at, task in enumerate(tasks):
         split[at not in chosen].append(task)
     return split
 
 
-def _headline(view: View, now: datetime) -> RenderableType:
+def _headline(view: RunView, now: datetime) -> RenderableType:
     from rich.text import Text
 
     head = Text(no_wrap=True, overflow="ellipsis")
@@ -165,7 +173,7 @@ def _headline(view: View, now: datetime) -> RenderableType:
     return head.append(f"  {lasted(view, now)}", style="dim")
 
 
-def _bar(view: View, width: int) -> RenderableType:
+def _bar(view: RunView, width: int) -> RenderableType:
     from rich.progress_bar import ProgressBar
     from rich.table import Table
 
@@ -176,7 +184,7 @@ def _bar(view: View, width: int) -> RenderableType:
     return line
 
 
-def _rows(tasks: Sequence[View], width: int, now: datetime) -> RenderableType:
+def _rows(tasks: Sequence[TaskLine], width: int, now: datetime) -> RenderableType:
     """A line for each task; its note gets the width that the short columns leave."""
     from rich.table import Table
 
@@ -198,7 +206,7 @@ def _rows(tasks: Sequence[View], width: int, now: datetime) -> RenderableType:
     return grid
 
 
-def _time(task: View, now: datetime) -> str:
+def _time(task: TaskLine, now: datetime) -> str:
     if task["started_at"]:
         return lasted(task, now)
     since = instant(task["ready_at"])
@@ -209,7 +217,7 @@ def _time(task: View, now: datetime) -> str:
 # --- the end ------------------------------------------------------------------------------------------------
 
 
-def summary(view: View, now: datetime) -> Iterator[str]:
+def summary(view: RunView, now: datetime) -> Iterator[str]:
     """The end of the run: verdict, duration, counts, and each failed task with the command that prints its log."""
     numbers: Mapping[str, int] = Counter(task["status"] for task in view["tasks"])
     in_order = {state.value: numbers[state.value] for state in State if numbers[state.value]}

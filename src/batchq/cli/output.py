@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypedDict, TypeVar
 from zoneinfo import ZoneInfo
 
 import click
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.text import Text
 
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F", bound=Callable[..., object])
+T = TypeVar("T")
 
 REDRAW_SECONDS = 1.0
 
@@ -62,6 +63,13 @@ class Table:
 Part = str | Table
 
 
+class Timed(TypedDict):
+    """The part of a view that tells how long something lasted."""
+
+    started_at: str | None
+    ended_at: str | None
+
+
 def output_option(command: F) -> F:
     """Add `-o table|json`."""
     choice = click.Choice(["table", "json"])
@@ -83,9 +91,7 @@ def watch_option(command: F) -> F:
     )
 
 
-def present(
-    read: Callable[[], Any], draw: Callable[[Any], Iterable[Part]], *, output: str, watch: bool = False
-) -> None:
+def present(read: Callable[[], T], draw: Callable[[T], Iterable[Part]], *, output: str, watch: bool = False) -> None:
     """Print the view that `read` returns: as JSON, or as `draw` puts it for people, once or every second."""
     if watch and (output == "json" or not sys.stdout.isatty()):
         raise click.UsageError("--watch redraws a table on a terminal; without one, or with -o json, leave it out.")
@@ -100,7 +106,7 @@ def present(
             click.echo(line)
 
 
-def print_json(view: Any) -> None:
+def print_json(view: object) -> None:
     """Print a view as indented JSON."""
     click.echo(printable_json(json.dumps(view, indent=2, ensure_ascii=False)))
 
@@ -236,7 +242,7 @@ def duration(seconds: float) -> str:
     return f"{hours // 24} d {hours % 24:02} h"
 
 
-def lasted(view: Mapping[str, Any], now: datetime) -> str:
+def lasted(view: Timed, now: datetime) -> str:
     """The duration of a task or run, until now if it has not ended; a dash before its start."""
     started = instant(view["started_at"])
     if started is None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,12 +14,13 @@ from batchq.cli.context import batch, database
 from batchq.cli.fields import HOURS, SECONDS, ZONE, Read, parse_instant, parse_seconds, users_zone
 from batchq.cli.files import FILE, chosen_job
 from batchq.cli.output import Part, Table, count, counted, duration, label, output_option, present
-from batchq.cli.plan_hours import Times, hours_table, length, total
+from batchq.cli.plan_hours import Times, hours_table, seconds_between, total
 from batchq.cli.program import app_option
 from batchq.errors import InvalidInput
 from batchq.escape import printable
 
 if TYPE_CHECKING:
+    from batchq.planning.shapes import JobName, PlanView, TaskName
     from batchq.spec import Document, JobSpec
     from batchq.store.database import Database
 
@@ -146,7 +147,7 @@ def _instant(text: str | None, timezone: str, *, queue: bool) -> datetime:
 # --- what comes out -----------------------------------------------------------------------------------------
 
 
-def _drawn(view: Mapping[str, Any], title: str, every: bool) -> Iterator[Part]:
+def _drawn(view: PlanView, title: str, every: bool) -> Iterator[Part]:
     times = Times.of(view)
     all_shown = every or len(view["tasks"]) <= MOST_TASKS
     yield f"{printable(title)} for {_hours(view)} from {times(view['from'], year='%Y ')} {view['timezone']}"
@@ -170,11 +171,11 @@ def _drawn(view: Mapping[str, Any], title: str, every: bool) -> Iterator[Part]:
         yield f"--tasks shows all {len(view['tasks'])} tasks, -o json everything."
 
 
-def _hours(view: Mapping[str, Any]) -> str:
-    return f"{length(view, 'from', 'to') / 3600:g} h"
+def _hours(view: PlanView) -> str:
+    return f"{seconds_between(view['from'], view['to']) / 3600:g} h"
 
 
-def _sources(view: Mapping[str, Any]) -> str:
+def _sources(view: PlanView) -> str:
     """A sentence on the sources of servers and durations."""
     from batchq.planning.guess import SOURCES
 
@@ -189,13 +190,13 @@ def _sources(view: Mapping[str, Any]) -> str:
     return f"On {found}; durations of tasks: {durations or 'none'}."
 
 
-def _jobs_table(view: Mapping[str, Any], times: Times) -> Table:
+def _jobs_table(view: PlanView, times: Times) -> Table:
     rows = [
         (
             _job_name(job),
             label(job["status"]),
             times(job["ends_at"]),
-            duration(job["seconds"]) if job["ends_at"] else "not within the plan",
+            duration(job["seconds"]) if job["seconds"] is not None else "not within the plan",
             counted(job["tasks"]),
         )
         for job in view["jobs"]
@@ -203,18 +204,18 @@ def _jobs_table(view: Mapping[str, Any], times: Times) -> Table:
     return Table(("Job", "Status", "Ends", "After", "Tasks"), rows, empty="Nothing is open.")
 
 
-def _named(view: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], str]:
+def _named(view: PlanView) -> Callable[[TaskName], str]:
     """How to name a task: with its job, if the plan has several."""
     if len(view["jobs"]) == 1:
-        return lambda task: str(task["task"])
+        return lambda task: task["task"]
     return lambda task: f"{_job_name(task)} / {task['task']}"
 
 
-def _job_name(named: Mapping[str, Any]) -> str:
-    return f"{named['job']} run {named['run']}" if named["run"] else str(named["job"])
+def _job_name(named: JobName) -> str:
+    return f"{named['job']} run {named['run']}" if named["run"] else named["job"]
 
 
-def _tasks_table(view: Mapping[str, Any], times: Times) -> Table:
+def _tasks_table(view: PlanView, times: Times) -> Table:
     named = _named(view)
     rows = [
         (
@@ -231,7 +232,7 @@ def _tasks_table(view: Mapping[str, Any], times: Times) -> Table:
     return Table(("Task", "Status", "Server", "Starts", "Ends", "Waited", "Why"), rows)
 
 
-def _waits_table(view: Mapping[str, Any], times: Times) -> Table:
+def _waits_table(view: PlanView, times: Times) -> Table:
     named = _named(view)
     rows = [
         (

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from batchq.cli.output import Part, Table, duration
+
+if TYPE_CHECKING:
+    from batchq.planning.shapes import PlannedHour, PlanView, ServerHour, Totals
 
 MOST_ROWS = 100
 MOST_COLUMNS = 6  # servers that have a column of their own
@@ -23,9 +26,11 @@ class Times:
     form: str
 
     @classmethod
-    def of(cls, view: Mapping[str, Any]) -> Times:
+    def of(cls, view: PlanView) -> Times:
         """The times of this plan, in its zone."""
-        instants = [task[key] for task in view["tasks"] for key in ("ready_at", "started_at", "ended_at")]
+        instants = [
+            instant for task in view["tasks"] for instant in (task["ready_at"], task["started_at"], task["ended_at"])
+        ]
         whole = all(instant is None or instant[17:19] == "00" for instant in (view["from"], *instants))
         return cls(ZoneInfo(view["timezone"]), "%H:%M" if whole else "%H:%M:%S")
 
@@ -39,11 +44,11 @@ class Times:
         return there.strftime(f"%a %d %b {year}{self.form}")
 
 
-def hours_table(view: Mapping[str, Any], times: Times) -> Iterator[Part]:
+def hours_table(view: PlanView, times: Times) -> Iterator[Part]:
     """A row for each hour, or for a stretch of equal hours: threads in use of the open ones, idle, and missing."""
     servers = list(view["hours"][0]["servers"])
     shown = servers if len(servers) <= MOST_COLUMNS else []
-    most = max((_sum(hour, "threads") / length(hour) for hour in view["hours"]), default=0)
+    most = max((_sum(hour)["threads"] / length(hour) for hour in view["hours"]), default=0)
     rows: list[tuple[str, str, tuple[str, ...]]] = []
     for hour in view["hours"]:
         cells = _cells(hour, shown, most)
@@ -58,22 +63,27 @@ def hours_table(view: Mapping[str, Any], times: Times) -> Iterator[Part]:
         yield f"… and {len(lines) - MOST_ROWS} more rows; -o json has every hour."
 
 
-def _cells(hour: Mapping[str, Any], shown: Sequence[str], most: float) -> tuple[str, ...]:
+def _cells(hour: PlannedHour, shown: Sequence[str], most: float) -> tuple[str, ...]:
     seconds = length(hour)
-    servers = [hour["servers"][name] for name in shown] or [
-        {"threads": _sum(hour, "threads"), "busy": _sum(hour, "busy")}
-    ]
+    servers = [hour["servers"][name] for name in shown] or [_sum(hour)]
     used = [_share(server["busy"] / seconds, server["threads"] / seconds) for server in servers]
     return (*used, _number(hour["idle"] / seconds), _number(hour["missing"] / seconds), _bar(hour, seconds, most))
 
 
-def length(span: Mapping[str, Any], start: str = "start", end: str = "end") -> float:
-    """The seconds between the instants at these two keys."""
-    return (datetime.fromisoformat(span[end]) - datetime.fromisoformat(span[start])).total_seconds()
+def length(hour: PlannedHour) -> float:
+    """The seconds of an hour, which is shorter where the plan begins or ends in it."""
+    return seconds_between(hour["start"], hour["end"])
 
 
-def _sum(hour: Mapping[str, Any], what: str) -> float:
-    return float(sum(server[what] for server in hour["servers"].values()))
+def seconds_between(start: str, end: str) -> float:
+    """The seconds between two instants."""
+    return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
+
+
+def _sum(hour: PlannedHour) -> ServerHour:
+    """All servers of an hour together."""
+    servers = hour["servers"].values()
+    return {"threads": sum(each["threads"] for each in servers), "busy": sum(each["busy"] for each in servers)}
 
 
 def _share(busy: float, threads: float) -> str:
@@ -85,15 +95,15 @@ def _number(value: float) -> str:
     return f"{round(value, 1):g}" if value else "–"
 
 
-def _bar(hour: Mapping[str, Any], seconds: float, most: float) -> str:
+def _bar(hour: PlannedHour, seconds: float, most: float) -> str:
     """Full blocks for threads in use, light ones for idle ones; with many threads a block stands for several."""
     scale = min(1.0, BAR / most) / seconds if most else 1 / seconds
-    used: int = round(_sum(hour, "busy") * scale)
-    there: int = round((_sum(hour, "busy") + hour["idle"]) * scale)
+    used: int = round(_sum(hour)["busy"] * scale)
+    there: int = round((_sum(hour)["busy"] + hour["idle"]) * scale)
     return "█" * used + "░" * (there - used)
 
 
-def total(totals: Mapping[str, float]) -> str:
+def total(totals: Totals) -> str:
     """The sums over all hours, in one sentence."""
     share = f" ({totals['busy'] / totals['threads']:.0%})" if totals["threads"] else ""
     return (

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from itertools import groupby
-from typing import Any
 from zoneinfo import ZoneInfo
 
 from batchq.cli.output import Part, Table, count, duration
 from batchq.core.windows import DAY, SECOND, Period, format_time, zone
+from batchq.views import PeriodView, ServerView
 
 CELL = timedelta(minutes=30)
 CELLS = DAY // CELL
@@ -35,7 +35,7 @@ class Jump:
         return f"clocks go {'forward' if forward else 'back'}: {was} is {is_}"
 
 
-def drawn(server: Mapping[str, Any], views: Sequence[Mapping[str, Any]], zone_name: str) -> Iterator[Part]:
+def drawn(server: ServerView, views: Sequence[PeriodView], zone_name: str) -> Iterator[Part]:
     """The periods of `views.periods` for people, told in that zone."""
     tz = zone(zone_name)
     periods = [_period(one) for one in views]
@@ -50,7 +50,7 @@ def drawn(server: Mapping[str, Any], views: Sequence[Mapping[str, Any]], zone_na
     yield Table(("From", "To", "UTC", "Lasts", "Threads", "Note"), [_row(one, jumps, tz) for one in periods])
 
 
-def _period(view: Mapping[str, Any]) -> Period:
+def _period(view: PeriodView) -> Period:
     return Period(datetime.fromisoformat(view["start"]), datetime.fromisoformat(view["end"]), view["threads"])
 
 

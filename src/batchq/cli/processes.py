@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
@@ -16,7 +16,7 @@ from batchq import actions, embedded, spec, views
 from batchq.cli.context import batch, path_of_app, timezone
 from batchq.cli.fields import ADDRESS, SECONDS, SERVER
 from batchq.cli.files import FILE, chosen_job, together
-from batchq.cli.live import follow
+from batchq.cli.live import Until, follow
 from batchq.cli.output import output_option, print_json, say
 from batchq.cli.program import app_option
 from batchq.cli.serve import loglevel_option
@@ -141,7 +141,7 @@ def _prepare(document: Document, threads: dict[str, int | None], *, stored: bool
     return names
 
 
-def _watch(engine: Embedded, run: int, timeout: float | None, *, quiet: bool) -> Mapping[str, Any]:
+def _watch(engine: Embedded, run: int, timeout: float | None, *, quiet: bool) -> views.RunView:
     """Follow the run to its end; Ctrl-C and a time-out cancel it."""
 
     def stop() -> bool:
@@ -150,7 +150,7 @@ def _watch(engine: Embedded, run: int, timeout: float | None, *, quiet: bool) ->
 
     console = Console(quiet=quiet)
     try:
-        view = follow(batch().database, run, console=console, stop=stop, timeout=timeout, timezone=timezone())
+        view = follow(batch().database, run, console=console, until=Until(timeout, stop), timezone=timezone())
     except KeyboardInterrupt:
         actions.cancel_run(batch().database, run)
         say(f"Run {run} is canceled.", err=True)

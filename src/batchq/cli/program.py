@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -25,8 +25,10 @@ class Failure(click.ClickException):
     """An error of ours on its way out: one line on stderr, and its own exit code."""
 
     def __init__(self, error: BatchqError) -> None:
-        super().__init__(printable(str(error), LINES))
-        self.exit_code = error.exit_code  # type: ignore[misc]
+        from batchq.cli.wording import told  # no `--help` needs it
+
+        super().__init__(printable(told(error), LINES))
+        self.exit_code = error.exit_code  # type: ignore[misc]  # click declares it of the class
 
 
 class Deferred(click.Command):
@@ -91,7 +93,7 @@ class Commands(LazyGroup):
                 raise click.UsageError(f"{word[:80]!r} holds what is no character; leave it out.", ctx)
         return super().parse_args(ctx, args)
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: click.Context) -> object:
         """Run the command that was called."""
         try:
             return super().invoke(ctx)

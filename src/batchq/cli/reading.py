@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from batchq.cli.context import database
 from batchq.cli.output import Part, Table, present
@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from batchq.store.transaction import Tx
 
 T = TypeVar("T")
-Rows = Sequence[Mapping[str, Any]]
 
 
 def ask(question: Callable[[Tx], T]) -> T:
@@ -35,7 +34,11 @@ def print_view(
 
 
 def print_list(
-    question: Callable[[Tx], Rows], table: Callable[[Rows], Table], *, output: str, watch: bool = False
+    question: Callable[[Tx], Sequence[T]],
+    table: Callable[[Sequence[T]], Table],
+    *,
+    output: str,
+    watch: bool = False,
 ) -> None:
     """Print the rows: as JSON, as a table, or as the table's sentence for none."""
     print_view(question, lambda rows: [table(rows)], output=output, watch=watch)

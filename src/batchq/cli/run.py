@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import click
 
 from batchq import actions, views
 from batchq.cli.context import TIMED_OUT, database, forward, timezone, users_now
 from batchq.cli.fields import SECONDS
-from batchq.cli.live import follow
+from batchq.cli.live import Until, follow
 from batchq.cli.output import (
     Part,
     Table,
@@ -23,11 +22,9 @@ from batchq.cli.output import (
     say,
     watch_option,
 )
-from batchq.cli.reading import Rows, ask, print_list, print_view
+from batchq.cli.reading import ask, print_list, print_view
 from batchq.cli.task import tasks_table
 from batchq.core.states import RUN_ENDED, RunState
-
-WHOSE = (("run by", "run_by"), ("company", "company"))
 
 
 @click.command("list")
@@ -93,7 +90,7 @@ def wait_for(run: int, timeout: float | None, output: str) -> None:
     # With -o json the lines go to stderr: stdout must hold the last view and nothing else.
     console = Console(stderr=output == "json", highlight=False)
     try:
-        view = follow(database(), run, console=console, timeout=timeout, timezone=timezone())
+        view = follow(database(), run, console=console, until=Until(timeout), timezone=timezone())
     except KeyboardInterrupt:
         say(f"Run {run} goes on. `batchq runs watch {run}` watches it again.", err=True)
         raise
@@ -105,7 +102,7 @@ def wait_for(run: int, timeout: float | None, output: str) -> None:
         raise click.exceptions.Exit(1)
 
 
-def runs_table(runs: Rows) -> Table:
+def runs_table(runs: Sequence[views.RunCounts]) -> Table:
     """Runs for people."""
     now = users_now()
     return Table(
@@ -125,10 +122,11 @@ def runs_table(runs: Rows) -> Table:
     )
 
 
-def _drawn(view: Mapping[str, Any]) -> Iterator[Part]:
+def _drawn(view: views.RunView) -> Iterator[Part]:
     now = users_now()
     submitted = local(view["submitted_at"], now)
     name = f"{view['job']} run {view['run']}"
-    whose = ", ".join(f"{said} {view[key]}" for said, key in WHOSE if view[key] is not None)
+    named = {"run by": view["run_by"], "company": view["company"]}
+    whose = ", ".join(f"{said} {name}" for said, name in named.items() if name is not None)
     yield f"{name}: {label(view['status'])}, submitted {submitted}, {lasted(view, now)}{whose and f'; {whose}'}"
     yield tasks_table(view["tasks"], now)

@@ -12,6 +12,7 @@ from batchq.cli.context import batch, database
 from batchq.cli.fields import NAME
 from batchq.cli.output import F, say
 from batchq.cli.program import app_option
+from batchq.cli.wording import told
 from batchq.server.options import UNFIT, refuse
 
 LEVELS = click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=False)
@@ -41,14 +42,14 @@ def unfit_options(command: F) -> F:
             hidden=True,
             expose_value=False,
             callback=_warn,
-            help=f"Not for a batch server: {unfit.instead.format(name='NAME')}.",
+            help=f"Not for a batch server: {told(unfit.said('NAME')).partition(': ')[2]}",
         )(command)
     return command
 
 
 def _warn(ctx: click.Context, param: click.Parameter, value: object) -> None:
     for warning in refuse("NAME", [param.name or ""] if value not in (None, False) else []):
-        say(f"Warning: {warning}", err=True)
+        say(f"Warning: {told(warning)}", err=True)
 
 
 @click.command()

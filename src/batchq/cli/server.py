@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,7 +13,7 @@ from batchq import actions, views
 from batchq.cli.context import TIMED_OUT, batch, database, forward, users_now
 from batchq.cli.fields import FORM, SECONDS, WINDOW
 from batchq.cli.output import Part, Table, count, local, output_option, say, watch_option
-from batchq.cli.reading import Rows, ask, print_list, print_view
+from batchq.cli.reading import ask, print_list, print_view
 from batchq.core.why import local as local_in
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def _wait_until_idle(name: str, timeout: float | None) -> int:
         time.sleep(POLL_SECONDS)
 
 
-def _waits_for(running: Rows) -> str:
+def _waits_for(running: Sequence[views.ExecutingView]) -> str:
     now = users_now()
     named = [f"{one['job']} run {one['run']} / {one['task']} since {local(one['started_at'], now)}" for one in running]
     if len(named) > TASKS_SHOWN:
@@ -177,7 +177,7 @@ def _ahead() -> int:
     return batch().settings.tickets_ahead
 
 
-def done(name: str, changed: Collection[str]) -> Mapping[str, Any]:
+def done(name: str, changed: Collection[str]) -> views.ServerView:
     """Print the changes, hand out the tasks they freed, and say how the server stands; returns its view."""
     for line in changed or [f"Server {name} is so already."]:
         say(line)
@@ -188,7 +188,7 @@ def done(name: str, changed: Collection[str]) -> Mapping[str, Any]:
     return view
 
 
-def servers_table(servers: Rows) -> Table:
+def servers_table(servers: Sequence[views.ServerView]) -> Table:
     """Servers for people."""
     now = users_now()
     rows = [
@@ -206,17 +206,17 @@ def servers_table(servers: Rows) -> Table:
     return Table(columns, rows, empty="No servers. `batchq server start NAME` starts one.")
 
 
-def _change(server: Mapping[str, Any], now: datetime) -> str:
+def _change(server: views.ServerView, now: datetime) -> str:
     change = server["next_change"]
     return f"{count(change['threads'], 'thread')} from {local(change['at'], now)}" if change else "–"
 
 
-def _standing(view: Mapping[str, Any]) -> str:
+def _standing(view: views.ServerView) -> str:
     disabled = "" if view["enabled"] or view["state"] == "disabled" else " and disabled"
     return f"{view['name']}: {view['state']}{disabled}, {view['busy']} of {count(view['threads'], 'thread')} busy"
 
 
-def _next_change(view: Mapping[str, Any]) -> str:
+def _next_change(view: views.ServerView) -> str:
     """The next change of its threads, in the zone of the window that decides."""
     change = view["next_change"]
     if change is None:
@@ -225,11 +225,11 @@ def _next_change(view: Mapping[str, Any]) -> str:
     return f"{count(change['threads'], 'thread')} from {at}"
 
 
-def _taken(view: Mapping[str, Any]) -> str:
+def _taken(view: views.ServerView) -> str:
     return " and ".join(view["groups"]) or "the default group and those to which no server is bound"
 
 
-def _drawn(view: Mapping[str, Any]) -> Iterator[Part]:
+def _drawn(view: views.ServerView) -> Iterator[Part]:
     yield _standing(view)
     yield f"takes        {_taken(view)}"
     yield f"next change  {_next_change(view)}"
@@ -244,13 +244,13 @@ def _drawn(view: Mapping[str, Any]) -> Iterator[Part]:
         yield windows_table(view["windows"])
 
 
-def windows_table(windows: Rows) -> Table:
+def windows_table(windows: Sequence[views.WindowView]) -> Table:
     """Windows for people."""
     rows = [(str(one["number"]), one["window"], _note(one)) for one in windows]
     return Table(("No.", "Window", "Note"), rows, empty="No windows: open round the clock.")
 
 
-def _note(window: Mapping[str, Any]) -> str:
+def _note(window: views.WindowView) -> str:
     if window["in_force"]:
         return "in force"
     return "day off" if window["date"] and not window["threads"] else ""

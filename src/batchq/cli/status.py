@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import click
 
@@ -22,7 +21,7 @@ def status(output: str, watch: bool) -> None:
     print_view(lambda tx: views.status_view(tx, timezone=timezone()), _drawn, output=output, watch=watch)
 
 
-def _drawn(view: Mapping[str, Any]) -> Iterator[Part]:
+def _drawn(view: views.StatusView) -> Iterator[Part]:
     yield f"Runs     {counted(view['runs']) or 'none open'}"
     yield f"Tasks    {', '.join(f'{number} {word}' for word, number in view['tasks'].items())}"
     servers = ", ".join(f"{number} {state}" for state, number in view["servers"].items())

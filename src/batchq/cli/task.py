@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -49,7 +49,7 @@ def list_(run: str, statuses: tuple[str, ...], output: str, watch: bool) -> None
     """List the tasks of a run."""
     number = ask(lambda tx: actions.find_run(tx, run))
 
-    def chosen(tx: Tx) -> Sequence[Mapping[str, Any]]:
+    def chosen(tx: Tx) -> Sequence[views.TaskLine]:
         tasks = views.run_view(tx, number, timezone=timezone())["tasks"]
         return [task for task in tasks if not statuses or task["status"] in statuses]
 
@@ -97,12 +97,13 @@ def why(run: str, task: str, output: str) -> None:
     """Say why a task has not started, or didn't run."""
     view = ask(lambda tx: _read(tx, run, task))
     if output == "json":
-        print_json({key: view[key] for key in ("run", "job", "name", "status", "why")})
+        said = {"run": view["run"], "job": view["job"], "name": view["name"]}
+        print_json({**said, "status": view["status"], "why": view["why"]})
     else:
         click.echo(printable(f"{task}: {_sentence(view)}."))
 
 
-def tasks_table(tasks: Sequence[Mapping[str, Any]], now: datetime) -> Table:
+def tasks_table(tasks: Sequence[views.TaskLine], now: datetime) -> Table:
     """Tasks for people."""
     rows = [
         (
@@ -120,11 +121,11 @@ def tasks_table(tasks: Sequence[Mapping[str, Any]], now: datetime) -> Table:
     return Table(columns, rows, empty="No tasks with such a status.")
 
 
-def _read(tx: Tx, run: str, task: str) -> Mapping[str, Any]:
+def _read(tx: Tx, run: str, task: str) -> views.TaskView:
     return views.task_view(tx, actions.find_run(tx, run), task, timezone=timezone())
 
 
-def _sentence(view: Mapping[str, Any]) -> str:
+def _sentence(view: views.TaskView) -> str:
     if view["why"]:
         return f"{label(view['status'])}, {view['why']}"
     if view["status"] == State.EXECUTING:
@@ -133,7 +134,7 @@ def _sentence(view: Mapping[str, Any]) -> str:
     return label(view["status"]) + (f", {note(view)}" if note(view) else "")
 
 
-def _drawn(view: Mapping[str, Any]) -> Iterator[Part]:
+def _drawn(view: views.TaskView) -> Iterator[Part]:
     now = users_now()
     yield f"{view['job']} run {view['run']} / {view['name']}: {_sentence(view)}"
     arguments = [json.dumps(value, ensure_ascii=False) for value in view["args"]]
@@ -162,7 +163,7 @@ def _drawn(view: Mapping[str, Any]) -> Iterator[Part]:
             [
                 (
                     str(one["attempt"]),
-                    one["server"],
+                    one["server"] or "–",
                     label(one["status"]),
                     local(one["started_at"], now),
                     lasted(one, now),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import date, datetime, time, timedelta
-from typing import Any
 
 import click
 
@@ -143,7 +142,7 @@ def preview(name: str, hours: timedelta, begin: datetime | None, output: str) ->
     present(lambda: periods, lambda periods: drawing.drawn(server, periods, _zone_of(server)), output=output)
 
 
-def _zone_of(server: Mapping[str, Any]) -> str:
+def _zone_of(server: views.ServerView) -> str:
     """The zone of its windows; the user's if they differ, or if the zone is no longer known."""
     zones = {window["timezone"] for window in server["windows"]}
     return zones.pop() if len(zones) == 1 and all(map(is_zone, zones)) else fields.users_zone()

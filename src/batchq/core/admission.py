@@ -6,7 +6,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Generic, TypeVar
 
 from batchq.core.topology import Topology
 
@@ -80,16 +80,16 @@ def room(group: str, topology: Topology, free: Mapping[int, int]) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Admitted:
+class Admitted(Generic[Key]):
     """The candidates that get a ticket, best first; `shares` counts, by server and group, the threads for tickets."""
 
-    chosen: list[Any]
+    chosen: list[Key]
     shares: Mapping[int, Mapping[str, int]]
 
 
 def admit(
-    candidates: Iterable[tuple[Any, str]], out: Mapping[str, int], topology: Topology, free: Mapping[int, int]
-) -> Admitted:
+    candidates: Iterable[tuple[Key, str]], out: Mapping[str, int], topology: Topology, free: Mapping[int, int]
+) -> Admitted[Key]:
     """Choose which candidates (key, group), best first, get a ticket now; `out` counts the tickets out per group."""
     matching = Matching(topology, free)
     for group, count in out.items():

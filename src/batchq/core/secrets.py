@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Any
 from urllib.parse import quote
+
+from batchq.core.json import JSON
 
 MASK = "***"
 # Shorter texts are hidden as arguments, but not in a log: they would black out half of it.
 LEAST_CHARS = 4
 
 
-def packed(kwargs: Mapping[str, Any], secret: Collection[str]) -> str:
+def packed(kwargs: Mapping[str, JSON], secret: Collection[str]) -> str:
     """Keyword arguments as a row keeps them: JSON; where some are secret, a list of the open and the secret ones."""
     if not secret:
         return json.dumps(kwargs)
@@ -20,31 +21,31 @@ def packed(kwargs: Mapping[str, Any], secret: Collection[str]) -> str:
     return json.dumps(list(parts))
 
 
-def unpacked(text: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def unpacked(text: str) -> tuple[dict[str, JSON], dict[str, JSON]]:
     """The open and the secret keyword arguments of a row."""
     kept = json.loads(text)
     return (kept, {}) if isinstance(kept, dict) else (kept[0], kept[1])
 
 
-def masked(text: str) -> dict[str, Any]:
+def masked(text: str) -> dict[str, JSON]:
     """The keyword arguments of a row as people may see them."""
     shown, secret = unpacked(text)
     return shown | dict.fromkeys(secret, MASK)
 
 
-def masked_definition(job: Mapping[str, Any]) -> dict[str, Any]:
+def masked_definition(job: Mapping[str, JSON]) -> dict[str, JSON]:
     """A job's definition as people may see it."""
     return {**job, "tasks": [_masked_task(task) if "secret" in task else task for task in job["tasks"]]}
 
 
-def _masked_task(task: Mapping[str, Any]) -> dict[str, Any]:
+def _masked_task(task: Mapping[str, JSON]) -> dict[str, JSON]:
     return {**task, "kwargs": {**task["kwargs"], **dict.fromkeys(task["secret"], MASK)}}
 
 
 class Veil:
     """Hides the values of secret arguments, in every form that they may take in a text."""
 
-    def __init__(self, secret: Mapping[str, Any]) -> None:
+    def __init__(self, secret: Mapping[str, JSON]) -> None:
         texts = {form for value in _leaves(secret) for form in _forms(value) if len(form) >= LEAST_CHARS}
         self._texts = sorted(texts, key=len, reverse=True)
 
@@ -75,7 +76,7 @@ class Veil:
                 end = start
         return end
 
-    def hide_in(self, value: Any) -> Any:
+    def hide_in(self, value: JSON) -> JSON:
         """A JSON value with *** for every secret in its texts, and for numbers that are one."""
         if isinstance(value, str):
             return self.hide(value)
@@ -112,7 +113,7 @@ def _begun(text: str, secret: str) -> int:
     return len(end) - at if at >= 0 else 0
 
 
-def _leaves(value: Any) -> Iterator[str]:
+def _leaves(value: object) -> Iterator[str]:
     if isinstance(value, Mapping):
         for inner in value.values():
             yield from _leaves(inner)

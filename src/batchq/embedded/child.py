@@ -25,6 +25,7 @@ PR_SET_PDEATHSIG = 1
 class StartFailed(BatchqError):
     """A child ended as it started, or did not get ready in time."""
 
+    code = "start-failed"
     text = "{what} {fact}. Its log: {log}"
 
 

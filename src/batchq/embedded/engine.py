@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TypedDict
 
 from batchq import actions, aside, engine, views
 from batchq.app import BatchQ
@@ -20,7 +20,7 @@ from batchq.config import private_file, private_folder
 from batchq.core.states import RUN_OPEN
 from batchq.embedded.child import ELSEWHERE, START_SECONDS, Child, StartFailed, end
 from batchq.embedded.valkey import answers, command, socket_folder
-from batchq.errors import Conflict, DatabaseUnreachable, PlaceRefuses
+from batchq.errors import Action, Advice, Conflict, DatabaseUnreachable, PlaceRefuses
 from batchq.server.life import ended_with_its_boot, seen_alive
 from batchq.store import moves, schema
 from batchq.store import server as servers
@@ -206,7 +206,8 @@ class Embedded:
         except BlockingIOError:
             return
         fcntl.flock(self._lock, fcntl.LOCK_UN)
-        raise Conflict("The engine that ran in this folder has ended. The next `batchq run` cancels what it left over.")
+        advice = Advice("The next {} cancels what it left over.", Action.RUN)
+        raise Conflict("The engine that ran in this folder has ended.", advice=advice)
 
     def needed(self) -> bool:
         """Whether another command in this folder still uses this engine, or left a run to it."""
@@ -248,7 +249,14 @@ class Embedded:
             self._guests = None
 
 
-def engine_facts(home: Path) -> dict[str, Any] | None:
+class EngineFacts(TypedDict):
+    """Facts in the lock of an engine: its process, and its broker if it has one of its own."""
+
+    pid: int
+    broker: str | None
+
+
+def engine_facts(home: Path) -> EngineFacts | None:
     """The `pid` and the `broker` (or None) that the engine of this folder wrote into its lock; None if it has not yet.
 
     Raises Conflict for a lock that no engine wrote, OSError for one that cannot be read.
@@ -261,4 +269,4 @@ def engine_facts(home: Path) -> dict[str, Any] | None:
         return {"pid": int(facts["pid"]), "broker": broker if isinstance(broker, str) else None}
     except (ValueError, LookupError, TypeError):
         advice = "End that, or set BATCHQ_HOME to another folder."
-        raise Conflict(f"What holds {home}/lock is no engine of batchq. {advice}") from None
+        raise Conflict(f"What holds {home}/lock is no engine of batchq.", advice=advice) from None

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import select
 
@@ -13,6 +12,7 @@ from batchq.core.states import RunState
 from batchq.store.columns import CONDITION, RUN, TASK
 from batchq.store.tables import Run, Task
 from batchq.store.transaction import Tx
+from batchq.views.rows import Selected
 
 OPEN = (RunState.EXECUTING.value, RunState.CANCELING.value)
 STARTED_RUNS = select(RUN.id).where(RUN.status.in_(OPEN)).scalar_subquery()
@@ -25,11 +25,11 @@ class OpenRun:
     Tasks may share conditions, which then stand under the id of one of them.
     """
 
-    row: Any
-    tasks: Mapping[int, Any]
-    conditions: Mapping[int, Sequence[Any]]
+    row: Selected
+    tasks: Mapping[int, Selected]
+    conditions: Mapping[int, Sequence[Selected]]
 
-    def after(self, task: Any) -> Sequence[Any]:
+    def after(self, task: Selected) -> Sequence[Selected]:
         """The conditions of one of its tasks."""
         return self.conditions.get(task.waits_with or task.id, ())
 
@@ -37,10 +37,10 @@ class OpenRun:
 def open_runs(tx: Tx) -> list[OpenRun]:
     """All runs that have started and not ended, the oldest first."""
     runs = tx.execute(select(Run.__table__).where(RUN.status.in_(OPEN)).order_by(RUN.id)).all()
-    tasks: defaultdict[int, dict[int, Any]] = defaultdict(dict)
+    tasks: defaultdict[int, dict[int, Selected]] = defaultdict(dict)
     for row in tx.execute(select(*_TASK_COLUMNS).where(TASK.run_id.in_(STARTED_RUNS)).order_by(TASK.id)):
         tasks[row.run_id][row.id] = row
-    conditions: defaultdict[int, list[Any]] = defaultdict(list)
+    conditions: defaultdict[int, list[Selected]] = defaultdict(list)
     of_tasks = select(*_CONDITION_COLUMNS).join(Task, TASK.id == CONDITION.task_id)
     for row in tx.execute(
         of_tasks.where(TASK.run_id.in_(STARTED_RUNS)).order_by(CONDITION.task_id, CONDITION.predecessor_id)

@@ -14,38 +14,24 @@ from batchq.core.thread_hours import Hour
 from batchq.core.why import waits_for, why_not
 from batchq.planning.guess import SOURCES, Guess
 from batchq.planning.scene import Subject
+from batchq.planning.shapes import JobName, PlannedHour, PlannedJob, PlannedTask, PlanView, Totals, Wait
 from batchq.spec import TaskSpec
-from batchq.views import View, iso
+from batchq.views import iso
 
 LONGEST = 10
 
 
 def report_on(
     simulation: Simulation, subjects: Sequence[Subject], guess: Guess, timezone: str, servers_from: str = "file"
-) -> View:
-    """The result of the simulation as a dict, printed as it is by `batchq plan -o json`.
+) -> PlanView:
+    """The result of the simulation, printed as it is where somebody wants JSON.
 
-    Times are ISO 8601 in UTC, durations seconds, `threads`, `busy`, `idle` and `missing` thread-seconds.
-    `timezone` is the zone in which sentences tell the time, `servers_from` is `file`, `database`, `both` or
-    `default`. An event beyond the horizon is null.
-
-        {"from", "to", "timezone", "servers_from",
-         "jobs":  [{"job", "run", "status", "ends_at", "seconds", "tasks": {STATUS: how many}}],
-         "tasks": [{"job", "run", "task", "status", "server", "group", "attempts", "ready_at", "started_at", "ended_at",
-                    "waited_seconds", "duration", "duration_from", "why"}],
-         "hours": [{"start", "end", "servers": {NAME: {"threads", "busy"}}, "idle", "missing"}],
-         "longest_waits": [{"job", "run", "task", "group", "ready_at", "started_at", "waited_seconds", "why"}],
-         "totals": {"threads", "busy", "idle", "missing"},
-         "durations": {SOURCE: how many tasks}}
-
-    `status` of a job is `success`, `error`, `canceled` or, if it is not through, `executing`; of a task one of
-    `waiting`, `ready`, `executing`, `success`, `error`, `didnt_run`, `canceled`. `duration_from` is a key of
-    SOURCES. `run` is the number of a run that is under way, null for a job that the plan would submit.
+    `timezone` is the zone in which sentences tell the time.
     """
     specs = [(subject.job, task) for subject in subjects for task in subject.job.tasks]
     sources = [guess.seconds(job, task)[1] for job, task in specs]
     states = [{task.task: task.state for task in tasks} for tasks in _by_job(simulation)]
-    names = [{"job": subject.job.name, "run": subject.run} for subject in subjects]
+    names = [JobName(job=subject.job.name, run=subject.run) for subject in subjects]
     reasons = _Reasons(simulation, [task for _, task in specs], states, timezone)
     return {
         "from": iso(simulation.begin),
@@ -54,7 +40,7 @@ def report_on(
         "servers_from": servers_from,
         "jobs": list(_jobs(simulation, names)),
         "tasks": [
-            names[planned.job] | _task(planned, source, reasons.of(number))
+            _task(names[planned.job], planned, source, reasons.of(number))
             for number, (planned, source) in enumerate(zip(simulation.tasks, sources, strict=True))
         ],
         "hours": [_hour(simulation, hour) for hour in simulation.hours],
@@ -71,10 +57,11 @@ def _by_job(simulation: Simulation) -> list[list[Planned]]:
     return tasks
 
 
-def _jobs(simulation: Simulation, names: Sequence[View]) -> Iterator[View]:
+def _jobs(simulation: Simulation, names: Sequence[JobName]) -> Iterator[PlannedJob]:
     for name, close, tasks in zip(names, simulation.jobs, _by_job(simulation), strict=True):
         states = Counter(task.state for task in tasks)
-        yield name | {
+        yield {
+            **name,
             "status": (close.verdict or RunState.EXECUTING).value,
             "ends_at": iso(close.ended_at),
             "seconds": _seconds(close.ended_at - simulation.begin) if close.ended_at else None,
@@ -82,8 +69,9 @@ def _jobs(simulation: Simulation, names: Sequence[View]) -> Iterator[View]:
         }
 
 
-def _task(planned: Planned, source: str, why: str | None) -> View:
+def _task(name: JobName, planned: Planned, source: str, why: str | None) -> PlannedTask:
     return {
+        **name,
         "task": planned.task,
         "status": planned.state.value,
         "server": planned.server,
@@ -103,7 +91,7 @@ def _seconds(time: timedelta) -> float:
     return round(time.total_seconds(), 3)
 
 
-def _hour(simulation: Simulation, hour: Hour) -> View:
+def _hour(simulation: Simulation, hour: Hour) -> PlannedHour:
     return {
         "start": iso(hour.start),
         "end": iso(hour.end),
@@ -119,7 +107,7 @@ def _hour(simulation: Simulation, hour: Hour) -> View:
     }
 
 
-def _totals(simulation: Simulation) -> View:
+def _totals(simulation: Simulation) -> Totals:
     return {
         "threads": round(sum(sum(hour.threads.values()) for hour in simulation.hours), 3),
         "busy": round(sum(sum(hour.busy.values()) for hour in simulation.hours), 3),
@@ -128,21 +116,22 @@ def _totals(simulation: Simulation) -> View:
     }
 
 
-def _longest_waits(simulation: Simulation, names: Sequence[View], reasons: _Reasons) -> list[View]:
+def _longest_waits(simulation: Simulation, names: Sequence[JobName], reasons: _Reasons) -> list[Wait]:
     waited = [number for number, planned in enumerate(simulation.tasks) if planned.waited]
     longest = nsmallest(LONGEST, waited, key=lambda number: (-simulation.tasks[number].waited, number))
     tasks = [simulation.tasks[number] for number in longest]
-    return [names[task.job] | _wait(simulation, task, reasons) for task in tasks]
+    return [_wait(names[task.job], task, simulation.begin, reasons) for task in tasks]
 
 
-def _wait(simulation: Simulation, planned: Planned, reasons: _Reasons) -> View:
+def _wait(name: JobName, planned: Planned, begin: datetime, reasons: _Reasons) -> Wait:
     return {
+        **name,
         "task": planned.task,
         "group": planned.group,
         "ready_at": iso(planned.ready_at),
         "started_at": iso(planned.started_at),
         "waited_seconds": _seconds(planned.waited),
-        "why": reasons.of_group(planned.group, max(planned.ready_at or simulation.begin, simulation.begin)),
+        "why": reasons.of_group(planned.group, max(planned.ready_at or begin, begin)),
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import cast
 
 from batchq import views
 from batchq.core import secrets
@@ -23,6 +23,7 @@ from batchq.store.database import Database
 from batchq.store.group import PRIORITIES, group_priorities
 from batchq.store.transaction import Tx
 from batchq.views import PRIORITY_NAMES
+from batchq.views.rows import Selected
 
 NOWHERE = Topology(())
 
@@ -121,7 +122,7 @@ def _subject(tx: Tx, run: OpenRun) -> Subject:
     )
 
 
-def _stored(row: Any, run: OpenRun, duration: float | None) -> TaskSpec:
+def _stored(row: Selected, run: OpenRun, duration: float | None) -> TaskSpec:
     """A task as it was stored, with the expected duration of the job's newest definition."""
     after = (
         Condition(run.tasks[each.predecessor_id].name, Outcome(each.outcome), each.handles) for each in run.after(row)
@@ -143,7 +144,7 @@ def _stored(row: Any, run: OpenRun, duration: float | None) -> TaskSpec:
     )
 
 
-def _found(row: Any) -> Found:
+def _found(row: Selected) -> Found:
     state = State(row.status)
     since = row.ended_at if state in TERMINAL else row.claimed_at if state is State.EXECUTING else row.ready_at
     aborted = state is State.CANCELED and row.claimed_at is not None

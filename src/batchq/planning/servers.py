@@ -27,7 +27,7 @@ def choose_servers(
 
 
 def topology_of(document: Document) -> Topology:
-    """The servers of a file, as `batchq apply` would make them."""
+    """The servers of a file, as `actions.apply` would make them."""
     found = (
         Server(number, name, spec.threads, frozenset(spec.groups), tuple(each.window for each in spec.windows))
         for number, (name, spec) in enumerate(sorted(document.servers.items()), 1)

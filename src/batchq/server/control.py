@@ -43,8 +43,8 @@ INSPECTION: Mapping[str, tuple[str, ...]] = {
     "heartbeat": (),
     "enable_events": (),
 }
-QUEUES = "the queues of a batch server follow its groups (batchq server groups)"
-POOL = "the pool of a batch server follows its threads and windows (batchq server set, batchq server window)"
+QUEUES = "the queues of a batch server follow its groups: bind it to others instead"
+POOL = "the pool of a batch server follows its threads and windows: set these instead"
 # Celery's commands that would change what is decided in SQL or by the job, with the answer that says so.
 DECIDED_ELSEWHERE: Mapping[str, str] = {
     "add_consumer": QUEUES,

@@ -168,7 +168,7 @@ class Execution(Request):
     def not_ended_by(self, terminate: bool) -> str | None:
         """The reason why it goes on although it was revoked, in one sentence; None if it can be terminated."""
         if not terminate:
-            return f"{self} executes, and is not revoked: terminate it, or end its run with batchq runs cancel"
+            return f"{self} executes, and is not revoked: terminate it, or cancel its run"
         if self.server.kind == "threads":
             return f"{self} runs in a thread of {self.server.name}, which cannot be terminated alone"
         return None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchq.errors import BatchqError, InvalidInput
+from batchq.errors import Action, Advice, BatchqError, InvalidInput
 from batchq.escape import LINES, printable
 
 if TYPE_CHECKING:
@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 
     from batchq.server.celery_types.worker import Worker
 
-QUEUES = "its groups decide which queues it takes: `batchq server groups set {name} GROUP`"
-SIZE = "its windows and threads decide how many tasks it runs: `batchq server set {name} --threads N`"
-AHEAD = "it takes what its free threads can start, and BATCHQ_TICKETS_AHEAD more"
-STORED = "what waits is in the database: `batchq runs cancel` cancels it"
+# The place of a server's name in the arguments of an action.
+NAME = "{name}"
+QUEUES = Advice("its groups decide which queues it takes: {}.", Action.SET_GROUPS, (NAME, "GROUP"))
+SIZE = Advice("its windows and threads decide how many tasks it runs: {}.", Action.SET_THREADS, (NAME, "N"))
+AHEAD = "it takes what its free threads can start, and BATCHQ_TICKETS_AHEAD more."
+STORED = Advice("what waits is in the database: {} cancels it.", Action.CANCEL)
 
 
 @dataclass(frozen=True)
@@ -30,13 +32,16 @@ class Unfit:
     """An option of `celery worker` that does not hold; unless it is `refused`, there is only a warning."""
 
     flags: tuple[str, ...]
-    instead: str
+    instead: Advice | str
     refused: bool = True
     is_flag: bool = False
 
-    def said(self, name: str) -> str:
-        """The sentence about it for the batch server of this name."""
-        return f"{self.flags[0]} does not hold for a batch server: {self.instead.format(name=name)}."
+    def said(self, name: str) -> InvalidInput:
+        """The error about it for the batch server of this name; where it is not refused, only its text is said."""
+        advice = self.instead
+        if isinstance(advice, Advice):
+            advice = advice._replace(arguments=tuple(name if each == NAME else each for each in advice.arguments))
+        return InvalidInput(f"{self.flags[0]} does not hold for a batch server:", advice=advice)
 
 
 # By click's names of the parameters. Start scripts often give the last three, so there is only a warning of them.
@@ -53,12 +58,12 @@ UNFIT = {
 UNFIT_POOLS = frozenset({"solo", "eventlet", "gevent"})
 
 
-def refuse(name: str, given: Collection[str]) -> Iterator[str]:
-    """Yield a warning for each option that does not hold; raises InvalidInput for one that is refused."""
+def refuse(name: str, given: Collection[str]) -> Iterator[InvalidInput]:
+    """Yield an error to warn of for each option that does not hold; raises InvalidInput for one that is refused."""
     for option in given:
         if (unfit := UNFIT.get(option)) is not None:
             if unfit.refused:
-                raise InvalidInput(unfit.said(name))
+                raise unfit.said(name)
             yield unfit.said(name)
 
 
@@ -110,7 +115,7 @@ class ServerOption(click.Option):
     def _look_over(self, name: str, ctx: click.Context, opts: Mapping[str, object]) -> None:
         given = _given(ctx, opts)
         for warning in refuse(name, given):
-            self._warn(warning)
+            self._warn(str(warning))
         if "pool" in given:
             refuse_pool(given["pool"], "--pool")
         else:

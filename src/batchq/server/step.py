@@ -92,7 +92,7 @@ class BatchServer(bootsteps.StartStopStep):
             raise InvalidInput(f"--batch-server: {fault}.")
         logs.dress_worker(self.settings.log_format)
         if worker.autoscale:
-            raise InvalidInput(options.UNFIT["autoscale"].said(self.name))
+            raise options.UNFIT["autoscale"].said(self.name)
         batch.lead_to_broker(writes=False)
         self.kind = kind
         hold_out(self.app, self.name)

@@ -6,11 +6,12 @@ import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from inspect import Parameter
 from itertools import takewhile
-from typing import Any
+from typing import NamedTuple
 
 from celery import Signature, Task
 from celery.utils.functional import head_from_fun
 
+from batchq.core.json import JSON
 from batchq.errors import InvalidInput
 from batchq.spec.faults import near, shown
 from batchq.spec.model import JobSpec
@@ -19,11 +20,20 @@ Head = Callable[..., object]
 
 MOST_NAMES = 5  # of arguments that one sentence tells
 POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
-KINDS: dict[Callable[[Any], bool], str] = {
+KINDS: dict[Callable[[object], bool], str] = {
     inspect.iscoroutinefunction: "a coroutine function, which Celery calls and never awaits",
     inspect.isasyncgenfunction: "an asynchronous generator function, which Celery calls and never loops through",
     inspect.isgeneratorfunction: "a generator function, which Celery calls and never loops through",
 }
+
+
+class Call(NamedTuple):
+    """A call of an operation by its name, and the Celery task where that is known."""
+
+    run: object
+    args: Sequence[JSON]
+    kwargs: Mapping[str, JSON] | None
+    task: Task | None = None
 
 
 class Calls:
@@ -32,18 +42,18 @@ class Calls:
     def __init__(self) -> None:
         self._heads: dict[Task, Head | None] = {}
 
-    def taken(self, run: object, args: Any, kwargs: Any) -> tuple[Any, Any, Any, Task | None]:
+    def taken(self, run: object, args: Sequence[JSON], kwargs: Mapping[str, JSON] | None) -> Call:
         """The operation's name, its arguments, and its task where that is known, of a Celery task or signature.
 
         Arguments beside a signature join its own as in `Signature.apply_async`. ValueError for what a job would drop.
         """
         if isinstance(run, Task):
-            return run.name, args, kwargs, run
+            return Call(run.name, args, kwargs, run)
         if isinstance(run, Signature):
-            return run.task, *_joined(run, args, kwargs), run._type
-        return getattr(run, "name", run), args, kwargs, None
+            return Call(run.task, *_joined(run, args, kwargs), run._type)
+        return Call(getattr(run, "name", run), args, kwargs)
 
-    def fits(self, task: Task, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    def fits(self, task: Task, args: Sequence[JSON], kwargs: Mapping[str, JSON]) -> bool:
         """Whether this call may succeed: the task takes such arguments, and its body would run."""
         if task not in self._heads:
             self._heads[task] = head(task) if runs_nothing(task) is None else _refused
@@ -55,7 +65,7 @@ class Calls:
                 return False
         return True
 
-    def fault(self, task: Task, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    def fault(self, task: Task, args: Sequence[JSON], kwargs: Mapping[str, JSON]) -> str:
         """Why a call that does not fit cannot succeed; names arguments, and tells no value: that may be a secret."""
         if (nothing := runs_nothing(task)) is not None:
             return nothing
@@ -102,7 +112,7 @@ def _refused(*_: object, **__: object) -> None:
     raise TypeError
 
 
-def _head_of(function: Callable[..., Any], bound: bool) -> Head | None:
+def _head_of(function: Head, bound: bool) -> Head | None:
     try:
         made: Head = head_from_fun(function, bound=bound)
     except (TypeError, ValueError, AttributeError, SyntaxError):  # what was not written in Python
@@ -122,11 +132,11 @@ def _is_validated(task: Task) -> bool:
     return _is_celerys(getattr(function, "__func__", function))
 
 
-def _is_celerys(function: Any) -> bool:
+def _is_celerys(function: object) -> bool:
     return str(getattr(function, "__globals__", {}).get("__name__")).startswith("celery.")
 
 
-def _written(task: Task) -> tuple[Callable[..., Any], bool]:
+def _written(task: Task) -> tuple[Head, bool]:
     """The function that was written for the task, without what Celery wraps around it; whether it is given the task.
 
     Wrappers of other people stay: what they take, and run, is theirs to say.
@@ -152,7 +162,9 @@ INSTEAD = {
 }
 
 
-def _joined(signature: Signature, args: Any, kwargs: Any) -> tuple[Any, Any]:
+def _joined(
+    signature: Signature, args: Sequence[JSON], kwargs: Mapping[str, JSON] | None
+) -> tuple[Sequence[JSON], Mapping[str, JSON] | None]:
     if type(signature) is not Signature or signature.subtask_type:
         kind = signature.subtask_type or type(signature).__name__
         raise ValueError(f"is a {kind} of Celery; make each of its tasks a task of the job, with `after`")
@@ -173,7 +185,7 @@ def _joined(signature: Signature, args: Any, kwargs: Any) -> tuple[Any, Any]:
 # --- in words -----------------------------------------------------------------------------------------------
 
 
-def _mismatches(parameters: Mapping[str, Parameter], given: int, kwargs: Mapping[str, Any]) -> Iterator[str]:
+def _mismatches(parameters: Mapping[str, Parameter], given: int, kwargs: Mapping[str, JSON]) -> Iterator[str]:
     """Name the faults of a call with this number of positional arguments and these keyword arguments."""
     kinds = {parameter.kind for parameter in parameters.values()}
     ordered = [name for name, parameter in parameters.items() if parameter.kind in POSITIONAL]

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from batchq.core.conditions import Condition, Join
+from batchq.core.json import JSON
 from batchq.core.states import Outcome
 from batchq.errors import InvalidInput
 from batchq.spec.faults import Fault, Path, faults_in, shown
-from batchq.spec.fields import JSON, USUAL_SIZES, Priority, Sizes
+from batchq.spec.fields import USUAL_SIZES, Priority, Sizes
 from batchq.spec.model import JobSpec, TaskSpec
 
 if TYPE_CHECKING:
+    from celery import Task as CeleryTask
+
     from batchq.spec.arguments import Calls
 
 M = TypeVar("M", bound=BaseModel)
@@ -113,7 +116,7 @@ class Job:
         args: Sequence[JSON] = (),
         kwargs: Mapping[str, JSON] | None = None,
         secret: Sequence[str] = (),
-        after: After | Task | str | Mapping[str, Any] | Sequence[Any] | None = None,
+        after: After | Task | str | Mapping[str, object] | Sequence[object] | None = None,
         join: Join | str | None = None,
         group: str | None = None,
         priority: Priority | None = None,
@@ -127,7 +130,7 @@ class Job:
 
         Arguments of a signature are the task's; its options are refused, as they would be dropped. `after` is made of
         earlier tasks, or says the same as in a file. `secret` names the keyword arguments that nobody is to see.
-        `retry_delay`, `time_limit` and `duration`, which only `batchq plan` looks at, are seconds.
+        `retry_delay`, `time_limit` and `duration`, which only the plan looks at, are seconds.
         """
         if name in self._tasks:
             raise InvalidInput(f"Job {shown(self.name)}: another task is named {shown(name)}.")
@@ -163,7 +166,9 @@ class Job:
         values = {"name": self.name, "tasks": tuple(self._tasks.values()), **self._shared}
         return _checked(self.name, JobSpec, values, sizes=sizes)
 
-    def _called(self, name: str, run: Any, args: Any, kwargs: Any) -> tuple[Any, Any, Any, Any]:
+    def _called(
+        self, name: str, run: object, args: Sequence[JSON], kwargs: Mapping[str, JSON] | None
+    ) -> tuple[object, Sequence[JSON], Mapping[str, JSON] | None, CeleryTask | None]:
         """The operation, its arguments, and the Celery task where that is given."""
         if isinstance(run, str):
             return run, args, kwargs, None
@@ -181,7 +186,7 @@ class Job:
     def _refusal(self, path: Path, sentence: str) -> InvalidInput:
         return InvalidInput(f"Job {shown(self.name)}: {Fault(('tasks', *path), sentence)}.")
 
-    def _conditions(self, after: Any) -> tuple[Any, Join | None]:
+    def _conditions(self, after: object) -> tuple[object, Join | None]:
         """Return the model's value for `after`, and the join that `&` or `|` asked for."""
         if isinstance(after, list | tuple):
             if set(map(type, after)) <= {str}:
@@ -194,7 +199,7 @@ class Job:
             raise InvalidInput(f"Job {shown(self.name)}: a condition is on a task of {shown(after.job.name)}.")
         return after.conditions, after.join
 
-    def _made(self, model: type[M], path: Path, **values: Any) -> M:
+    def _made(self, model: type[M], path: Path, **values: object) -> M:
         return _checked(self.name, model, values, path)
 
 
@@ -208,7 +213,7 @@ def sized(job: Job | JobSpec, sizes: Sizes) -> JobSpec:
     return spec
 
 
-def _checked(job: str, model: type[M], values: Mapping[str, Any], path: Path = (), sizes: Sizes = USUAL_SIZES) -> M:
+def _checked(job: str, model: type[M], values: Mapping[str, object], path: Path = (), sizes: Sizes = USUAL_SIZES) -> M:
     """The model of these values at `path` of the job; InvalidInput with a line for each fault."""
     try:
         return model.model_validate(values, context=sizes)
@@ -217,7 +222,7 @@ def _checked(job: str, model: type[M], values: Mapping[str, Any], path: Path = (
         raise InvalidInput("\n".join(lines)) from None
 
 
-def _listed(said: tuple[Any, Join | None]) -> Sequence[Any]:
+def _listed(said: tuple[object, Join | None]) -> Sequence[object]:
     conditions, join = said
     if join:
         raise InvalidInput("A list of conditions takes no & and |; use `join` to say how it is joined.")

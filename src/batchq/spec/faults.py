@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import islice
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from batchq.errors import closest
 
@@ -108,7 +109,7 @@ SENTENCES = {
 }
 
 
-def _sentence(found: Any) -> str:
+def _sentence(found: ErrorDetails) -> str:
     context = {name: _trimmed(value) for name, value in found.get("ctx", {}).items()}
     if "error" in context:
         return str(context["error"]).rstrip(".")
@@ -122,7 +123,7 @@ def _sentence(found: Any) -> str:
     return pattern.format(got=shown(got), **context) + advice
 
 
-def _trimmed(value: Any) -> Any:
+def _trimmed(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

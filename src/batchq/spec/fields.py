@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import (
     AfterValidator,
@@ -21,11 +21,11 @@ from pydantic import (
 
 from batchq.config import Settings, users_zone
 from batchq.core.conditions import Condition
+from batchq.core.json import JSON
 from batchq.core.states import SYNONYMS, Outcome
 from batchq.core.windows import YEARS, format_days, format_time, parse_date, parse_days, parse_time, zone
 from batchq.spec.faults import Fault, Path, RuleBroken, near, shown, unknown_keys
 
-JSON: TypeAlias = Any  # `_json_faults` looks at it: a recursive type would recurse as deep as the input
 Priority: TypeAlias = Literal["low", "normal", "high", "critical"]
 
 MOST_THREADS = 100_000
@@ -86,7 +86,7 @@ def _name(value: str, info: ValidationInfo) -> str:
     return value
 
 
-def _json(value: Any, info: ValidationInfo) -> Any:
+def _json(value: JSON, info: ValidationInfo) -> JSON:
     """The value itself, if it is JSON that every database and broker can carry."""
     fault = next(_json_faults(value, sizes_of(info).argument_bytes), None)
     if fault:
@@ -94,9 +94,9 @@ def _json(value: Any, info: ValidationInfo) -> Any:
     return value
 
 
-def _json_faults(root: Any, most_bytes: int) -> Iterator[Fault]:
+def _json_faults(root: object, most_bytes: int) -> Iterator[Fault]:
     """Yield the parts of `root` that are not JSON; the stack is our own, so depth costs no recursion."""
-    stack: list[tuple[Any, Path]] = [(root, ())]
+    stack: list[tuple[object, Path]] = [(root, ())]
     least = 0
     while stack:
         value, path = stack.pop()
@@ -107,7 +107,7 @@ def _json_faults(root: Any, most_bytes: int) -> Iterator[Fault]:
         if isinstance(value, Mapping):
             faults = ((key, _text_fault(key)) for key in value)
             yield from (Fault(path, f"the key {shown(key)} {fault}") for key, fault in faults if fault)
-            inside: Any = value.items()
+            inside: Iterable[tuple[str | int, object]] = value.items()
         elif isinstance(value, list | tuple):
             inside = enumerate(value)
         else:
@@ -120,7 +120,7 @@ def _json_faults(root: Any, most_bytes: int) -> Iterator[Fault]:
         stack.extend((child, (*path, step)) for step, child in inside)
 
 
-def _scalar_fault(value: Any) -> str | None:
+def _scalar_fault(value: object) -> str | None:
     if value is None or isinstance(value, bool):
         return None
     if isinstance(value, str):
@@ -132,7 +132,7 @@ def _scalar_fault(value: Any) -> str | None:
     return f"must be JSON, not a Python {type(value).__name__}"
 
 
-def _text_fault(value: Any) -> str | None:
+def _text_fault(value: object) -> str | None:
     if not isinstance(value, str):
         return "must be text"
     if "\0" in value:
@@ -191,12 +191,13 @@ def _condition(task: object, asked: object) -> Condition:
 def _outcome(task: str, word: object) -> Outcome:
     outcome = SYNONYMS.get(word.casefold()) if isinstance(word, str) else None
     if outcome is None:
-        advice = "use success, error or finished"
+        *first, last = Outcome
+        advice = f"use {', '.join(first)} or {last}"
         raise RuleBroken(Fault((task,), f"no outcome {shown(word)}{near(word, SYNONYMS)}; {advice}"))
     return outcome
 
 
-def _as_in_a_file(after: tuple[Condition, ...]) -> list[dict[str, Any]]:
+def _as_in_a_file(after: tuple[Condition, ...]) -> list[dict[str, object]]:
     """The conditions as a file says them, so that what is dumped can be read again."""
     return [{c.task: {"outcome": c.outcome.value, "handles": True} if c.handles else c.outcome.value} for c in after]
 
@@ -212,14 +213,14 @@ def _zone(value: str | None, info: ValidationInfo) -> str:
     return zone(value or users_zone(sizes_of(info).timezone)).key
 
 
-def _date(value: Any) -> date:
+def _date(value: JSON) -> date:
     day = value if isinstance(value, date) and not isinstance(value, datetime) else parse_date(value)
     if day.year not in YEARS:
         raise ValueError(f"must lie between {YEARS[0]} and {YEARS[-1]}, not in {day.year}")
     return day
 
 
-def _days(value: Any) -> tuple[str, ...] | None:
+def _days(value: JSON) -> tuple[str, ...] | None:
     return None if value is None else tuple(format_days(parse_days(value)))
 
 
@@ -263,5 +264,5 @@ Days = Annotated[tuple[str, ...] | None, BeforeValidator(_days, json_schema_inpu
 After = Annotated[
     tuple[Condition, ...],
     BeforeValidator(conditions, json_schema_input_type=AfterForm),
-    PlainSerializer(_as_in_a_file, return_type=list[dict[str, Any]]),
+    PlainSerializer(_as_in_a_file, return_type=list[dict[str, JSON]]),
 ]

@@ -6,7 +6,7 @@ import gc
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias, TypeVar
+from typing import NoReturn, TypeAlias, TypeVar
 
 from pydantic import ValidationError
 
@@ -143,7 +143,7 @@ class _Reading:
 
     # --- the parts of a file, from the top down ---
 
-    def document(self, root: Any) -> Document:
+    def document(self, root: object) -> Document:
         """The whole file; what it returns is good only while no fault is noted."""
         if root is not None and not isinstance(root, dict):
             self.fault(Fault((), f"must be a mapping with job, jobs, groups or servers, not {shown(root)}"))
@@ -157,7 +157,7 @@ class _Reading:
             self.fault(Fault((), "holds no job, group or server"))
         return Document.model_construct(groups=groups, servers=servers, jobs=jobs)
 
-    def count_tasks(self, root: dict[str, Any]) -> None:
+    def count_tasks(self, root: dict[str, object]) -> None:
         """Stop at more tasks than a file may hold, before any of them is looked at."""
         jobs = root.get("jobs")
         bodies = [root, *(jobs.values() if isinstance(jobs, dict) else ())]
@@ -166,7 +166,9 @@ class _Reading:
             self.fault(Fault((), f"more than {self.sizes.tasks:,} tasks are not allowed"))
             raise _Enough
 
-    def named(self, root: dict[str, Any], part: str, make: Callable[[str, Any, faults.Path], S | None]) -> dict[str, S]:
+    def named(
+        self, root: dict[str, object], part: str, make: Callable[[str, object, faults.Path], S | None]
+    ) -> dict[str, S]:
         """Return one part of the file, by name."""
         forms = root.get(part)
         if forms is not None and not isinstance(forms, dict):
@@ -183,7 +185,7 @@ class _Reading:
                 made[name] = spec
         return made
 
-    def only_job(self, root: dict[str, Any]) -> dict[str, JobSpec]:
+    def only_job(self, root: dict[str, object]) -> dict[str, JobSpec]:
         """The job of a file that holds one, whose keys stand at the top."""
         form = {key: value for key, value in root.items() if key not in TOP}
         if "job" in root:
@@ -202,7 +204,7 @@ class _Reading:
             self.fault(unknown_keys(form, TOP | {"tasks"}, JobSpec.later))
         return {}
 
-    def job(self, name: str, form: Any, path: faults.Path) -> JobSpec | None:
+    def job(self, name: str, form: object, path: faults.Path) -> JobSpec | None:
         if not isinstance(form, dict):
             self.fault(Fault(path, f"must be a mapping with tasks, not {shown(form)}"))
             return None
@@ -215,7 +217,7 @@ class _Reading:
         rest = {key: value for key, value in form.items() if key != "tasks"}
         return self.made(JobSpec, rest, path, name=name, tasks=[STAND_IN] if self.faults else specs)
 
-    def tasks(self, forms: dict[str, Any], path: faults.Path) -> list[TaskSpec]:
+    def tasks(self, forms: dict[str, object], path: faults.Path) -> list[TaskSpec]:
         """The tasks of a job; its graph comes first, for it needs the least: in a large job that is all."""
         after = {name: self.after(form, (*path, "tasks", name)) for name, form in forms.items()}
         self.fault(graph_faults({name: [c.task for c in each] for name, each in after.items()}, self.sizes), path)
@@ -230,7 +232,7 @@ class _Reading:
                 specs.append(spec)
         return specs
 
-    def after(self, form: Any, path: faults.Path) -> tuple[Condition, ...]:
+    def after(self, form: object, path: faults.Path) -> tuple[Condition, ...]:
         said = form.get("after") if isinstance(form, dict) else None
         try:
             return conditions(said)
@@ -240,10 +242,10 @@ class _Reading:
             self.fault(Fault((*path, "after"), str(error)))
         return ()
 
-    def group(self, name: str, form: Any, path: faults.Path) -> GroupSpec | None:
+    def group(self, name: str, form: object, path: faults.Path) -> GroupSpec | None:
         return self.made(GroupSpec, form, path)
 
-    def server(self, name: str, form: Any, path: faults.Path) -> ServerSpec | None:
+    def server(self, name: str, form: object, path: faults.Path) -> ServerSpec | None:
         windows = form.get("windows") if isinstance(form, dict) else None
         if not isinstance(windows, list):
             return self.made(ServerSpec, form, path)
@@ -258,7 +260,7 @@ class _Reading:
             return None
         return self.made(ServerSpec, form, path, windows=made)
 
-    def made(self, model: type[S], form: Any, path: faults.Path, **given: Any) -> S | None:
+    def made(self, model: type[S], form: object, path: faults.Path, **given: object) -> S | None:
         """The `model` that a form and what is `given` make, or None and the reasons noted."""
         if form is None:
             form = {}

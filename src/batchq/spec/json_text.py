@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from typing import Any, NoReturn, TypeAlias
+from typing import NoReturn, TypeAlias
 
+from batchq.core.json import JSON
 from batchq.spec.faults import Path, shown
 from batchq.spec.text import (
     DEPTH,
@@ -32,9 +33,9 @@ def read_json(text: str, most_tasks: int) -> Tree:
         raise too_many(MOST_CONTAINERS, "lists and mappings")
     if text.count(",") > MOST_VALUES:
         raise too_many(MOST_VALUES, "values")
-    repeated: list[tuple[dict[str, Any], str]] = []
+    repeated: list[tuple[dict[str, JSON], str]] = []
 
-    def mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def mapping(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
         value = dict(pairs)
         if len(value) != len(pairs):
             repeated.append((value, _first_repeated(pairs)))
@@ -54,7 +55,7 @@ def read_json(text: str, most_tasks: int) -> Tree:
     return Tree(value, places.line)
 
 
-def _first_repeated(pairs: list[tuple[str, Any]]) -> str:
+def _first_repeated(pairs: list[tuple[str, JSON]]) -> str:
     seen: set[str] = set()
     for key, _ in pairs:
         if key in seen:
@@ -66,7 +67,7 @@ def _first_repeated(pairs: list[tuple[str, Any]]) -> str:
 class _Places:
     """Where the values of a JSON text stand in it; the scanner in C skips what nobody asked for."""
 
-    def __init__(self, text: str, root: Any) -> None:
+    def __init__(self, text: str, root: JSON) -> None:
         self.text = text
         self.root = root
         self.known: dict[int, tuple[dict[str | int, tuple[int, int]], Iterator[Member]]] = {}
@@ -95,14 +96,14 @@ class _Places:
             passed[name] = (begin, inner)
         return passed[key]
 
-    def refuse_repeated(self, holder: dict[str, Any], key: str) -> NoReturn:
+    def refuse_repeated(self, holder: dict[str, JSON], key: str) -> NoReturn:
         path = next(path for path, value in _walk(self.root) if value is holder)
         begins = [begin for name, begin, _ in _members(self.text, self.find(path)[1]) if name == key]
         raise Unreadable(f"the key {shown(key)} is there twice", line_at(self.text, begins[1]))
 
 
-def _walk(root: Any) -> Iterator[tuple[Path, Any]]:
-    stack: list[tuple[Path, Any]] = [((), root)]
+def _walk(root: JSON) -> Iterator[tuple[Path, JSON]]:
+    stack: list[tuple[Path, JSON]] = [((), root)]
     while stack:
         path, value = stack.pop()
         yield path, value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Self, cast
+from typing import Annotated, ClassVar, Self, cast
 
 from pydantic import (
     BaseModel,
@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from batchq.core.conditions import Condition, Join, find_cycle
-from batchq.core.states import Outcome
+from batchq.core.states import MET_BY, Outcome, State
 from batchq.core.windows import Window, overlaps, parse_days, parse_time
 from batchq.spec.faults import MOST_FAULTS, Fault, RuleBroken, near, shown
 from batchq.spec.fields import (
@@ -53,7 +53,7 @@ class TaskSpec(Spec):
     """One task: what it runs, after which others, where, and what happens when it fails.
 
     `secret` names the keyword arguments that nobody is to see. `retry_delay` and `time_limit` are seconds, and
-    so is `duration`: what is expected, for `batchq plan` alone.
+    so is `duration`: what is expected, for the plan alone.
     `group` and `priority` None = the job's (rules 10, 28).
     """
 
@@ -88,7 +88,7 @@ class TaskSpec(Spec):
         return self
 
 
-def _task(value: Any, validate: ValidatorFunctionWrapHandler) -> TaskSpec:
+def _task(value: object, validate: ValidatorFunctionWrapHandler) -> TaskSpec:
     """A task that is made already is not looked at twice."""
     return value if isinstance(value, TaskSpec) else validate(value)
 
@@ -184,14 +184,19 @@ class Document(Spec):
 # --- rules over several tasks -------------------------------------------------------------------------------
 
 
+# A condition on one of these may handle a failure.
+MET_BY_ERROR = [outcome for outcome, states in MET_BY.items() if State.ERROR in states]
+
+
 def _after_fault(after: Sequence[Condition], join: Join) -> str | None:
     """Why these conditions cannot stand together (rules 3, 7)."""
     asked: dict[str, Outcome] = {}
     seen = set()
     for condition in after:
         task, outcome = condition.task, condition.outcome
-        if condition.handles and outcome is Outcome.SUCCESS:
-            return f"{shown(task)} is asked for success, which has no failure to handle; use error or finished"
+        if condition.handles and outcome not in MET_BY_ERROR:
+            advice = " or ".join(MET_BY_ERROR)
+            return f"{shown(task)} is asked for {outcome}, which has no failure to handle; use {advice}"
         if (task, outcome) in seen:
             return f"{shown(task)} is asked for {outcome} twice"
         if asked.setdefault(task, outcome) is not outcome and join is Join.ALL:

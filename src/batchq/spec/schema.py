@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
+from batchq.core.json import JSON
 from batchq.spec.model import Document
 
 FILE = Path(__file__).parent.parent / "job.schema.json"
@@ -13,7 +13,7 @@ FILE = Path(__file__).parent.parent / "job.schema.json"
 SHORT_TASK = {"type": "string", "description": "Short for a task with only `run`."}
 
 
-def json_schema() -> dict[str, Any]:
+def json_schema() -> dict[str, JSON]:
     """Return the JSON schema of a job file: the model, with each name as the key of the thing it names."""
     schema = Document.model_json_schema()
     kinds = schema["$defs"]

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
+from batchq.core.json import JSON
 from batchq.spec.faults import Path
 
 LineOf: TypeAlias = Callable[[Path], int | None]
@@ -32,7 +33,7 @@ class Unreadable(Exception):
 class Tree:
     """The plain values of a text; `line` finds the line of a path, or of the last step of it that is there."""
 
-    value: Any
+    value: JSON
     line: LineOf
 
 
@@ -64,7 +65,7 @@ def one_line(said: object) -> str:
     return " ".join(str(said).split())[:200].rstrip(".")
 
 
-def position(value: Any, step: str | int) -> int | None:
+def position(value: object, step: str | int) -> int | None:
     """Where a step stands in a mapping or list; a name also finds the list item that is or holds it."""
     if isinstance(value, dict):
         return list(value).index(str(step)) if step in value else None

@@ -6,7 +6,6 @@ import re
 import tomllib
 from collections import Counter
 from functools import cache, partial
-from typing import Any
 
 from batchq.spec.faults import Path
 from batchq.spec.text import DEPTH, Tree, Unreadable, line_at, one_line
@@ -61,7 +60,7 @@ def _toml_lines(text: str) -> dict[Path, int]:
 def _toml_path(line: str) -> Path:
     """The path that a line of TOML opens or sets; nothing if it is not whole by itself."""
     try:
-        value: Any = tomllib.loads(line)
+        value: object = tomllib.loads(line)
     except (ValueError, RecursionError):
         return ()
     path: list[str] = []

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from array import array
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TypeAlias
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import (
     AliasEvent,
+    Event,
     MappingEndEvent,
     MappingStartEvent,
     ScalarEvent,
@@ -18,6 +19,7 @@ from ruamel.yaml.events import (
     SequenceStartEvent,
 )
 
+from batchq.core.json import JSON
 from batchq.spec.faults import Path, shown
 from batchq.spec.text import (
     DEPTH,
@@ -32,6 +34,8 @@ from batchq.spec.text import (
     too_many,
 )
 
+Scalar: TypeAlias = str | int | float | bool | None
+
 # The reader in Python takes 4 s for 1 MB. The one in C, if it is installed, takes 0.2 s, but it follows
 # YAML 1.1 in one thing that people write: in {start: 08:00} it asks for quotes.
 PURE_CHARS = 128 * 1024
@@ -44,7 +48,7 @@ DIRECTIVE = re.compile(r"(?:\A|^\.\.\.[^\n]*\n)(?:[ \t]*+(?:#[^\n]*+)?+\r?\n)*+%
 ODD = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ufffe\uffff]")
 NUMBER = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
 BASES = {"0x": (16, re.compile("0x[0-9a-fA-F]+")), "0o": (8, re.compile("0o[0-7]+"))}
-WORDS: dict[str, Any] = {
+WORDS: dict[str, Scalar] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),
@@ -77,7 +81,7 @@ def _not_yaml(error: YAMLError) -> Unreadable:
     return Unreadable(f"is not YAML: {one_line(said)}{advice}", mark.line + 1 if mark else None)
 
 
-def _plain(word: str, line: int) -> Any:
+def _plain(word: str, line: int) -> Scalar:
     """The value of a plain scalar (YAML 1.2, core schema)."""
     if word in WORDS:
         return WORDS[word]
@@ -100,7 +104,7 @@ class _Open:
 
     __slots__ = ("anchor", "before", "key", "keyed", "line", "lines", "value")
 
-    def __init__(self, value: Any, line: int, before: int, anchor: str | None) -> None:
+    def __init__(self, value: JSON, line: int, before: int, anchor: str | None) -> None:
         self.value = value
         self.keyed = type(value) is dict
         self.key: str | None = None
@@ -120,12 +124,12 @@ class _Building:
         self.values = 0
         self.containers = 0
         self.aliased = 0
-        self.documents: list[Any] = []
+        self.documents: list[JSON] = []
         self.top = _Open(self.documents, 1, 0, None)
         self.open = [self.top]
         self.lines: dict[int, array[int]] = {}
-        self.anchors: dict[str, tuple[Any, int]] = {}
-        self.steps: dict[type, Callable[[Any], None]] = {
+        self.anchors: dict[str, tuple[JSON, int]] = {}
+        self.steps: dict[type, Callable[..., None]] = {
             ScalarEvent: self.scalar,
             MappingStartEvent: self.start,
             SequenceStartEvent: self.start,
@@ -134,7 +138,7 @@ class _Building:
             AliasEvent: self.alias,
         }
 
-    def build(self, events: Iterable[Any]) -> None:
+    def build(self, events: Iterable[Event]) -> None:
         """Take all events of a text."""
         step_for = self.steps.get
         for event in events:
@@ -143,10 +147,10 @@ class _Building:
                 step(event)
 
     @property
-    def root(self) -> Any:
+    def root(self) -> JSON:
         return self.documents[0] if self.documents else None
 
-    def scalar(self, event: Any) -> None:
+    def scalar(self, event: ScalarEvent) -> None:
         line = event.start_mark.line + 1
         if event.tag is not None:
             raise _tagged(event.tag, line)
@@ -169,7 +173,7 @@ class _Building:
         top.key = key
         top.lines.append(line)
 
-    def put(self, value: Any, line: int) -> None:
+    def put(self, value: JSON, line: int) -> None:
         top = self.top
         self.values += 1
         if self.values > MOST_VALUES:
@@ -187,7 +191,7 @@ class _Building:
             top.value.append(value)
             top.lines.append(line)
 
-    def start(self, event: Any) -> None:
+    def start(self, event: MappingStartEvent | SequenceStartEvent) -> None:
         line = event.start_mark.line + 1
         if event.tag is not None:
             raise _tagged(event.tag, line)
@@ -196,13 +200,13 @@ class _Building:
         self.containers += 1
         if self.containers > MOST_CONTAINERS:
             raise too_many(MOST_CONTAINERS, "lists and mappings", line)
-        value: Any = {} if type(event) is MappingStartEvent else []
+        value: JSON = {} if type(event) is MappingStartEvent else []
         before = self.values
         self.put(value, line)
         self.top = _Open(value, self.top.lines[-1], before, event.anchor)
         self.open.append(self.top)
 
-    def end(self, event: Any) -> None:
+    def end(self, event: Event) -> None:
         if self.in_tasks():
             self.tasks += len(self.top.value)
         done = self.open.pop()
@@ -212,7 +216,7 @@ class _Building:
         if done.anchor is not None:
             self.anchors[done.anchor] = (done.value, self.values - done.before)
 
-    def alias(self, event: Any) -> None:
+    def alias(self, event: AliasEvent) -> None:
         line = event.start_mark.line + 1
         if event.anchor not in self.anchors:
             raise Unreadable(f"no anchor named {shown(event.anchor)} stands before this alias", line)

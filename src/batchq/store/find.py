@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import func, select
 
-from batchq.errors import InvalidInput, NotFound, unknown
+from batchq.errors import Action, Advice, InvalidInput, NotFound, unknown
 from batchq.store.columns import GROUP, JOB, RUN, SERVER, TASK
 from batchq.store.tables import Run
 from batchq.store.transaction import Tx
@@ -22,7 +22,7 @@ def find_run(tx: Tx, run: str | int) -> int:
     if run == "last":
         newest = newest_run(tx)
         if newest is None:
-            raise NotFound(f"{NO_RUN_YET} `batchq submit FILE` starts one.")
+            raise NotFound(NO_RUN_YET, advice=Advice("{} starts one.", Action.SUBMIT, ("FILE",)))
         return newest
     text = str(run)
     if not (text.isascii() and text.isdigit()):
@@ -84,6 +84,7 @@ def _find(tx: Tx, kind: str, column: Any, name: str) -> Any:
 # --- the sentences ------------------------------------------------------------------------------------------
 
 NO_RUN_YET = "There is no run yet."
+LISTS = {"job": Action.LIST_JOBS, "server": Action.LIST_SERVERS, "group": Action.LIST_GROUPS}
 
 
 def no_run(tx: Tx, run: int | str) -> NotFound:
@@ -95,9 +96,10 @@ def no_run(tx: Tx, run: int | str) -> NotFound:
 def no_task(tx: Tx, run: int, name: str) -> NotFound:
     """The error for a task that the run does not have, with the closest name."""
     names = tx.execute(select(TASK.name).where(TASK.run_id == run).order_by(TASK.id)).scalars()
-    return unknown("task", name, names, advice=f"`batchq task list {run}` shows the tasks of run {run}.")
+    advice = Advice(f"{{}} shows the tasks of run {run}.", Action.LIST_TASKS, (str(run),))
+    return unknown("task", name, names, advice=advice)
 
 
 def no_such(kind: str, name: str, names: Iterable[str]) -> NotFound:
     """The error for a job, server or group that does not exist, with the closest of the `names`."""
-    return unknown(kind, name, names, advice=f"`batchq {kind} list` shows all {kind}s.")
+    return unknown(kind, name, names, advice=Advice(f"{{}} shows all {kind}s.", LISTS[kind]))

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import select
 
 from batchq import actions, views
-from batchq.core.ends import End, Failure, Success
+from batchq.core import ends
 from batchq.core.states import LABELS, Reason, State
 from batchq.core.topology import Topology
 from batchq.core.windows import next_change, parse_time
@@ -199,12 +199,12 @@ class Stage:
             self._cast.lose_attempts(server, [row.token])
             return
         limit = self._scripts[run_of(row.id)].spec(row.name).time_limit
-        ends: dict[str | None, End] = {
-            None: Success(),
-            "error": Failure(Reason.ERROR, TOLD),
-            "timed out": Failure(Reason.TIMED_OUT, f"timed out: still running after {limit or 0:g} s"),
+        possible: dict[Failure | None, ends.End] = {
+            None: ends.Success(),
+            "error": ends.Failure(Reason.ERROR, TOLD),
+            "timed out": ends.Failure(Reason.TIMED_OUT, f"timed out: still running after {limit or 0:g} s"),
         }
-        self._cast.report(server, row, ends[failure])
+        self._cast.report(server, row, possible[failure])
 
     # --- looks ----------------------------------------------------------------------------------------------
 

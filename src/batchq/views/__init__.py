@@ -4,7 +4,7 @@ Times are ISO 8601 in UTC with microseconds (`2026-01-31T12:00:00.123456Z`), dur
 value is null. Statuses are the words of rule 6. The CLI prints these dicts with `-o json` as they are.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from batchq.lazy import attributes
 
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from batchq.views.task import AttemptView, TaskLine, TaskView, task_view
     from batchq.views.why import ConditionView, Reasons
 
-View = dict[str, Any]
-
 __all__ = [
     "PRIORITY_NAMES",
     "AttemptView",
@@ -52,7 +50,6 @@ __all__ = [
     "StatusView",
     "TaskLine",
     "TaskView",
-    "View",
     "WindowView",
     "clock",
     "definition",

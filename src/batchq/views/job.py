@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from sqlalchemy import case, func, select
 
 from batchq.core import secrets
+from batchq.core.json import JSON
 from batchq.core.states import RUN_ENDED, RUN_OPEN
 from batchq.store.columns import JOB, RUN
 from batchq.store.find import definition, no_such
 from batchq.store.tables import Job, Run
 from batchq.store.transaction import Tx
 from batchq.views.instants import iso
+from batchq.views.rows import Selected
 from batchq.views.run import RunCounts, RunLine, run_line, runs
 
 
@@ -30,7 +32,7 @@ class JobLine(TypedDict):
 class JobView(JobLine):
     """A job with its definition, in which secrets are masked, and its newest runs."""
 
-    definition: dict[str, Any]
+    definition: dict[str, JSON]
     runs: list[RunCounts]
 
 
@@ -72,7 +74,7 @@ def job_view(tx: Tx, name: str, newest: int = 10) -> JobView:
     }
 
 
-def _line(row: Any) -> JobLine:
+def _line(row: Selected) -> JobLine:
     return {
         "job": row.name,
         "status": "executing" if row.open else row.verdict,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from sqlalchemy import func, literal, select
 
@@ -14,6 +14,7 @@ from batchq.store.find import run_row
 from batchq.store.tables import Run
 from batchq.store.transaction import Tx
 from batchq.views.instants import iso
+from batchq.views.rows import Selected
 from batchq.views.task import SERVER_NAME, TaskLine, handlers, task_line, with_server
 from batchq.views.why import Reasons, why_of_tasks
 
@@ -89,7 +90,7 @@ def runs(tx: Tx, *, job: str | None = None, statuses: Iterable[str] = (), limit:
     return [{**run_line(row), "tasks": _in_order(counts[row.id])} for row in rows]
 
 
-def run_line(row: Any) -> RunLine:
+def run_line(row: Selected) -> RunLine:
     """The line of a run's row."""
     return {
         "run": row.id,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, TypedDict, TypeVar
+from typing import TypedDict, TypeVar
 
 from sqlalchemy import select
 
@@ -18,6 +18,7 @@ from batchq.store.find import no_such
 from batchq.store.tables import Liveness, Run, Server
 from batchq.store.transaction import Tx
 from batchq.views.instants import iso
+from batchq.views.rows import Selected
 from batchq.views.why import Reasons
 
 T = TypeVar("T")
@@ -126,7 +127,7 @@ def executing(tx: Tx, server: str) -> list[ExecutingView]:
     ]
 
 
-def _view(row: Any, server: core.Server, busy: int, now: datetime) -> ServerView:
+def _view(row: Selected, server: core.Server, busy: int, now: datetime) -> ServerView:
     threads = windows.threads_at(server.windows, server.threads, now)
     if row.liveness == Liveness.RUNNING and row.pool is not None:
         threads = min(threads, row.pool)  # its worker can run no more, and none once it stops

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any, TypedDict
+from typing import TypedDict
 
-from sqlalchemy import Select, and_, func, select
+from sqlalchemy import and_, func, select
 
 from batchq.core import secrets
+from batchq.core.json import JSON
 from batchq.core.states import NOT_STARTED, TERMINAL, State
 from batchq.store.columns import ATTEMPT, CONDITION, SERVER, TASK
 from batchq.store.find import no_task, run_row
@@ -17,6 +18,7 @@ from batchq.store.group import PRIORITY_NAMES
 from batchq.store.tables import Attempt, Server, Task
 from batchq.store.transaction import Tx
 from batchq.views.instants import iso
+from batchq.views.rows import Column, Query, Selected
 from batchq.views.why import ConditionView, Reasons, conditions_of, why_of_task
 
 # An attempt that ended names its server itself: that server may be deleted, and its id given to another one.
@@ -38,7 +40,7 @@ class TaskLine(TypedDict):
     error: str | None
     handled_by: str | None
     why: str | None
-    result: Any
+    result: JSON
 
 
 class AttemptView(TypedDict):
@@ -58,8 +60,8 @@ class TaskView(TaskLine):
 
     run: int
     job: str
-    args: list[Any]
-    kwargs: dict[str, Any]
+    args: list[JSON]
+    kwargs: dict[str, JSON]
     priority: str
     retries: int
     retry_delay: float
@@ -70,13 +72,13 @@ class TaskView(TaskLine):
     history: list[AttemptView]
 
 
-def with_server(columns: Iterable[Any]) -> Select[Any]:
+def with_server(columns: Iterable[Column]) -> Query:
     """Tasks with the server of their last attempt."""
     last = and_(ATTEMPT.task_id == TASK.id, ATTEMPT.attempt == TASK.attempt)
     return select(*columns).select_from(Task).outerjoin(Attempt, last).outerjoin(Server, SERVER.id == TASK.server_id)
 
 
-def task_line(row: Any, why: str | None, handled_by: str | None) -> TaskLine:
+def task_line(row: Selected, why: str | None, handled_by: str | None) -> TaskLine:
     """The line of a task that `with_server` read."""
     state = State(row.status)
     started = state not in NOT_STARTED and row.claimed_at is not None
@@ -135,7 +137,7 @@ def task_view(tx: Tx, run: int, name: str, now: datetime | None = None, *, timez
     }
 
 
-def _row(tx: Tx, run: int, name: str) -> Any:
+def _row(tx: Tx, run: int, name: str) -> Selected:
     statement = with_server((*Task.__table__.c, SERVER_NAME))
     row = tx.execute(statement.where(TASK.run_id == run, TASK.name == name)).one_or_none()
     if row is None:
@@ -143,12 +145,12 @@ def _row(tx: Tx, run: int, name: str) -> Any:
     return row
 
 
-def _attempts(tx: Tx, task: int) -> Sequence[Any]:
+def _attempts(tx: Tx, task: int) -> Sequence[Selected]:
     statement = select(Attempt.__table__).where(ATTEMPT.task_id == task)
     return tx.execute(statement.order_by(ATTEMPT.attempt)).all()
 
 
-def _attempt(row: Any) -> AttemptView:
+def _attempt(row: Selected) -> AttemptView:
     return {
         "attempt": row.attempt,
         "server": row.server,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from functools import cached_property
-from typing import Any, TypedDict
+from typing import TypedDict
 
-from sqlalchemy import Select, select
+from sqlalchemy import select
 
 from batchq.core import why
 from batchq.core.conditions import Condition, Join, Node, resolution
@@ -19,6 +19,7 @@ from batchq.store.columns import CONDITION, CONDITIONS_AT, TASK
 from batchq.store.tables import Task, TaskCondition
 from batchq.store.transaction import Tx
 from batchq.views.instants import clock
+from batchq.views.rows import Query, Selected
 
 _BLOCKED = (State.WAITING.value, State.DIDNT_RUN.value)
 _EXPLAINED = frozenset({*NOT_STARTED, State.DIDNT_RUN})
@@ -68,7 +69,7 @@ class Reasons:
             self._of_groups[group] = reason
         return self._of_groups[group]
 
-    def of_task(self, task: Any) -> str:
+    def of_task(self, task: Selected) -> str:
         """Why this ready or queued task does not start, in one clause."""
         if task.attempt and task.ready_at > self.now:
             return f"tries again at {why.local(task.ready_at, self._timezone or 'UTC', self.now)}"
@@ -78,7 +79,7 @@ class Reasons:
 # --- all tasks of a run -------------------------------------------------------------------------------------
 
 
-def why_of_tasks(tx: Tx, run: int, tasks: Sequence[Any], reasons: Reasons) -> dict[int, str]:
+def why_of_tasks(tx: Tx, run: int, tasks: Sequence[Selected], reasons: Reasons) -> dict[int, str]:
     """The reason of each task that has not started or didn't run, by its id; linear in tasks and conditions."""
     explained = [task for task in tasks if State(task.status) in _EXPLAINED]
     if not explained:
@@ -106,7 +107,7 @@ def _why_blocked(state: State, node: Node, states: dict[str, State]) -> str | No
     return why_not(node, states) if state is State.DIDNT_RUN else None
 
 
-def _conditions(run: int) -> Select[Any]:
+def _conditions(run: int) -> Query:
     columns = (TASK.id, CONDITION.task_id, CONDITION.predecessor_id, CONDITION.outcome, CONDITION.handles)
     return (
         select(*columns)
@@ -120,7 +121,7 @@ def _conditions(run: int) -> Select[Any]:
 # --- one task -----------------------------------------------------------------------------------------------
 
 
-def why_of_task(row: Any, after: Iterable[ConditionView], reasons: Reasons) -> str | None:
+def why_of_task(row: Selected, after: Iterable[ConditionView], reasons: Reasons) -> str | None:
     """The reason of one task, by its conditions as they stand; None if it started."""
     after = list(after)
     node = Node(tuple(Condition(one["task"], Outcome(one["outcome"])) for one in after), Join(row.joined))
@@ -147,7 +148,7 @@ def conditions_of(tx: Tx, run: int, task: int) -> list[ConditionView]:
     ]
 
 
-def _met(condition: Any) -> bool | None:
+def _met(condition: Selected) -> bool | None:
     """Whether the condition came true, by how its predecessor stands; None while it is not resolved."""
     state = State(condition.status)
     if condition.unsettled and condition.task_id > (condition.settled_up_to or 0):

@@ -30,7 +30,7 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError
 
 from batchq import clock
 from batchq.config import masked
-from batchq.errors import DatabaseRefuses, InvalidInput
+from batchq.errors import Action, Advice, DatabaseRefuses, InvalidInput
 from batchq.store.sql.driver import Fault, as_sqlalchemys, reason, sqlstate
 from batchq.store.sql.forms import Answer, Form, Rows, given_table
 from batchq.store.sql.lists import Values, among
@@ -55,9 +55,9 @@ SILENT = ("25P03", "25P04")
 _SESSION = "01 02 03 08 09 0B 0F 0L 0P 24 25 26 27 28 2B 2D 34 3B 3D 3F 40 42 53 55 57 58 72 F0 HV"
 STATES = frozenset(_SESSION.split())
 # Refusals of a server that answers, by SQLSTATE, or by words where there is none; each with its advice.
-REFUSALS = {
+REFUSALS: dict[str, Advice | str] = {
     "42501": "Grant its user what that needs, or act as the owner of the tables.",
-    "42P01": "Run `batchq db upgrade`, or correct the search_path.",
+    "42P01": Advice("Run {}, or correct the search_path.", Action.UPGRADE),
     "3F000": "Create the schema, or correct the search_path.",
     "53100": "Free some room on its disk: what waits goes on by itself then.",
     "disk is full": "Free some room on its disk: what waits goes on by itself then.",
