@@ -26,6 +26,7 @@ FLOORS = [
     {"aside"},
     {"views"},
     {"actions", "planning"},
+    {"testing"},
     {"coordinator", "server"},
     {"catalogue", "discovery", "launch", "operations"},
     {"app"},
@@ -96,7 +97,7 @@ def test_core_knows_no_clock_no_sql_no_celery_and_no_environment(path: Path):
     assert ".today(" not in source
 
 
-@pytest.mark.parametrize("name", ["batchq", "batchq.cli", "batchq.app"])
+@pytest.mark.parametrize("name", ["batchq", "batchq.cli", "batchq.app", "batchq.testing.plugin"])
 def test_what_others_import_first_stays_light(name: str):
     code = f"import sys, {name}; print(*sorted({{'sqlmodel', 'sqlalchemy', 'rich', 'alembic'}} & set(sys.modules)))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
