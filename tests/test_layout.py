@@ -28,6 +28,7 @@ FLOORS = [
     {"aside"},
     {"views"},
     {"actions", "planning"},
+    {"testing"},
     {"coordinator", "server"},
     # They are the parts of `app`, and know nothing of each other.
     {"brokers", "catalogue", "discovery", "launch", "operations"},
@@ -120,7 +121,7 @@ def test_only_its_own_module_knows_a_kind_of_database(path: Path):
         assert not KIND.findall(code(path)), "make it a question of `Dialect` in store/sql/dialect.py"
 
 
-@pytest.mark.parametrize("name", ["batchq", "batchq.cli", "batchq.app"])
+@pytest.mark.parametrize("name", ["batchq", "batchq.cli", "batchq.app", "batchq.testing.plugin"])
 def test_what_others_import_first_stays_light(name: str):
     code = f"import sys, {name}; print(*sorted({{'sqlmodel', 'sqlalchemy', 'rich', 'alembic'}} & set(sys.modules)))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

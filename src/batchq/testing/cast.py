@@ -172,6 +172,10 @@ class Cast:
             self.started[row.token] = Start(run_of(row.id), row.name, name, row.attempt, self.database.shown)
         self.mail.extend(served.advance.tickets)
 
+    def topology(self, tx: Tx) -> Topology:
+        """All servers as they stand."""
+        return topologies.current(tx)
+
     # --- tickets --------------------------------------------------------------------------------------------
 
     def deliver(self) -> int:
@@ -182,7 +186,7 @@ class Cast:
         if not self.mail:
             return 0
         with self.database.read() as tx:
-            seen = topologies.current(tx)
+            seen = self.topology(tx)
             now = tx.now()
         waiting, self.mail = self.mail, deque()
         brought = 0

@@ -63,13 +63,15 @@ class Script:
         As `usual` every task ends: it takes its own `duration`, or a minute. No attempt lasts beyond its time limit.
         """
         spec, failure = self.spec(task), self._failure(task, attempt)
-        if task not in self.durations and not usual:
+        limit = YEAR_SECONDS if spec.time_limit is None else spec.time_limit
+        seconds = self.durations.get(task)
+        if seconds is None and usual:
+            seconds = min(USUAL_SECONDS, limit) if spec.duration is None else spec.duration
+        if seconds is None:
             return None
-        own = spec.duration if spec.duration is not None else USUAL_SECONDS
-        seconds = self.durations.get(task, own)
-        if spec.time_limit is not None and (seconds > spec.time_limit or failure == "timed out"):
-            return spec.time_limit, "timed out"
-        return seconds, failure
+        if failure == "timed out" or (failure is None and seconds > limit):
+            return limit, "timed out"
+        return min(seconds, limit), failure
 
     def _failure(self, task: str, attempt: int) -> Failure | None:
         how = self.failing.get(task, ())

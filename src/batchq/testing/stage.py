@@ -17,7 +17,6 @@ from batchq.core.states import LABELS, Reason, State
 from batchq.core.topology import Topology
 from batchq.core.windows import next_change, parse_time
 from batchq.errors import Conflict, InvalidInput
-from batchq.store import topology as topologies
 from batchq.store.columns import RUN, TASK, run_of
 from batchq.store.find import newest_run
 from batchq.testing.cast import Cast, Granted, Start
@@ -29,7 +28,11 @@ DAY = timedelta(days=1)
 YEAR = timedelta(days=366)
 MOST_REASONS = 3
 TOLD = "told to fail"
-WAITING = (State.READY.value, State.QUEUED.value)
+READY = (State.READY.value, State.QUEUED.value)
+OPEN = (*READY, State.EXECUTING.value)
+
+_UNFINISHED = select(RUN.id).where(RUN.ended_at.is_(None)).order_by(RUN.id)
+_WAITING = select(TASK.ready_at, TASK.group_name).where(TASK.status.in_(READY)).distinct()
 
 
 class Stage:
@@ -110,11 +113,10 @@ class Stage:
         last = self.database.shown + YEAR
         try:
             self._note_ends()
-            while unfinished := self._unfinished():
-                upcoming = self._next()
-                if upcoming is None or upcoming > last:
-                    raise Conflict(self._why_unfinished(unfinished, upcoming))
+            while (upcoming := self._next()) is not None and upcoming <= last:
                 self._jump(upcoming)
+            if unfinished := self._unfinished():
+                raise Conflict(self._why_unfinished(unfinished, upcoming))
         finally:
             self._usual = False
 
@@ -162,11 +164,9 @@ class Stage:
 
     def _changes(self) -> Iterator[datetime]:
         now = self.database.shown
-        open_runs = TASK.run_id.in_(select(RUN.id).where(RUN.ended_at.is_(None)))
-        waiting = select(TASK.ready_at, TASK.group_name).where(TASK.status.in_(WAITING), open_runs).distinct()
         with self.database.read() as tx:
-            rows = tx.execute(waiting).all()
-            seen = topologies.read(tx) if rows else Topology(())
+            rows = tx.execute(_WAITING).all()
+            seen = self._cast.topology(tx) if rows else Topology(())
         yield from {row.ready_at for row in rows if row.ready_at > now}
         groups = {row.group_name for row in rows if row.ready_at <= now} - seen.paused
         for server in seen.servers:
@@ -192,7 +192,8 @@ class Stage:
             if row.token not in self._ends:
                 script, start = self._scripts[run_of(row.id)], self._cast.started[row.token]
                 if end := script.end(row.name, row.attempt, usual=self._usual):
-                    self._ends[row.token] = start.at + timedelta(seconds=end[0]), end[1]
+                    due = start.at + timedelta(seconds=end[0])
+                    self._ends[row.token] = max(due, self.database.shown), end[1]
 
     def _end(self, server: str, row: Granted, failure: Failure | None) -> None:
         if failure == "lost":
@@ -261,15 +262,19 @@ class Stage:
 
     def _unfinished(self) -> list[int]:
         with self.database.read() as tx:
-            return list(tx.execute(select(RUN.id).where(RUN.ended_at.is_(None)).order_by(RUN.id)).scalars())
+            return list(tx.execute(_UNFINISHED).scalars())
 
     def _why_unfinished(self, runs: list[int], upcoming: datetime | None) -> str:
         played = [self.played(run) for run in runs]
         names = " and ".join(each.job for each in played)
         fact = "never ends" if upcoming is None else "does not end within a year"
-        waiting = [(task, each) for each in played for task, state in each.states.items() if state in WAITING]
-        reasons = [f"{task} cannot start: {each.why(task)}." for task, each in waiting[:MOST_REASONS]]
-        return " ".join([f"{names} {fact}.", *reasons])
+        reasons = [
+            f"{task} executes." if state == State.EXECUTING else f"{task} cannot start: {each.why(task)}."
+            for each in played
+            for task, state in each.states.items()
+            if state in OPEN
+        ]
+        return " ".join([f"{names} {fact}.", *reasons[:MOST_REASONS]])
 
 
 def _time(clock: str) -> time:
