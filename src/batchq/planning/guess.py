@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from batchq.errors import InvalidInput, closest
 from batchq.spec import JobSpec, TaskSpec
@@ -70,9 +69,10 @@ class Guess:
 
 def _own_seconds(task: TaskSpec) -> float | None:
     """The seconds that the demo operation is told to take; None if they are no number."""
-    value: Any = task.kwargs.get("seconds", task.args[0] if task.args else 0)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and 0 <= value <= YEAR_SECONDS else None
+    value: object = task.kwargs.get("seconds", task.args[0] if task.args else 0)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return float(value) if 0 <= value <= YEAR_SECONDS else None
 
 
 def check_names(jobs: Collection[JobSpec], names: Iterable[str], option: str, *, operations: bool = False) -> None:

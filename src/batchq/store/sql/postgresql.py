@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import ARRAY, Connection, DateTime, Engine, create_engine, event, func, select
 from sqlalchemy.exc import DBAPIError, DisconnectionError
@@ -57,7 +57,15 @@ ALL_WAYS = select(*(func.set_config(way, "on", True) for way in WAYS))
 # The number, for all deployments and databases, under which upgrades wait for each other: "batchq" as bytes.
 TURN = 0x626174636871
 UPGRADE_SECONDS = 3600.0
-_CLOCK = Statement(select(func.clock_timestamp(type_=DateTime(timezone=True)).label("now")))
+
+
+class Instant(NamedTuple):
+    """The server's time."""
+
+    now: datetime
+
+
+_CLOCK = Statement(select(func.clock_timestamp(type_=DateTime(timezone=True)).label("now")), row=Instant)
 
 
 class PostgreSQL:
