@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import cast
 
 from batchq import views
 from batchq.core import secrets
@@ -15,7 +15,7 @@ from batchq.core.states import TERMINAL, Outcome, RunState, State
 from batchq.core.topology import DEFAULT_GROUP, Topology
 from batchq.planning import past
 from batchq.planning.guess import Guess, Past, check_names, needs_past
-from batchq.planning.open_runs import OpenRun, open_runs
+from batchq.planning.open_runs import OpenRun, OpenTask, open_runs
 from batchq.planning.servers import choose_servers, with_pools
 from batchq.spec import Document, JobSpec, Priority, TaskSpec
 from batchq.store import topology as topologies
@@ -121,7 +121,7 @@ def _subject(tx: Tx, run: OpenRun) -> Subject:
     )
 
 
-def _stored(row: Any, run: OpenRun, duration: float | None) -> TaskSpec:
+def _stored(row: OpenTask, run: OpenRun, duration: float | None) -> TaskSpec:
     """A task as it was stored, with the expected duration of the job's newest definition."""
     after = (
         Condition(run.tasks[each.predecessor_id].name, Outcome(each.outcome), each.handles) for each in run.after(row)
@@ -143,7 +143,7 @@ def _stored(row: Any, run: OpenRun, duration: float | None) -> TaskSpec:
     )
 
 
-def _found(row: Any) -> Found:
+def _found(row: OpenTask) -> Found:
     state = State(row.status)
     since = row.ended_at if state in TERMINAL else row.claimed_at if state is State.EXECUTING else row.ready_at
     aborted = state is State.CANCELED and row.claimed_at is not None

@@ -11,7 +11,6 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from batchq.errors import InvalidInput, NotFound, unknown
 from batchq.store.columns import GROUP, JOB, RUN, SERVER, TASK
-from batchq.store.tables import Run
 from batchq.store.transaction import Tx
 
 T = TypeVar("T")
@@ -36,6 +35,9 @@ class RunRow(NamedTuple):
     ended_at: datetime | None
 
 
+RUN_ROWS = select(*(RUN[field] for field in RunRow._fields))
+
+
 def find_run(tx: Tx, run: str | int) -> int:
     """The number of the run that `run` means: a number, or `last`; raises InvalidInput or NotFound."""
     if run == "last":
@@ -54,7 +56,7 @@ def find_run(tx: Tx, run: str | int) -> int:
 
 def run_row(tx: Tx, run: int) -> RunRow:
     """The run's row; raises NotFound."""
-    row = tx.execute(select(Run.__table__).where(RUN.id == run)).one_or_none()
+    row = tx.execute(RUN_ROWS.where(RUN.id == run)).one_or_none()
     if row is None:
         raise no_run(tx, run)
     return RunRow._make(row)

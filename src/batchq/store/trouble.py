@@ -51,6 +51,9 @@ class Case(NamedTuple):
     again_at: datetime
 
 
+_CASES = select(*(TROUBLE[field] for field in Case._fields))
+
+
 def tried(tx: Tx, act: Callable[[], object], *, keep: bool) -> Exception | None:
     """Do `act` in a savepoint, and keep its work if `keep`; returns the error if some content made it fail.
 
@@ -118,8 +121,8 @@ def forget(tx: Tx, what: What, number: int) -> bool:
 
 def due(tx: Tx, now: datetime) -> list[Case]:
     """The rows that are to be tried again."""
-    rows = select(Trouble.__table__).where(TROUBLE.again_at <= now)
-    return [Case._make(row) for row in tx.execute(rows.order_by(TROUBLE.what, TROUBLE.number))]
+    rows = _CASES.where(TROUBLE.again_at <= now).order_by(TROUBLE.what, TROUBLE.number)
+    return [Case._make(row) for row in tx.execute(rows)]
 
 
 def pauses(tx: Tx, what: What, number: int, now: datetime) -> bool:
@@ -136,7 +139,7 @@ def lock_due(tx: Tx, what: What, number: int, now: datetime) -> bool:
 
 def every(tx: Tx) -> list[Case]:
     """All rows set aside, the oldest first."""
-    rows = select(Trouble.__table__).order_by(TROUBLE.since, TROUBLE.what, TROUBLE.number)
+    rows = _CASES.order_by(TROUBLE.since, TROUBLE.what, TROUBLE.number)
     return [Case._make(row) for row in tx.execute(rows)]
 
 
