@@ -5,16 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, event, text
+import pytest
+from sqlalchemy import Connection, event, func, insert, select, text
 
 from batchq import engine
 from batchq.spec import Job
 from batchq.store import group, moves, topology
 from batchq.store import server as servers
+from batchq.store.columns import JOB, TASK
 from batchq.store.moves import claiming, dispatching, finishing, settling, starting, ticketing, ticking
 from batchq.store.sql.statement import Statement
+from batchq.store.tables import Job as JobTable
 from play import Play
 
 MOVES = (claiming, dispatching, finishing, settling, starting, ticketing, ticking)
@@ -172,3 +175,24 @@ def test_every_prepared_statement_has_an_index_for_every_large_table_on_postgres
         }
     assert len(found) > 20
     assert not {name: scan for name, scan in found.items() if scan}
+
+
+class Placed(NamedTuple):
+    """A task, and the number of something that has no name in SQL."""
+
+    id: int
+    number: int
+
+
+@pytest.mark.parametrize("columns", [(TASK.run_id, TASK.attempt), (TASK.id,), (TASK.id, TASK.attempt, TASK.offers)])
+def test_a_row_whose_fields_are_not_the_columns_is_refused_when_its_module_is_imported(columns: tuple[Any, ...]):
+    with pytest.raises(TypeError, match="Placed has the fields"):
+        Statement(select(*columns), row=Placed)
+
+
+def test_rows_are_of_the_class_that_was_given_and_a_column_without_a_name_takes_its_field(database):
+    counted = Statement(select(JOB.id, func.count()).group_by(JOB.id), row=Placed)
+    with database.write() as tx:
+        tx.execute(insert(JobTable).values(name="ONE", definition="{}", updated_at=NOON))
+        assert counted(tx) == [Placed(id=1, number=1)]
+        assert isinstance(counted(tx)[0], Placed)

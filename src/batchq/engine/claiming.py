@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
 
 from batchq import crash
 from batchq.core.topology import Topology
 from batchq.engine.flush import Flush, Life, Offer
 from batchq.store import moves
 from batchq.store import topology as topologies
+from batchq.store.moves import Start
 from batchq.store.transaction import Tx
 
 
-def claim(tx: Tx, topology: Topology, life: Life, flush: Flush) -> tuple[Sequence[Any], Sequence[Offer], int]:
+def claim(tx: Tx, topology: Topology, life: Life, flush: Flush) -> tuple[Sequence[Start], Sequence[Offer], int]:
     """Claim the offers that a free thread, an open window and the bindings allow.
 
     Returns the rows granted, the offers parked, and the number of stale ones. The rows are locked before the clock is
@@ -58,7 +58,7 @@ def _sorted_out(
     return mine, foreign
 
 
-def claimed_before(tx: Tx, life: Life, tokens_here: Collection[str]) -> Sequence[Any]:
+def claimed_before(tx: Tx, life: Life, tokens_here: Collection[str]) -> Sequence[Start]:
     """The attempts that this life has claimed by the database and does not know of."""
     lost = [row for row in moves.executing_on(tx, life.server) if row.epoch == life.epoch]
     tickets = [(row.id, row.token) for row in lost if row.token not in tokens_here]

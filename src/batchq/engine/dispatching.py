@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
 
 from batchq.core import admission
 from batchq.store import moves
 from batchq.store import topology as topologies
-from batchq.store.moves import Peeked, Ticket
+from batchq.store.moves import Peeked, Ready, Ticket
 from batchq.store.transaction import Tx
 
 
@@ -19,7 +18,7 @@ class Chosen:
     """Ready tasks to hand out at this instant, best first; and how many of each group each server's threads answer."""
 
     now: datetime
-    rows: Sequence[Any] = ()
+    rows: Sequence[Ready] = ()
     shares: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
 
 
@@ -56,7 +55,7 @@ def choose(
 
 def follow_clock(tx: Tx, now: datetime, aside: Collection[int] = (), alone: Collection[int] | None = None) -> int:
     """Bring ready tasks forward whose instant is far off only because the clock was set back; returns their number."""
-    rows = []
+    rows: list[dict[str, object]] = []
     for row in moves.not_before(tx, now, aside, alone):
         due = now + timedelta(seconds=row.retry_delay if row.attempt else 0)
         if row.ready_at > due:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import Any
 
 from batchq.core.ends import Failure, Success
 from batchq.core.states import RunState, State, after_attempt
 from batchq.engine.flush import Life, Report
 from batchq.store import moves
+from batchq.store.moves import LockedTask
 from batchq.store.sql.statement import Reply
 from batchq.store.transaction import Tx
 
 
 def finish(
-    tx: Tx, life: Life, reports: Iterable[Report], locked: Reply, now: datetime, *, settling: bool = False
+    tx: Tx, life: Life, reports: Iterable[Report], locked: Reply[LockedTask], now: datetime, *, settling: bool = False
 ) -> tuple[int, dict[int, State]]:
     """Store how attempts ended, each guarded by its token and epoch; returns the number of stale ones, and the ends.
 
@@ -42,7 +42,7 @@ def finish(
     return stale, ends
 
 
-def _state_after(report: Report, row: Any) -> State:
+def _state_after(report: Report, row: LockedTask) -> State:
     end = report.end
     return after_attempt(
         ok=isinstance(end, Success),
@@ -53,7 +53,7 @@ def _state_after(report: Report, row: Any) -> State:
     )
 
 
-def _outcome(report: Report, state: State, row: Any, now: datetime, *, flag: bool) -> dict[str, Any]:
+def _outcome(report: Report, state: State, row: LockedTask, now: datetime, *, flag: bool) -> dict[str, object]:
     """The task's row after this report, as `moves.write_outcomes` takes it."""
     end = report.end
     return {
@@ -67,7 +67,7 @@ def _outcome(report: Report, state: State, row: Any, now: datetime, *, flag: boo
     }
 
 
-def _attempt(report: Report, life: Life, row: Any, now: datetime) -> dict[str, Any]:
+def _attempt(report: Report, life: Life, row: LockedTask, now: datetime) -> dict[str, object]:
     failure = report.end if isinstance(report.end, Failure) else None
     return {
         "task_id": report.task,

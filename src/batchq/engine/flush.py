@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from batchq.core.ends import End
 from batchq.engine.advancing import Advance
-from batchq.store.sql.statement import Reply
+from batchq.store.moves import Start
+from batchq.store.sql.statement import Id, Reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +76,10 @@ class Served:
     the number that the server may use now. A life that is no longer its server's is `fenced` (rule 31).
     """
 
-    claimed: Sequence[Any] = ()
-    regained: Sequence[Any] = ()
-    handed: Sequence[Any] = ()
-    started: Reply | None = None
+    claimed: Sequence[Start] = ()
+    regained: Sequence[Start] = ()
+    handed: Sequence[Start] = ()
+    started: Reply[Id] | None = None
     parked: Sequence[Offer] = ()
     stale: int = 0
     threads: int = 0
@@ -87,12 +87,12 @@ class Served:
     fenced: bool = False
 
     @property
-    def own(self) -> Sequence[Any]:
+    def own(self) -> Sequence[Start]:
         """The rows that the server starts without a ticket."""
         ours = {row.id for row in self.started.rows} if self.started is not None else ()
         return [*self.regained, *(row for row in self.handed if row.id in ours)]
 
     @property
-    def granted(self) -> Sequence[Any]:
+    def granted(self) -> Sequence[Start]:
         """All rows that the server starts."""
         return [*self.claimed, *self.own]

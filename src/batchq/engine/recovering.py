@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any
 
 from batchq import crash
 from batchq.core.ends import Failure
@@ -18,6 +17,7 @@ from batchq.store import server as servers
 from batchq.store import topology as topologies
 from batchq.store.columns import run_of
 from batchq.store.failures import why
+from batchq.store.moves import Executing
 from batchq.store.transaction import Tx
 from batchq.store.trouble import Key, What
 
@@ -30,7 +30,7 @@ MISSING = "lost: server {name} no longer has this attempt; what it did is not kn
 # --- a life begins or ends ----------------------------------------------------------------------------------
 
 
-def take_over(tx: Tx, server: int, name: str, life: dict[str, Any], now: datetime) -> Life:
+def take_over(tx: Tx, server: int, name: str, life: Mapping[str, object], now: datetime) -> Life:
     """Begin a new life of the server; attempts of its former one are lost (rule 31)."""
     recover(tx, server, name, now)
     epoch = servers.take_over(tx, server, life, now)
@@ -79,7 +79,7 @@ def recover_missing(tx: Tx, life: Life, tokens: Collection[str], now: datetime) 
     return lose_attempts(tx, life.server, life.name, executing, MISSING.format(name=life.name), now)
 
 
-def lose_attempts(tx: Tx, server: int, name: str, executing: Sequence[Any], reason: str, now: datetime) -> int:
+def lose_attempts(tx: Tx, server: int, name: str, executing: Sequence[Executing], reason: str, now: datetime) -> int:
     """Finish these attempts as lost, for this reason; an attempt for which that cannot be stored is set aside."""
     if not executing:
         return 0
@@ -102,10 +102,10 @@ def lose_again(tx: Tx, task: int, now: datetime) -> None:
     """Finish as lost a task's attempt that was set aside when its server went; nothing happens if it has ended."""
     row = moves.left_executing(tx, task)
     if row is not None:
-        _lose(tx, row.server_id, row.server, [row], LOST.format(name=row.server), now)
+        _lose(tx, row.server_id, row.server, [Executing(*row[:3])], LOST.format(name=row.server), now)
 
 
-def _lose(tx: Tx, server: int, name: str, executing: Sequence[Any], reason: str, now: datetime) -> None:
+def _lose(tx: Tx, server: int, name: str, executing: Sequence[Executing], reason: str, now: datetime) -> None:
     moves.lock_runs(tx, sorted({run_of(row.id) for row in executing}))
     end = Failure(Reason.LOST, reason)
     for epoch in dict.fromkeys(row.epoch for row in executing):

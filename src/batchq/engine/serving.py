@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
 
 from batchq import crash
 from batchq.engine.advancing import Advance
@@ -17,8 +16,8 @@ from batchq.engine.settling import MOST_FOLLOWERS, close, settle, settle_ends
 from batchq.store import moves
 from batchq.store import topology as topologies
 from batchq.store.columns import run_of
-from batchq.store.moves import Ticket
-from batchq.store.sql.statement import Reply
+from batchq.store.moves import LockedTask, Ready, Start, Ticket
+from batchq.store.sql.statement import Id, Reply
 from batchq.store.transaction import Tx
 
 
@@ -52,8 +51,8 @@ def serve(tx: Tx, life: Life, flush: Flush) -> Served:
     flush = flush.with_started(len(claimed))
     if flush.may_advance and (flush.more_to_settle or broken):
         more = settle(tx, now, aside=topology.aside.runs) or more
-    handed: Sequence[Any] = ()
-    started: Reply | None = None
+    handed: Sequence[Start] = ()
+    started: Reply[Id] | None = None
     tickets: list[Ticket] = []
     if flush.may_advance and (reported or flush.overdue or flush.more_to_settle):
         handed, started, tickets = _hand_out(tx, life, flush, locked, now)
@@ -63,8 +62,8 @@ def serve(tx: Tx, life: Life, flush: Flush) -> Served:
 
 
 def _hand_out(
-    tx: Tx, life: Life, flush: Flush, ended: Reply | None, now: datetime
-) -> tuple[Sequence[Any], Reply | None, list[Ticket]]:
+    tx: Tx, life: Life, flush: Flush, ended: Reply[LockedTask] | None, now: datetime
+) -> tuple[Sequence[Start], Reply[Id] | None, list[Ticket]]:
     """Dispatch what is ready; returns the rows that the server starts itself, the proof of their claim, and tickets.
 
     A group in which a task has `ended` is peeked at in advance: its next task is likely to start on the same thread.
@@ -76,19 +75,19 @@ def _hand_out(
     chosen = choose(tx, demand, moves.peek(tx, likely, now, aside), flush.ahead, flush.unsendable)
     free = room(tx.topology, life, flush.pool, chosen.now) - flush.active
     share = chosen.shares.get(life.server, {})
-    own, others = _own_share(chosen.rows, share, free)
+    ours, others = _own_share(chosen.rows, share, free)
     # Started at once: a ticket of its own would travel to the broker and straight back.
-    own = [row._replace(token=moves.new_token()) for row in own]
+    own = [row.start(moves.new_token()) for row in ours]
     version = tx.topology.version
     started = moves.start_own(tx, own, life.server, life.epoch, version, chosen.now) if own else None
     tickets = [moves.ticket(row) for row in moves.hand_out(tx, others, chosen.now)]
     return [row._replace(attempt=row.attempt + 1) for row in own], started, tickets
 
 
-def _own_share(rows: Iterable[Any], share: Mapping[str, int], free: int) -> tuple[list[Any], list[Any]]:
+def _own_share(rows: Iterable[Ready], share: Mapping[str, int], free: int) -> tuple[list[Ready], list[Ready]]:
     """The rows that the server starts itself, at most its `share` of each group and `free` in all; and the others."""
-    own: list[Any] = []
-    others: list[Any] = []
+    own: list[Ready] = []
+    others: list[Ready] = []
     left = Counter(share)
     for row in rows:
         if len(own) < free and left[row.group_name] > 0:

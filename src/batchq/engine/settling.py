@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any
 
 from batchq.core.conditions import Ended, Join, readiness, resolution, verdict
 from batchq.core.states import Outcome, RunState, State
 from batchq.store import moves
 from batchq.store.columns import run_of
+from batchq.store.moves import CountedRun, Follower, UnsettledRun
 from batchq.store.sql.statement import Reply
 from batchq.store.transaction import Tx
 
@@ -22,7 +22,7 @@ ROUNDS_PER_TRANSACTION = 50
 # --- what earlier transactions left -------------------------------------------------------------------------
 
 
-def settle(tx: Tx, now: datetime, reply: Reply | None = None, aside: Collection[int] = ()) -> bool:
+def settle(tx: Tx, now: datetime, reply: Reply[UnsettledRun] | None = None, aside: Collection[int] = ()) -> bool:
     """Settle what earlier transactions left unsettled, except in the runs `aside`; True if more is left.
 
     One transaction does a bounded piece of the work. Pass the `reply` to `unsettled` if it was asked for already.
@@ -41,7 +41,7 @@ def settle_runs(tx: Tx, runs: Collection[int], now: datetime) -> bool:
     return more or len(ends) == CONDITIONS_PER_TRANSACTION
 
 
-def unsettled(tx: Tx, aside: Collection[int] = ()) -> Reply:
+def unsettled(tx: Tx, aside: Collection[int] = ()) -> Reply[UnsettledRun]:
     """Ask for the runs in which earlier transactions left something to settle; the question does not wait."""
     return moves.unsettled_runs(tx, CONDITIONS_PER_TRANSACTION, aside)
 
@@ -50,8 +50,8 @@ def unsettled(tx: Tx, aside: Collection[int] = ()) -> Reply:
 
 
 def settle_ends(
-    tx: Tx, now: datetime, ends: Mapping[int, State], reply: Reply | None = None, *, flagged: bool = False
-) -> tuple[bool, Reply | None]:
+    tx: Tx, now: datetime, ends: Mapping[int, State], reply: Reply[Follower] | None = None, *, flagged: bool = False
+) -> tuple[bool, Reply[CountedRun] | None]:
     """Settle these ended tasks, whose runs the caller has locked; returns whether more is left, and input for `close`.
 
     `flagged` ends carry the mark of unsettled ones, which is cleared. `reply` holds their followers, if the caller
@@ -65,7 +65,7 @@ def settle_ends(
 
 
 def spread(
-    tx: Tx, now: datetime, ends: Mapping[int, State], reply: Reply | None
+    tx: Tx, now: datetime, ends: Mapping[int, State], reply: Reply[Follower] | None
 ) -> tuple[dict[int, State], dict[int, State], dict[int, int]]:
     """Resolve the conditions on these ends, then on the tasks that this ended, and so on, within the budget.
 
@@ -96,7 +96,9 @@ def spread(
     return settled, ending, {}
 
 
-def within_budget(conditions: Sequence[Any], budget: int) -> tuple[Sequence[Any], tuple[int, int] | None, int]:
+def within_budget(
+    conditions: Sequence[Follower], budget: int
+) -> tuple[Sequence[Follower], tuple[int, int] | None, int]:
     """The first conditions worth `budget`, the pair of tasks to go on with, and the weight of those conditions.
 
     A condition weighs one for each task that shares it. Conditions between one pair of tasks stay together, even
@@ -109,22 +111,19 @@ def within_budget(conditions: Sequence[Any], budget: int) -> tuple[Sequence[Any]
     return conditions[:cut], conditions[cut][:2] if cut < len(conditions) else None, weight
 
 
-def _resolve(tx: Tx, ends: Mapping[int, State], conditions: Sequence[Any], now: datetime) -> dict[int, State]:
+def _resolve(tx: Tx, ends: Mapping[int, State], conditions: Sequence[Follower], now: datetime) -> dict[int, State]:
     """Resolve these conditions, and move on the tasks behind them; returns the tasks that didn't run."""
     came, failed, waiting = _tally(ends, conditions)
     counted, moved = [], []
     fell: dict[int, State] = {}
     shared: dict[State, list[int]] = {}
-    for task, (status, joined, pending, met, impossible, sharing) in sorted(waiting.items()):
-        row = {
-            "task": task,
-            "pending": pending - came[task] - failed[task],
-            "met": met + came[task],
-            "impossible": impossible + failed[task],
-        }
+    for task, stands in sorted(waiting.items()):
+        pending, met = stands.pending - came[task] - failed[task], stands.met + came[task]
+        impossible = stands.impossible + failed[task]
+        row: dict[str, object] = {"task": task, "pending": pending, "met": met, "impossible": impossible}
         state = State.WAITING
-        if status == State.WAITING:
-            state = readiness(Join(joined), row["pending"], row["met"], row["impossible"])
+        if stands.status == State.WAITING:
+            state = readiness(Join(stands.joined), pending, met, impossible)
         if state is State.WAITING:
             counted.append(row)
             continue
@@ -132,7 +131,7 @@ def _resolve(tx: Tx, ends: Mapping[int, State], conditions: Sequence[Any], now: 
         moved.append(row | {"state": state.value, "ready": now if ready else None, "ended": None if ready else now})
         if not ready:
             fell[task] = state
-        if sharing:
+        if stands.sharing:
             shared.setdefault(state, []).append(task)
     moves.count(tx, counted)
     moves.count_and_move(tx, moved)
@@ -143,23 +142,23 @@ def _resolve(tx: Tx, ends: Mapping[int, State], conditions: Sequence[Any], now: 
 
 
 def _tally(
-    ends: Mapping[int, State], conditions: Sequence[Any]
-) -> tuple[Counter[int], Counter[int], dict[int, Sequence[Any]]]:
+    ends: Mapping[int, State], conditions: Sequence[Follower]
+) -> tuple[Counter[int], Counter[int], dict[int, Follower]]:
     """Count the conditions that came true and that failed, by waiting task; returns these tasks as they stand too."""
     came: Counter[int] = Counter()
     failed: Counter[int] = Counter()
-    waiting: dict[int, Sequence[Any]] = {}
+    waiting: dict[int, Follower] = {}
     met = {(outcome.value, end): resolution(outcome, ends[end]) for end in ends for outcome in Outcome}
-    for predecessor, task, outcome, *stands in conditions:
-        (came if met[outcome, predecessor] else failed)[task] += 1
-        waiting[task] = stands
+    for row in conditions:
+        (came if met[row.outcome, row.predecessor_id] else failed)[row.task_id] += 1
+        waiting[row.task_id] = row
     return came, failed, waiting
 
 
 # --- runs close ---------------------------------------------------------------------------------------------
 
 
-def close(tx: Tx, counted: Reply | None, now: datetime) -> None:
+def close(tx: Tx, counted: Reply[CountedRun] | None, now: datetime) -> None:
     """Give the runs that were counted down to nothing their verdicts (rule 7)."""
     emptied = moves.emptied(counted) if counted is not None else {}
     if not emptied:

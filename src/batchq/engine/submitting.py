@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from batchq import crash
 from batchq.store import moves
@@ -30,16 +30,11 @@ def submit(database: Database, job: JobSpec) -> int:
     if len(rows.tasks) + len(rows.conditions) <= ROWS_PER_TRANSACTION:
         return database.run(store_at_once, job, rows)
     number, _ = database.run(runs.open_run, job)
-    stored = (
-        (runs.add_tasks, map(number.task, rows.tasks)),
-        (runs.add_conditions, number.conditions(rows.conditions)),
-    )
-    for add, all_rows in stored:
-        for chunk in _chunks(all_rows, ROWS_PER_TRANSACTION):
-            if not database.run(_add, number.run, add, chunk):
-                return number.run
-            crash.point("chunk-stored")
-    database.run(lambda tx: moves.start_run(tx, number.run, tx.now()))
+    tasks, conditions = map(number.task, rows.tasks), number.conditions(rows.conditions)
+    if _store(database, number.run, runs.add_tasks, tasks) and _store(
+        database, number.run, runs.add_conditions, conditions
+    ):
+        database.run(lambda tx: moves.start_run(tx, number.run, tx.now()))
     return number.run
 
 
@@ -52,7 +47,16 @@ def store_at_once(tx: Tx, job: JobSpec, rows: runs.Rows) -> int:
     return number.run
 
 
-def _add(tx: Tx, run: int, add: Callable[[Tx, Sequence[Any]], None], rows: Sequence[Any]) -> bool:
+def _store(database: Database, run: int, add: Callable[[Tx, Sequence[T]], None], rows: Iterable[T]) -> bool:
+    """Add rows in chunks to a run that is being stored; False if it was canceled meanwhile."""
+    for chunk in _chunks(rows, ROWS_PER_TRANSACTION):
+        if not database.run(_add, run, add, chunk):
+            return False
+        crash.point("chunk-stored")
+    return True
+
+
+def _add(tx: Tx, run: int, add: Callable[[Tx, Sequence[T]], None], rows: Sequence[T]) -> bool:
     """Add rows to a run that is still being stored; False if it was canceled meanwhile."""
     storing = moves.is_storing(tx, run)
     if storing:

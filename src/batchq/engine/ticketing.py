@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any
 
 from batchq.core import admission
 from batchq.store import moves
 from batchq.store import topology as topologies
-from batchq.store.moves import Ticket
+from batchq.store.moves import Ticket, TicketOut
 from batchq.store.transaction import Tx
 
 
@@ -36,7 +35,7 @@ def offer_again(tx: Tx, now: datetime, after: float) -> list[Ticket]:
     return moves.requeue(tx, [row for row in overdue if row.id in locked], now)
 
 
-def is_overdue(row: Any, now: datetime, after: float) -> bool:
+def is_overdue(row: TicketOut, now: datetime, after: float) -> bool:
     """Whether a ticket is out for longer than its patience, which doubles with each offer.
 
     Raises ValueError for a token that no statement would find again: its ticket would be out for ever.

@@ -5,17 +5,63 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
 
 from sqlalchemy import select
 
 from batchq.core.states import RunState
 from batchq.store.columns import CONDITION, RUN, TASK
-from batchq.store.tables import Run, Task
+from batchq.store.find import RUN_ROWS, RunRow
+from batchq.store.tables import Task
 from batchq.store.transaction import Tx
-from batchq.views.rows import Selected
 
 OPEN = (RunState.EXECUTING.value, RunState.CANCELING.value)
 STARTED_RUNS = select(RUN.id).where(RUN.status.in_(OPEN)).scalar_subquery()
+
+
+class OpenTask(NamedTuple):
+    """A task of an open run as it is stored, without what it said and its ticket."""
+
+    id: int
+    run_id: int
+    name: str
+    operation: str
+    args: str
+    kwargs: str
+    group_name: str
+    priority: int
+    own_priority: bool
+    retries: int
+    retry_delay: float
+    time_limit: float | None
+    ignore_failure: bool
+    joined: str
+    pending: int
+    met: int
+    impossible: int
+    waits_with: int | None
+    sharing: int
+    status: str
+    unsettled: bool
+    settled_up_to: int | None
+    attempt: int
+    offers: int
+    server_id: int | None
+    epoch: int | None
+    ready_at: datetime | None
+    queued_at: datetime | None
+    claimed_at: datetime | None
+    ended_at: datetime | None
+
+
+class OpenCondition(NamedTuple):
+    """A condition of a task of an open run."""
+
+    task_id: int
+    predecessor_id: int
+    outcome: str
+    handles: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,29 +71,26 @@ class OpenRun:
     Tasks may share conditions, which then stand under the id of one of them.
     """
 
-    row: Selected
-    tasks: Mapping[int, Selected]
-    conditions: Mapping[int, Sequence[Selected]]
+    row: RunRow
+    tasks: Mapping[int, OpenTask]
+    conditions: Mapping[int, Sequence[OpenCondition]]
 
-    def after(self, task: Selected) -> Sequence[Selected]:
+    def after(self, task: OpenTask) -> Sequence[OpenCondition]:
         """The conditions of one of its tasks."""
         return self.conditions.get(task.waits_with or task.id, ())
 
 
 def open_runs(tx: Tx) -> list[OpenRun]:
     """All runs that have started and not ended, the oldest first."""
-    runs = tx.execute(select(Run.__table__).where(RUN.status.in_(OPEN)).order_by(RUN.id)).all()
-    tasks: defaultdict[int, dict[int, Selected]] = defaultdict(dict)
-    for row in tx.execute(select(*_TASK_COLUMNS).where(TASK.run_id.in_(STARTED_RUNS)).order_by(TASK.id)):
-        tasks[row.run_id][row.id] = row
-    conditions: defaultdict[int, list[Selected]] = defaultdict(list)
-    of_tasks = select(*_CONDITION_COLUMNS).join(Task, TASK.id == CONDITION.task_id)
-    for row in tx.execute(
-        of_tasks.where(TASK.run_id.in_(STARTED_RUNS)).order_by(CONDITION.task_id, CONDITION.predecessor_id)
-    ):
-        conditions[row.task_id].append(row)
-    return [OpenRun(run, tasks[run.id], conditions) for run in runs]
-
-
-_TASK_COLUMNS = [column for column in TASK if column.name not in ("error", "result", "token")]
-_CONDITION_COLUMNS = (CONDITION.task_id, CONDITION.predecessor_id, CONDITION.outcome, CONDITION.handles)
+    runs = tx.execute(RUN_ROWS.where(RUN.status.in_(OPEN)).order_by(RUN.id))
+    found = [RunRow._make(row) for row in runs]
+    tasks: defaultdict[int, dict[int, OpenTask]] = defaultdict(dict)
+    of_runs = select(*(TASK[field] for field in OpenTask._fields)).where(TASK.run_id.in_(STARTED_RUNS))
+    for task in map(OpenTask._make, tx.execute(of_runs.order_by(TASK.id))):
+        tasks[task.run_id][task.id] = task
+    conditions: defaultdict[int, list[OpenCondition]] = defaultdict(list)
+    of_tasks = select(*(CONDITION[field] for field in OpenCondition._fields)).join(Task, TASK.id == CONDITION.task_id)
+    of_tasks = of_tasks.where(TASK.run_id.in_(STARTED_RUNS)).order_by(CONDITION.task_id, CONDITION.predecessor_id)
+    for condition in map(OpenCondition._make, tx.execute(of_tasks)):
+        conditions[condition.task_id].append(condition)
+    return [OpenRun(run, tasks[run.id], conditions) for run in found]

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable
 from datetime import datetime
 from statistics import median
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from sqlalchemy import bindparam, func, select
 from sqlalchemy.sql.elements import ColumnElement
@@ -14,7 +14,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from batchq.core.states import State
 from batchq.store.columns import ATTEMPT, RUN, TASK
 from batchq.store.sql.lists import among
-from batchq.store.sql.statement import Statement
+from batchq.store.sql.statement import Row, Statement
 from batchq.store.tables import Run, Task
 from batchq.store.transaction import Tx
 
@@ -23,7 +23,24 @@ K = TypeVar("K", bound=Hashable)
 NEWEST = 10  # successful attempts in a median
 
 
-def _newest(chosen: ColumnElement[bool], *alike: ColumnElement[str]) -> Statement:
+class OfTask(NamedTuple):
+    """An attempt that a task of a job took."""
+
+    job: str
+    name: str
+    claimed_at: datetime
+    ended_at: datetime
+
+
+class OfOperation(NamedTuple):
+    """An attempt that an operation took."""
+
+    operation: str
+    claimed_at: datetime
+    ended_at: datetime
+
+
+def _newest(row: type[Row], chosen: ColumnElement[bool], *alike: ColumnElement[str]) -> Statement[Row]:
     """Select start and end of the newest successful attempts, ranked among those with equal columns `alike`."""
     place = func.row_number().over(partition_by=alike, order_by=ATTEMPT.ended_at.desc()).label("place")
     ranked = (
@@ -34,11 +51,11 @@ def _newest(chosen: ColumnElement[bool], *alike: ColumnElement[str]) -> Statemen
         .subquery()
     )
     columns = [column for column in ranked.c if column.name != "place"]
-    return Statement(select(*columns).where(ranked.c.place <= bindparam("newest")))
+    return Statement(select(*columns).where(ranked.c.place <= bindparam("newest")), row=row)
 
 
-_OF_TASKS = _newest(among(RUN.job, "jobs"), RUN.job, TASK.name)
-_OF_OPERATIONS = _newest(among(TASK.operation, "operations"), TASK.operation)
+_OF_TASKS = _newest(OfTask, among(RUN.job, "jobs"), RUN.job, TASK.name)
+_OF_OPERATIONS = _newest(OfOperation, among(TASK.operation, "operations"), TASK.operation)
 
 
 def of_tasks(tx: Tx, jobs: Collection[str]) -> dict[tuple[str, str], float]:

@@ -15,7 +15,7 @@ from batchq.core.states import TERMINAL, Outcome, RunState, State
 from batchq.core.topology import DEFAULT_GROUP, Topology
 from batchq.planning import past
 from batchq.planning.guess import Guess, Past, check_names, needs_past
-from batchq.planning.open_runs import OpenRun, open_runs
+from batchq.planning.open_runs import OpenRun, OpenTask, open_runs
 from batchq.planning.servers import choose_servers, with_pools
 from batchq.spec import Document, JobSpec, Priority, TaskSpec
 from batchq.store import topology as topologies
@@ -23,7 +23,6 @@ from batchq.store.database import Database
 from batchq.store.group import PRIORITIES, group_priorities
 from batchq.store.transaction import Tx
 from batchq.views import PRIORITY_NAMES
-from batchq.views.rows import Selected
 
 NOWHERE = Topology(())
 
@@ -122,7 +121,7 @@ def _subject(tx: Tx, run: OpenRun) -> Subject:
     )
 
 
-def _stored(row: Selected, run: OpenRun, duration: float | None) -> TaskSpec:
+def _stored(row: OpenTask, run: OpenRun, duration: float | None) -> TaskSpec:
     """A task as it was stored, with the expected duration of the job's newest definition."""
     after = (
         Condition(run.tasks[each.predecessor_id].name, Outcome(each.outcome), each.handles) for each in run.after(row)
@@ -144,7 +143,7 @@ def _stored(row: Selected, run: OpenRun, duration: float | None) -> TaskSpec:
     )
 
 
-def _found(row: Selected) -> Found:
+def _found(row: OpenTask) -> Found:
     state = State(row.status)
     since = row.ended_at if state in TERMINAL else row.claimed_at if state is State.EXECUTING else row.ready_at
     aborted = state is State.CANCELED and row.claimed_at is not None

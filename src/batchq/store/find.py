@@ -3,18 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from datetime import datetime
+from typing import NamedTuple, TypeVar
 
 from sqlalchemy import func, select
+from sqlalchemy.sql.elements import ColumnElement
 
 from batchq.errors import Action, Advice, InvalidInput, NotFound, unknown
 from batchq.store.columns import GROUP, JOB, RUN, SERVER, TASK
-from batchq.store.tables import Run
 from batchq.store.transaction import Tx
+
+T = TypeVar("T")
 
 LARGEST_NUMBER = 2**63 - 1
 # The column that names each kind of thing.
 NAMES = {"job": JOB.name, "server": SERVER.name, "group": GROUP.name}
+
+
+class RunRow(NamedTuple):
+    """A run as it is stored."""
+
+    id: int
+    job_id: int
+    job: str
+    status: str
+    open_tasks: int
+    run_by: str | None
+    company: str | None
+    submitted_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+
+
+RUN_ROWS = select(*(RUN[field] for field in RunRow._fields))
 
 
 def find_run(tx: Tx, run: str | int) -> int:
@@ -33,12 +54,12 @@ def find_run(tx: Tx, run: str | int) -> int:
     return number
 
 
-def run_row(tx: Tx, run: int) -> Any:
+def run_row(tx: Tx, run: int) -> RunRow:
     """The run's row; raises NotFound."""
-    row = tx.execute(select(Run.__table__).where(RUN.id == run)).one_or_none()
+    row = tx.execute(RUN_ROWS.where(RUN.id == run)).one_or_none()
     if row is None:
         raise no_run(tx, run)
-    return row
+    return RunRow._make(row)
 
 
 def newest_run(tx: Tx) -> int | None:
@@ -74,7 +95,7 @@ def find_group(tx: Tx, name: str) -> str:
     return str(_find(tx, "group", GROUP.name, name))
 
 
-def _find(tx: Tx, kind: str, column: Any, name: str) -> Any:
+def _find(tx: Tx, kind: str, column: ColumnElement[T], name: str) -> T:
     found = tx.execute(select(column).where(NAMES[kind] == name)).scalar()
     if found is None:
         raise no_such(kind, name, tx.execute(select(NAMES[kind]).order_by(NAMES[kind])).scalars())

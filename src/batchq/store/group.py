@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 from sqlalchemy import delete, func, select, update
 
@@ -13,17 +13,26 @@ from batchq.store.columns import BINDING, GROUP, RUN, RUN_IS_OPEN, SERVER, STORI
 from batchq.store.sql.dialect import dialect
 from batchq.store.sql.lists import among
 from batchq.store.sql.statement import Reply, Statement
-from batchq.store.tables import Group, Run, ServerGroup, Task
+from batchq.store.tables import Group, Row, Run, ServerGroup, Task
 from batchq.store.transaction import Tx
 
 PRIORITIES = {"low": 0, "normal": 1, "high": 2, "critical": 3}
 PRIORITY_NAMES = {number: name for name, number in PRIORITIES.items()}
 
+
+class NamedGroup(NamedTuple):
+    """A group that a job or a server names, with its priority."""
+
+    name: str
+    priority: int
+
+
 _NAMED = Statement(
     select(GROUP.name, GROUP.priority)
     .where(among(GROUP.name, "names"))
     .order_by(GROUP.name)
-    .with_for_update(read=True, key_share=True)
+    .with_for_update(read=True, key_share=True),
+    row=NamedGroup,
 )
 
 
@@ -33,7 +42,7 @@ class Named:
 
     _tx: Tx
     _names: Collection[str]
-    _reply: Reply
+    _reply: Reply[NamedGroup]
 
     @property
     def priorities(self) -> dict[str, int]:
@@ -104,6 +113,6 @@ def forget_group(tx: Tx, group: str) -> bool:
     return bool(tx.execute(delete(Group).where(GROUP.name == group)).rowcount)
 
 
-def insert_if_new(tx: Tx, table: Any, values: Mapping[str, Any]) -> None:
+def insert_if_new(tx: Tx, table: type[Row], values: Mapping[str, object]) -> None:
     """Insert a row, unless one of the same key is there."""
     tx.execute(dialect(tx).insert_if_new(table).values(**values))

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 from sqlalchemy import bindparam, insert, select, update
 
 from batchq.store.columns import JOB
-from batchq.store.sql.statement import Reply, Statement
+from batchq.store.sql.statement import Id, Reply, Statement
 from batchq.store.tables import Job
 from batchq.store.transaction import Tx
 
 if TYPE_CHECKING:
     from batchq.spec import JobSpec
 
-_STORED = Statement(select(JOB.id).where(JOB.name == bindparam("named")).with_for_update())
+_STORED = Statement(select(JOB.id).where(JOB.name == bindparam("named")).with_for_update(), row=Id)
 _REPLACE = Statement(
     update(Job)
     .where(JOB.id == bindparam("job"))
@@ -28,12 +28,12 @@ def keep_job(tx: Tx, job: JobSpec, now: datetime) -> int:
     return keep(tx, stored(tx, job.name), job, now)
 
 
-def stored(tx: Tx, name: str) -> Reply:
+def stored(tx: Tx, name: str) -> Reply[Id]:
     """The job's row, locked until the commit; the statement leaves together with those that follow."""
     return _STORED.later(tx, named=name)
 
 
-def keep(tx: Tx, stored: Reply, job: JobSpec, now: datetime) -> int:
+def keep(tx: Tx, stored: Reply[Id], job: JobSpec, now: datetime) -> int:
     """Store the newest definition of a job, whose row was asked for; returns its id."""
     definition = job.model_dump_json(exclude_defaults=True)
     for row in stored.rows:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 from sqlalchemy import bindparam, insert, literal, select
 from sqlalchemy.sql.schema import ScalarElementColumnDefault
@@ -19,7 +19,7 @@ from batchq.core.topology import DEFAULT_GROUP
 from batchq.store import job as jobs
 from batchq.store.columns import CONDITION, RUN, TASK, task_id
 from batchq.store.group import PRIORITIES, named_groups
-from batchq.store.sql.statement import Statement
+from batchq.store.sql.statement import Id, Statement
 from batchq.store.tables import Run, Task, TaskCondition
 from batchq.store.transaction import Tx
 
@@ -34,6 +34,27 @@ WORTH_SHARING = 4
 Node = tuple[Join, tuple[tuple[int, str, bool], ...]]
 
 
+class TaskRow(TypedDict):
+    """A task by its position in the job, before the run has a number: its columns by their names."""
+
+    id: int
+    name: str
+    operation: str
+    args: str
+    kwargs: str
+    group_name: str
+    priority: int | None
+    own_priority: bool
+    retries: int
+    retry_delay: float
+    time_limit: float | None
+    ignore_failure: bool
+    joined: str
+    pending: int
+    waits_with: int | None
+    sharing: int
+
+
 @dataclass(frozen=True, slots=True)
 class Rows:
     """Tasks and conditions by their positions in the job, before the run has a number.
@@ -42,7 +63,7 @@ class Rows:
     a tuple, as a job may have far more conditions than anything else. Shared conditions are there once.
     """
 
-    tasks: list[dict[str, Any]]
+    tasks: list[TaskRow]
     conditions: list[tuple[int, int, str, bool]]
 
 
@@ -53,7 +74,7 @@ class Number:
     run: int
     priorities: Mapping[str, int]
 
-    def task(self, row: Mapping[str, Any]) -> dict[str, Any]:
+    def task(self, row: TaskRow) -> dict[str, object]:
         """The task's row."""
         priority = row["priority"] if row["own_priority"] else self.priorities[row["group_name"]]
         first, leader = task_id(self.run, 0), row["waits_with"]
@@ -84,10 +105,10 @@ def rows_of(job: JobSpec) -> Rows:
     return Rows(tasks, list(_share(tasks, nodes)))
 
 
-def _share(tasks: list[dict[str, Any]], nodes: list[Node]) -> Iterator[tuple[int, int, str, bool]]:
+def _share(tasks: list[TaskRow], nodes: list[Node]) -> Iterator[tuple[int, int, str, bool]]:
     """Let tasks share the conditions that they have in common; yields the conditions to store."""
     alike = Counter(nodes)
-    leaders: dict[Node, dict[str, Any]] = {}
+    leaders: dict[Node, TaskRow] = {}
     for task, node in zip(tasks, nodes, strict=True):
         leader = leaders.get(node)
         if leader and leader["sharing"] + 1 < MOST_ALIKE:
@@ -101,7 +122,7 @@ def _share(tasks: list[dict[str, Any]], nodes: list[Node]) -> Iterator[tuple[int
         yield from ((before, task["id"], outcome, handles) for before, outcome, handles in conditions)
 
 
-def _task(job: JobSpec, task: TaskSpec, position: int) -> dict[str, Any]:
+def _task(job: JobSpec, task: TaskSpec, position: int) -> TaskRow:
     priority = task.priority or job.priority
     return {
         "id": position,
@@ -134,7 +155,8 @@ _OPEN_RUN = Statement(
     insert(Run)
     .values({name: bindparam(name) for name in ("job_id", "job", "open_tasks", "run_by", "company", "submitted_at")})
     .values(status=RunState.STORING.value)
-    .returning(RUN.id)
+    .returning(RUN.id),
+    row=Id,
 )
 
 
@@ -183,7 +205,7 @@ _ADD_TASKS = Statement(
 )
 
 
-def add_tasks(tx: Tx, rows: Sequence[Mapping[str, Any]]) -> None:
+def add_tasks(tx: Tx, rows: Sequence[Mapping[str, object]]) -> None:
     """Insert tasks."""
     if rows:
         _ADD_TASKS.later(tx, rows)

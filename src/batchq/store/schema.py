@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 from sqlalchemy import String, column, inspect, select, table
 
@@ -52,7 +53,13 @@ def refuse_newer(tx: Tx) -> None:
     _refuse_newer(tx, _stored(tx))
 
 
-_REVISION = Statement(select(column("version_num", String)).select_from(table("batchq_version")))
+class Revision(NamedTuple):
+    """The revision of the schema."""
+
+    version_num: str
+
+
+_REVISION = Statement(select(column("version_num", String)).select_from(table("batchq_version")), row=Revision)
 
 
 def _refuse_newer(tx: Tx, revision: str | None) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from datetime import datetime
-from typing import Any
+from typing import NamedTuple
 
 from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy.sql.elements import ColumnElement
 
 from batchq.core.windows import Window, format_days, format_time
 from batchq.store.columns import BINDING, SERVER, WINDOW
@@ -27,11 +28,31 @@ _BEAT = Statement(
 # --- what an operator sets ----------------------------------------------------------------------------------
 
 
-def find(tx: Tx, name: str) -> Any | None:
+class ServerRow(NamedTuple):
+    """A server as it is stored.
+
+    The instants are left out, people alone read them: an unreadable one would keep the server from starting.
+    """
+
+    id: int
+    name: str
+    threads: int
+    enabled: bool
+    liveness: str
+    epoch: int
+    beat: int
+    host: str | None
+    pid: int | None
+    life: str | None
+    pool: int | None
+    pool_kind: str | None
+
+
+def find(tx: Tx, name: str) -> ServerRow | None:
     """The server's row, locked until the commit, or None."""
-    # The instants are left out, people alone read them: an unreadable one would keep the server from starting.
-    columns = [column for column in SERVER if column.name not in ("beat_at", "started_at")]
-    return tx.execute(select(*columns).where(SERVER.name == name).with_for_update(key_share=True)).one_or_none()
+    columns = [SERVER[field] for field in ServerRow._fields]
+    row = tx.execute(select(*columns).where(SERVER.name == name).with_for_update(key_share=True)).one_or_none()
+    return None if row is None else ServerRow._make(row)
 
 
 def create(tx: Tx, name: str, threads: int = 1) -> None:
@@ -74,7 +95,7 @@ def set_server(
             tx.execute(insert(ServerWindow), [_window_row(server, window) for window in windows])
 
 
-def _window_row(server: int, window: Window) -> dict[str, Any]:
+def _window_row(server: int, window: Window) -> dict[str, object]:
     return {
         "server_id": server,
         "start": format_time(window.start),
@@ -89,7 +110,7 @@ def _window_row(server: int, window: Window) -> dict[str, Any]:
 # --- the life of a server -----------------------------------------------------------------------------------
 
 
-def take_over(tx: Tx, server: int, life: Mapping[str, Any], now: datetime) -> int:
+def take_over(tx: Tx, server: int, life: Mapping[str, object], now: datetime) -> int:
     """Begin a new epoch of the server under this life (host, pid, life, pool, pool_kind); returns the epoch."""
     statement = (
         update(Server)
@@ -135,7 +156,7 @@ def stop(tx: Tx, server: int, epoch: int) -> bool:
     return _end_life(tx, server, Liveness.STOPPED, SERVER.epoch == epoch)
 
 
-def _end_life(tx: Tx, server: int, liveness: Liveness, guard: Any) -> bool:
+def _end_life(tx: Tx, server: int, liveness: Liveness, guard: ColumnElement[bool]) -> bool:
     statement = (
         update(Server)
         .where(SERVER.id == server, SERVER.liveness == Liveness.RUNNING.value, guard)

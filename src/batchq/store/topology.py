@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import date, time
-from typing import Any
+from typing import NamedTuple
 
 from sqlalchemy import Select, String, bindparam, cast, literal_column, select, update
 
@@ -19,19 +19,41 @@ from batchq.store.tables import Dispatch, Liveness
 from batchq.store.tables import Server as ServerTable
 from batchq.store.transaction import Tx
 
-_LOCK = Statement(select(DISPATCH.topology).with_for_update())
-_VERSION = Statement(select(DISPATCH.topology))
+
+class Version(NamedTuple):
+    """The topology's version."""
+
+    topology: int
+
+
+class Carried(NamedTuple):
+    """The life that carries a server's name, with the topology's version."""
+
+    epoch: int
+    liveness: str
+    topology: int
+
+
+class GroupName(NamedTuple):
+    """The name of a group."""
+
+    name: str
+
+
+_LOCK = Statement(select(DISPATCH.topology).with_for_update(), row=Version)
+_VERSION = Statement(select(DISPATCH.topology), row=Version)
 _STANDING = Statement(
     select(SERVER.epoch, SERVER.liveness, DISPATCH.topology)
     .join(Dispatch, DISPATCH.id == 1)
     .where(SERVER.id == bindparam("server"))
-    .with_for_update(read=True, of=ServerTable.__table__)
+    .with_for_update(read=True, of=ServerTable.__table__),
+    row=Carried,
 )
 # One look into the index for each group. For EXISTS, PostgreSQL would read every ready task and then count the groups.
-_one_ready: Select[Any] = (
+_one_ready: Select[int] = (
     select(literal_column("1")).where(status_in_index(State.READY), TASK.group_name == GROUP.name).limit(1)
 )
-_GROUPS_READY = Statement(select(GROUP.name).where(_one_ready.scalar_subquery().is_not(None)))
+_GROUPS_READY = Statement(select(GROUP.name).where(_one_ready.scalar_subquery().is_not(None)), row=GroupName)
 
 
 # --- what is read -------------------------------------------------------------------------------------------
@@ -67,38 +89,64 @@ def _load(tx: Tx, version: int) -> Topology:
         groups.setdefault(server, set()).add(group)
     windows: dict[int, list[Window]] = {}
     for row in tx.execute(_WINDOWS):
-        windows.setdefault(row.server_id, []).append(window_of(row))
-    found = (_server_of(row, groups.get(row.id, ()), windows.get(row.id, ())) for row in tx.execute(_SERVERS))
+        windows.setdefault(row.server_id, []).append(window_of(StoredWindow._make(row)))
+    stored = map(StoredServer._make, tx.execute(_SERVERS))
+    found = (_server_of(row, groups.get(row.id, ()), windows.get(row.id, ())) for row in stored)
     paused = tx.execute(select(GROUP.name).where(GROUP.paused)).scalars()
     return Topology(tuple(found), version, frozenset(paused), trouble.aside(tx))
+
+
+class StoredServer(NamedTuple):
+    """A server's row; its numbers may be unreadable."""
+
+    id: int
+    name: str
+    threads: object
+    enabled: bool
+    liveness: str
+    epoch: object
+    pool: object
+
+
+class StoredWindow(NamedTuple):
+    """A window's row, with the date as text; any of it may be unreadable."""
+
+    id: int
+    server_id: int
+    start: str
+    end: str
+    threads: object
+    timezone: object
+    days: str | None
+    only: str | None
 
 
 # The date is read as text: one unreadable date must not keep the other windows from being read.
 _WINDOWS = select(
     *(column for column in WINDOW if column.name != "only"), cast(WINDOW.only, String).label("only")
 ).order_by(WINDOW.id)
-_SERVERS = select(
-    SERVER.id, SERVER.name, SERVER.threads, SERVER.enabled, SERVER.liveness, SERVER.epoch, SERVER.pool
-).order_by(SERVER.name)
+_SERVERS = select(*(SERVER[field] for field in StoredServer._fields)).order_by(SERVER.name)
 
 
-def _server_of(row: Any, groups: Collection[str], windows: Collection[Window]) -> Server:
+def _server_of(row: StoredServer, groups: Collection[str], windows: Collection[Window]) -> Server:
     """The server that a row describes; it starts nothing if one of its numbers is unreadable."""
-    numbers = isinstance(row.threads, int) and isinstance(row.epoch, int) and isinstance(row.pool, int | None)
+    threads, epoch, pool = row.threads, row.epoch, row.pool
+    if not (isinstance(threads, int) and isinstance(epoch, int) and isinstance(pool, int | None)):
+        threads, epoch, pool, windows = 0, 0, 0, ()
     return Server(
         id=row.id,
         name=str(row.name),
-        threads=row.threads if numbers else 0,
+        threads=threads,
         groups=frozenset(groups),
-        windows=tuple(windows) if numbers else (),
+        windows=tuple(windows),
         enabled=row.enabled,
         alive=row.liveness == Liveness.RUNNING.value,
-        epoch=row.epoch if numbers else 0,
-        pool=row.pool if numbers else 0,
+        epoch=epoch,
+        pool=pool,
     )
 
 
-def window_of(row: Any) -> Window:
+def window_of(row: StoredWindow) -> Window:
     """The window that a row describes.
 
     It never opens if it is unreadable, or if its zone is gone from this machine's list.
@@ -132,7 +180,7 @@ def changed(tx: Tx) -> None:
 class Standing:
     """How a server stands, and the topology's version; neither changes before the commit."""
 
-    _reply: Reply
+    _reply: Reply[Carried]
 
     def topology(self, epoch: int) -> int | None:
         """The topology's version, or None if the life that carries this `epoch` is no longer the server's."""
@@ -151,9 +199,9 @@ def standing(tx: Tx, server: int) -> Standing:
 class DispatchInput:
     """The numbers that dispatch goes by, read under its lock; the lock stays until the commit."""
 
-    _lock: Reply
-    _occupancy: Reply
-    _groups: Reply
+    _lock: Reply[Version]
+    _occupancy: Reply[moves.Occupied]
+    _groups: Reply[GroupName]
 
     @property
     def version(self) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import datetime
 from threading import Lock
-from typing import Any, Protocol
+from typing import Protocol
 
 from sqlalchemy import Connection, Engine
 
@@ -117,5 +117,5 @@ class Writer:
             self._taken.release()
 
 
-def _driver(tx: Connection) -> Any:
+def _driver(tx: Connection) -> object:
     return tx.connection.driver_connection

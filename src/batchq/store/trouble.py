@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Select, delete, insert, select, update
+from sqlalchemy import ColumnElement, delete, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from batchq.core.topology import Aside
@@ -35,8 +35,11 @@ class What(StrEnum):
     SERVER = "server"  # cannot be declared lost: a server
 
 
+Key = tuple[What, int]
+
+
 class SetAside(NamedTuple):
-    """A row of the table of what is set aside, its columns in their order."""
+    """A row that is set aside, with the reason, and how often it failed."""
 
     what: str
     number: int
@@ -47,8 +50,7 @@ class SetAside(NamedTuple):
     again_at: datetime
 
 
-Key = tuple[What, int]
-T = TypeVar("T")
+_CASES = select(*(TROUBLE[field] for field in SetAside._fields))
 
 
 def tried(tx: Tx, act: Callable[[], object], *, keep: bool) -> Exception | None:
@@ -96,13 +98,13 @@ def aside(tx: Tx) -> Aside:
 def note(tx: Tx, found: Mapping[Key, str], told_by: str, now: datetime) -> bool:
     """Set rows aside, each with its reason, for a second and then twice as long each time; False if there are none."""
     for (what, number), reason in sorted(found.items()):
-        tries = tx.execute(_its(what, number, TROUBLE.tries)).scalar()
+        tries = tx.execute(select(TROUBLE.tries).where(*_its(what, number))).scalar()
         again = now + timedelta(seconds=min(2.0 ** min(tries or 0, 10), LONGEST_SECONDS))
         values = {"reason": reason, "told_by": told_by[:200], "tries": (tries or 0) + 1, "again_at": again}
         if tries is None:
             tx.execute(insert(Trouble).values(what=what.value, number=number, since=now, **values))
         else:
-            tx.execute(update(Trouble).where(TROUBLE.what == what.value, TROUBLE.number == number).values(**values))
+            tx.execute(update(Trouble).where(*_its(what, number)).values(**values))
     if found:
         _tell(tx)
     return bool(found)
@@ -110,7 +112,7 @@ def note(tx: Tx, found: Mapping[Key, str], told_by: str, now: datetime) -> bool:
 
 def forget(tx: Tx, what: What, number: int) -> bool:
     """Let a row go on; False if it was not set aside."""
-    gone = tx.execute(delete(Trouble).where(TROUBLE.what == what.value, TROUBLE.number == number)).rowcount
+    gone = tx.execute(delete(Trouble).where(*_its(what, number))).rowcount
     if gone:
         _tell(tx)
     return bool(gone)
@@ -118,36 +120,30 @@ def forget(tx: Tx, what: What, number: int) -> bool:
 
 def due(tx: Tx, now: datetime) -> list[SetAside]:
     """The rows that are to be tried again."""
-    rows = select(Trouble.__table__).where(TROUBLE.again_at <= now)
-    return _read(tx, rows.order_by(TROUBLE.what, TROUBLE.number))
+    rows = _CASES.where(TROUBLE.again_at <= now).order_by(TROUBLE.what, TROUBLE.number)
+    return [SetAside._make(row) for row in tx.execute(rows)]
 
 
 def pauses(tx: Tx, what: What, number: int, now: datetime) -> bool:
     """Whether a row is set aside, and not to be tried again yet."""
-    return tx.execute(_its(what, number, TROUBLE.tries, TROUBLE.again_at > now)).scalar() is not None
+    pausing = select(TROUBLE.tries).where(*_its(what, number), TROUBLE.again_at > now)
+    return tx.execute(pausing).scalar() is not None
 
 
 def lock_due(tx: Tx, what: What, number: int, now: datetime) -> bool:
     """Lock a row that is due; False if another process has it."""
-    return (
-        tx.execute(
-            _its(what, number, TROUBLE.tries, TROUBLE.again_at <= now).with_for_update(skip_locked=True)
-        ).scalar()
-        is not None
-    )
+    due = select(TROUBLE.tries).where(*_its(what, number), TROUBLE.again_at <= now)
+    return tx.execute(due.with_for_update(skip_locked=True)).scalar() is not None
 
 
 def every(tx: Tx) -> list[SetAside]:
     """All rows set aside, the oldest first."""
-    return _read(tx, select(Trouble.__table__).order_by(TROUBLE.since, TROUBLE.what, TROUBLE.number))
+    rows = _CASES.order_by(TROUBLE.since, TROUBLE.what, TROUBLE.number)
+    return [SetAside._make(row) for row in tx.execute(rows)]
 
 
-def _read(tx: Tx, rows: Select[*tuple[Any, ...]]) -> list[SetAside]:
-    return [SetAside(*row) for row in tx.execute(rows)]
-
-
-def _its(what: What, number: int, column: ColumnElement[T], *more: ColumnElement[bool]) -> Select[T]:
-    return select(column).where(TROUBLE.what == what.value, TROUBLE.number == number, *more)
+def _its(what: What, number: int) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return TROUBLE.what == what.value, TROUBLE.number == number
 
 
 def _tell(tx: Tx) -> None:

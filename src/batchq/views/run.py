@@ -10,11 +10,9 @@ from sqlalchemy import func, literal, select
 
 from batchq.core.states import State
 from batchq.store.columns import RUN, TASK
-from batchq.store.find import run_row
-from batchq.store.tables import Run
+from batchq.store.find import RUN_ROWS, RunRow, run_row
 from batchq.store.transaction import Tx
 from batchq.views.instants import iso
-from batchq.views.rows import Selected
 from batchq.views.task import SERVER_NAME, TaskLine, handlers, task_line, with_server
 from batchq.views.why import Reasons, why_of_tasks
 
@@ -77,12 +75,12 @@ def run_view(
 
 def runs(tx: Tx, *, job: str | None = None, statuses: Iterable[str] = (), limit: int | None = None) -> list[RunCounts]:
     """The newest runs first, each as `run_view` gives it but with `tasks` counted by status."""
-    chosen = select(Run.__table__).order_by(RUN.id.desc()).limit(limit)
+    chosen = RUN_ROWS.order_by(RUN.id.desc()).limit(limit)
     if job is not None:
         chosen = chosen.where(RUN.job == job)
     if wanted := list(statuses):
         chosen = chosen.where(RUN.status.in_(wanted))
-    rows = tx.execute(chosen).all()
+    rows = [RunRow._make(row) for row in tx.execute(chosen)]
     counts: dict[int, dict[str, int]] = {row.id: {} for row in rows}
     counted = select(TASK.run_id, TASK.status, func.count()).where(TASK.run_id.in_(list(counts)))
     for run, status, number in tx.execute(counted.group_by(TASK.run_id, TASK.status)):
@@ -90,7 +88,7 @@ def runs(tx: Tx, *, job: str | None = None, statuses: Iterable[str] = (), limit:
     return [{**run_line(row), "tasks": _in_order(counts[row.id])} for row in rows]
 
 
-def run_line(row: Selected) -> RunLine:
+def run_line(row: RunRow | Selected) -> RunLine:
     """The line of a run's row."""
     return {
         "run": row.id,

@@ -4,9 +4,13 @@ Every function takes the transaction first. Rows are locked in the order: server
 """
 
 from batchq.store.moves.canceling import begin_cancel
-from batchq.store.moves.claiming import claimed, executing_on, grant, left_executing, lock_tickets, start_own
+from batchq.store.moves.claiming import Executing, claimed, executing_on, grant, left_executing, lock_tickets, start_own
 from batchq.store.moves.dispatching import (
+    Early,
+    Occupied,
     Peeked,
+    Ready,
+    Start,
     counted,
     hand_out,
     hasten,
@@ -18,9 +22,13 @@ from batchq.store.moves.dispatching import (
     occupancy_later,
     peek,
     ready,
+    ticket,
 )
-from batchq.store.moves.finishing import locked, write_outcomes
+from batchq.store.moves.finishing import LockedTask, locked, write_outcomes
 from batchq.store.moves.settling import (
+    CountedRun,
+    Follower,
+    UnsettledRun,
     clear_unsettled,
     close_runs,
     count,
@@ -38,20 +46,30 @@ from batchq.store.moves.settling import (
 from batchq.store.moves.starting import discard_unstored, give_up, is_storing, numbers_storing, start_run
 from batchq.store.moves.ticketing import (
     Ticket,
+    TicketOut,
     lock_now,
     lock_out,
     new_token,
     numbers_out,
     requeue,
-    ticket,
     tickets_out,
     unqueue,
 )
 from batchq.store.moves.ticking import anything_open
 
 __all__ = [
+    "CountedRun",
+    "Early",
+    "Executing",
+    "Follower",
+    "LockedTask",
+    "Occupied",
     "Peeked",
+    "Ready",
+    "Start",
     "Ticket",
+    "TicketOut",
+    "UnsettledRun",
     "anything_open",
     "begin_cancel",
     "claimed",

@@ -4,18 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
-from typing import Any
+from typing import NamedTuple
 
 from sqlalchemy import and_, bindparam, func, or_, select, update
 
 from batchq.core.states import State
 from batchq.store.columns import DISPATCH, OUT, RUN, SERVER, TASK, status_in_index, status_is
 from batchq.store.moves.becoming import becomes
-from batchq.store.moves.dispatching import TO_START
+from batchq.store.moves.dispatching import TO_START, Start
 from batchq.store.sql.lists import among
-from batchq.store.sql.statement import Reply, Statement
+from batchq.store.sql.statement import Id, Reply, Statement
 from batchq.store.tables import Liveness, Run, Server, Task
 from batchq.store.transaction import Tx
+
+
+class Ticketed(NamedTuple):
+    """A queued task, and the group whose servers may claim it."""
+
+    id: int
+    group_name: str
+
+
+class Executing(NamedTuple):
+    """An attempt that a server executes by the database."""
+
+    id: int
+    token: str
+    epoch: int
+
+
+class LeftExecuting(NamedTuple):
+    """An attempt whose server's life is over."""
+
+    id: int
+    token: str
+    epoch: int
+    server_id: int
+    server: str
+
 
 _CLAIMS = becomes(State.QUEUED, State.EXECUTING)
 _OWN = becomes(State.READY, State.EXECUTING)
@@ -26,7 +52,8 @@ _LOCK_TICKETS = Statement(
     select(TASK.id, TASK.group_name)
     .where(status_is(State.QUEUED), among(TASK.id, "tasks"))
     .order_by(TASK.id)
-    .with_for_update(key_share=True)
+    .with_for_update(key_share=True),
+    row=Ticketed,
 )
 _CLAIM = Statement(
     update(Task)
@@ -40,7 +67,8 @@ _CLAIM = Statement(
         ended_at=None,
         error=None,
     )
-    .returning(TASK.id)
+    .returning(TASK.id),
+    row=Id,
 )
 _START_OWN = Statement(
     lambda given: (
@@ -52,26 +80,31 @@ _START_OWN = Statement(
         .returning(TASK.id)
     ),
     columns={"task": TASK.id, "renewed": TASK.token},
+    row=Id,
 )
 _CLAIMED = Statement(
     select(*TO_START, TASK.token)
     .join(Run, RUN.id == TASK.run_id)
     .where(among(TASK.token, "tokens"), among(TASK.id, "tasks"))
-    .where(status_is(State.EXECUTING), _mine)
+    .where(status_is(State.EXECUTING), _mine),
+    row=Start,
 )
 _EXECUTING_ON = Statement(
     select(TASK.id, TASK.token, TASK.epoch)
     .where(OUT, status_in_index(State.EXECUTING), TASK.server_id == bindparam("server"))
-    .order_by(TASK.id)
+    .order_by(TASK.id),
+    row=Executing,
 )
 
 
-def lock_tickets(tx: Tx, tasks: Collection[int]) -> Reply:
+def lock_tickets(tx: Tx, tasks: Collection[int]) -> Reply[Ticketed]:
     """Lock these queued tasks, after whoever holds them; returns their groups."""
     return _LOCK_TICKETS.later(tx, tasks=tasks)
 
 
-def grant(tx: Tx, tickets: Sequence[tuple[int, str]], server: int, epoch: int, version: int, now: datetime) -> Reply:
+def grant(
+    tx: Tx, tickets: Sequence[tuple[int, str]], server: int, epoch: int, version: int, now: datetime
+) -> Reply[Start]:
     """queued → executing on this server for these (task, token); returns the rows that execute there now.
 
     A topology newer than `version` grants nothing. A claim repeated after a commit whose reply was lost finds its
@@ -82,7 +115,7 @@ def grant(tx: Tx, tickets: Sequence[tuple[int, str]], server: int, epoch: int, v
     return claimed(tx, tickets, server, epoch)
 
 
-def start_own(tx: Tx, rows: Sequence[Any], server: int, epoch: int, version: int, now: datetime) -> Reply:
+def start_own(tx: Tx, rows: Sequence[Start], server: int, epoch: int, version: int, now: datetime) -> Reply[Id]:
     """ready → executing on this server for rows that this transaction holds, under their new tokens; returns the ids.
 
     A topology newer than `version` starts nothing.
@@ -91,22 +124,23 @@ def start_own(tx: Tx, rows: Sequence[Any], server: int, epoch: int, version: int
     return _START_OWN.later(tx, given, server=server, epoch_=epoch, version=version, now=now)
 
 
-def claimed(tx: Tx, tickets: Sequence[tuple[int, str]], server: int, epoch: int) -> Reply:
+def claimed(tx: Tx, tickets: Sequence[tuple[int, str]], server: int, epoch: int) -> Reply[Start]:
     """The tasks of these (task, token) that execute on this server, with all that it needs to start them."""
     tasks, tokens = zip(*tickets, strict=True)
     return _CLAIMED.later(tx, tasks=tasks, tokens=tokens, server=server, epoch_=epoch)
 
 
-def executing_on(tx: Tx, server: int) -> Sequence[Any]:
-    """The attempts that the server executes by the database: id, token, epoch."""
+def executing_on(tx: Tx, server: int) -> list[Executing]:
+    """The attempts that the server executes by the database."""
     return _EXECUTING_ON(tx, server=server)
 
 
-def left_executing(tx: Tx, task: int) -> Any | None:
+def left_executing(tx: Tx, task: int) -> LeftExecuting | None:
     """The task's attempt, with its server's name, if it executes under a life that is over; else None."""
     name = func.coalesce(SERVER.name, "?").label("server")
     over = or_(SERVER.id.is_(None), SERVER.epoch != TASK.epoch, SERVER.liveness != Liveness.RUNNING.value)
     statement = select(TASK.id, TASK.token, TASK.epoch, TASK.server_id, name).outerjoin(
         Server, SERVER.id == TASK.server_id
     )
-    return tx.execute(statement.where(TASK.id == task, OUT, status_in_index(State.EXECUTING), over)).one_or_none()
+    found = tx.execute(statement.where(TASK.id == task, OUT, status_in_index(State.EXECUTING), over)).one_or_none()
+    return None if found is None else LeftExecuting._make(found)

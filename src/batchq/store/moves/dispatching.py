@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import NamedTuple
 
 from sqlalchemy import bindparam, func, select, update
 
@@ -13,7 +13,7 @@ from batchq.core.states import State
 from batchq.store.columns import RUN, TASK, status_in_index, status_is
 from batchq.store.moves.becoming import becomes
 from batchq.store.moves.listing import Listing
-from batchq.store.moves.ticketing import new_token
+from batchq.store.moves.ticketing import Ticket, new_token
 from batchq.store.sql.statement import Reply, Statement
 from batchq.store.tables import Run, Task
 from batchq.store.transaction import Tx
@@ -25,13 +25,43 @@ TO_START = (
     *(RUN.job, RUN.run_by, RUN.company),
 )
 
+
+class Start(NamedTuple):
+    """All that a server must know of an attempt to start it, and the token under which it does."""
+
+    id: int
+    name: str
+    group_name: str
+    attempt: int
+    retries: int
+    operation: str
+    args: str
+    kwargs: str
+    time_limit: float | None
+    job: str
+    run_by: str | None
+    company: str | None
+    token: str
+
+
 # --- how busy servers are -----------------------------------------------------------------------------------
+
+
+class Occupied(NamedTuple):
+    """The number of tasks of one group that are queued, or that one server executes."""
+
+    status: str
+    group_name: str
+    server_id: int | None
+    number: int
+
 
 _OCCUPANCY = Listing(
     select(TASK.status, TASK.group_name, TASK.server_id, func.count())
     .where(status_in_index(State.QUEUED, State.EXECUTING))
     .group_by(TASK.status, TASK.group_name, TASK.server_id),
     TASK.id,
+    Occupied,
 )
 
 
@@ -40,24 +70,49 @@ def occupancy(tx: Tx, aside: Collection[int] = ()) -> tuple[dict[int, int], dict
     return counted(occupancy_later(tx, aside))
 
 
-def occupancy_later(tx: Tx, aside: Collection[int] = (), alone: Collection[int] | None = None) -> Reply:
+def occupancy_later(tx: Tx, aside: Collection[int] = (), alone: Collection[int] | None = None) -> Reply[Occupied]:
     """The rows for `counted`, asked for without waiting for them."""
     return _OCCUPANCY.later(tx, aside, alone)
 
 
-def counted(occupancy: Reply) -> tuple[dict[int, int], dict[str, int]]:
+def counted(occupancy: Reply[Occupied]) -> tuple[dict[int, int], dict[str, int]]:
     """Count the tasks that each server executes, and the tickets out of each group, by `occupancy_later`."""
     busy: dict[int, int] = {}
     out: dict[str, int] = {}
     for status, group, server, number in occupancy.rows:
-        if status == State.EXECUTING.value:
-            busy[server] = busy.get(server, 0) + number
-        else:
+        if status != State.EXECUTING.value:
             out[group] = out.get(group, 0) + number
+        elif server is not None:
+            busy[server] = busy.get(server, 0) + number
     return busy, out
 
 
 # --- which tasks are ready ----------------------------------------------------------------------------------
+
+
+class Ready(NamedTuple):
+    """A ready task: all that a server must know to start it, and its place in the order of dispatch."""
+
+    id: int
+    name: str
+    group_name: str
+    attempt: int
+    retries: int
+    operation: str
+    args: str
+    kwargs: str
+    time_limit: float | None
+    job: str
+    run_by: str | None
+    company: str | None
+    token: str | None
+    priority: int
+    ready_at: datetime
+
+    def start(self, token: str) -> Start:
+        """The attempt that comes next, under this token."""
+        return Start(*self[:12], token)
+
 
 _READY = Listing(
     select(*TO_START, TASK.token, TASK.priority, TASK.ready_at)
@@ -67,6 +122,7 @@ _READY = Listing(
     .limit(bindparam("limit"))
     .with_for_update(of=Task.__table__, skip_locked=True, key_share=True),
     TASK.id,
+    Ready,
 )
 
 
@@ -75,7 +131,7 @@ class Peeked:
     """The answer to `peek` for one group: its best ready tasks, at most `limit`."""
 
     limit: int
-    rows: Reply
+    rows: Reply[Ready]
 
     def reaches(self, limit: int) -> bool:
         """Whether it shows the best `limit` tasks: it asked for so many, or found fewer than it asked for."""
@@ -102,7 +158,7 @@ def ready(
     peeked: Mapping[str, Peeked],
     now: datetime,
     aside: Collection[int] = (),
-) -> list[Any]:
+) -> list[Ready]:
     """The best ready tasks of each group, at most as many as `wanted`, best first: priority, then waiting time.
 
     A group that was `peeked` at far enough is not asked for again.
@@ -113,7 +169,7 @@ def ready(
     return in_order(rows) if len(wanted) > 1 else rows
 
 
-def in_order(rows: Iterable[Any]) -> list[Any]:
+def in_order(rows: Iterable[Ready]) -> list[Ready]:
     """Ready tasks, the best first: priority, then waiting time."""
     return sorted(rows, key=lambda row: (-row.priority, row.ready_at, row.id))
 
@@ -140,9 +196,14 @@ _QUEUE = Statement(
 )
 
 
-def hand_out(tx: Tx, rows: Iterable[Any], now: datetime) -> list[Any]:
-    """ready → queued; returns the rows, each with its new token."""
-    queued = [row._replace(token=new_token()) for row in rows]
+def ticket(start: Start) -> Ticket:
+    """The ticket of a task that was handed out, to be published after the commit."""
+    return Ticket(start.id, start.token, start.attempt + 1, start.group_name, start.job, start.name)
+
+
+def hand_out(tx: Tx, rows: Iterable[Ready], now: datetime) -> list[Start]:
+    """ready → queued; returns what a server starts by each of the tickets."""
+    queued = [row.start(new_token()) for row in rows]
     if queued:
         _QUEUE.later(tx, [{"task": row.id, "renewed": row.token} for row in queued], now=now)
     return queued
@@ -150,11 +211,22 @@ def hand_out(tx: Tx, rows: Iterable[Any], now: datetime) -> list[Any]:
 
 # --- ready tasks that wait for an instant -------------------------------------------------------------------
 
+
+class Early(NamedTuple):
+    """A ready task that may not start yet."""
+
+    id: int
+    attempt: int
+    ready_at: datetime
+    retry_delay: float
+
+
 _NOT_BEFORE = Listing(
     select(TASK.id, TASK.attempt, TASK.ready_at, TASK.retry_delay).where(
         status_in_index(State.READY), TASK.ready_at > bindparam("now")
     ),
     TASK.id,
+    Early,
 )
 _HASTEN = Statement(
     lambda given: (
@@ -166,10 +238,8 @@ _HASTEN = Statement(
 )
 
 
-def not_before(
-    tx: Tx, now: datetime, aside: Collection[int] = (), alone: Collection[int] | None = None
-) -> Sequence[Any]:
-    """The ready tasks that may not start yet, by id, each with its attempt, `ready_at` and delay between attempts."""
+def not_before(tx: Tx, now: datetime, aside: Collection[int] = (), alone: Collection[int] | None = None) -> list[Early]:
+    """The ready tasks that may not start yet, by id."""
     return sorted(_NOT_BEFORE.later(tx, aside, alone, now=now).rows)
 
 
@@ -179,6 +249,6 @@ def numbers_not_before(tx: Tx, now: datetime) -> list[int]:
     return list(tx.execute(later.order_by(TASK.id)).scalars())
 
 
-def hasten(tx: Tx, rows: Sequence[Mapping[str, Any]]) -> int:
+def hasten(tx: Tx, rows: Sequence[Mapping[str, object]]) -> int:
     """Let ready tasks start from `due` on; returns how many still had the `ready_at` given as `held`."""
     return _HASTEN.count(tx, rows) if rows else 0

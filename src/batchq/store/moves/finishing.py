@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import NamedTuple
 
 from sqlalchemy import bindparam, func, insert, select, update
 
@@ -15,6 +15,24 @@ from batchq.store.sql.lists import among
 from batchq.store.sql.statement import Reply, Statement
 from batchq.store.tables import Attempt, Run, Task
 from batchq.store.transaction import Tx
+
+
+class LockedTask(NamedTuple):
+    """A task as it stands, locked, with the state of its run."""
+
+    id: int
+    run_id: int
+    status: str
+    group_name: str
+    token: str | None
+    attempt: int
+    retries: int
+    retry_delay: float
+    server_id: int | None
+    epoch: int | None
+    claimed_at: datetime | None
+    run_status: str
+
 
 _ENDED = becomes(State.EXECUTING, State.SUCCESS, State.ERROR, State.READY)
 
@@ -36,7 +54,8 @@ _LOCKED = Statement(
     .join(Run, RUN.id == TASK.run_id)
     .where(among(TASK.id, "tasks"))
     .order_by(TASK.id)
-    .with_for_update(of=Task.__table__, key_share=True)
+    .with_for_update(of=Task.__table__, key_share=True),
+    row=LockedTask,
 )
 _FINISH = Statement(
     lambda given: (
@@ -62,13 +81,13 @@ _ATTEMPT = Statement(
 )
 
 
-def locked(tx: Tx, tasks: Collection[int]) -> Reply:
-    """These tasks as they stand, locked in the order of their ids, with the states of their runs."""
+def locked(tx: Tx, tasks: Collection[int]) -> Reply[LockedTask]:
+    """Lock these tasks in the order of their ids."""
     return _LOCKED.later(tx, tasks=tasks)
 
 
 def write_outcomes(
-    tx: Tx, rows: Sequence[Mapping[str, Any]], attempts: Sequence[Mapping[str, Any]], now: datetime
+    tx: Tx, rows: Sequence[Mapping[str, object]], attempts: Sequence[Mapping[str, object]], now: datetime
 ) -> None:
     """executing → success, error or ready again, and a row for each attempt."""
     _FINISH.later(tx, rows, now=now)

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
+from typing import Any, Generic
 
 from sqlalchemy import Select
 from sqlalchemy.sql.elements import ColumnElement
 
 from batchq.store.sql.lists import among
-from batchq.store.sql.statement import Reply, Statement
+from batchq.store.sql.statement import Reply, Row, Statement
 from batchq.store.transaction import Tx
 
 
-class Listing:
+class Listing(Generic[Row]):
     """A SELECT in three forms: over all rows, over all but those set `aside`, or over some rows `alone`.
 
     `key` is the column of numbers that tells the rows apart; it is readable even where the rest of a row is not.
     """
 
-    def __init__(self, statement: Select[Any], key: ColumnElement[Any]) -> None:
-        self._all = Statement(statement)
-        self._others = Statement(statement.where(~among(key, "aside")))
-        self._alone = Statement(statement.where(among(key, "alone")))
+    def __init__(self, statement: Select[Any], key: ColumnElement[int], row: type[Row]) -> None:
+        self._all = Statement(statement, row=row)
+        self._others = Statement(statement.where(~among(key, "aside")), row=row)
+        self._alone = Statement(statement.where(among(key, "alone")), row=row)
 
-    def later(self, tx: Tx, aside: Collection[int] = (), alone: Collection[int] | None = None, **values: Any) -> Reply:
+    def later(
+        self, tx: Tx, aside: Collection[int] = (), alone: Collection[int] | None = None, **values: object
+    ) -> Reply[Row]:
         """Queue the question, as `Statement.later` does."""
         if alone is not None:
             return self._alone.later(tx, alone=alone, **values)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import NamedTuple
 
 from sqlalchemy import bindparam, exists, func, literal_column, or_, select, update
 
@@ -14,21 +14,56 @@ from batchq.store.moves.becoming import becomes
 from batchq.store.moves.listing import Listing
 from batchq.store.sql.dialect import dialect
 from batchq.store.sql.lists import among
-from batchq.store.sql.statement import Reply, Statement
+from batchq.store.sql.statement import Id, NoRow, Reply, Statement
 from batchq.store.tables import Run, Task, TaskCondition
 from batchq.store.transaction import Tx
 
 # --- what is to be settled ----------------------------------------------------------------------------------
 
+
+class UnsettledRun(NamedTuple):
+    """A run with an ended task whose conditions are not all resolved."""
+
+    run_id: int
+
+
+class UnsettledEnd(NamedTuple):
+    """An ended task whose conditions are not all resolved."""
+
+    id: int
+    status: str
+
+
+class Follower(NamedTuple):
+    """An unresolved condition on an ended task, with the task that waits.
+
+    Of that task it tells the status, the join, the numbers of open, met and impossible conditions, and how many tasks
+    share these conditions.
+    """
+
+    predecessor_id: int
+    task_id: int
+    outcome: str
+    status: str
+    joined: str
+    pending: int
+    met: int
+    impossible: int
+    sharing: int
+
+
 _UNSETTLED_RUNS = Listing(
-    select(TASK.run_id).where(literal_column("unsettled")).distinct().limit(bindparam("limit")), TASK.run_id
+    select(TASK.run_id).where(literal_column("unsettled")).distinct().limit(bindparam("limit")),
+    TASK.run_id,
+    UnsettledRun,
 )
 _LOCK_RUNS = Statement(select(RUN.id).where(among(RUN.id, "runs")).order_by(RUN.id).with_for_update(key_share=True))
 _UNSETTLED = Statement(
     select(TASK.id, TASK.status)
     .where(literal_column("unsettled"), among(TASK.run_id, "runs"))
     .order_by(TASK.run_id, TASK.id)
-    .limit(bindparam("limit"))
+    .limit(bindparam("limit")),
+    row=UnsettledEnd,
 )
 _before = Task.__table__.alias("before")
 _FOLLOWERS = Statement(
@@ -38,11 +73,12 @@ _FOLLOWERS = Statement(
     .join(Task, TASK.id == CONDITION.task_id)
     .where(among(CONDITION.predecessor_id, "tasks"), CONDITION.task_id > func.coalesce(_before.c.settled_up_to, 0))
     .order_by(CONDITION.predecessor_id, CONDITION.task_id)
-    .limit(bindparam("limit"))
+    .limit(bindparam("limit")),
+    row=Follower,
 )
 
 
-def unsettled_runs(tx: Tx, limit: int, aside: Collection[int] = ()) -> Reply:
+def unsettled_runs(tx: Tx, limit: int, aside: Collection[int] = ()) -> Reply[UnsettledRun]:
     """Runs with an ended task whose conditions are not all resolved, except those `aside`."""
     return _UNSETTLED_RUNS.later(tx, aside, limit=limit)
 
@@ -58,11 +94,10 @@ def unsettled_ends(tx: Tx, runs: Collection[int], limit: int) -> dict[int, State
     return {row.id: State(row.status) for row in _UNSETTLED(tx, runs=runs, limit=limit)}
 
 
-def followers(tx: Tx, tasks: Collection[int], limit: int) -> Reply:
-    """Unresolved conditions on these ended tasks: (predecessor, task, outcome), in the order of the two ids.
+def followers(tx: Tx, tasks: Collection[int], limit: int) -> Reply[Follower]:
+    """Unresolved conditions on these ended tasks, in the order of predecessor and task.
 
-    Each row also carries the waiting task's status, join, counts of open, met and impossible conditions, and the
-    number of tasks that share them. These stay true until the commit: the caller locked the runs (`lock_runs`).
+    The rows stay true until the commit: the caller locked the runs (`lock_runs`).
     """
     return _FOLLOWERS.later(tx, tasks=tasks, limit=limit)
 
@@ -94,7 +129,8 @@ _MOVE_SHARING = Statement(
     update(Task)
     .where(among(TASK.waits_with, "tasks"), _MOVED_ON.standing)
     .values(status=bindparam("state"), ready_at=bindparam("ready"), ended_at=bindparam("ended"))
-    .returning(TASK.id)
+    .returning(TASK.id),
+    row=Id,
 )
 _LEAVE = Statement(
     lambda given: (
@@ -107,19 +143,19 @@ _LEAVE = Statement(
 _SETTLED = Statement(update(Task).where(among(TASK.id, "tasks")).values(unsettled=False, settled_up_to=None))
 
 
-def count(tx: Tx, rows: Sequence[Mapping[str, Any]]) -> None:
+def count(tx: Tx, rows: Sequence[Mapping[str, object]]) -> None:
     """Store new counts of conditions; the tasks stay in their states."""
     if rows:
         _COUNT.later(tx, rows)
 
 
-def count_and_move(tx: Tx, rows: Sequence[Mapping[str, Any]]) -> None:
+def count_and_move(tx: Tx, rows: Sequence[Mapping[str, object]]) -> None:
     """Store new counts of conditions and move the waiting tasks to ready or didn't run."""
     if rows:
         _COUNT_AND_MOVE.later(tx, rows)
 
 
-def move_sharing(tx: Tx, tasks: Collection[int], state: State, now: datetime) -> Reply:
+def move_sharing(tx: Tx, tasks: Collection[int], state: State, now: datetime) -> Reply[Id]:
     """Move the waiting tasks that share the conditions of these to the same `state`; returns their ids."""
     ready = state is State.READY
     return _MOVE_SHARING.later(
@@ -141,6 +177,25 @@ def clear_unsettled(tx: Tx, tasks: Collection[int]) -> None:
 
 # --- runs close ---------------------------------------------------------------------------------------------
 
+
+class CountedRun(NamedTuple):
+    """A run whose settled tasks were counted off, with the number that is left."""
+
+    id: int
+    open_tasks: int
+    status: str
+
+
+class FailedTask(NamedTuple):
+    """A task that ended in error or was aborted, and whether a task handled it."""
+
+    run_id: int
+    status: str
+    ignore_failure: bool
+    handled: bool
+    aborted: bool
+
+
 _COUNT_OFF = Statement(
     lambda given: (
         update(Run)
@@ -149,6 +204,7 @@ _COUNT_OFF = Statement(
         .returning(RUN.id, RUN.open_tasks, RUN.status)
     ),
     columns={"run": RUN.id, "tasks": RUN.open_tasks},
+    row=CountedRun,
 )
 _CLOSE = Statement(
     lambda given: (
@@ -176,26 +232,27 @@ _FAILURES = Statement(
         among(TASK.run_id, "runs"),
         status_in_index(State.ERROR, State.CANCELED),
         or_(TASK.status == State.ERROR.value, TASK.claimed_at.is_not(None)),
-    )
+    ),
+    row=FailedTask,
 )
 
 
-def count_off(tx: Tx, ended: Mapping[int, int]) -> Reply:
+def count_off(tx: Tx, ended: Mapping[int, int]) -> Reply[CountedRun]:
     """Subtract so many settled tasks from each run's open ones; `emptied` reads the answer."""
     return _COUNT_OFF.later(tx, [{"run": run, "tasks": tasks} for run, tasks in sorted(ended.items())])
 
 
-def emptied(counted: Reply) -> dict[int, RunState]:
+def emptied(counted: Reply[CountedRun]) -> dict[int, RunState]:
     """The open runs, with their states, in which `count_off` left no task open."""
     runs = {row.id: RunState(row.status) for row in counted.rows if row.open_tasks == 0}
     return {run: state for run, state in runs.items() if state in RUN_OPEN}
 
 
-def failures(tx: Tx, runs: Collection[int]) -> Sequence[Any]:
-    """The runs' tasks that ended in error or were aborted, each with whether a task handled it (rule 7)."""
+def failures(tx: Tx, runs: Collection[int]) -> list[FailedTask]:
+    """The runs' tasks that ended in error or were aborted (rule 7)."""
     return _FAILURES(tx, runs=runs)
 
 
-def close_runs(tx: Tx, runs: Sequence[Mapping[str, Any]], now: datetime) -> Reply:
+def close_runs(tx: Tx, runs: Sequence[Mapping[str, object]], now: datetime) -> Reply[NoRow]:
     """Give empty runs (`run`, in the state `was`) their `verdict`."""
     return _CLOSE.later(tx, runs, now=now)

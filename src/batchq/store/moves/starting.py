@@ -10,7 +10,7 @@ from sqlalchemy import bindparam, delete, exists, select, update
 from batchq.core.states import RunState, State
 from batchq.store.columns import RUN, STORING, TASK
 from batchq.store.moves.becoming import becomes, run_becomes
-from batchq.store.sql.statement import Reply, Statement
+from batchq.store.sql.statement import NoRow, Reply, Statement
 from batchq.store.tables import Run, Task
 from batchq.store.transaction import Tx
 
@@ -31,7 +31,7 @@ _START_TASKS = Statement(
 )
 
 
-def start_run(tx: Tx, run: int, now: datetime) -> Reply:
+def start_run(tx: Tx, run: int, now: datetime) -> Reply[NoRow]:
     """storing → executing; its tasks without conditions become ready (rule 2). Counts 0 if it was not storing."""
     started = _START.later(tx, run=run, now=now)
     _START_TASKS.later(tx, run=run, now=now)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import NamedTuple
 
 from sqlalchemy import bindparam, select, update
 
@@ -16,9 +16,22 @@ from batchq.store.moves.becoming import becomes
 from batchq.store.moves.listing import Listing
 from batchq.store.sql.dialect import dialect
 from batchq.store.sql.lists import among
-from batchq.store.sql.statement import Statement
+from batchq.store.sql.statement import Id, Statement
 from batchq.store.tables import Run, Task
 from batchq.store.transaction import Tx
+
+
+class TicketOut(NamedTuple):
+    """A ticket that is out, with its age and the number of times that it was offered again."""
+
+    id: int
+    token: str | None
+    group_name: str
+    attempt: int
+    queued_at: datetime
+    offers: int
+    name: str
+    job: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +51,6 @@ class Ticket:
         return run_of(self.task)
 
 
-def ticket(row: Any) -> Ticket:
-    """The ticket of a queued row, to be published after the commit."""
-    return Ticket(row.id, row.token, row.attempt + 1, row.group_name, row.job, row.name)
-
-
 def new_token() -> str:
     """A token that no other ticket carries."""
     return str(uuid.uuid4())
@@ -56,17 +64,19 @@ _OUT = Listing(
     .where(OUT, status_in_index(State.QUEUED))
     .order_by(TASK.queued_at, TASK.id),
     TASK.id,
+    TicketOut,
 )
 _LOCK_OUT = Statement(
-    select(TASK.id).where(OUT, status_in_index(State.QUEUED)).order_by(TASK.id).with_for_update(key_share=True)
+    select(TASK.id).where(OUT, status_in_index(State.QUEUED)).order_by(TASK.id).with_for_update(key_share=True),
+    row=Id,
 )
 _by_id = select(TASK.id).where(among(TASK.id, "tasks")).order_by(TASK.id)
-_LOCK_FREE = Statement(_by_id.with_for_update(key_share=True, skip_locked=True))
-_LOCK_ALL = Statement(_by_id.with_for_update(key_share=True, nowait=True))
+_LOCK_FREE = Statement(_by_id.with_for_update(key_share=True, skip_locked=True), row=Id)
+_LOCK_ALL = Statement(_by_id.with_for_update(key_share=True, nowait=True), row=Id)
 
 
-def tickets_out(tx: Tx, aside: Collection[int] = (), alone: Collection[int] | None = None) -> Sequence[Any]:
-    """Every ticket that is out, oldest first, with its token, age and number of offers."""
+def tickets_out(tx: Tx, aside: Collection[int] = (), alone: Collection[int] | None = None) -> list[TicketOut]:
+    """Every ticket that is out, oldest first."""
     return _OUT.later(tx, aside, alone).rows
 
 
@@ -114,13 +124,13 @@ _OFFER_AGAIN = Statement(
 )
 
 
-def unqueue(tx: Tx, tickets: Iterable[tuple[int, str]]) -> int:
+def unqueue(tx: Tx, tickets: Iterable[tuple[int, str | None]]) -> int:
     """queued → ready for these (task, token); returns how many were still queued under that token."""
     standing = [{"task": task, "held": token} for task, token in sorted(tickets)]
     return _TAKE_BACK.count(tx, standing) if standing else 0
 
 
-def requeue(tx: Tx, rows: Iterable[Any], now: datetime) -> list[Ticket]:
+def requeue(tx: Tx, rows: Iterable[TicketOut], now: datetime) -> list[Ticket]:
     """Give queued tasks a new token, as their tickets seem lost; returns the tickets to publish after the commit."""
     tickets, values = [], []
     for row in rows:

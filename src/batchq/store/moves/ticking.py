@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from sqlalchemy import exists, literal_column, or_, select
 
 from batchq.core.states import State
 from batchq.store.columns import OUT, RUN, STORING, TASK, TROUBLE, status_in_index
 from batchq.store.sql.statement import Statement
 from batchq.store.transaction import Tx
+
+
+class Work(NamedTuple):
+    """Whether a tick has any."""
+
+    to_do: bool
+
 
 _ANYTHING_OPEN = Statement(
     select(
@@ -18,11 +27,12 @@ _ANYTHING_OPEN = Statement(
             exists(select(RUN.id).where(STORING)),
             exists(select(TROUBLE.number)),
         )
-    )
+    ),
+    row=Work,
 )
 
 
 def anything_open(tx: Tx) -> bool:
     """Whether a tick has work: an end to settle, a ready task, a ticket out, a run being stored, or a row set aside."""
-    ((open_,),) = _ANYTHING_OPEN(tx)
-    return bool(open_)
+    (work,) = _ANYTHING_OPEN(tx)
+    return bool(work.to_do)

@@ -12,6 +12,8 @@ from sqlalchemy.sql.elements import ColumnElement
 
 # Rows that a statement takes: values by the names of its columns; or tuples in their order, if all of them are plain.
 Rows = Sequence[Mapping[str, Any]] | Sequence[tuple[Any, ...]]
+# The option of a statement that holds the class of its rows.
+ROW = "batchq_row"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class Form:
         self._fixed = {name: bind.value for name, bind in compiled.binds.items() if not bind.required}
         self._fixed |= _defaults(compiled)
         self._columns = compiled._result_columns or []
-        self._row: Any = namedtuple("Row", [column.keyname for column in self._columns]) if self._columns else None
+        self._row: Any = compiled.execution_options.get(ROW) or _row_of(self._columns)
         # Numbers need none, and PostgreSQL's processor for them asks for what is only known with a result.
         self._out = [
             None if isinstance(column.type, Float) else column.type._cached_result_processor(dialect, None)
@@ -44,6 +46,11 @@ class Form:
     def bind(self, values: Mapping[str, Any], rows: Rows) -> Any:
         """The values, and those of the rows, as the driver takes them."""
         raise NotImplementedError
+
+
+def _row_of(columns: Sequence[Any]) -> Any:
+    """A class for the rows of a statement that was given none."""
+    return namedtuple("Row", [column.keyname for column in columns]) if columns else None
 
 
 def _defaults(compiled: Any) -> dict[str, Any]:

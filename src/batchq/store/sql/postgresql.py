@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import count
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from sqlalchemy import (
     ARRAY,
@@ -76,7 +76,15 @@ ALL_WAYS = select(*(func.set_config(way, "on", True) for way in WAYS))
 # The number, for all deployments and databases, under which upgrades wait for each other: "batchq" as bytes.
 TURN = 0x626174636871
 UPGRADE_SECONDS = 3600.0
-_CLOCK = Statement(select(func.clock_timestamp(type_=DateTime(timezone=True)).label("now")))
+
+
+class Instant(NamedTuple):
+    """The server's time."""
+
+    now: datetime
+
+
+_CLOCK = Statement(select(func.clock_timestamp(type_=DateTime(timezone=True)).label("now")), row=Instant)
 
 
 class PostgreSQL:

@@ -6,41 +6,81 @@ Where the database is a round trip away, they wait for the first one whose answe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar, overload
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, StatementError
-from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy.sql.elements import ColumnClause, ColumnElement, Label
 
 from batchq.store.sql.dialect import dialect_of
-from batchq.store.sql.forms import Answer, Form, Rows
+from batchq.store.sql.forms import ROW, Answer, Form, Rows, given_table
+
+Row = TypeVar("Row", bound=NamedTuple)
+Found = TypeVar("Found", bound=NamedTuple, covariant=True)
 
 
-class Statement:
+class NoRow(NamedTuple):
+    """The row of a statement that returns none."""
+
+
+class Id(NamedTuple):
+    """A row of which the id alone is asked."""
+
+    id: int
+
+
+class Statement(Generic[Row]):
     """A statement with named parameters, compiled once for each kind of database.
 
     With `columns` by name it takes rows as well, and `statement` is a function that makes it of these columns, to join
     with or to insert; an update finds its rows by the first one. PostgreSQL gets all rows in one statement. SQLite
     runs it once for each row, or once in all if it is `plain`: if the rows hold numbers, truth values and words alone.
+
+    `row` is the class of the rows that it returns; raises TypeError if its fields have other names than the columns.
     """
 
+    @overload
     def __init__(
-        self, statement: Any, *, plain: bool = False, columns: Mapping[str, ColumnElement[Any]] | None = None
+        self: Statement[NoRow],
+        statement: Any,
+        *,
+        plain: bool = False,
+        columns: Mapping[str, ColumnElement[Any]] | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        statement: Any,
+        *,
+        row: type[Row],
+        plain: bool = False,
+        columns: Mapping[str, ColumnElement[Any]] | None = None,
+    ) -> None: ...
+    def __init__(
+        self,
+        statement: Any,
+        *,
+        row: type[Row] | None = None,
+        plain: bool = False,
+        columns: Mapping[str, ColumnElement[Any]] | None = None,
     ) -> None:
         self.statement = statement
         self.plain = plain
         self.columns = columns or {}
+        self._row = row
         self._forms: dict[str, Form] = {}
+        if row is not None:
+            _check_names(row, statement(given_table(self.columns)) if columns else statement)
 
-    def __call__(self, tx: Connection, rows: Rows | None = None, /, **values: Any) -> list[Any]:
-        """Run it; returns the rows, with their columns by name and as a tuple."""
+    def __call__(self, tx: Connection, rows: Rows | None = None, /, **values: Any) -> list[Row]:
+        """Run it; returns the rows."""
         return self.later(tx, rows, **values).rows
 
     def count(self, tx: Connection, rows: Rows | None = None, /, **values: Any) -> int:
         """Run it; returns how many rows it changed."""
         return self.later(tx, rows, **values).count
 
-    def later(self, tx: Connection, rows: Rows | None = None, /, **values: Any) -> Reply:
+    def later(self, tx: Connection, rows: Rows | None = None, /, **values: Any) -> Reply[Row]:
         """Run it before whatever runs next, together with that where the database is a round trip away."""
         form = self.form(tx)
         try:
@@ -57,12 +97,27 @@ class Statement:
         name = tx.dialect.name
         form = self._forms.get(name)
         if form is None:
-            form = dialect_of(name).form(self.statement, self.columns, self.plain, tx.dialect)
+            form = dialect_of(name).form(self._with_row(), self.columns, self.plain, tx.dialect)
             self._forms[name] = form
         return form
 
+    def _with_row(self) -> Any:
+        """The statement, or the function that makes it, with the class of its rows as an option for its form."""
+        make, option = self.statement, {ROW: self._row}
+        if self.columns:
+            return lambda given: make(given).execution_options(**option)
+        return make.execution_options(**option)
 
-class Reply:
+
+def _check_names(row: type[NamedTuple], statement: Any) -> None:
+    """Raise TypeError unless the fields of a row are the statement's columns; one without a name may be any field."""
+    fields, columns = row._fields, list(statement.exported_columns)
+    names = [column.name if isinstance(column, ColumnClause | Label) else None for column in columns]
+    if len(names) != len(fields) or any(name not in (None, field) for name, field in zip(names, fields, strict=True)):
+        raise TypeError(f"{row.__name__} has the fields {fields}, and its statement the columns {names}.")
+
+
+class Reply(Generic[Found]):
     """The answer to a statement that may still wait. To read it sends all that wait, in their order."""
 
     __slots__ = ("_answer", "_form", "_tx", "_values")
@@ -75,8 +130,8 @@ class Reply:
             send(tx)
 
     @property
-    def rows(self) -> list[Any]:
-        """The rows that the statement returned, with the columns by name and as a tuple."""
+    def rows(self) -> list[Found]:
+        """The rows that the statement returned."""
         return self._answered.rows
 
     @property
@@ -99,7 +154,7 @@ PREPARED = "batchq_prepared"
 
 def send(tx: Connection, *, commit: bool = False) -> None:
     """Send all statements that wait, in one round trip where it is one, and `commit` with them."""
-    waiting: list[Reply] = tx.info.pop(WAITING, [])
+    waiting: list[Reply[NamedTuple]] = tx.info.pop(WAITING, [])
     if not waiting:
         return
     form = waiting[0]._form
