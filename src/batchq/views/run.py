@@ -13,6 +13,7 @@ from batchq.store.columns import RUN, TASK
 from batchq.store.find import RUN_ROWS, RunRow, run_row
 from batchq.store.transaction import Tx
 from batchq.views.instants import iso
+from batchq.views.rows import Selected
 from batchq.views.task import SERVER_NAME, TaskLine, handlers, task_line, with_server
 from batchq.views.why import Reasons, why_of_tasks
 
