@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
 
 from celery import Celery, Task
 from celery.beat import Scheduler as BeatScheduler
@@ -23,6 +22,8 @@ from batchq.config import Settings
 from batchq.core.topology import Aside
 from batchq.engine import Advance
 from batchq.errors import BrokerUnreachable, DatabaseDamaged, DatabaseTooNew, QueueRefused, Unreachable
+from batchq.server.celery_types.broker import Message
+from batchq.server.celery_types.worker import Consumer
 from batchq.server.publisher import Publisher
 from batchq.store import moves, schema
 from batchq.store import server as servers
@@ -170,10 +171,10 @@ class Coordinator:
         return Advance(tick.tickets, tick.more)
 
 
-def strategy(task: Task, app: Celery, consumer: Any) -> Callable[..., None]:
+def strategy(task: Task, app: Celery, consumer: Consumer) -> Callable[..., None]:
     """Celery's entry for a message of `batchq.coordinate`: the tick is done here and now, unless it is stale."""
 
-    def take_in(message: Any, *_: Any, **__: Any) -> None:
+    def take_in(message: Message, *_: object, **__: object) -> None:
         consumer.line.acknowledge(message)
         try:
             if _in_time(message.headers):
@@ -189,10 +190,10 @@ def strategy(task: Task, app: Celery, consumer: Any) -> Callable[..., None]:
     return take_in
 
 
-def _in_time(headers: Mapping[str, Any]) -> bool:
+def _in_time(headers: object) -> bool:
     """Whether the tick has not expired. An unreadable expiry counts as expired."""
     try:
-        return datetime.fromisoformat(headers["expires"]) > datetime.now(UTC)
+        return isinstance(headers, Mapping) and datetime.fromisoformat(headers["expires"]) > datetime.now(UTC)
     except (KeyError, TypeError, ValueError):
         return False
 
@@ -203,7 +204,7 @@ def _in_time(headers: Mapping[str, Any]) -> bool:
 class Scheduler(BeatScheduler):
     """Celery's beat with one entry, the tick: nothing of the host's schedule, no file, and it ends with its parent."""
 
-    def __init__(self, app: Celery, lazy: bool = False, **options: Any) -> None:
+    def __init__(self, app: Celery, lazy: bool = False, **options: object) -> None:
         super().__init__(app, lazy=lazy, **options)
         self._settings: Settings = app.batchq.settings
         self._due = 0.0
@@ -216,7 +217,7 @@ class Scheduler(BeatScheduler):
     def setup_schedule(self) -> None:
         """Load nothing: the host has a beat of its own for its schedule."""
 
-    def tick(self, **_: Any) -> float:
+    def tick(self, **_: object) -> float:
         """Send the tick when it is due by the monotonic clock; returns the seconds until the next look."""
         if os.getppid() != self._parent:
             raise SystemExit("the coordinator is gone")
