@@ -133,12 +133,13 @@ def test_every_drill_that_is_named_is_there():
         for row in book.rows(book.text("docs/guarantees.md").partition("## See for yourself")[2])
         for cell in row[:1]
     ]
-    modules = re.findall(r"python -m (\w+)", " ".join(named))
+    modules = re.findall(r"python -m ([\w.]+)", " ".join(named))
     files = re.findall(r"[\w/]+\.py", " ".join(named))
     assert modules
     assert files
     for module in modules:
-        assert any((book.ROOT / "tests" / f"{module}{end}").exists() for end in (".py", "/__main__.py")), module
+        path = "tests/" + module.replace(".", "/")
+        assert any((book.ROOT / f"{path}{end}").exists() for end in (".py", "/__main__.py")), module
     for file in files:
         assert (book.ROOT / "tests" / file).exists(), file
 

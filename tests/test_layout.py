@@ -15,6 +15,7 @@ import batchq
 from support import book
 
 ROOT = Path(batchq.__file__).parent
+TESTS = Path(__file__).parent
 # From the ground up; a module imports from its own floor and from those below.
 FLOORS = [
     # `lazy` is for the `__init__` of packages on every floor.
@@ -127,3 +128,12 @@ def test_what_others_import_first_stays_light(name: str):
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     heavy = loaded.stdout.split()
     assert heavy == (["sqlalchemy"] if name == "batchq.app" else [])
+
+
+def test_what_tests_of_several_folders_import_lies_in_support_or_in_the_drills():
+    rooms = {path.parent.name for path in TESTS.glob("*/test_*.py")}
+    assert {"core", "e2e"} <= rooms
+    for path in TESTS.rglob("*.py"):
+        own = path.relative_to(TESTS).parts[0]
+        there = {name.partition(".")[0] for name in imports(path)}
+        assert not there & rooms - {own}, path
