@@ -11,6 +11,7 @@ import pytest
 
 from batchq import BatchQ, Job
 from e2e import host_app
+from support.judge import read
 from support.site import BROKER, Folder, Site
 
 APP = """\
@@ -204,6 +205,7 @@ def test_ignore_is_a_success_without_a_result_and_reject_an_error(site: Site, ru
 def test_a_time_limit_of_the_job_ends_the_attempt_as_timed_out(site: Site, run: int) -> None:
     # Rule 34.
     assert last_attempt(site, run, "hard")["error"] == "timed out: still running after 1 s"
+    assert max(read(site, run).attempts["hard"].items())[1].reason == "timed_out"
 
 
 def test_a_soft_time_limit_of_the_operation_lets_it_clean_up(site: Site, run: int) -> None:

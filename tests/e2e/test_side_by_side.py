@@ -16,6 +16,7 @@ from sqlalchemy import text
 
 from batchq import Job
 from support import brokers
+from support.judge import read
 from support.site import Entry, Site
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -182,6 +183,12 @@ def start(site: Site, group: str = "default", **kwargs: Any) -> tuple[int, str, 
     return run, id_, entry
 
 
+def reason(site: Site, run: int) -> str | None:
+    """Why the only attempt of A failed, by the books."""
+    (attempt,) = read(site, run).attempts["A"].values()
+    return attempt.reason
+
+
 @pytest.mark.parametrize(
     ("method", "arguments", "name"),
     [
@@ -202,6 +209,7 @@ def test_what_an_operator_terminates_ends_in_an_error_that_says_so(
     assert f"ledger.work ledger.work {id_} True" in (site.folder / "revoked").read_text()
     assert task["status"] == "error"
     assert task["error"] == f"terminated by an operator ({name}) during this attempt; what it did is not known"
+    assert reason(site, run) == "aborted"
     run_in_between(site)
 
 
@@ -222,6 +230,7 @@ def test_an_operation_that_an_operators_signal_makes_fail_says_who_did_it(site: 
     ask(site, "terminate", task_id=id_, signal="SIGUSR1")  # Celery's way to raise its soft time limit inside
     error = site.wait_end(run)["tasks"][0]["error"]
     assert error.startswith("terminated by an operator (SIGUSR1): SoftTimeLimitExceeded")
+    assert reason(site, run) == "aborted"
 
 
 def test_a_process_that_somebody_else_kills_after_an_operators_signal_is_lost(site: Site) -> None:
@@ -232,6 +241,7 @@ def test_a_process_that_somebody_else_kills_after_an_operators_signal_is_lost(si
     os.kill(entry.pid, signal.SIGKILL)
     error = site.wait_end(run)["tasks"][0]["error"]
     assert error == "lost: its process ended (signal 9 (SIGKILL)) during this attempt; what it did is not known"
+    assert reason(site, run) == "lost"
 
 
 def test_an_attempt_that_executes_goes_on_when_it_is_only_revoked(site: Site) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from batchq.store.schema import NEWEST
 from support.site import Folder
 
 pytestmark = pytest.mark.slow
@@ -85,7 +86,7 @@ def alien_application(folder: Path) -> None:
 
 
 def version_without_tables(folder: Path) -> None:
-    sql(folder, "CREATE TABLE batchq_version (version_num)", "INSERT INTO batchq_version VALUES ('0006')")
+    sql(folder, "CREATE TABLE batchq_version (version_num)", f"INSERT INTO batchq_version VALUES ('{NEWEST}')")
 
 
 def sql(folder: Path, *statements: str) -> None:
