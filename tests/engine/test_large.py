@@ -138,7 +138,7 @@ def test_a_fan_out_of_3000_is_readied_over_several_transactions(batch):
     batch.deliver()
     name, row = batch.at("FIRST")
     served = batch.database.run(
-        engine.serve, batch.database, batch.workers[name].life,
+        engine.serve, batch.workers[name].life,
         engine.Flush(reports=[engine.Report(row.id, row.token, ok=True)], active=0, pool=1000),
     )  # fmt: skip
     assert served.advance.more
@@ -180,7 +180,7 @@ def test_what_a_server_left_unsettled_when_it_died_the_coordinator_settles(batch
     batch.deliver()
     name, row = batch.at("0")
     served = batch.database.run(
-        engine.serve, batch.database, batch.workers[name].life,
+        engine.serve, batch.workers[name].life,
         engine.Flush(reports=[engine.Report(row.id, row.token, ok=False)], active=0, pool=1000),
     )  # fmt: skip
     assert served.advance.more

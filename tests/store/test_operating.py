@@ -201,13 +201,13 @@ def test_a_life_of_a_deleted_server_is_fenced_off_also_from_one_that_got_its_num
     old = stage.server("AOS1")
     stop(stage, "AOS1")
     actions.delete_server(stage.database, "AOS1")
-    served = stage.database.run(engine.serve, stage.database, old, engine.Flush(active=0, pool=1))
+    served = stage.database.run(engine.serve, old, engine.Flush(active=0, pool=1))
     assert served.fenced
     for _ in range(3):  # lives of its successor
         new = stage.server("AOS1")
         assert new.epoch > old.epoch
-        assert stage.database.run(engine.serve, stage.database, old, engine.Flush(active=0, pool=1)).fenced
-        assert not stage.database.run(engine.serve, stage.database, new, engine.Flush(active=0, pool=1)).fenced
+        assert stage.database.run(engine.serve, old, engine.Flush(active=0, pool=1)).fenced
+        assert not stage.database.run(engine.serve, new, engine.Flush(active=0, pool=1)).fenced
 
 
 def test_a_group_in_use_is_not_deleted(stage):
