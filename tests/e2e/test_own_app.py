@@ -11,7 +11,7 @@ import pytest
 
 from batchq import BatchQ, Job
 from e2e import host_app
-from support.judge import read
+from e2e.judge import read
 from support.site import BROKER, Folder, Site
 
 APP = """\

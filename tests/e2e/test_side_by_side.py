@@ -15,8 +15,8 @@ from celery import Celery
 from sqlalchemy import text
 
 from batchq import Job
+from e2e.judge import read
 from support import brokers
-from support.judge import read
 from support.site import Entry, Site
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]

@@ -280,7 +280,7 @@ def test_a_server_that_starts_while_it_is_pruned_is_kept_and_all_is_undone(stage
     def prune(tx):
         steps = list(file.steps(tx, document, True))
         engine.take_over(tx, servers.find(tx, "AOS1").id, "AOS1", life, tx.now())
-        change.take(tx, stage.database, steps, 0)
+        change.take(tx, steps, 0)
 
     with pytest.raises(Conflict, match="Server AOS1 runs"):
         stage.database.run(prune)
