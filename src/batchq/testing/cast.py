@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Protocol, TypedDict, Unpack
 
 from sqlalchemy import Connection
 
@@ -66,6 +66,18 @@ class Worker:
     stale: int = 0
 
 
+class Options(TypedDict, total=False):
+    """Parts of a flush that a commit may have besides reports, offers and the number of active attempts."""
+
+    overdue: Sequence[Offer]
+    pool: int
+    ahead: int
+    unsendable: Collection[str]
+    may_advance: bool
+    more_to_settle: bool
+    tokens_here: Collection[str] | None
+
+
 class Cast:
     """Servers, and the tickets on their way to them.
 
@@ -96,7 +108,7 @@ class Cast:
     def forward(self) -> int:
         """Settle and hand out until there is no more; returns how many transactions it took."""
         for taken in range(1, MOST_STEPS):
-            step = self.database.run(self._advance)
+            step = self.database.run(self._step)
             self.mail.extend(step.tickets)
             if not step.more:
                 return taken
@@ -114,14 +126,14 @@ class Cast:
         self.mail.extend(self.database.run(mend))
         self.forward()
 
-    def _advance(self, tx: Connection) -> engine.Advance:
+    def _step(self, tx: Connection) -> engine.Advance:
         return engine.advance(tx, self.database)
 
     # --- a server -------------------------------------------------------------------------------------------
 
     def live(self, name: str, **facts: object) -> Life:
         """Begin a new life of a server that exists; its former one is forgotten."""
-        standing: dict[str, Any] = {"host": "here", "pid": 1, "life": None, "pool": None, "pool_kind": "threads"}
+        standing: dict[str, object] = {"host": "here", "pid": 1, "life": None, "pool": None, "pool_kind": "threads"}
 
         def begin(tx: Connection) -> Life:
             return engine.take_over(tx, found(tx, name), name, standing | facts, self.database.now(tx))
@@ -137,14 +149,14 @@ class Cast:
         offers: Sequence[Offer | Ticket] = (),
         *,
         active: int | None = None,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> Served:
         """Commit once for the server, as its worker does; `active` if the engine is to be told another number."""
         worker = self.workers[name]
         ended = {report.token for report in reports}
         running = len(worker.active.keys() - ended) if active is None else active
         offered = [Offer(each.task, each.token, each.group) for each in offers]
-        first = served = self._commit(worker, reports=reports, offers=offered, active=running, **options)
+        first = served = self._commit(worker, reports, offered, active=running, **options)
         while not served.fenced:
             for token in ended:
                 worker.active.pop(token, None)
@@ -152,12 +164,20 @@ class Cast:
             if not served.advance.more:
                 break
             ended = set()
-            served = self._commit(worker, offers=worker.parked, active=len(worker.active), more_to_settle=True)
+            served = self._commit(worker, [], worker.parked, active=len(worker.active), more_to_settle=True)
         return first
 
-    def _commit(self, worker: Worker, **flush: Any) -> Served:
-        whole = Flush(**({"pool": ANY_POOL, "may_advance": self.fast_path} | flush))
-        return self.database.run(self._serve, worker.life, whole)
+    def _commit(
+        self,
+        worker: Worker,
+        reports: Sequence[Report],
+        offers: Sequence[Offer],
+        *,
+        active: int,
+        **options: Unpack[Options],
+    ) -> Served:
+        flush = Flush(reports=reports, offers=offers, active=active, pool=ANY_POOL, may_advance=self.fast_path)
+        return self.database.run(self._serve, worker.life, replace(flush, **options))
 
     def _serve(self, tx: Connection, life: Life, flush: Flush) -> Served:
         return engine.serve(tx, self.database, life, flush)
@@ -216,9 +236,19 @@ class Cast:
         running = [(name, row) for name, worker in self.workers.items() for row in worker.active.values()]
         return sorted(running, key=lambda each: self._places[each[1].token])
 
-    def report(self, server: str, row: Granted, error: str | None = None, **facts: Any) -> Served:
+    def report(
+        self,
+        server: str,
+        row: Granted,
+        error: str | None = None,
+        *,
+        result: str | None = None,
+        log: str | None = None,
+        final: bool = False,
+    ) -> Served:
         """Let an attempt end, and its server report it: an error, if one is given, else a success."""
-        return self.serve(server, [Report(row.id, row.token, ok=error is None, error=error, **facts)])
+        report = Report(row.id, row.token, ok=error is None, error=error, result=result, log=log, final=final)
+        return self.serve(server, [report])
 
     def lose_attempts(self, server: str, tokens: Collection[str]) -> None:
         """Let a server that goes on lose these attempts: what they did is not known."""
