@@ -109,8 +109,8 @@ class Play(Cast):
         """Store a run of the job and hand out what is ready; returns the run's number."""
         return super().submit(job.spec() if isinstance(job, Job) else job)
 
-    def _advance(self, tx: Connection) -> engine.Advance:
-        step = super()._advance(tx)
+    def _step(self, tx: Connection) -> engine.Advance:
+        step = super()._step(tx)
         self.watch(tx)
         return step
 

@@ -28,7 +28,7 @@ class Careful(Play):
 
     def forward(self) -> int:
         for taken in range(1, 1000):
-            step = aside.run(self.database, self._advance)
+            step = aside.run(self.database, self._step)
             self.mail.extend(step.tickets)
             if not step.more:
                 return taken

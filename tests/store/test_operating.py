@@ -19,6 +19,7 @@ from batchq.store import server as servers
 from batchq.store.database import Database
 from batchq.store.group import group_priorities, name_groups
 from batchq.store.tables import ServerGroup, ServerWindow
+from batchq.testing.clocked import Clocked
 from stage import Stage
 
 DAY = Window(time(8), time(18), 2, "Europe/Oslo")
@@ -30,7 +31,7 @@ MANY = "{job: J, tasks: {" + ", ".join(f"T{n}: {{run: demo.work}}" for n in rang
 @pytest.fixture(params=["sqlite", "postgresql"])
 def stage(request):
     """A stage on each kind of database."""
-    database = Database(request.getfixturevalue(f"{request.param}_url"))
+    database = Clocked(request.getfixturevalue(f"{request.param}_url"))
     yield Stage(database)
     database.dispose()
 

@@ -15,7 +15,7 @@ from batchq import actions, engine, views
 from batchq.core.windows import Window
 from batchq.errors import NotFound
 from batchq.store import server as servers
-from batchq.store.database import Database
+from batchq.testing.clocked import Clocked
 from stage import JOB_1, Stage
 
 NOON = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
@@ -27,7 +27,7 @@ NIGHT = Window(clock(18), clock(7, 30), 20, "Europe/Oslo")
 @pytest.fixture(params=["sqlite", "postgresql"])
 def stage(request):
     """A stage on each kind of database."""
-    database = Database(request.getfixturevalue(f"{request.param}_url"))
+    database = Clocked(request.getfixturevalue(f"{request.param}_url"))
     yield Stage(database)
     database.dispose()
 

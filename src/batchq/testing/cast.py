@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Protocol, TypedDict, Unpack
 
 from batchq import engine
 from batchq.core.ends import End
@@ -66,6 +66,18 @@ class Worker:
     stale: int = 0
 
 
+class Options(TypedDict, total=False):
+    """Parts of a flush that a commit may have besides reports, offers and the number of active attempts."""
+
+    overdue: Sequence[Offer]
+    pool: int
+    ahead: int
+    unsendable: Collection[str]
+    may_advance: bool
+    more_to_settle: bool
+    tokens_here: Collection[str] | None
+
+
 class Cast:
     """Servers, and the tickets on their way to them.
 
@@ -96,7 +108,7 @@ class Cast:
     def forward(self) -> int:
         """Settle and hand out until there is no more; returns how many transactions it took."""
         for taken in range(1, MOST_STEPS):
-            step = self.database.run(self._advance)
+            step = self.database.run(self._step)
             self.mail.extend(step.tickets)
             if not step.more:
                 return taken
@@ -114,14 +126,14 @@ class Cast:
         self.mail.extend(self.database.run(mend))
         self.forward()
 
-    def _advance(self, tx: Tx) -> engine.Advance:
+    def _step(self, tx: Tx) -> engine.Advance:
         return engine.advance(tx)
 
     # --- a server -------------------------------------------------------------------------------------------
 
     def live(self, name: str, **facts: object) -> Life:
         """Begin a new life of a server that exists; its former one is forgotten."""
-        standing: dict[str, Any] = {"host": "here", "pid": 1, "life": None, "pool": None, "pool_kind": "threads"}
+        standing: dict[str, object] = {"host": "here", "pid": 1, "life": None, "pool": None, "pool_kind": "threads"}
 
         def begin(tx: Tx) -> Life:
             return engine.take_over(tx, found(tx, name), name, standing | facts, tx.now())
@@ -137,14 +149,14 @@ class Cast:
         offers: Sequence[Offer | Ticket] = (),
         *,
         active: int | None = None,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> Served:
         """Commit once for the server, as its worker does; `active` if the engine is to be told another number."""
         worker = self.workers[name]
         ended = {report.token for report in reports}
         running = len(worker.active.keys() - ended) if active is None else active
         offered = [Offer(each.task, each.token, each.group) for each in offers]
-        first = served = self._commit(worker, reports=reports, offers=offered, active=running, **options)
+        first = served = self._commit(worker, reports, offered, active=running, **options)
         while not served.fenced:
             for token in ended:
                 worker.active.pop(token, None)
@@ -152,12 +164,20 @@ class Cast:
             if not served.advance.more:
                 break
             ended = set()
-            served = self._commit(worker, offers=worker.parked, active=len(worker.active), more_to_settle=True)
+            served = self._commit(worker, [], worker.parked, active=len(worker.active), more_to_settle=True)
         return first
 
-    def _commit(self, worker: Worker, **flush: Any) -> Served:
-        whole = Flush(**({"pool": ANY_POOL, "may_advance": self.fast_path} | flush))
-        return self.database.run(self._serve, worker.life, whole)
+    def _commit(
+        self,
+        worker: Worker,
+        reports: Sequence[Report],
+        offers: Sequence[Offer],
+        *,
+        active: int,
+        **options: Unpack[Options],
+    ) -> Served:
+        flush = Flush(reports=reports, offers=offers, active=active, pool=ANY_POOL, may_advance=self.fast_path)
+        return self.database.run(self._serve, worker.life, replace(flush, **options))
 
     def _serve(self, tx: Tx, life: Life, flush: Flush) -> Served:
         return engine.serve(tx, life, flush)
