@@ -60,6 +60,16 @@ def test_an_upgrade_makes_all_tables_and_a_second_one_changes_nothing(bare):
     assert schema.upgrade(bare) == (schema.NEWEST, schema.NEWEST)
 
 
+def test_after_an_upgrade_that_may_take_long_an_answer_is_awaited_as_before(postgresql):
+    def awaited() -> float:
+        with postgresql.write() as tx:
+            return tx.connection.driver_connection.answer_seconds
+
+    before = awaited()
+    assert schema.upgrade(postgresql) == (schema.NEWEST, schema.NEWEST)
+    assert awaited() == before
+
+
 def test_the_newest_revision_is_the_head_of_the_migrations():
     assert ScriptDirectory(str(schema.FOLDER)).get_current_head() == schema.NEWEST
 

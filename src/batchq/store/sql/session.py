@@ -115,7 +115,8 @@ class Session(psycopg.Connection[TupleRow]):
 
     def take_long(self, seconds: float) -> None:
         """Bear a silence of so many seconds until the connection rests."""
-        self._usual_seconds = self.answer_seconds
+        if self._usual_seconds is None:
+            self._usual_seconds = self.answer_seconds
         self.answer_seconds = seconds
 
     def rest(self) -> None:
