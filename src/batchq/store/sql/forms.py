@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from sqlalchemy import Column, Float, column, table
-from sqlalchemy.sql.elements import ColumnElement
+
+from batchq.store.sql.untyped import Bound, Columns, Compiled, Making, Way
 
 # Rows that a statement takes: values by the names of its columns; or tuples in their order, if all of them are plain.
-Rows = Sequence[Mapping[str, Any]] | Sequence[tuple[Any, ...]]
+Rows = Sequence[Mapping[str, object]] | Sequence[tuple[object, ...]]
 # The option of a statement that holds the class of its rows.
 ROW = "batchq_row"
 
@@ -30,7 +31,7 @@ class Form:
     # Whether it runs as soon as it is bound; else it waits for others, to travel with them.
     at_once: ClassVar[bool]
 
-    def __init__(self, compiled: Any, head: str = "") -> None:
+    def __init__(self, compiled: Compiled, head: str = "") -> None:
         dialect = compiled.dialect
         self.sql: str = head + compiled.string
         self._fixed = {name: bind.value for name, bind in compiled.binds.items() if not bind.required}
@@ -43,7 +44,7 @@ class Form:
             for column in self._columns
         ]
 
-    def bind(self, values: Mapping[str, Any], rows: Rows) -> Any:
+    def bind(self, values: Mapping[str, object], rows: Rows) -> Bound:
         """The values, and those of the rows, as the driver takes them."""
         raise NotImplementedError
 
@@ -53,14 +54,14 @@ def _row_of(columns: Sequence[Any]) -> Any:
     return namedtuple("Row", [column.keyname for column in columns]) if columns else None
 
 
-def _defaults(compiled: Any) -> dict[str, Any]:
+def _defaults(compiled: Compiled) -> dict[str, object]:
     """The values of the columns that the statement leaves out and whose default is Python's, by their parameters."""
     left_out = [(column, column.default) for column in compiled.insert_prefetch]
     left_out += [(column, column.onupdate) for column in compiled.update_prefetch]
     return {compiled._within_exec_param_key_getter(column): _constant(column, way) for column, way in left_out}
 
 
-def _constant(column: Column[Any], default: Any) -> Any:
+def _constant(column: Column[Any], default: Any) -> object:
     """The constant that a column's default is; raises TypeError for a function."""
     if default.is_scalar:
         return default.arg
@@ -70,11 +71,11 @@ def _constant(column: Column[Any], default: Any) -> Any:
     )
 
 
-def given_table(columns: Mapping[str, ColumnElement[Any]]) -> Any:
+def given_table(columns: Columns) -> Making:
     """The columns of `given`, the table that a statement's rows are."""
     return table("given", *(column(name, like.type) for name, like in columns.items())).c
 
 
-def put(way: Callable[[Any], Any] | None, value: Any) -> Any:
+def put(way: Way | None, value: object) -> object:
     """The value as `way` makes it, or as it is without one."""
     return way(value) if way else value

@@ -5,15 +5,16 @@ Where the database is a round trip away, they wait for the first one whose answe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Generic, NamedTuple, TypeVar, overload
+from typing import Generic, NamedTuple, TypeVar, overload
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, StatementError
-from sqlalchemy.sql.elements import ColumnClause, ColumnElement, Label
+from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.sql.elements import ColumnClause, Label
 
 from batchq.store.sql.dialect import dialect_of
 from batchq.store.sql.forms import ROW, Answer, Form, Rows, given_table
+from batchq.store.sql.untyped import AnyForm, Bound, Columns, Driver, Making
 
 Row = TypeVar("Row", bound=NamedTuple)
 Found = TypeVar("Found", bound=NamedTuple, covariant=True)
@@ -42,27 +43,27 @@ class Statement(Generic[Row]):
     @overload
     def __init__(
         self: Statement[NoRow],
-        statement: Any,
+        statement: Making,
         *,
         plain: bool = False,
-        columns: Mapping[str, ColumnElement[Any]] | None = None,
+        columns: Columns | None = None,
     ) -> None: ...
     @overload
     def __init__(
         self,
-        statement: Any,
+        statement: Making,
         *,
         row: type[Row],
         plain: bool = False,
-        columns: Mapping[str, ColumnElement[Any]] | None = None,
+        columns: Columns | None = None,
     ) -> None: ...
     def __init__(
         self,
-        statement: Any,
+        statement: Making,
         *,
         row: type[Row] | None = None,
         plain: bool = False,
-        columns: Mapping[str, ColumnElement[Any]] | None = None,
+        columns: Columns | None = None,
     ) -> None:
         self.statement = statement
         self.plain = plain
@@ -72,15 +73,15 @@ class Statement(Generic[Row]):
         if row is not None:
             _check_names(row, statement(given_table(self.columns)) if columns else statement)
 
-    def __call__(self, tx: Connection, rows: Rows | None = None, /, **values: Any) -> list[Row]:
+    def __call__(self, tx: Connection, rows: Rows | None = None, /, **values: object) -> list[Row]:
         """Run it; returns the rows."""
         return self.later(tx, rows, **values).rows
 
-    def count(self, tx: Connection, rows: Rows | None = None, /, **values: Any) -> int:
+    def count(self, tx: Connection, rows: Rows | None = None, /, **values: object) -> int:
         """Run it; returns how many rows it changed."""
         return self.later(tx, rows, **values).count
 
-    def later(self, tx: Connection, rows: Rows | None = None, /, **values: Any) -> Reply[Row]:
+    def later(self, tx: Connection, rows: Rows | None = None, /, **values: object) -> Reply[Row]:
         """Run it before whatever runs next, together with that where the database is a round trip away."""
         form = self.form(tx)
         try:
@@ -101,7 +102,7 @@ class Statement(Generic[Row]):
             self._forms[name] = form
         return form
 
-    def _with_row(self) -> Any:
+    def _with_row(self) -> Making:
         """The statement, or the function that makes it, with the class of its rows as an option for its form."""
         make, option = self.statement, {ROW: self._row}
         if self.columns:
@@ -109,7 +110,7 @@ class Statement(Generic[Row]):
         return make.execution_options(**option)
 
 
-def _check_names(row: type[NamedTuple], statement: Any) -> None:
+def _check_names(row: type[NamedTuple], statement: Making) -> None:
     """Raise TypeError unless the fields of a row are the statement's columns; one without a name may be any field."""
     fields, columns = row._fields, list(statement.exported_columns)
     names = [column.name if isinstance(column, ColumnClause | Label) else None for column in columns]
@@ -122,7 +123,7 @@ class Reply(Generic[Found]):
 
     __slots__ = ("_answer", "_form", "_tx", "_values")
 
-    def __init__(self, tx: Connection, form: Any, values: Any) -> None:
+    def __init__(self, tx: Connection, form: AnyForm, values: Bound) -> None:
         self._tx, self._form, self._values = tx, form, values
         self._answer: Answer | None = None
         tx.info.setdefault(WAITING, []).append(self)
@@ -159,7 +160,7 @@ def send(tx: Connection, *, commit: bool = False) -> None:
         return
     form = waiting[0]._form
     base = tx.dialect.loaded_dbapi.Error
-    driver: Any = tx.connection.driver_connection
+    driver: Driver = tx.connection.driver_connection
     try:
         if form.at_once:
             waiting[0]._answer = form.ask(driver, waiting[0]._values)
@@ -187,6 +188,6 @@ def _unfit(error: Exception, form: Form) -> StatementError:
     return StatementError(f"{type(error).__name__}: {error}", form.sql, None, error, hide_parameters=True)
 
 
-def forget(tx: Any) -> None:
+def forget(tx: Connection | ConnectionPoolEntry) -> None:
     """Drop the statements that wait on a connection: their transaction is over."""
     tx.info.pop(WAITING, None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from sqlalchemy.sql.elements import ColumnElement
@@ -19,3 +19,11 @@ Options: TypeAlias = dict[str, Any]
 Way: TypeAlias = Callable[[Any], Any]
 # A statement of SQLAlchemy's, or a function that makes one of the columns that it is given.
 Making: TypeAlias = Any
+# Columns by name.
+Columns: TypeAlias = Mapping[str, AnyColumn]
+# A compiled statement: SQLAlchemy types few of the parts that are used of it.
+Compiled: TypeAlias = Any
+# The values of a statement as its driver takes them.
+Bound: TypeAlias = Any
+# A form as its own database's exchange knows it.
+AnyForm: TypeAlias = Any
