@@ -257,8 +257,8 @@ def test_a_job_that_takes_longer_than_a_year_does_not_end():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"failing": {"A": "crash"}}, "failing: 'A' cannot fail by 'crash'. Use error, lost, timed out."),
-        ({"failing": {"A": ["timed out"]}}, "failing: 'A' has no time limit, so it cannot be timed out. Give it one."),
+        ({"failing": {"A": "crash"}}, "A cannot fail by 'crash'. Use error, lost, timed out."),
+        ({"failing": {"A": ["timed out"]}}, "A has no time limit, so it cannot be timed out. Give it one."),
         ({"durations": -1}, "durations: 'A' cannot take -1 s. Use 0 or more, up to a year."),
         ({"on": -1}, "on: Batch1.threads: "),
         ({"at": datetime(2026, 6, 1)}, "at: 2026-06-01 00:00:00 has no time zone. "),

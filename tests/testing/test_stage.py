@@ -140,6 +140,15 @@ def test_only_a_task_that_executes_can_end(stage: Stage):
         stage.end("A")
 
 
+def test_a_task_fails_in_a_way_that_it_can(stage: Stage):
+    stage.submit(CHAIN)
+    with pytest.raises(InvalidInput, match=r"^A cannot fail by 'crash'\. Use error, lost, timed out\.$"):
+        stage.end("A", "crash")
+    with pytest.raises(InvalidInput, match=r"^A has no time limit, so it cannot be timed out\. Give it one\.$"):
+        stage.end("A", "timed out")
+    assert stage.executing == ["A"]
+
+
 def test_time_goes_on_only(stage: Stage):
     with pytest.raises(InvalidInput, match=r"^Time does not go back: it is 2026-06-01 12:00:00"):
         stage.later(hours=-1)

@@ -46,8 +46,15 @@ class Script:
 
     def __post_init__(self) -> None:
         for task, how in self.failing.items():
-            if "timed out" in ((how,) if isinstance(how, str) else how) and self.spec(task).time_limit is None:
-                raise InvalidInput(f"failing: {task!r} has no time limit, so it cannot be timed out. Give it one.")
+            for each in (how,) if isinstance(how, str) else how:
+                self.check(task, each)
+
+    def check(self, task: str, failure: str) -> None:
+        """Raise InvalidInput unless the task can fail like this."""
+        if failure not in FAILURES:
+            raise InvalidInput(f"{task} cannot fail by {failure!r}. Use {', '.join(FAILURES)}.")
+        if failure == "timed out" and self.spec(task).time_limit is None:
+            raise InvalidInput(f"{task} has no time limit, so it cannot be timed out. Give it one.")
 
     def spec(self, task: str) -> TaskSpec:
         """The task of that name."""
@@ -111,16 +118,7 @@ def _failures(failing: Failing) -> dict[str, Failure | Sequence[Failure]]:
         failing = (failing,)
     if not isinstance(failing, Mapping):
         return dict.fromkeys(failing, "error")
-    return {name: _failure(name, how) for name, how in failing.items()}
-
-
-def _failure(name: str, how: int | Failure | Sequence[Failure]) -> Failure | Sequence[Failure]:
-    if isinstance(how, int):
-        return [FAILURES[0]] * how
-    for each in (how,) if isinstance(how, str) else how:
-        if each not in FAILURES:
-            raise InvalidInput(f"failing: {name!r} cannot fail by {each!r}. Use {', '.join(FAILURES)}.")
-    return how
+    return {name: [FAILURES[0]] * how if isinstance(how, int) else how for name, how in failing.items()}
 
 
 def _seconds(name: str, value: float | timedelta) -> float:

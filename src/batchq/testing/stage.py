@@ -84,7 +84,8 @@ class Stage:
     def end(self, task: str, failure: Failure | None = None, *, run: int | None = None) -> None:
         """End a task that executes, with success or by a failure, and start what follows.
 
-        Name the `run` if a task of that name executes in two. Raises Conflict, NotFound for an unknown task.
+        Name the `run` if a task of that name executes in two. Raises Conflict, InvalidInput, or NotFound for an unknown
+        task.
         """
         found = [(server, row) for server, row in self._cast.running() if row.name == task]
         if run is not None:
@@ -95,6 +96,8 @@ class Stage:
             numbers = " and ".join(str(run_of(row.id)) for _, row in found)
             raise Conflict(f"{task} executes in the runs {numbers}. Say which one by `run`.")
         ((server, row),) = found
+        if failure is not None:
+            self._scripts[run_of(row.id)].check(task, failure)
         self._end(server, row, failure)
         self._start_ready()
 
