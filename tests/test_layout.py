@@ -51,8 +51,8 @@ IMPURE = {"os", "time", "random", "socket", "subprocess", "sqlalchemy", "sqlmode
 
 # A kind of database by its name, its driver's, or that of a module about it alone; and the questions which kind it is.
 KIND = re.compile(r"sqlite|postgres|psycopg|store\.sql\.(?:session|wire)|dialect\.name|database\.kind", re.IGNORECASE)
-# Its dialect; what reads a URL or tells people about one; migrations as they were released.
-NAMES_KINDS = ("store/sql", "config.py", "store/address.py", "store/migrations")
+# Its dialect; what reads a URL or tells people about one; migrations as released; rehearsals, which are in memory.
+NAMES_KINDS = ("store/sql", "config.py", "store/address.py", "store/migrations", "testing/clocked.py")
 
 
 def modules() -> list[Path]:
