@@ -1,4 +1,4 @@
-"""Why an attempt failed is a value in its row, whatever the sentence beside it says (rules 30 to 34)."""
+"""Why an attempt failed is a value in its row, whatever the sentence beside it says (rules 30-32, 34)."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class Outcome(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why an attempt failed (rules 30-34)."""
+    """Why an attempt failed (rules 30-32, 34)."""
 
     ERROR = "error"  # the operation came back with an error
     LOST = "lost"  # nobody can say any more how it ended

@@ -1,4 +1,4 @@
-"""Failures that no pool process can tell of: the server words them itself, each with its reason (rules 30-34)."""
+"""Failures that no pool process can tell of: the server words them itself, each with its reason (rules 30-32, 34)."""
 
 from __future__ import annotations
 
