@@ -11,22 +11,11 @@ from datetime import UTC, datetime
 from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from sqlalchemy import (
-    ARRAY,
-    BigInteger,
-    Connection,
-    DateTime,
-    Engine,
-    Insert,
-    Table,
-    create_engine,
-    event,
-    func,
-    select,
-)
+from sqlalchemy import Connection, Engine, Insert, Table, create_engine, event, func, select
 from sqlalchemy import Dialect as SQLAlchemys
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError, DisconnectionError
+from sqlalchemy.types import ARRAY, BigInteger, DateTime
 
 from batchq import clock
 from batchq.config import masked

@@ -10,21 +10,11 @@ from datetime import datetime
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from sqlalchemy import (
-    JSON,
-    Connection,
-    Engine,
-    Insert,
-    Integer,
-    Table,
-    bindparam,
-    create_engine,
-    event,
-    literal,
-)
+from sqlalchemy import Connection, Engine, Insert, Table, bindparam, create_engine, event, literal
 from sqlalchemy import Dialect as SQLAlchemys
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.types import JSON, Integer
 
 from batchq import clock
 from batchq.errors import DatabaseDamaged, DatabaseRefuses
