@@ -71,7 +71,7 @@ def test_a_run_goes_on_with_servers_started_anew_and_only_what_they_ran_is_lost(
 
 def test_a_run_goes_on_with_servers_that_still_run_and_nothing_is_lost(old: Clocked, before: Play):
     batch = Play(old)
-    batch.workers, batch.tokens = before.workers, before.tokens
+    batch.workers, batch.started, batch.places = before.workers, before.started, before.places
 
     assert played_on(batch) == ENDED
     assert [len(batch.attempts(1, name)) for name in ("ONCE", "AGAIN")] == [1, 1]

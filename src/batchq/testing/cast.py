@@ -90,7 +90,7 @@ class Cast:
         self.workers: dict[str, Worker] = {}
         self.mail: deque[Ticket] = deque()
         self.started: dict[str, Start] = {}
-        self._places: dict[str, int] = {}  # of the starts, in their order
+        self.places: dict[str, int] = {}  # of the starts, in their order
 
     @property
     def starts(self) -> list[Start]:
@@ -188,7 +188,7 @@ class Cast:
         for row in served.granted:
             worker.active[row.token] = row
             worker.known.add(row.token)
-            self._places[row.token] = len(self.started)
+            self.places[row.token] = len(self.started)
             self.started[row.token] = Start(run_of(row.id), row.name, name, row.attempt, self.database.shown)
         self.mail.extend(served.advance.tickets)
 
@@ -234,7 +234,7 @@ class Cast:
     def running(self) -> list[tuple[str, Granted]]:
         """The attempts that execute, each with its server, in the order of their starts."""
         running = [(name, row) for name, worker in self.workers.items() for row in worker.active.values()]
-        return sorted(running, key=lambda each: self._places[each[1].token])
+        return sorted(running, key=lambda each: self.places[each[1].token])
 
     def report(self, server: str, row: Granted, end: End, log: str | None = None) -> Served:
         """Let an attempt end, and its server report it."""
