@@ -32,7 +32,7 @@ def missing(batch: Play) -> object:
     """The living server no longer has the attempt."""
     name, row = batch.at("A")
     life = batch.workers[name].life
-    return batch.database.run(lambda tx: engine.recover_missing(tx, life, {row.token}, batch.database.now(tx)))
+    return batch.database.run(lambda tx: engine.recover_missing(tx, life, {row.token}, tx.now()))
 
 
 def set_aside(batch: Play) -> object:
@@ -40,7 +40,7 @@ def set_aside(batch: Play) -> object:
     name, row = batch.at("A")
     life = batch.workers[name].life
     assert batch.database.run(lambda tx: servers.stop(tx, life.server, life.epoch))
-    return batch.database.run(lambda tx: engine.lose_again(tx, row.id, batch.database.now(tx)))
+    return batch.database.run(lambda tx: engine.lose_again(tx, row.id, tx.now()))
 
 
 def less(of: Callable[[Report, str], Report], end: End) -> Callable[[Play], object]:
