@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from functools import reduce
@@ -88,6 +89,18 @@ def test_python_names_the_action_in_python_and_the_command_line_names_its_comman
     error = errors.unknown("task", "T{}", [], advice=Advice("{} shows them.", Action.LIST_TASKS, ("7{}",)))
     assert str(error) == "No task 'T{}'. `batchq.views.run_view` shows them."
     assert wording.told(error) == "No task 'T{}'. `batchq task list 7{}` shows them."
+
+
+def test_the_log_of_a_process_that_the_program_started_names_commands():
+    shows = "from batchq.errors import Action, Advice; print(Advice('Run {}.', Action.UPGRADE).told())"
+    begins = (
+        "import batchq.cli, sys; sys.argv = ['batchq', '--version']\ntry: batchq.cli.main()\nexcept SystemExit: pass\n"
+    )
+    words = [
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+        for code in (shows, begins + shows)
+    ]
+    assert words == ["Run `batchq.store.schema.upgrade`.", "Run `batchq db upgrade`."]
 
 
 @pytest.mark.parametrize("action", Action)

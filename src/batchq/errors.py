@@ -21,7 +21,8 @@
 The numbers are exit codes. One more error stands where it is raised: `StartFailed` (1), in `batchq.embedded`.
 
 The code of an error is its class's name in kebab-case, such as `database-outdated`: programs compare it. A next step
-that batchq itself can take is data, an `Advice`. `str()` names that action in Python, the command line by its command.
+that batchq itself can take is data, an `Advice`. `str()` names that action in Python, and in the processes of the
+program `batchq` by its command.
 """
 
 from __future__ import annotations
@@ -76,6 +77,15 @@ def in_python(action: Action, arguments: tuple[str, ...]) -> str:
     return f"`{IN_PYTHON[action]}`"
 
 
+_words: Words = in_python
+
+
+def name_actions(words: Words) -> None:
+    """Have this process name actions in these words, also in its log: a program's users do not call functions."""
+    global _words
+    _words = words
+
+
 class Advice(NamedTuple):
     """A next step: a sentence with `{}` where the action is named, the action, and its arguments."""
 
@@ -83,9 +93,9 @@ class Advice(NamedTuple):
     action: Action
     arguments: tuple[str, ...] = ()
 
-    def told(self, words: Words = in_python) -> str:
-        """The sentence, with the action named in these words."""
-        return self.sentence.format(words(self.action, self.arguments))
+    def told(self, words: Words | None = None) -> str:
+        """The sentence, with the action named in these words, or in this process's."""
+        return self.sentence.format((words or _words)(self.action, self.arguments))
 
 
 class BatchqError(Exception):
@@ -107,8 +117,8 @@ class BatchqError(Exception):
             self.advice = advice
         super().__init__(self.told())
 
-    def told(self, words: Words = in_python) -> str:
-        """The sentence and the next step, with its action named in these words."""
+    def told(self, words: Words | None = None) -> str:
+        """The sentence and the next step, with its action named in these words, or in this process's."""
         advice = self.advice.told(words) if isinstance(self.advice, Advice) else self.advice
         return f"{self.sentence} {advice}" if advice else self.sentence
 

@@ -9,8 +9,8 @@ from contextlib import suppress
 
 import click
 
-from batchq import __version__
-from batchq.cli import program
+from batchq import __version__, errors
+from batchq.cli import program, wording
 
 # The groups, with their help.
 GROUPS = {
@@ -133,6 +133,7 @@ def _open_what_is_closed() -> None:
 
 def main() -> None:
     """The program `batchq`."""
+    errors.name_actions(wording.command)
     _open_what_is_closed()
     for stream in (sys.stdout, sys.stderr):
         # A name that the terminal's encoding lacks must not end the command.

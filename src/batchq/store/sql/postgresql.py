@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from itertools import count
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from sqlalchemy import Connection, Engine, Insert, Table, create_engine, event, func, select
 from sqlalchemy import Dialect as SQLAlchemys
@@ -21,19 +20,17 @@ from batchq import clock
 from batchq.config import masked
 from batchq.errors import Action, Advice, DatabaseRefuses, InvalidInput
 from batchq.store.sql.driver import Fault, as_sqlalchemys, reason, sqlstate
-from batchq.store.sql.forms import Answer, Form, Rows, given_table
-from batchq.store.sql.lists import Values, among
+from batchq.store.sql.forms import Form
 from batchq.store.sql.statement import Statement, forget, send
-from batchq.store.sql.untyped import AnyColumn, AnyType, Driver, Making, Options, Way
+from batchq.store.sql.together import Together
+from batchq.store.sql.untyped import AnyColumn, AnyType, Driver, Making, Options
 
 if TYPE_CHECKING:
-    from psycopg.pq.abc import PGresult
     from sqlalchemy.pool import ConnectionPoolEntry
 
     from batchq.store.sql.dialect import Access
     from batchq.store.sql.file import File
     from batchq.store.sql.session import Session
-    from batchq.store.sql.wire import Reader
 
 # Serialization failure, deadlock detected, lock not available.
 REPEATABLE = {"40001", "40P01", "55P03"}
@@ -221,84 +218,3 @@ def _driver(tx: Connection) -> Session:
     driver: Driver = tx.connection.driver_connection
     session: Session = driver
     return session
-
-
-class Together(Form):
-    """A statement that takes all its rows at once, as an array for each column, and travels with others."""
-
-    at_once = False
-
-    def __init__(self, statement: Making, columns: Mapping[str, AnyColumn], compiler: SQLAlchemys) -> None:
-        from batchq.store.sql import wire
-
-        self.exchange = wire.exchange
-        head = ""
-        if columns:
-            statement = _by_key(statement, columns)
-            head = _given(columns, compiler)
-        compiled = statement.compile(dialect=compiler)
-        super().__init__(compiled, head)
-        self.sentence = wire.sentence(next(_NUMBERS), self.sql)
-        writers = {name: wire.writer(like.type, many=True) for name, like in columns.items()}
-        for name in self.sentence.parameters:
-            if name not in writers:
-                type_ = compiled.binds[name].type
-                many = isinstance(type_, Values)
-                writers[name] = wire.writer(type_.item if many else type_, many=many)
-        order = {name: place for place, name in enumerate(columns)}
-        names, fixed = self.sentence.parameters, self._fixed
-        # As on SQLite; a column of the rows that are given is a parameter too.
-        self._template = [writers[name](fixed[name]) if name in fixed else None for name in names]
-        self._open = [(at, name, writers[name]) for at, name in enumerate(names) if name not in fixed | order]
-        self._columns_at = [(at, order[name], name, writers[name]) for at, name in enumerate(names) if name in order]
-        self._read = [
-            (at, _after(wire.reader(column.type), make))
-            for at, (column, make) in enumerate(zip(self._columns, self._out, strict=True))
-        ]
-
-    def bind(self, values: Mapping[str, object], rows: Rows) -> list[bytes | None]:
-        """The values in the order of the parameters, as the server reads them."""
-        bound = self._template.copy()
-        for at, name, write in self._open:
-            bound[at] = write(values[name])
-        given: Any = rows
-        plain = bool(given) and isinstance(given[0], tuple)
-        for at, place, name, write in self._columns_at:
-            bound[at] = write([row[place if plain else name] for row in given])
-        return bound
-
-    def answer(self, result: PGresult) -> Answer:
-        """The answer that a result of the server is."""
-        rows: list[Any] = []
-        if self._row is None or not result.ntuples:
-            return Answer(rows, result.command_tuples or 0)
-        text, make, ways = result.get_value, self._row._make, self._read
-        for number in range(result.ntuples):
-            texts = [(text(number, place), read) for place, read in ways]
-            rows.append(make([None if found is None else read(found) for found, read in texts]))
-        return Answer(rows, result.command_tuples or 0)
-
-
-_NUMBERS = count(1)
-
-
-def _after(read: Reader, make: Way | None) -> Reader:
-    return read if make is None else lambda text: make(read(text))
-
-
-def _by_key(make: Making, columns: Mapping[str, AnyColumn]) -> Making:
-    """The statement over a table of its rows; an update finds those it changes by the first column, in every plan.
-
-    A plan that was made for an empty table could else read the whole of it for good.
-    """
-    statement = make(given_table(columns))
-    (name, like), *_ = columns.items()
-    return statement.where(among(like, name)) if statement.is_update else statement
-
-
-def _given(columns: Mapping[str, AnyColumn], compiler: SQLAlchemys) -> str:
-    """The head of a statement that makes a table of its rows, of one array a column."""
-    types = compiler.type_compiler_instance
-    arrays = ", ".join(f"%({name})s::{types.process(like.type)}[]" for name, like in columns.items())
-    names = ", ".join(f'"{name}"' for name in columns)
-    return f"WITH given ({names}) AS (SELECT * FROM unnest({arrays})) "  # noqa: S608  # names of our own
