@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from batchq.core.ends import Failure
 from batchq.server.child.executing import execute
 from batchq.server.child.order import ERROR_CHARS, Current, Done, Order
 from batchq.server.execution import Execution
@@ -84,8 +85,8 @@ class Told(Execution):
     def __init__(self, kwargs: str) -> None:
         self.row, self.reports, self.hard_limit = SimpleNamespace(kwargs=kwargs), [], None
 
-    def _fail(self, error: str) -> None:
-        self.reports.append(error)
+    def _fail(self, end: Failure) -> None:
+        self.reports.append(end.error)
 
 
 @pytest.mark.parametrize("case", EXCEPTIONS)
