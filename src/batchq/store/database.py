@@ -104,7 +104,7 @@ class Database:
         raise DatabaseRefuses(url=self._masked, reason=reason(last), advice=CONTENDED) from last
 
     def clock(self, tx: Connection) -> datetime:
-        """The instant that `Tx.now` tells; a test may have it tell another one."""
+        """The instant that `Tx.now` returns; tests override it."""
         return self.dialect.now(tx)
 
     @contextmanager

@@ -239,8 +239,8 @@ class TaskCondition(Row, table=True):
 class Attempt(Row, table=True):
     """One attempt that ended: where, when, how, and what it wrote (rule 30).
 
-    `reason` says why it failed. It is null for a success, and for a failure that a process of a version before the
-    column stored after the upgrade.
+    `reason` says why it failed. It is null for a success, and for a failure that an older process stored after the
+    upgrade.
     """
 
     __tablename__ = "batchq_attempt"

@@ -69,7 +69,7 @@ def current(tx: Tx, version: int | None = None) -> Topology:
 
 
 def read(tx: Tx) -> Topology:
-    """All servers as they stand, read anew: people are to see also what somebody changed by hand."""
+    """Read all servers anew, so that people also see changes made by hand."""
     return _load(tx, newest_version(tx))
 
 

@@ -50,7 +50,7 @@ class Form:
 
 
 def _row_of(columns: Sequence[Any]) -> Any:
-    """A class for the rows of a statement that was given none."""
+    """Make a row class for a statement that was given none."""
     return namedtuple("Row", [column.keyname for column in columns]) if columns else None
 
 

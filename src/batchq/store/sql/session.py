@@ -114,7 +114,7 @@ class Session(psycopg.Connection[TupleRow]):
             return result
 
     def take_long(self, seconds: float) -> None:
-        """Bear a silence of so many seconds until the connection rests."""
+        """Allow silences of this length until the connection rests."""
         if self._usual_seconds is None:
             self._usual_seconds = self.answer_seconds
         self.answer_seconds = seconds
