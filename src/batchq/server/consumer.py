@@ -18,7 +18,7 @@ from batchq.server.watch import LOOK_SECONDS, Watch
 
 
 class Wanted(Protocol):
-    """A batch server, as far as its consumer follows it."""
+    """The parts of a batch server that its consumer follows."""
 
     settings: Settings
     ledger: Ledger

@@ -47,7 +47,7 @@ class Queues:
         self._consumer.app.amqp.queues._consume_from = {}
 
     def guard(self) -> None:
-        """Listen on this connection to no queue but those that `fit` adds, whoever asks for it.
+        """Listen on this connection to the queues of `fit` alone, even if remote control asks for another.
 
         Messages of any other queue are for the host's own workers: nothing here could run them.
         """
@@ -135,7 +135,7 @@ class Queues:
 
 
 class Taker(Protocol):
-    """A batch server, as far as it takes tickets in."""
+    """The parts of a batch server that take tickets in."""
 
     settings: Settings
     ledger: Ledger

@@ -167,9 +167,9 @@ class Children:
 
 
 def _idle(inner: Processes) -> Iterator[Child]:
-    """The children, newest first, that have nothing to do and were not sent anything.
+    """Idle children, newest first: they have no order, and none is on its way to them.
 
-    billiard.pool chooses by the jobs that a child has accepted, and so may end one whose job is on its way.
+    billiard.pool looks at accepted jobs alone, so it may end a child whose job is on its way.
     """
     taken = {job._write_to for job in inner._cache.values()} | {job._scheduled_for for job in inner._cache.values()}
     for child in reversed(inner._pool):
@@ -179,7 +179,7 @@ def _idle(inner: Processes) -> Iterator[Child]:
 
 
 def _let_end(inner: Processes, child: Child) -> None:
-    """Let the child end by itself, with the sentinel by which billiard ends its children at a shutdown."""
+    """Send the child billiard's shutdown sentinel: it ends once it has read it."""
     inner._all_inqueues.discard(child.inqW_fd)
     inner._fileno_to_inq.pop(child.inqW_fd, None)
     inner.hub_remove(child.inqW_fd)

@@ -170,7 +170,7 @@ class Fitting:
         self._wait_for_change(seen, now)
 
     def _fit_soon(self, seconds: float) -> None:
-        """Fit once more before the next look; one such call is enough, whoever asks for it."""
+        """Fit once more before the next look; several calls make one extra fit."""
         now = time.monotonic()
         if now >= self._fit_at:
             self._fit_at = now + seconds

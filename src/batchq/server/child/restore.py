@@ -106,9 +106,9 @@ class House:
         return habits.glance() if self._names.have_versions else (habits.glance(), habits.in_names())
 
     def put_back(self, work: Current) -> None:
-        """Put back what the report needs; all the rest too, unless that is done after the report.
+        """Put back the parts that the report needs, and all others unless they can wait until it is sent.
 
-        `work` is the attempt, for the log to name. A process that cannot report ends.
+        The log names `work`, the attempt. A process that cannot report ends.
         """
         self._names.put_core_back()
         try:
