@@ -62,7 +62,7 @@ class Queues:
         return None
 
     def fit(self, wanted: Collection[str]) -> bool:
-        """Listen to the `wanted` queues and no others, as far as the broker lets it; returns whether one was added."""
+        """Listen to the `wanted` queues alone, without those that the broker refuses; returns whether one was added."""
         if self._consumer.task_consumer is None:  # its connection is gone
             return False
         self._ours = frozenset(wanted)

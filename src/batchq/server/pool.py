@@ -24,7 +24,7 @@ CHILDREN_AT_ONCE = 4
 
 
 class Following(Protocol):
-    """A pool whose size follows what is wanted of it."""
+    """A pool whose size follows the wanted one."""
 
     @property
     def size(self) -> int:
@@ -76,7 +76,7 @@ class Threads:
         return int(self._pool.limit)
 
     def fit(self, wanted: int) -> bool:
-        """Move the number; it holds at once."""
+        """Set the number; it takes effect at once."""
         self._pool.limit = self._pool.executor._max_workers = max(wanted, 1)
         return True
 
@@ -102,7 +102,7 @@ class Children:
 
     @property
     def size(self) -> int:
-        """How many children it has, but for those that were told to go."""
+        """The number of its children, without those that were told to end."""
         return int(self._pool._pool._processes) if self._pool._pool is not None else 0
 
     def fit(self, wanted: int) -> bool:

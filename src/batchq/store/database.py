@@ -26,7 +26,7 @@ from batchq.store.transaction import Tx, Writer
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# So long a PostgreSQL may say nothing: longer than anybody waits for a lock there, or for a slow disk.
+# The longest silence of PostgreSQL: longer than a wait for a lock there, or for a slow disk.
 ANSWER_SECONDS = 6.0
 MOST_TRIES = 10
 CONTENDED = "Another session holds a lock for long: pg_stat_activity shows which. Try again later."
@@ -137,7 +137,7 @@ class Database:
         if refusal is not None or not is_away(error):
             return refusal
         if self.dialect.fails_as_a_whole:
-            # The others are hardly better off, and each would be waited for by itself.
+            # The other connections are hardly better off, and each would cost a wait of its own.
             self._renew()
         return DatabaseUnreachable(url=self._masked, reason=reason(error))
 

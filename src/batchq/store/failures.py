@@ -45,9 +45,9 @@ def is_away(error: DBAPIError) -> bool:
 
 
 def of_content(error: BaseException) -> bool:
-    """Whether the values that are stored, or were to be, are to blame: it would fail again, and for nobody else.
+    """Whether stored values, or values to be stored, are to blame: a repetition fails, and all other work succeeds.
 
-    Not so for a database that is away, or refuses whatever it is asked, and for tables of another schema.
+    False for a database that is away or refuses everything, and for tables of another schema.
     """
     if not isinstance(error, Exception) or isinstance(error, (BatchqError, OSError, MemoryError)):
         return False

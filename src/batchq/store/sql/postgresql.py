@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 
 # Serialization failure, deadlock detected, lock not available.
 REPEATABLE = {"40001", "40P01", "55P03"}
-# It ended a session in which a transaction stood still, or took longer than somebody allows.
+# It ended a session whose transaction stood still, or took longer than a setting allows.
 SILENT = ("25P03", "25P04")
 # Classes of its SQLSTATE by which it speaks of itself, of a session or of its tables. All others are about what is
-# stored there, or was to be, also those that somebody's trigger made up.
+# a stored value or one to be stored, also those that somebody's trigger made up.
 _SESSION = "01 02 03 08 09 0B 0F 0L 0P 24 25 26 27 28 2B 2D 34 3B 3D 3F 40 42 53 55 57 58 72 F0 HV"
 STATES = frozenset(_SESSION.split())
 # Refusals of a server that answers, by SQLSTATE, or by words where there is none; each with its advice.

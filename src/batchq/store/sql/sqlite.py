@@ -182,7 +182,7 @@ def _driver(tx: Connection) -> sqlite3.Connection:
 
 
 def _bear_garbage(driver: sqlite3.Connection, file: File) -> None:
-    """Read bytes that are no text all the same, once some were met in the file; at first they are an error."""
+    """Read even bytes that are no text, once some were met in the file; the first ones are an error."""
     if file.bears_garbage:
         driver.text_factory = _shown
 
@@ -236,7 +236,7 @@ class Each(Form):
         return lambda row: make([way(value) if way else value for way, value in zip(out, row, strict=True)])
 
     def ask(self, driver: sqlite3.Connection, bound: Sequence[Sequence[object]]) -> Answer:
-        """Run it for each of these."""
+        """Run it for each of these values."""
         if self._row is None:
             return Answer([], driver.executemany(self.sql, bound).rowcount if bound else 0)
         make = self._make
