@@ -168,7 +168,7 @@ def view_schema() -> str:
 
 
 def _definition(view: Any) -> dict[str, Any]:
-    """The schema of one view; a key may be added later, and all that are there now are always there."""
+    """The schema of one view; later versions may add keys, so others are allowed."""
     hints = get_type_hints(view)
     return {
         "description": cleandoc(view.__doc__).splitlines()[0],
@@ -179,7 +179,7 @@ def _definition(view: Any) -> dict[str, Any]:
 
 
 def _schema(hint: Any) -> dict[str, Any]:
-    """The schema of a value of this type; nothing is said of a value that may be anything."""
+    """The schema of a value of this type; a value that may be anything has an empty one."""
     origin, inner = get_origin(hint), get_args(hint)
     if is_typeddict(hint):
         return {"$ref": f"#/$defs/{hint.__name__}"}

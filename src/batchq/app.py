@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 RUN = "batchq.run"
 COORDINATE = "batchq.coordinate"
-# An answer may take so much longer than a lock: a slow disk must not count as silence.
+# How much longer an answer may take than a lock: a slow disk must not count as silence.
 LONGER_SECONDS = 6.0
 
 

@@ -17,7 +17,7 @@ _TRANSPORTS = {TRANSPORT_ALIASES.get(name) for name in BROKERS} - {None}
 
 
 class Conf(Protocol):
-    """The app's settings, as far as they name its broker."""
+    """The app's settings that name its broker."""
 
     broker_read_url: str | Sequence[str] | None
     broker_write_url: str | Sequence[str] | None

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """The tasks of an app, as far as the settings let jobs run them."""
+    """The tasks of an app that the settings let jobs run."""
 
     app: Celery
     settings: Settings
@@ -30,13 +30,13 @@ class Catalogue:
         return sorted(filter(self.allows, self.app.tasks))
 
     def allows(self, operation: str) -> bool:
-        """Whether a job may run the task of this name: never Celery's own or ours, and only what the settings allow."""
+        """Whether a job may run the task of this name: one that the settings allow, and neither Celery's nor ours."""
         if operation.startswith(("celery.", "batchq.")) or (operation == "shell.run" and not self.settings.allow_shell):
             return False
         return any(fnmatchcase(operation, pattern.strip()) for pattern in self.settings.allowed_operations.split(","))
 
     def rate_limits(self, operations: Iterable[str]) -> str | None:
-        """The sentence about those operations that have a `rate_limit`, which does not hold here; None if none has."""
+        """A sentence that names the operations with a `rate_limit`, which does not hold here; None if none has one."""
         if self.app.conf.worker_disable_rate_limits:
             return None
         tasks = ((name, self.app.tasks.get(name)) for name in sorted(set(operations)))
@@ -48,7 +48,7 @@ class Catalogue:
         return f"rate_limit does not hold for operations ({said}): threads and windows decide how many run at once."
 
     def check(self, job: JobSpec) -> None:
-        """Raise InvalidInput unless the app knows every operation of the job, and each takes what it is given."""
+        """Raise InvalidInput unless the app knows every operation of the job, and each takes its arguments."""
         from batchq.spec import arguments
 
         known = set(self.names())

@@ -1,4 +1,4 @@
-"""The wall clock; for tests one that every process of an installation reads faster, or elsewhere in time."""
+"""The wall clock; tests can make it fast, or shift it, for every process of an installation."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Clock:
 
     @classmethod
     def parse(cls, text: str) -> Clock:
-        """The clock that `offset,scale` says; raises InvalidInput."""
+        """Parse a clock written as `offset,scale`; raises InvalidInput."""
         try:
             offset, _, scale = text.partition(",")
             clock = cls(float(offset), float(scale or 1))
@@ -65,7 +65,7 @@ def now() -> datetime:
 
 
 def real_seconds(shown: timedelta) -> float:
-    """How long the clock takes, in real seconds, to move on by so much."""
+    """The real seconds in which the clock moves on by `shown`."""
     return shown.total_seconds() / clock().scale
 
 

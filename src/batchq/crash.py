@@ -1,7 +1,7 @@
 """For tests: the named points at which a process ends as by `kill -9`, when BATCHQ_CRASH=point:n asks for it.
 
 The n-th pass counts, over the process that was started with the variable and all that it has forked, and it ends one
-process, once: whoever starts the process again leaves the variable out.
+process, once: start the process again without the variable.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every error a user can meet: a code, facts, the sentence of fact and place, a next step, and an exit code.
+"""Every error that users meet, with its code, facts, sentence, next step and exit code.
 
     BatchqError                 1
     ├── InvalidInput            2   the input breaks a rule
@@ -18,11 +18,11 @@
     │   └── ServerRuns
     └── QueueRefused            5   the broker refuses one queue
 
-The numbers are exit codes. One more error stands where it is raised: `StartFailed` (1), in `batchq.embedded`.
+The numbers are exit codes. One more error is defined where it is raised: `StartFailed` (1), in `batchq.embedded`.
 
-The code of an error is its class's name in kebab-case, such as `database-outdated`: programs compare it. A next step
-that batchq itself can take is data, an `Advice`. `str()` names that action in Python, and in the processes of the
-program `batchq` by its command.
+An error's code is its class name in kebab-case, such as `database-outdated`. Programs compare it. A next step that
+batchq itself can take is an `Advice`. `str()` names it as a Python function, or in processes of the program `batchq`
+as a command.
 """
 
 from __future__ import annotations
@@ -68,12 +68,12 @@ IN_PYTHON = {
 }
 
 
-# How a reader's way into batchq names an action with its arguments.
+# Names an action with its arguments: as a Python function, or as a command.
 Words = Callable[[Action, tuple[str, ...]], str]
 
 
 def in_python(action: Action, arguments: tuple[str, ...]) -> str:
-    """The action as a Python caller knows it, whatever its arguments."""
+    """The Python function that takes the action, without arguments."""
     return f"`{IN_PYTHON[action]}`"
 
 
@@ -81,28 +81,28 @@ _words: Words = in_python
 
 
 def name_actions(words: Words) -> None:
-    """Have this process name actions in these words, also in its log: a program's users do not call functions."""
+    """Name actions by `words` in this whole process, its log included: a program's users do not call functions."""
     global _words
     _words = words
 
 
 class Advice(NamedTuple):
-    """A next step: a sentence with `{}` where the action is named, the action, and its arguments."""
+    """A next step: a sentence with `{}` for the action's name, the action, and its arguments."""
 
     sentence: str
     action: Action
     arguments: tuple[str, ...] = ()
 
     def told(self, words: Words | None = None) -> str:
-        """The sentence, with the action named in these words, or in this process's."""
+        """The sentence, its action named by `words` or else by the words of this process."""
         return self.sentence.format((words or _words)(self.action, self.arguments))
 
 
 class BatchqError(Exception):
-    """Base of all errors that batchq raises on purpose; `str()` is the sentence and the next step, for Python.
+    """Base of all errors that batchq raises on purpose; `str()` is the sentence and the next step.
 
-    `exit_code`: 1 negative result, 2 usage or invalid input, 3 not found, 4 broker or database
-    unreachable, 5 conflict. `advice` is a text where no action of batchq helps, and empty where nothing is known to.
+    `exit_code`: 1 negative result, 2 usage or invalid input, 3 not found, 4 broker or database unreachable, 5 conflict.
+    `advice` is an `Advice`, a text if no action of batchq helps, or empty if no help is known.
     """
 
     code: ClassVar[str] = "batchq-error"
@@ -118,7 +118,7 @@ class BatchqError(Exception):
         super().__init__(self.told())
 
     def told(self, words: Words | None = None) -> str:
-        """The sentence and the next step, with its action named in these words, or in this process's."""
+        """The sentence and the next step, its action named by `words` or else by the words of this process."""
         advice = self.advice.told(words) if isinstance(self.advice, Advice) else self.advice
         return f"{self.sentence} {advice}" if advice else self.sentence
 

@@ -108,7 +108,7 @@ def one_task(batch: Play, name: str = "ONE") -> tuple[int, Any]:
     return run, batch.mail.pop()
 
 
-def held(tx: Tx, *tickets: Any) -> None:
+def be_claiming(tx: Tx, *tickets: Any) -> None:
     """Be a server that is about to claim these."""
     moves.lock_tickets(tx, [ticket.task for ticket in tickets])
     tx.execute(text("SELECT 1"))
@@ -123,7 +123,7 @@ def test_a_tick_leaves_a_ticket_alone_that_is_being_claimed_and_takes_it_back_la
         servers.set_server(tx, batch.workers["AOS1"].life.server, enabled=False)
         topologies.changed(tx)
     with elsewhere(postgresql) as claim:
-        held(claim, ticket)
+        be_claiming(claim, ticket)
         coordinator.tick(1.0)
         topologies.lock_dispatch(claim)
         assert batch.states(run) == {"A": "queued"}
@@ -135,7 +135,7 @@ def test_a_tick_sends_no_ticket_again_that_is_being_claimed(batch, coordinator, 
     run, ticket = one_task(batch)
     postgresql.later(seconds=60)
     with elsewhere(postgresql) as claim:
-        held(claim, ticket)
+        be_claiming(claim, ticket)
         coordinator.tick(1.0)
         topologies.lock_dispatch(claim)
         assert batch.task(run, "A").token == ticket.token
@@ -172,7 +172,7 @@ def test_who_takes_tickets_back_waits_for_a_claim_before_dispatch_not_under_it(b
         return actions.disable(postgresql, "AOS1")
 
     with elsewhere(postgresql) as claim:
-        held(claim, ticket)
+        be_claiming(claim, ticket)
         with meanwhile(postgresql, act) as ended:
             topologies.lock_dispatch(claim)
             assert not ended
@@ -194,7 +194,7 @@ def test_a_ticket_that_left_while_dispatch_was_waited_for_is_waited_for_too_but_
             ended = operator.__enter__()
             server.commit()
         ((version),) = locked
-        held(claim, ticket)
+        be_claiming(claim, ticket)
         next_one.rollback()
         wait_for_locks(postgresql, 1)
         assert topologies.lock_dispatch(claim) == version

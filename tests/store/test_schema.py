@@ -147,15 +147,15 @@ EVERY_TASK = {
 
 def contents(database: Database, found: MetaData) -> dict[str, list[dict[str, object]]]:
     """What stands in those columns of these tables that there are now as well."""
-    held: dict[str, list[dict[str, object]]] = {}
+    stored: dict[str, list[dict[str, object]]] = {}
     with database.read() as tx:
         for table in found.sorted_tables:
             now = Row.metadata.tables.get(table.name)
             if now is not None:
                 columns = [column for column in table.c if column.name in now.c]
                 rows = tx.execute(select(*columns).order_by(*(table.c[key.name] for key in now.primary_key)))
-                held[table.name] = [dict(row) for row in rows.mappings()]
-    return held
+                stored[table.name] = [dict(row) for row in rows.mappings()]
+    return stored
 
 
 def test_rows_of_the_first_version_are_all_there_after_an_upgrade(bare):

@@ -23,8 +23,9 @@ def apply(
 ) -> list[str]:
     """Make groups, servers and jobs as the document says, in one transaction; returns the differences.
 
-    What the document does not name stays; with `prune`, servers go if it names any server, groups if it names
-    any group. Raises Conflict if one of them is in use. With `dry_run` nothing is changed.
+    Jobs, groups and servers that the document does not name stay. With `prune`, unnamed servers go if it names any
+    server, and unnamed groups if it names any group. Raises Conflict if one of them is in use. With `dry_run`
+    nothing is changed.
     """
 
     def wanted(tx: Tx) -> Iterator[Step]:

@@ -53,7 +53,7 @@ def naming(tx: Tx, name: str) -> Step:
 def pause_group(database: Database, name: str, *, ahead: int = 0) -> list[str]:
     """Let nothing new of a group start, from the moment that this returns (rule 29); returns the differences.
 
-    What is executing finishes. Raises NotFound.
+    Its executing tasks finish. Raises NotFound.
     """
     return perform(database, lambda tx: _pausing(tx, name, True), ahead)
 

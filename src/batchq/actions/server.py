@@ -26,7 +26,7 @@ from batchq.store.transaction import Tx
 
 
 class ServerFacts(TypedDict, total=False):
-    """Facts that an operator sets of a server; None, or a key left out, changes nothing."""
+    """A server's facts that an operator sets; None or a missing key changes nothing."""
 
     threads: int | None
     enabled: bool | None
@@ -163,7 +163,7 @@ def _differences(name: str, before: ServerFacts, after: ServerFacts) -> Iterator
 
 
 def _words(facts: ServerFacts) -> Iterator[tuple[str, str]]:
-    """The facts that are given, but for windows, each in the words of its change."""
+    """Name and new value of each given fact, for its change; windows have changes of their own."""
     if (threads := facts.get("threads")) is not None:
         yield "threads", str(threads)
     if (enabled := facts.get("enabled")) is not None:

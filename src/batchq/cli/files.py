@@ -132,7 +132,7 @@ def _join(whole: dict[str, T], part: dict[str, T], said: str) -> None:
 
 
 class Validated(TypedDict, total=False):
-    """A file that was checked: its faults and notes, and how much it holds if it has no faults."""
+    """A checked file: its faults and notes, and its counts if it has no faults."""
 
     file: Required[str]
     valid: Required[bool]

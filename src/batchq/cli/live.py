@@ -35,9 +35,9 @@ LEAST_URGENT = 4
 
 @dataclass(frozen=True, slots=True)
 class Until:
-    """When to stop watching a run that has not ended: after `timeout` seconds, or once `stop()` answers yes.
+    """When to stop watching an open run: after `timeout` seconds, or once `stop()` is true.
 
-    `pause` waits for the seconds between two looks.
+    `pause` sleeps for the given seconds between two looks.
     """
 
     timeout: float | None = None
@@ -52,10 +52,10 @@ ITS_END = Until()
 def follow(
     database: Database, run_id: int, *, console: Console, until: Until = ITS_END, timezone: str | None = None
 ) -> RunView:
-    """Show a run until it ends, or `until` says so; then sum it up.
+    """Show a run until it ends or `until` stops the watch; then sum it up.
 
-    Times are told in `timezone`, an IANA name; without one, in the machine's. Returns the run as it then
-    stands (`views.run_view`): one whose status is still open was left early. Raises NotFound.
+    Times are shown in `timezone`, an IANA name, or in the machine's zone. Returns the run as it then stands
+    (`views.run_view`); its status is still open if `until` stopped the watch. Raises NotFound.
     """
     began = time.monotonic()
     with _shown(console) as show:

@@ -64,7 +64,7 @@ Part = str | Table
 
 
 class Timed(TypedDict):
-    """The part of a view that tells how long something lasted."""
+    """The keys of a view that give a duration."""
 
     started_at: str | None
     ended_at: str | None

@@ -71,7 +71,7 @@ def _cells(hour: PlannedHour, shown: Sequence[str], most: float) -> tuple[str, .
 
 
 def length(hour: PlannedHour) -> float:
-    """The seconds of an hour, which is shorter where the plan begins or ends in it."""
+    """The seconds of an hour; the plan's first and last hour may be shorter."""
     return seconds_between(hour["start"], hour["end"])
 
 
@@ -81,7 +81,7 @@ def seconds_between(start: str, end: str) -> float:
 
 
 def _sum(hour: PlannedHour) -> ServerHour:
-    """All servers of an hour together."""
+    """The sum over all servers in an hour."""
     servers = hour["servers"].values()
     return {"threads": sum(each["threads"] for each in servers), "busy": sum(each["busy"] for each in servers)}
 

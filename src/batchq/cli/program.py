@@ -28,7 +28,7 @@ class Failure(click.ClickException):
         from batchq.cli.wording import told  # no `--help` needs it
 
         super().__init__(printable(told(error), LINES))
-        self.exit_code = error.exit_code  # type: ignore[misc]  # click declares it of the class
+        self.exit_code = error.exit_code  # type: ignore[misc]  # click declares it on the class
 
 
 class Deferred(click.Command):

@@ -1,10 +1,10 @@
-"""The next steps of errors as commands: only the command line says "`batchq …`"."""
+"""Commands for the next steps of errors: only the command line says "`batchq …`"."""
 
 from __future__ import annotations
 
 from batchq.errors import Action, BatchqError
 
-# The words behind `batchq`, with a place for each argument.
+# The words after `batchq`, with a placeholder for each argument.
 COMMANDS = {
     Action.UPGRADE: "db upgrade",
     Action.START_ENGINE: "dev",

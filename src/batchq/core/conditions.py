@@ -89,7 +89,7 @@ def settle(nodes: Mapping[str, Node], states: Mapping[str, State]) -> dict[str, 
 
 
 def order(after: Mapping[str, Sequence[str]]) -> list[str]:
-    """The tasks so that each stands behind those it follows, otherwise as given; tasks in a cycle are left out."""
+    """Sort tasks behind the tasks they follow, otherwise as given; leave out cycles and all that follows them."""
     successors: dict[str, list[str]] = {}
     open_count = {name: len(set(before)) for name, before in after.items()}
     for name, before in after.items():

@@ -4,5 +4,5 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-# A recursive type would make pydantic recurse as deep as the input, and `spec` looks at each value itself.
+# No recursive type: pydantic would recurse as deep as the input. `spec` checks each value itself.
 JSON: TypeAlias = Any

@@ -116,7 +116,7 @@ class _Simulator:
         self.now = until
 
     def _heed_windows(self) -> None:
-        """Fix the threads of each server until the next change, which is quicker than to judge its windows anew."""
+        """Fix each server's threads until they change: judging its windows at every event would be slow."""
         if self.now == self.begin or (self.changes and self.changes[-1] <= self.now):
             while self.changes and self.changes[-1] <= self.now:
                 self.changes.pop()

@@ -41,9 +41,9 @@ class Reason(StrEnum):
     """Why an attempt failed (rules 30-32, 34)."""
 
     ERROR = "error"  # the operation came back with an error
-    LOST = "lost"  # nobody can say any more how it ended
+    LOST = "lost"  # how it ended can no longer be known
     TIMED_OUT = "timed_out"
-    NOT_STARTED = "not_started"  # claimed, and its operation never began
+    NOT_STARTED = "not_started"  # claimed, but its operation never began
     ABORTED = "aborted"  # an operator ended it
 
 

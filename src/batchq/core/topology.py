@@ -60,7 +60,7 @@ class Topology:
 
     @cached_property
     def bound(self) -> frozenset[str]:
-        """The groups that at least one server is bound to, whatever that server's state (rule 12)."""
+        """The groups that at least one server, in any state, is bound to (rule 12)."""
         return frozenset(group for server in self.servers for group in server.groups)
 
     def serves(self, server: Server, group: str) -> bool:

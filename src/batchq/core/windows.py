@@ -35,7 +35,7 @@ DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 TIME = re.compile(r"([0-9]{2}):([0-9]{2})(?::([0-9]{2}))?")
 
 _short = Repr()
-_short.maxstring = 80  # what a stranger typed may be megabytes
+_short.maxstring = 80  # a stranger's text may be megabytes
 
 
 # The zone of a window whose row nobody can read.

@@ -1,6 +1,6 @@
 """One command, no services: a Valkey child, a SQLite file, and coordinator, servers and Flower as child processes.
 
-What the app or the settings name is used as it is; only what is missing is embedded.
+A database or broker that the app or the settings name is used; only a missing one is embedded.
 """
 
 from typing import TYPE_CHECKING

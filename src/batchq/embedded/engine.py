@@ -89,7 +89,7 @@ class Embedded:
         if self.embedded_database:
             self._clear_up()
         assert self._lock is not None
-        # A password stays where it was: whoever joins then names the broker as well.
+        # No password goes into a file: a command that joins must then name the broker itself.
         broker = self.batch.settings.broker_url or os.environ.get("CELERY_BROKER_URL")
         json.dump({"pid": os.getpid(), "broker": broker if broker and "@" not in broker else None}, self._lock)
         self._lock.flush()
@@ -250,7 +250,7 @@ class Embedded:
 
 
 class EngineFacts(TypedDict):
-    """Facts in the lock of an engine: its process, and its broker if it has one of its own."""
+    """The content of an engine's lock file: its process, and its broker if the address has no password."""
 
     pid: int
     broker: str | None

@@ -45,7 +45,7 @@ def claim(tx: Tx, topology: Topology, life: Life, flush: Flush) -> tuple[Sequenc
 def _sorted_out(
     offers: Sequence[Offer], groups: dict[int, str], topology: Topology, life: Life, now: datetime
 ) -> tuple[list[Offer], list[Offer]]:
-    """The offers that the server may start now, and those that go back; tasks that are set aside are in neither."""
+    """Split the offers into those that may start now and those that go back; set-aside tasks are in neither."""
     server = topology.by_id[life.server]
     opened = server.threads_now(now) > 0
     mine: list[Offer] = []
@@ -59,7 +59,7 @@ def _sorted_out(
 
 
 def claimed_before(tx: Tx, life: Life, tokens_here: Collection[str]) -> Sequence[Start]:
-    """The attempts that this life has claimed by the database and does not know of."""
+    """The attempts that the database has under this life, and of which the life does not know."""
     lost = [row for row in moves.executing_on(tx, life.server) if row.epoch == life.epoch]
     tickets = [(row.id, row.token) for row in lost if row.token not in tokens_here]
     return moves.claimed(tx, tickets, life.server, life.epoch).rows if tickets else []

@@ -1,4 +1,4 @@
-"""Dispatch: the best ready tasks get tickets, as far as threads are free for them (rules 10-13, 16, 19, 28)."""
+"""Dispatch: the best ready tasks get tickets for free threads (rules 10-13, 16, 19, 28)."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def choose(
 
 
 def follow_clock(tx: Tx, now: datetime, aside: Collection[int] = (), alone: Collection[int] | None = None) -> int:
-    """Bring ready tasks forward whose instant is far off only because the clock was set back; returns their number."""
+    """Bring forward the ready tasks that wait only because the clock was set back; returns their number."""
     rows: list[dict[str, object]] = []
     for row in moves.not_before(tx, now, aside, alone):
         due = now + timedelta(seconds=row.retry_delay if row.attempt else 0)

@@ -62,7 +62,7 @@ class Flush:
     tokens_here: Collection[str] | None = None
 
     def with_started(self, attempts: int) -> Flush:
-        """The flush with so many more attempts active."""
+        """The flush with this many more attempts active."""
         return replace(self, active=self.active + attempts) if attempts else self
 
 

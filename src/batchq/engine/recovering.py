@@ -68,7 +68,7 @@ def stop(tx: Tx, life: Life, now: datetime) -> bool:
 
 
 def recover(tx: Tx, server: int, name: str, now: datetime, reason: str = LOST) -> int:
-    """Finish as lost every attempt that the server executes by the database; returns their number."""
+    """Finish as lost every attempt that the database has as executing on the server; returns their number."""
     executing = moves.executing_on(tx, server)
     return lose_attempts(tx, server, name, executing, reason.format(name=name), now)
 

@@ -21,7 +21,7 @@ STARTED_RUNS = select(RUN.id).where(RUN.status.in_(OPEN)).scalar_subquery()
 
 
 class OpenTask(NamedTuple):
-    """A task of an open run as it is stored, without what it said and its ticket."""
+    """A stored task of an open run, without its result, its error and its ticket."""
 
     id: int
     run_id: int

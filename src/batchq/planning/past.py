@@ -24,7 +24,7 @@ NEWEST = 10  # successful attempts in a median
 
 
 class OfTask(NamedTuple):
-    """An attempt that a task of a job took."""
+    """A past attempt of a task, known by its job and name."""
 
     job: str
     name: str
@@ -33,7 +33,7 @@ class OfTask(NamedTuple):
 
 
 class OfOperation(NamedTuple):
-    """An attempt that an operation took."""
+    """A past attempt of an operation, in any job."""
 
     operation: str
     claimed_at: datetime

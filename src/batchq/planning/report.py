@@ -24,9 +24,9 @@ LONGEST = 10
 def report_on(
     simulation: Simulation, subjects: Sequence[Subject], guess: Guess, timezone: str, servers_from: str = "file"
 ) -> PlanView:
-    """The result of the simulation, printed as it is where somebody wants JSON.
+    """The simulation's result as a view, which `-o json` prints.
 
-    `timezone` is the zone in which sentences tell the time.
+    `timezone` is the zone for times in sentences.
     """
     specs = [(subject.job, task) for subject in subjects for task in subject.job.tasks]
     sources = [guess.seconds(job, task)[1] for job, task in specs]

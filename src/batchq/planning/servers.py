@@ -46,5 +46,5 @@ def set_over(topology: Topology, document: Document) -> Topology:
 
 
 def with_pools(topology: Topology, processes: int) -> Topology:
-    """Return the servers, each with a pool of this size, whatever worker runs now."""
+    """Return the servers, each with a pool of this size in place of its present worker's."""
     return replace(topology, servers=tuple(replace(server, pool=processes) for server in topology.servers))

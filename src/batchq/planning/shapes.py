@@ -11,14 +11,14 @@ from typing import TypedDict
 
 
 class JobName(TypedDict):
-    """A job of the plan; `run` is the number of a run that is under way, null for a job that the plan would submit."""
+    """A job of the plan; `run` is the number of an open run, or null for a job that is not submitted yet."""
 
     job: str
     run: int | None
 
 
 class PlannedJob(JobName):
-    """A job with its end; `status` is `success`, `error`, `canceled` or, if it is not through, `executing`."""
+    """A job with its end; `status` is `success`, `error`, `canceled`, or `executing` if the job is still open."""
 
     status: str
     ends_at: str | None
@@ -52,7 +52,7 @@ class PlannedTask(TaskName):
 
 
 class ServerHour(TypedDict):
-    """The thread-seconds of a server within an hour: open ones, and those in use."""
+    """A server's thread-seconds within an hour: open ones and busy ones."""
 
     threads: float
     busy: float

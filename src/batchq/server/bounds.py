@@ -1,4 +1,4 @@
-"""The bounds of what a worker of ours reads from the broker: small, not compressed, and never the end of the worker.
+"""Bounds on the messages that our workers read: small, not compressed, and never the end of the worker.
 
 They belong to a connection, so they hold for tickets and ticks, for remote control, and for every other message.
 """

@@ -21,7 +21,7 @@ from batchq.server.celery_types.worker import Worker
 
 logger = logging.getLogger(__name__)
 
-# A message that is half read or written: how the loop waits for its file, the file, and who goes on with it.
+# A half-read or half-written message: how the loop waits for its file, the file, and the callback that goes on.
 Half = tuple[Callable[[int, object], object], int, object]
 
 
@@ -97,8 +97,8 @@ def forget_no_attempts(pool: Pool) -> None:
 def drop_lost(hub: Hub) -> None:
     """Take a lost connection to RabbitMQ out of the loop.
 
-    celery.worker.consumer leaves one there if it was lost before the loop began. It would fail at every turn, and
-    nothing else be read.
+    celery.worker.consumer leaves it there if it was lost before the loop began. Every turn of the loop would fail on
+    it, and read nothing else.
     """
     for number, entry in list(hub.readers.items()):
         if entry and isinstance(getattr(entry[0], "__self__", None), pyamqp.Transport) and not entry[1][0].connected:

@@ -48,7 +48,7 @@ class Committer:
         self._pool = around.pool
 
     def commit(self, batch: Batch) -> tuple[Served | None, Exception | None]:
-        """Store the batch; returns what it brought about, or the error for which all of it has to be tried again."""
+        """Store the batch; returns the answer to its flush, or the error for which all of it has to be tried again."""
         try:
             for arrival, report in batch.alone:
                 self._store_alone(batch, arrival, report)
@@ -90,7 +90,7 @@ class Committer:
     # --- what makes a commit fail by its content ------------------------------------------------------------
 
     def _commit_apart(self, batch: Batch) -> Served:
-        """Commit a batch that something in it makes fail: each outcome alone, then the rest."""
+        """Commit a batch that fails by its content: each outcome alone, then the rest."""
         for arrival, report in batch.reports:
             self._store_alone(batch, arrival, report)
         rest = replace(batch, reports=[], more_to_settle=batch.more_to_settle or bool(batch.reports))

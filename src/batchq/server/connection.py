@@ -16,7 +16,7 @@ ANSWER_SECONDS = 1.0
 CONNECT_SECONDS = 4.0
 # Both sides notice a silent connection after twice this time; RabbitMQ keeps our queues locked until then.
 HEARTBEAT_SECONDS = 3
-# The longest wait while a connection is closed that was given up: nothing it says matters any more.
+# The longest wait to close a connection that was given up: nothing it says matters any more.
 BROKEN_SECONDS = 0.01
 
 

@@ -18,7 +18,7 @@ from batchq.server.watch import LOOK_SECONDS, Watch
 
 
 class Wanted(Protocol):
-    """A batch server, as far as its consumer follows it."""
+    """The parts of a batch server that its consumer follows."""
 
     settings: Settings
     ledger: Ledger
@@ -99,7 +99,7 @@ class BatchConsumer(bootsteps.StartStopStep):
             self._listen(consumer, server.ledger.room > 0)
 
     def _has_room(self, consumer: Consumer) -> None:
-        """A server that was full listens again at once; that it is full can wait for the next look."""
+        """Listen again at once, as the server is full no longer; the end of listening can wait for the next look."""
         self._listen(consumer, True)
 
     def _listen(self, consumer: Consumer, listens: bool) -> None:

@@ -67,7 +67,7 @@ logger = logging.getLogger(__name__)
 
 
 def govern(consumer: Consumer, settings: Settings) -> None:
-    """Let the consumer obey remote control as far as the settings allow, and survive any message of it."""
+    """Let the consumer obey the commands that the settings allow, and survive any message of remote control."""
     for step in consumer.blueprint.order:
         if isinstance(step, Control):
             box = step.box

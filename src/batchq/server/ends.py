@@ -1,4 +1,4 @@
-"""Failures that no pool process can tell of: the server words them itself, each with its reason (rules 30-32, 34)."""
+"""Failures that no pool process can report: the server words each and gives its reason (rules 30-32, 34)."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def timed_out(seconds: float) -> Failure:
 
 
 def aborted(number: int, error: str | None = None) -> Failure:
-    """An attempt whose process an operator sent this signal; `error` is what its operation still said, if anything."""
+    """An attempt aborted by an operator's signal to its process; `error` is the operation's own, if it raised one."""
     names = {each.value: each.name for each in signal.Signals}
     said = TERMINATED.format(signal=names.get(number, f"signal {number}"))
     return Failure(Reason.ABORTED, f"{said} {UNKNOWN}" if error is None else f"{said}: {error}"[:ERROR_CHARS])
 
 
 def lost(error: BaseException) -> Failure:
-    """An attempt whose process ended with this error of the pool (rule 31)."""
-    if issubclass(type(error), Terminated):  # Celery's word for any end of a process that was once sent a signal
+    """An attempt whose process died; `error` is the pool's (rule 31)."""
+    if issubclass(type(error), Terminated):  # so Celery calls any end of a process that was sent a signal
         how = human_status(-error.args[0])
     else:
         how = str(error).removeprefix("Worker exited prematurely: ").partition(" Job: ")[0].rstrip(".")
     if stop.begun() and "SIGTERM" in how:
-        return Failure(Reason.LOST, STOPPED)  # whoever stopped the server told its processes as well
+        return Failure(Reason.LOST, STOPPED)  # the signal that stopped the server reached its processes too
     return Failure(Reason.LOST, f"lost: its process ended ({how}) {UNKNOWN}")

@@ -47,7 +47,7 @@ class Queues:
         self._consumer.app.amqp.queues._consume_from = {}
 
     def guard(self) -> None:
-        """Listen on this connection to no queue but those that `fit` adds, whoever asks for it.
+        """Listen on this connection to the queues of `fit` alone, even if remote control asks for another.
 
         Messages of any other queue are for the host's own workers: nothing here could run them.
         """
@@ -62,7 +62,7 @@ class Queues:
         return None
 
     def fit(self, wanted: Collection[str]) -> bool:
-        """Listen to the `wanted` queues and no others, as far as the broker lets it; returns whether one was added."""
+        """Listen to the `wanted` queues alone, without those that the broker refuses; returns whether one was added."""
         if self._consumer.task_consumer is None:  # its connection is gone
             return False
         self._ours = frozenset(wanted)
@@ -135,7 +135,7 @@ class Queues:
 
 
 class Taker(Protocol):
-    """A batch server, as far as it takes tickets in."""
+    """The parts of a batch server that take tickets in."""
 
     settings: Settings
     ledger: Ledger

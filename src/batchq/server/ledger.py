@@ -32,8 +32,8 @@ AT_ONCE_SECONDS = 0.0005
 class Ledger:
     """One server's books, kept in the worker's event loop.
 
-    `counts` tells what came of the tickets that arrived: `stale` ones were good no longer, `parked` ones had to wait
-    for a thread, `returned` ones found none in time, and `refused` messages were no tickets.
+    `counts` has the number of tickets that arrived, and of their fates: `stale` ones were good no longer, `parked` ones
+    had to wait for a thread, `returned` ones found none in time, and `refused` messages were no tickets.
     """
 
     def __init__(self, life: Life, around: Surroundings) -> None:

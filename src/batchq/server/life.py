@@ -31,7 +31,7 @@ CONTESTED = (
 
 
 class Carried(Protocol):
-    """A server's row, as far as it tells of the life that carries its name."""
+    """The columns of a server's row that describe the life that carries its name."""
 
     @property
     def host(self) -> str | None: ...

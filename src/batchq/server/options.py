@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from batchq.server.celery_types.worker import Worker
 
-# The place of a server's name in the arguments of an action.
+# Stands for the server's name in the arguments of an action.
 NAME = "{name}"
 QUEUES = Advice("its groups decide which queues it takes: {}.", Action.SET_GROUPS, (NAME, "GROUP"))
 SIZE = Advice("its windows and threads decide how many tasks it runs: {}.", Action.SET_THREADS, (NAME, "N"))
@@ -37,7 +37,7 @@ class Unfit:
     is_flag: bool = False
 
     def said(self, name: str) -> InvalidInput:
-        """The error about it for the batch server of this name; where it is not refused, only its text is said."""
+        """The error for the batch server of this name; it is raised if the option is refused, else only printed."""
         advice = self.instead
         if isinstance(advice, Advice):
             advice = advice._replace(arguments=tuple(name if each == NAME else each for each in advice.arguments))
@@ -59,7 +59,7 @@ UNFIT_POOLS = frozenset({"solo", "eventlet", "gevent"})
 
 
 def refuse(name: str, given: Collection[str]) -> Iterator[InvalidInput]:
-    """Yield an error to warn of for each option that does not hold; raises InvalidInput for one that is refused."""
+    """Yield a warning for each option that does not hold; raises InvalidInput for one that is refused."""
     for option in given:
         if (unfit := UNFIT.get(option)) is not None:
             if unfit.refused:
@@ -108,7 +108,7 @@ class ServerOption(click.Option):
                 self._look_over(name, ctx, opts)
             except BatchqError as error:
                 failure = click.ClickException(printable(str(error), LINES))
-                vars(failure)["exit_code"] = error.exit_code  # on its class for click
+                vars(failure)["exit_code"] = error.exit_code  # click declares it on the class
                 raise failure from error
         return name, args
 

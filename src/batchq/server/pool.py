@@ -24,7 +24,7 @@ CHILDREN_AT_ONCE = 4
 
 
 class Following(Protocol):
-    """A pool whose size follows what is wanted of it."""
+    """A pool whose size follows the wanted one."""
 
     @property
     def size(self) -> int:
@@ -76,7 +76,7 @@ class Threads:
         return int(self._pool.limit)
 
     def fit(self, wanted: int) -> bool:
-        """Move the number; it holds at once."""
+        """Set the number; it takes effect at once."""
         self._pool.limit = self._pool.executor._max_workers = max(wanted, 1)
         return True
 
@@ -102,7 +102,7 @@ class Children:
 
     @property
     def size(self) -> int:
-        """How many children it has, but for those that were told to go."""
+        """The number of its children, without those that were told to end."""
         return int(self._pool._pool._processes) if self._pool._pool is not None else 0
 
     def fit(self, wanted: int) -> bool:
@@ -167,9 +167,9 @@ class Children:
 
 
 def _idle(inner: Processes) -> Iterator[Child]:
-    """The children, newest first, that have nothing to do and were not sent anything.
+    """Idle children, newest first: they have no order, and none is on its way to them.
 
-    billiard.pool chooses by the jobs that a child has accepted, and so may end one whose job is on its way.
+    billiard.pool looks at accepted jobs alone, so it may end a child whose job is on its way.
     """
     taken = {job._write_to for job in inner._cache.values()} | {job._scheduled_for for job in inner._cache.values()}
     for child in reversed(inner._pool):
@@ -179,7 +179,7 @@ def _idle(inner: Processes) -> Iterator[Child]:
 
 
 def _let_end(inner: Processes, child: Child) -> None:
-    """Let the child end by itself, with the sentinel by which billiard ends its children at a shutdown."""
+    """Send the child billiard's shutdown sentinel: it ends once it has read it."""
     inner._all_inqueues.discard(child.inqW_fd)
     inner._fileno_to_inq.pop(child.inqW_fd, None)
     inner.hub_remove(child.inqW_fd)

@@ -46,7 +46,7 @@ class Refusals:
         return [token for token in tokens if self._kept.pop(token, None) is not None]
 
     def keep(self, batch: Batch) -> None:
-        """Move what a commit was refused from its batch to here."""
+        """Move the outcomes that the database refused from their batch to here."""
         now = self._monotonic()
         for arrival, report in (*batch.reports, *batch.alone):
             if report.token in batch.refused:

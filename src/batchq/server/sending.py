@@ -43,7 +43,7 @@ class Outgoing:
         return refused
 
     def _send_all(self, refused: list[Ticket]) -> None:
-        """Send what waits, and collect what the broker refuses; leave a broker that does not answer alone."""
+        """Send the waiting tickets and collect the refused ones; leave a silent broker alone."""
         try:
             while self._unsent:
                 crash.point("handed-out")

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# A cold stop reads for so long the reports that are on their way, and has so long to store them.
+# A cold stop reads the last reports for the first of these times, and stores them within the second.
 REPORTS_SECONDS = 0.05
 COLD_SECONDS = 2.0
 LEAVE_SECONDS = 10.0
@@ -274,7 +274,7 @@ class BatchServer(bootsteps.StartStopStep):
         self.publisher.close()
 
     def attend(self, seconds: float) -> None:
-        """Turn the loop for so long, while no broker is there and Celery's own loop stands still."""
+        """Turn the loop for this many seconds: without a broker Celery's own loop stands still."""
         self._turn(lambda: False, seconds)
 
     def _turn(self, done: Callable[[], bool], seconds: float | None) -> None:

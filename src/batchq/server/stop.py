@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 def begun() -> bool:
-    """Whether somebody has told the worker to stop, in whatever way."""
+    """Whether the worker was told to stop, warm or cold."""
     return _set(state.should_stop) or cold()
 
 

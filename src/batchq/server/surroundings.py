@@ -23,7 +23,7 @@ class Bearer(Protocol):
     """The message that brought a ticket, or its stand-in."""
 
     def ack(self) -> None:
-        """Tell the broker that it is done with."""
+        """Tell the broker that the message is done."""
 
 
 @dataclass(slots=True, eq=False)

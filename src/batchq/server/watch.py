@@ -29,9 +29,9 @@ logger = logging.getLogger(__name__)
 
 WATCH_SECONDS = 0.5
 LOOK_SECONDS = 0.25
-# However often others ask for a look, two of them are this far apart.
+# The least time between two looks, however often others ask for one.
 LEAST_SECONDS = 0.1
-# A watch that has not looked for so long stood still, and its observations from before mean nothing.
+# A watch without a look for this long stood still: its earlier observations mean nothing.
 STOOD_STILL_SECONDS = 5
 HOUR = timedelta(hours=1)
 
@@ -90,7 +90,7 @@ class Watch(threading.Thread):
                 return
 
     def look(self) -> None:
-        """Have SQL read at once, or as soon after the last time as is good for it; callable from any thread."""
+        """Have SQL read at once, or as soon as LEAST_SECONDS allows; callable from any thread."""
         self._nudged.set()
 
     @property
@@ -124,7 +124,7 @@ class Watch(threading.Thread):
         self._look_for_lost(life, {row.token for row in executing if row.epoch == life.epoch})
 
     def _look_for_lost(self, life: Life, executing: set[str]) -> None:
-        """Declare attempts lost that run here by the books, and that nobody here has had for a while (rule 31)."""
+        """Declare attempts lost that SQL has here, and that this server has not had for a while (rule 31)."""
         now = self._monotonic()
         if now - self._looked_at > STOOD_STILL_SECONDS:
             self._missing.clear()
@@ -170,7 +170,7 @@ class Fitting:
         self._wait_for_change(seen, now)
 
     def _fit_soon(self, seconds: float) -> None:
-        """Fit once more before the next look; one such call is enough, whoever asks for it."""
+        """Fit once more before the next look; several calls make one extra fit."""
         now = time.monotonic()
         if now >= self._fit_at:
             self._fit_at = now + seconds

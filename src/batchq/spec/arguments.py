@@ -28,7 +28,7 @@ KINDS: dict[Callable[[object], bool], str] = {
 
 
 class Call(NamedTuple):
-    """A call of an operation by its name, and the Celery task where that is known."""
+    """A call of an operation: its name, and the Celery task if it is known."""
 
     run: object
     args: Sequence[JSON]

@@ -126,11 +126,11 @@ class Job:
         duration: float | None = None,
         ignore_failure: bool = False,
     ) -> Task:
-        """Add a task that runs `run`, a name, a Celery task or its signature; InvalidInput if it cannot be.
+        """Add a task that runs `run`: a name, a Celery task, or a signature. Raises InvalidInput if it breaks a rule.
 
-        Arguments of a signature are the task's; its options are refused, as they would be dropped. `after` is made of
-        earlier tasks, or says the same as in a file. `secret` names the keyword arguments that nobody is to see.
-        `retry_delay`, `time_limit` and `duration`, which only the plan looks at, are seconds.
+        A signature's arguments become the task's; its options are refused, as they would be lost. `after` takes earlier
+        tasks, or the form of a job file. `secret` names keyword arguments that nobody may see. `retry_delay`,
+        `time_limit` and `duration` are seconds; `duration` serves the plan alone.
         """
         if name in self._tasks:
             raise InvalidInput(f"Job {shown(self.name)}: another task is named {shown(name)}.")
@@ -162,7 +162,7 @@ class Job:
         return Task(self, name)
 
     def spec(self, sizes: Sizes = USUAL_SIZES) -> JobSpec:
-        """The job as it is submitted, with at most so many tasks and conditions; InvalidInput if it breaks a rule."""
+        """The job as it is submitted; raises InvalidInput if it breaks a rule, or is larger than `sizes`."""
         values = {"name": self.name, "tasks": tuple(self._tasks.values()), **self._shared}
         return _checked(self.name, JobSpec, values, sizes=sizes)
 

@@ -1,4 +1,4 @@
-"""Jobs, groups and servers as frozen, checked values: whoever holds one holds something that can run."""
+"""Jobs, groups and servers as frozen values: each is checked when it is made, so it can run."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class Spec(BaseModel):
 class TaskSpec(Spec):
     """One task: what it runs, after which others, where, and what happens when it fails.
 
-    `secret` names the keyword arguments that nobody is to see. `retry_delay` and `time_limit` are seconds, and
-    so is `duration`: what is expected, for the plan alone.
+    `secret` names keyword arguments that nobody may see. `retry_delay`, `time_limit` and `duration` are seconds;
+    `duration` is an estimate, for the plan alone.
     `group` and `priority` None = the job's (rules 10, 28).
     """
 

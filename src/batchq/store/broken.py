@@ -34,7 +34,7 @@ from batchq.store.tables import Run, Server, Task
 from batchq.store.transaction import Tx
 from batchq.store.trouble import What
 
-# A row as it is stored: any of its columns may hold a value of another type than its own.
+# A row as it is stored: any of its columns may hold a value of a wrong type.
 Stored: TypeAlias = Row[*tuple[Any, ...]]
 # Long texts that no check needs.
 LONG = ("error", "result", "definition")
@@ -55,7 +55,7 @@ SAID = {
 
 def broken(tx: Tx) -> Iterator[str]:
     """Every row of open work that cannot be as it is, and every row set aside, a sentence each."""
-    dialect(tx).read_strictly(tx)  # bytes that are no text must fail here, to be found
+    dialect(tx).read_strictly(tx)  # else bytes that are no text would pass unnoticed
     for row in trouble.every(tx):
         said = SAID[What(row.what)].format(name=_named(tx, row), reason=row.reason, told_by=row.told_by)
         yield f"{said[0].upper()}{said[1:]}: it is set aside since {row.since:%Y-%m-%d %H:%M:%S} UTC, and tried again."
@@ -128,7 +128,7 @@ def _short(value: object) -> str:
 
 
 class _Group(NamedTuple):
-    """A group as it is stored; a name that is no text is told by its bytes, in hexadecimal digits."""
+    """A group as it is stored; a name that is no text is given in hexadecimal digits."""
 
     name: object
     priority: object

@@ -26,7 +26,7 @@ from batchq.store.transaction import Tx, Writer
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# So long a PostgreSQL may say nothing: longer than anybody waits for a lock there, or for a slow disk.
+# The longest silence of PostgreSQL: longer than a wait for a lock there, or for a slow disk.
 ANSWER_SECONDS = 6.0
 MOST_TRIES = 10
 CONTENDED = "Another session holds a lock for long: pg_stat_activity shows which. Try again later."
@@ -104,7 +104,7 @@ class Database:
         raise DatabaseRefuses(url=self._masked, reason=reason(last), advice=CONTENDED) from last
 
     def clock(self, tx: Connection) -> datetime:
-        """The instant that `Tx.now` tells; a test may have it tell another one."""
+        """The instant that `Tx.now` returns; tests override it."""
         return self.dialect.now(tx)
 
     @contextmanager
@@ -137,7 +137,7 @@ class Database:
         if refusal is not None or not is_away(error):
             return refusal
         if self.dialect.fails_as_a_whole:
-            # The others are hardly better off, and each would be waited for by itself.
+            # The other connections are hardly better off, and each would cost a wait of its own.
             self._renew()
         return DatabaseUnreachable(url=self._masked, reason=reason(error))
 

@@ -19,7 +19,7 @@ REASON_CHARACTERS = 300
 
 
 def fault(error: DBAPIError) -> Fault:
-    """The fault that an error is: the database that it came from knows it, or its class says it."""
+    """The fault behind an error: its database recognises it, or else its class tells."""
     for dialect in DIALECTS.values():
         found = dialect.fault(error)
         if found is not None:
@@ -35,7 +35,7 @@ def may_repeat(error: DBAPIError) -> bool:
 
 
 def is_garbage(error: DBAPIError) -> bool:
-    """Whether bytes are stored there that are no text; they are an error only when they are met first."""
+    """Whether the error comes from stored bytes that are no text; a repeated transaction reads past them."""
     return fault(error) is Fault.GARBAGE
 
 
@@ -45,9 +45,9 @@ def is_away(error: DBAPIError) -> bool:
 
 
 def of_content(error: BaseException) -> bool:
-    """Whether the values that are stored, or were to be, are to blame: it would fail again, and for nobody else.
+    """Whether stored values, or values to be stored, are to blame: a repetition fails, and all other work succeeds.
 
-    Not so for a database that is away, or refuses whatever it is asked, and for tables of another schema.
+    False for a database that is away or refuses everything, and for tables of another schema.
     """
     if not isinstance(error, Exception) or isinstance(error, (BatchqError, OSError, MemoryError)):
         return False

@@ -56,7 +56,7 @@ class Named:
 
 
 def named_groups(tx: Tx, names: Collection[str]) -> Named:
-    """Groups that exist from now on; the statement leaves together with those that follow."""
+    """Ask for groups that are to exist; the statement travels with the next ones."""
     return Named(tx, names, _NAMED.later(tx, names=names))
 
 
@@ -80,7 +80,7 @@ def set_priority(tx: Tx, group: str, priority: int) -> bool:
 
 
 def pause(tx: Tx, group: str, paused: bool) -> bool:
-    """Let nothing new of the group start, or let it go on (rule 29); False if it is so already."""
+    """Pause the group, or let it go on (rule 29); False if it is so already."""
     statement = update(Group).where(GROUP.name == group, GROUP.paused != paused).values(paused=paused)
     return bool(tx.execute(statement).rowcount)
 

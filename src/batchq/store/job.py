@@ -29,7 +29,7 @@ def keep_job(tx: Tx, job: JobSpec, now: datetime) -> int:
 
 
 def stored(tx: Tx, name: str) -> Reply[Id]:
-    """The job's row, locked until the commit; the statement leaves together with those that follow."""
+    """Ask for the job's row, locked until the commit; the statement travels with the next ones."""
     return _STORED.later(tx, named=name)
 
 

@@ -35,7 +35,7 @@ Node = tuple[Join, tuple[tuple[int, str, bool], ...]]
 
 
 class TaskRow(TypedDict):
-    """A task by its position in the job, before the run has a number: its columns by their names."""
+    """The columns of a task before its run has a number; `id` is its position in the job."""
 
     id: int
     name: str

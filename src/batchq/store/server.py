@@ -31,7 +31,7 @@ _BEAT = Statement(
 class ServerRow(NamedTuple):
     """A server as it is stored.
 
-    The instants are left out, people alone read them: an unreadable one would keep the server from starting.
+    It leaves out the instants, which only people read: an unreadable one would keep the server from starting.
     """
 
     id: int

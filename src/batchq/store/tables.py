@@ -157,8 +157,8 @@ class Task(Row, table=True):  # type: ignore[no-redef]  # the plugin's **kwargs 
 
     `id` is made of the run's number and the task's position in it, so it is known before the task is stored.
     `attempt` counts starts. `token` names the one ticket that is valid, and later the attempt that it started.
-    `unsettled` marks an end that not all waiting tasks have been told of; they are told in the order of their ids, and
-    `settled_up_to` is the last one that has been.
+    `unsettled` marks an end that not all waiting tasks have been told of. They are told in the order of their ids, and
+    `settled_up_to` is the last one that was told.
     `waits_with` is an earlier task of the run with the same conditions. They are stored and counted there, once for
     all tasks that share them; `sharing` counts these.
     """
@@ -239,8 +239,8 @@ class TaskCondition(Row, table=True):
 class Attempt(Row, table=True):
     """One attempt that ended: where, when, how, and what it wrote (rule 30).
 
-    `reason` says why it failed. It is null for a success, and for a failure that a process of a version before the
-    column stored after the upgrade.
+    `reason` says why it failed. It is null for a success, and for a failure that an older process stored after the
+    upgrade.
     """
 
     __tablename__ = "batchq_attempt"

@@ -69,7 +69,7 @@ def current(tx: Tx, version: int | None = None) -> Topology:
 
 
 def read(tx: Tx) -> Topology:
-    """All servers as they stand, read anew: people are to see also what somebody changed by hand."""
+    """Read all servers anew, so that people also see changes made by hand."""
     return _load(tx, newest_version(tx))
 
 
@@ -191,7 +191,7 @@ class Standing:
 
 
 def standing(tx: Tx, server: int) -> Standing:
-    """How a server stands; the statement leaves together with those that follow."""
+    """Ask how a server stands; the statement travels with the next ones."""
     return Standing(_STANDING.later(tx, server=server))
 
 
@@ -223,6 +223,6 @@ class DispatchInput:
 def dispatch_input(tx: Tx, aside: Collection[int] = ()) -> DispatchInput:
     """Take the dispatch lock, and read the input of dispatch without the tasks `aside`.
 
-    The statements leave together with those that follow.
+    The statements travel with the next ones.
     """
     return DispatchInput(_LOCK.later(tx), moves.occupancy_later(tx, aside), _GROUPS_READY.later(tx))

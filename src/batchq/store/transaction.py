@@ -17,7 +17,7 @@ from batchq.store.sql.statement import send
 
 
 class Source(Protocol):
-    """The answers of a `Database` that its transactions pass on."""
+    """The parts of a `Database` that its transactions use."""
 
     name: str
     topology: Topology
@@ -31,10 +31,10 @@ class Source(Protocol):
 
 
 class Tx(Connection):
-    """A transaction: what it reads and writes, the clock it goes by, and the topology it knows.
+    """A transaction: it runs statements, tells the instant, and holds the topology that this process read last.
 
-    It is SQLAlchemy's connection, so that statements run on it as they are. One object serves all transactions of a
-    connection that is kept, one after the other.
+    It is a SQLAlchemy connection, so statements need no wrapper. A connection that is kept uses one `Tx` for all its
+    transactions, one after the other.
     """
 
     def __init__(self, source: Source) -> None:
@@ -47,7 +47,7 @@ class Tx(Connection):
 
     @property
     def topology(self) -> Topology:
-        """The topology as this process read it last; empty after a writing transaction that was rolled back."""
+        """The topology that this process read last; empty after a rolled-back write."""
         return self._source.topology
 
     @topology.setter
@@ -56,7 +56,7 @@ class Tx(Connection):
 
     @property
     def process(self) -> str:
-        """The name under which this process tells what it did."""
+        """The name under which this process records its work."""
         return self._source.name
 
 

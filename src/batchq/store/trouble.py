@@ -39,7 +39,7 @@ Key = tuple[What, int]
 
 
 class SetAside(NamedTuple):
-    """A row that is set aside, with the reason, and how often it failed."""
+    """A row that is set aside, with the reason and the number of its failures."""
 
     what: str
     number: int

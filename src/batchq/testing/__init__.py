@@ -29,7 +29,7 @@ __all__ = [
     "play_all",
 ]
 
-# pytest imports this package at every start, through the plugin.
+# Imported at first use: the plugin imports this package, and every start of pytest would wait for the engine.
 __getattr__ = attributes(
     __name__,
     {

@@ -67,7 +67,7 @@ class Worker:
 
 
 class Options(TypedDict, total=False):
-    """Parts of a flush that a commit may have besides reports, offers and the number of active attempts."""
+    """Optional parts of a flush, besides reports, offers and the number of active attempts."""
 
     overdue: Sequence[Offer]
     pool: int
@@ -81,7 +81,7 @@ class Options(TypedDict, total=False):
 class Cast:
     """Servers, and the tickets on their way to them.
 
-    Without the `fast_path` servers only report and claim, and all else is left to `forward`.
+    Without the `fast_path` servers only report and claim; `forward` does the rest.
     """
 
     def __init__(self, database: Clocked, *, fast_path: bool = True) -> None:
@@ -90,7 +90,7 @@ class Cast:
         self.workers: dict[str, Worker] = {}
         self.mail: deque[Ticket] = deque()
         self.started: dict[str, Start] = {}
-        self.places: dict[str, int] = {}  # of the starts, in their order
+        self.places: dict[str, int] = {}  # of each start among all, by token
 
     @property
     def starts(self) -> list[Start]:
@@ -115,7 +115,7 @@ class Cast:
         raise AssertionError("it never ends")
 
     def tick(self, lost_ticket_seconds: float = 5.0) -> None:
-        """Do all that a coordinator does each second, but for looking after lost servers."""
+        """Do a coordinator's work of one second, except to look after lost servers."""
 
         def mend(tx: Tx) -> list[Ticket]:
             now = tx.now()
@@ -151,7 +151,7 @@ class Cast:
         active: int | None = None,
         **options: Unpack[Options],
     ) -> Served:
-        """Commit once for the server, as its worker does; `active` if the engine is to be told another number."""
+        """Commit for the server as its worker does; `active` replaces the number of active attempts."""
         worker = self.workers[name]
         ended = {report.token for report in reports}
         running = len(worker.active.keys() - ended) if active is None else active
@@ -199,7 +199,7 @@ class Cast:
     # --- tickets --------------------------------------------------------------------------------------------
 
     def deliver(self) -> int:
-        """Bring each ticket to the server of its group with the most free threads; without one it stays in the mail.
+        """Bring each ticket to its group's server with the most free threads; if none is free it stays in the mail.
 
         Returns how many were brought.
         """
@@ -241,7 +241,7 @@ class Cast:
         return self.serve(server, [Report(row.id, row.token, end, log)])
 
     def lose_attempts(self, server: str, tokens: Collection[str]) -> None:
-        """Let a server that goes on lose these attempts: what they did is not known."""
+        """Lose these attempts of a server that lives on: nobody knows what they did."""
         worker = self.workers[server]
 
         def act(tx: Tx) -> None:

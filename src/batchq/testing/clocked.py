@@ -24,15 +24,15 @@ class Clocked(Database):
     instant: datetime | None = None
 
     def clock(self, tx: Connection) -> datetime:
-        """The instant that was set, else the instant that counts for every database."""
+        """The instant that was set, else the one by the database's own clock."""
         if self.instant is None:
             return super().clock(tx)
-        send(tx)  # the database's own clock, too, is read after what comes before it
+        send(tx)  # waiting statements run first, as they do before a database's own clock is read
         return self.instant
 
     @property
     def shown(self) -> datetime:
-        """The instant that was set, else that of this machine's clock."""
+        """The instant that was set, else the one by this machine's clock."""
         return self.instant or clock.now()
 
     def later(self, **time: float) -> None:
@@ -60,7 +60,7 @@ def _schema() -> str:
 
 
 def _driver_of(database: Database) -> sqlite3.Connection:
-    """The one connection that a database in memory has; it stays open when it is given back."""
+    """The only connection of a database in memory; it stays open when it is given back."""
     with closing(database.engine.raw_connection()) as connection:
         driver = connection.driver_connection
         assert isinstance(driver, sqlite3.Connection)

@@ -16,10 +16,10 @@ SECONDS = "%Y-%m-%d %H:%M:%S %Z"
 
 @dataclass(frozen=True, repr=False)
 class Played:
-    """How a run went: the state of each task, in the order of the job, the verdict, and the starts in their order.
+    """How a run went: the state of each task, in the order of the job; the verdict; and the starts, in their order.
 
-    `states` and `verdict` are the words of the database: `success`, `error`, `didnt_run`, `canceled`; a run that has
-    not ended is `executing`. `ended_at` is None then. Instants are in the zone of the rehearsal's clock.
+    `states` and `verdict` are the words of the database: `success`, `error`, `didnt_run`, `canceled`. The verdict of an
+    open run is `executing`, and its `ended_at` is None. Instants are in the zone of the rehearsal's clock.
     """
 
     run: int
@@ -32,7 +32,7 @@ class Played:
 
     @classmethod
     def of(cls, view: RunView, starts: Sequence[Start], timezone: tzinfo | None) -> Played:
-        """The result as people are shown the run."""
+        """Make the result from a run's view and its starts."""
         ended = view["ended_at"]
         return cls(
             run=view["run"],
@@ -46,7 +46,7 @@ class Played:
 
     @property
     def order(self) -> list[str]:
-        """The tasks in the order of their starts; one that was tried again stands there again."""
+        """The tasks in the order of their starts; a task appears once for each attempt."""
         return [start.task for start in self.starts]
 
     @property
@@ -72,7 +72,7 @@ class Played:
         return f"<{self.job}: {self.verdict}; {said}>"
 
     def __str__(self) -> str:
-        """The run and its tasks, a line each: how it stands, its starts, and why it did not start."""
+        """A line for the run and for each task: its state, its starts, and why it did not start."""
         ended = f" at {self.ended_at:{SECONDS}}" if self.ended_at else ""
         width = max(map(len, self.states))
         lines = [f"{self.job}: {LABELS[self.verdict]}{ended}"]

@@ -22,11 +22,12 @@ def play(
 ) -> Played:
     """Rehearse a job to its end, on the real engine; its operations are not executed.
 
-    `job` is a `Job`, a `JobSpec`, a file's path, or its text. `failing` names the tasks that fail at every attempt, or
-    maps a task to the number of attempts that fail, to a failure (`error`, `lost`, `timed out`), or to one for each of
-    the first attempts. `on` is a number of threads, servers by name, or a file; without it the servers of the job's own
-    file count, else two of one thread each. The clock begins `at` this instant and jumps to the next event.
-    `durations` are seconds for all tasks, or by task; else a task takes its own `duration`, or a minute.
+    `job` is a `Job`, a `JobSpec`, a file's path, or its text. `failing` names the tasks that fail at every attempt. As
+    a mapping it gives a task the number of its failing attempts, one failure for all (`error`, `lost`, `timed out`), or
+    a list with a failure for each of the first. `on` is a number of threads, servers by name, or a file with servers.
+    The default is the servers of the job's own file, or else two of one thread each. The clock begins `at` this instant
+    and jumps to the next event. `durations` are seconds for all tasks, or by task. A task without one takes its own
+    `duration`, or a minute.
 
     Tasks are named `TASK`, `JOB / TASK`, or by their operation. Raises InvalidInput, NotFound for an unknown task, and
     Conflict for a job that does not end.
@@ -45,9 +46,9 @@ def play_all(
     at: datetime = START,
     durations: Durations | None = None,
 ) -> dict[str, Played]:
-    """Rehearse several jobs together, all submitted when the clock begins; returns how each went, by its name.
+    """Rehearse several jobs together, all submitted when the clock begins; returns their results by name.
 
-    All else is as for `play`. Raises InvalidInput for two jobs of one name.
+    The options are those of `play`. Raises InvalidInput for two jobs of one name.
     """
     sources = [jobs] if isinstance(jobs, SOURCES) else list(jobs)
     documents = [document_of(source) for source in sources]

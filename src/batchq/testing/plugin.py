@@ -1,4 +1,4 @@
-"""The fixtures that pytest finds by itself; nothing else is imported until a test asks for one."""
+"""The fixtures that pytest finds by itself; the engine is imported when a test asks for one."""
 
 from __future__ import annotations
 

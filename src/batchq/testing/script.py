@@ -17,18 +17,18 @@ from batchq.spec.faults import faults_in
 from batchq.spec.fields import USUAL_SIZES, YEAR_SECONDS
 
 Failure: TypeAlias = Literal["error", "lost", "timed out"]
-# Tasks that fail at every attempt; or by task how many attempts fail, how all fail, or how each of the first fails.
+# Tasks that fail at every attempt; or by task the number of failing attempts, a failure for all, or a list of failures.
 Failing: TypeAlias = str | Collection[str] | Mapping[str, int | Failure | Sequence[Failure]]
 # Seconds, for all tasks or by task.
 Durations: TypeAlias = float | timedelta | Mapping[str, float | timedelta]
 # A job; or a file or a text that holds jobs.
 Source: TypeAlias = Job | JobSpec | Document | Path | str
-# The threads of one server; servers by name, with their threads or all that a file says of them; or a file or a text.
+# The threads of one server; servers by name, each a number of threads or a spec; or a file or a text.
 Servers: TypeAlias = int | Mapping[str, int | ServerSpec] | Document | Path | str
 
 FAILURES: tuple[Failure, ...] = get_args(Failure)
 USUAL_SECONDS = 60.0
-# Those of `batchq run`.
+# `batchq run` has the same servers by default.
 USUAL_SERVERS = {"Batch1": ServerSpec(), "Batch2": ServerSpec()}
 SOURCES = (Job, JobSpec, Document, Path, str)
 
@@ -38,7 +38,7 @@ V = TypeVar("V")
 
 @dataclass(frozen=True)
 class Script:
-    """A job with the seconds that tasks take, and how they fail: in one way at every attempt, or by attempt."""
+    """A job with the durations of its tasks and their failures: one for all attempts, or a list for the first ones."""
 
     job: JobSpec
     durations: Mapping[str, float]
@@ -65,9 +65,9 @@ class Script:
         return {task.name: task for task in self.job.tasks}
 
     def end(self, task: str, attempt: int, *, usual: bool) -> tuple[float, Failure | None] | None:
-        """After how many seconds an attempt ends, and how it fails, if it does; None if it does not end by itself.
+        """The seconds until an attempt ends, and its failure if it fails; None if it does not end by itself.
 
-        As `usual` every task ends: it takes its own `duration`, or a minute. No attempt lasts beyond its time limit.
+        With `usual` every task ends: it takes its own `duration`, or a minute. No attempt lasts beyond its time limit.
         """
         spec, failure = self.spec(task), self._failure(task, attempt)
         limit = YEAR_SECONDS if spec.time_limit is None else spec.time_limit
@@ -88,7 +88,7 @@ class Script:
 
 
 def scripts(jobs: Sequence[JobSpec], failing: Failing, durations: Durations | None) -> list[Script]:
-    """A script for each job; NotFound for a name that none of them knows, InvalidInput for values that cannot be."""
+    """A script for each job; raises NotFound for a name that no job knows, InvalidInput for an impossible value."""
     how = _failures(failing)
     if durations is None:
         durations = {}
@@ -132,7 +132,7 @@ def _seconds(name: str, value: float | timedelta) -> float:
 
 
 def document_of(source: Source) -> Document:
-    """All that a source holds: a job, a file, or a text in YAML, which has a line break or begins with `{`."""
+    """The document of a source: a job, a file, or a YAML text. A text has a line break or begins with `{`."""
     if isinstance(source, Document):
         return source
     if isinstance(source, Job | JobSpec):
@@ -153,9 +153,9 @@ def job_of(source: Source) -> JobSpec:
 
 
 def set_up(on: Servers | None, documents: Sequence[Document] = ()) -> Document:
-    """The servers `on` which jobs are played, else those of the documents; and the groups of all of these.
+    """The servers of `on`, or else those of the documents, with the groups of both.
 
-    Without any server there are two of one thread each, as for `batchq run`.
+    Without any there are two servers of one thread each, as for `batchq run`.
     """
     named = _servers_of(on)
     servers = named.servers or {name: spec for each in documents for name, spec in each.servers.items()}

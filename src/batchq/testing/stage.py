@@ -36,15 +36,15 @@ _WAITING = select(TASK.ready_at, TASK.group_name).where(TASK.status.in_(READY)).
 
 
 class Stage:
-    """Servers and a database in memory, on which jobs are rehearsed: submit, end tasks, let time pass, look.
+    """Servers and a database in memory, to rehearse jobs step by step: submit, end tasks, let time pass, look.
 
-    Whatever can start does so at once, after each of these. Operations are not executed: a task runs until `end`, or
-    until the time is over that `durations` gave it. Use it in a `with` block, or `close` it. `database` is for
-    `batchq.actions`; `later()` starts what an action allows.
+    After each step every task that can start does so at once. Operations are not executed: a task runs until `end`, or
+    for the time in `durations`. Use the stage in a `with` block, or `close` it. `database` is for `batchq.actions`;
+    `later()` then starts the tasks that an action allows.
     """
 
     def __init__(self, on: Servers | None = None, *, at: datetime = START) -> None:
-        """Set the clock to `at`, and let the servers run, else two of one thread each; see `play`."""
+        """Set the clock to `at` and start the servers of `on`, by default two of one thread each; see `play`."""
         document = set_up(on)
         self.database = in_memory(_instant("at", at))
         self._zone = at.tzinfo
@@ -57,7 +57,7 @@ class Stage:
             self._cast.live(name)
 
     def close(self) -> None:
-        """Let the database go."""
+        """Close the database."""
         self.database.dispose()
 
     def __enter__(self) -> Self:
@@ -71,9 +71,9 @@ class Stage:
     # --- acts -----------------------------------------------------------------------------------------------
 
     def submit(self, job: Source, *, failing: Failing = (), durations: Durations | None = None) -> int:
-        """Submit the job, and start what is ready; returns the run's number.
+        """Submit the job and start its ready tasks; returns the run's number.
 
-        Tasks that `durations` names end by themselves when time passes, those `failing` as `play` says.
+        Tasks in `durations` end by themselves as time passes. Both options are those of `play`.
         """
         (script,) = scripts([job_of(job)], failing, durations)
         run = self._cast.submit(script.job)
@@ -82,10 +82,10 @@ class Stage:
         return run
 
     def end(self, task: str, failure: Failure | None = None, *, run: int | None = None) -> None:
-        """End a task that executes, with success or by a failure, and start what follows.
+        """End an executing task with success or with a `failure`, and start the tasks that follow.
 
-        Name the `run` if a task of that name executes in two. Raises Conflict, InvalidInput, or NotFound for an unknown
-        task.
+        Give the `run` if a task of that name executes in several. Raises Conflict, InvalidInput, or NotFound for an
+        unknown task.
         """
         found = [(server, row) for server, row in self._cast.running() if row.name == task]
         if run is not None:
@@ -131,7 +131,7 @@ class Stage:
         return self.database.shown.astimezone(self._zone)
 
     def later(self, **units: float) -> None:
-        """Let so much time pass, as `timedelta` takes it: `later(hours=2)`; without it only start what is ready."""
+        """Let time pass, in the units of `timedelta`: `later(hours=2)`. Without units only start ready tasks."""
         self._move(self.database.shown + timedelta(**units))
 
     def at(self, instant: datetime | str) -> None:
@@ -151,7 +151,7 @@ class Stage:
         self._jump(to)
 
     def _jump(self, instant: datetime) -> None:
-        """Show another instant, end what is due, and do what a coordinator does."""
+        """Set the clock, end the attempts that are due, and do a coordinator's work."""
         self.database.instant = instant
         for server, row in self._cast.running():
             due, failure = self._ends.get(row.token, (None, None))
@@ -190,7 +190,7 @@ class Stage:
         self._note_ends()
 
     def _note_ends(self) -> None:
-        """Note when the attempts end that end by themselves."""
+        """Note the end of each attempt that ends by itself."""
         for _, row in self._cast.running():
             if row.token not in self._ends:
                 script, start = self._scripts[run_of(row.id)], self._cast.started[row.token]
@@ -223,7 +223,7 @@ class Stage:
         return [self._shown(start) for start in self._cast.starts]
 
     def played(self, run: int | None = None) -> Played:
-        """How a run, by default the newest one, went up to now."""
+        """The result up to now of a run, by default of the newest one."""
         number = self._number(run)
         with self.database.read() as tx:
             view = views.run_view(tx, number, self.database.shown, timezone=self._timezone)
@@ -288,7 +288,7 @@ def _time(clock: str) -> time:
 
 
 def _instant(name: str, instant: datetime) -> datetime:
-    """The instant in UTC; InvalidInput without a zone. With a zone of its own, hours would be those on its wall."""
+    """The instant in UTC: hours added in another zone would be wall-clock hours. Raises InvalidInput without a zone."""
     if instant.tzinfo is None:
         raise InvalidInput(f"{name}: {instant} has no time zone. Write datetime(…, tzinfo=ZoneInfo('Europe/Oslo')).")
     return instant.astimezone(UTC)

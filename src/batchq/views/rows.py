@@ -1,4 +1,4 @@
-"""Rows and statements of the views: SQLAlchemy knows their columns by name, and no types of them."""
+"""Types of the views' rows and statements: SQLAlchemy knows their columns by name alone."""
 
 from __future__ import annotations
 

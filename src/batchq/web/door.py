@@ -31,7 +31,7 @@ HEADERS = {
 
 
 class Connection(Protocol):
-    """Tornado's connection to a browser, on which an answer is written."""
+    """Tornado's connection to a browser, which takes the answer."""
 
     write_headers: Callable[..., object]
 

@@ -1,5 +1,4 @@
-"""The objects of Celery, kombu, billiard and amqp, which have no types: the parts of each that our code leans on.
+"""Protocols for the untyped objects of Celery, kombu, billiard and amqp, with the parts that our code uses.
 
-The objects themselves are theirs. The protocols in here hold our code to those parts when it is type checked. A
-function of theirs that we replace stands here as an attribute.
+mypy rejects any use of another part. A function of theirs that we replace is declared as an attribute.
 """

@@ -14,7 +14,7 @@ Errors = tuple[type[BaseException], ...]
 Frame = tuple[int, int, bytes]
 # Redis' answer to BRPOP: the key and the message.
 Popped = tuple[bytes, bytes] | None
-# A transport's class of messages. Type checkers take no variable of another type for a base class.
+# A transport's class of messages, a base of ours. It is `Any`: mypy refuses a typed variable as a base class.
 MessageClass = Any
 
 
@@ -26,10 +26,10 @@ class Message(Protocol):
     content_type: str | None
 
     def ack(self) -> None:
-        """Tell the broker that it is done with."""
+        """Tell the broker that the message is done."""
 
     def ack_log_error(self, logger: logging.Logger, errors: Errors) -> None:
-        """Do the same, and log the error if that fails in one of these ways."""
+        """Acknowledge it, and log one of these errors instead of raising it."""
 
 
 class RedisClient(Protocol):
@@ -44,7 +44,7 @@ class RedisClient(Protocol):
 
 
 class Quota(Protocol):
-    """kombu's count of unacknowledged messages on a channel that is not AMQP's."""
+    """kombu's count of unacknowledged messages, for a channel without AMQP."""
 
     can_consume: Callable[[], bool] | None
     unacked_key: str
@@ -52,13 +52,13 @@ class Quota(Protocol):
 
 
 class Subscriber(Protocol):
-    """The client by which a channel of Redis hears of broadcasts; its connection is None once it is lost."""
+    """The Redis client that receives a channel's broadcasts; `connection` is None once it is lost."""
 
     connection: Any
 
 
 class Channel(Protocol):
-    """A channel of AMQP, or kombu's likeness of one over Redis; much of it is there for Redis alone."""
+    """An AMQP channel, or kombu's imitation of one over Redis; many parts exist on Redis alone."""
 
     Message: MessageClass
     ResponseError: type[Exception]
@@ -95,14 +95,14 @@ class AmqpConnection(Protocol):
 
 
 class Transport(Protocol):
-    """kombu's way of speaking with one kind of broker."""
+    """kombu's transport: its client for one kind of broker."""
 
     driver_type: str
     create_channel: Callable[[object], Channel]
 
 
 class BrokerConnection(Protocol):
-    """kombu's connection to the broker; it is made at the first use."""
+    """kombu's connection to the broker, opened at its first use."""
 
     transport: Transport
     transport_options: Mapping[str, Any] | None

@@ -15,7 +15,7 @@ Handler = Callable[..., object]
 
 
 class Exchange(Protocol):
-    """A place that messages are sent to."""
+    """An exchange: messages are sent to it by its name."""
 
     name: str
 
@@ -27,7 +27,7 @@ class LogicalClock(Protocol):
 
 
 class Mailbox(Protocol):
-    """The way on which commands and their answers travel."""
+    """kombu's mailbox, which carries commands and their answers."""
 
     clock: LogicalClock
     reply_exchange: Exchange
@@ -42,7 +42,7 @@ class State(Protocol):
 
 
 class Node(Protocol):
-    """A worker's name in remote control, with the commands that it obeys."""
+    """A worker as a node of remote control, with the commands that it obeys."""
 
     hostname: str
     channel: Channel

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-# A callback, or a half-finished generator, and its arguments; None where nothing waits for the file any more.
+# A callback or suspended generator with its arguments; None once nothing waits for the file.
 Watched = tuple[object, Sequence[Any]] | None
 
 
 class Timer(Protocol):
-    """A call that the loop has to make at some time."""
+    """A call that the loop makes at a set time."""
 
     def cancel(self) -> None: ...
 

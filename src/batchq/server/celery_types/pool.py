@@ -30,14 +30,14 @@ class Child(Protocol):
 
 
 class PoolJob(Protocol):
-    """An order that the prefork pool has: the child that it is being written to, and the one that is to get it."""
+    """An order in the prefork pool, with the child it is being written to and the child chosen for it."""
 
     _write_to: Child | None
     _scheduled_for: Child | None
 
 
 class Processes(Protocol):
-    """billiard's pool of processes, inside of Celery's prefork pool."""
+    """billiard's pool of processes, inside Celery's prefork pool."""
 
     on_job_process_down: Callable[[PoolJob, int], object]
     _pool: Sequence[Child]
@@ -57,13 +57,13 @@ class Processes(Protocol):
 
 
 class Executor(Protocol):
-    """Python's executor of threads, whose size can be moved."""
+    """Python's thread pool executor; its size can be changed."""
 
     _max_workers: int
 
 
 class Pool(Protocol):
-    """Celery's pool of a worker: of processes, or of threads."""
+    """A Celery worker's pool, of processes or of threads."""
 
     limit: int
     executor: Executor

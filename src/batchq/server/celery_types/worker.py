@@ -13,7 +13,7 @@ from batchq.server.celery_types.pool import Pool
 
 
 class Worker(Protocol):
-    """A Celery worker; `batch_server` is ours, and whoever reads it says what is needed of it."""
+    """A Celery worker; `batch_server` is ours, and each reader declares the parts that it needs."""
 
     app: Celery
     consumer: Consumer
@@ -47,7 +47,7 @@ class Prefetch(Protocol):
 
 
 class TaskConsumer(Protocol):
-    """kombu's consumer of the queues of tasks."""
+    """kombu's consumer of the task queues."""
 
     accept: set[str] | None
     channel: Channel
@@ -72,13 +72,13 @@ class Line(Protocol):
 
 
 class Blueprint(Protocol):
-    """The order in which the parts of a consumer are started."""
+    """The start order of a consumer's parts."""
 
     order: Sequence[object]
 
 
 class Consumer(Protocol):
-    """The part of a worker that lives as long as one connection to the broker, and is started again on the next."""
+    """The part of a worker that starts anew with each connection to the broker."""
 
     app: Celery
     controller: Worker

@@ -17,7 +17,7 @@ class Habit(NamedTuple, Generic[Value]):
     keep: Callable[[], Value]
 
 
-# A part, whatever it keeps.
+# A part that keeps a value of any type.
 AnyHabit = Habit[Any]
 
 

@@ -32,7 +32,7 @@ arithmetic_of = attrgetter(*ARITHMETIC)
 
 
 class Closing(Protocol):
-    """A stream, as far as it can be closed."""
+    """A stream that can be closed."""
 
     closed: bool
 
@@ -46,7 +46,7 @@ _parts_of, _lists_of = attrgetter(*SYSTEM), attrgetter(*LISTS)
 
 def environment() -> dict[bytes, bytes]:
     """The dictionary that `os.environ` keeps its variables in."""
-    return _environ._data  # type: ignore[attr-defined, no-any-return]  # read as strings it would take longer
+    return _environ._data  # type: ignore[attr-defined, no-any-return]  # decoding it to strings would take longer
 
 
 def _set_environment(before: dict[bytes, bytes]) -> None:

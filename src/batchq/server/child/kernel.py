@@ -14,7 +14,7 @@ from types import FrameType
 
 from batchq.server.child.habit import Habit, never
 
-# A handler of a signal, as Python keeps it.
+# A signal handler, as Python keeps it.
 Handler = Callable[[int, FrameType | None], object] | int | None
 # The real, the effective and the saved id.
 Users = tuple[int, int, int]

@@ -48,7 +48,7 @@ VERSION_AT = 3 * ctypes.sizeof(ctypes.c_void_p)
 OF_THE_ZONE = ("tzname", "timezone", "altzone", "daylight")
 
 Owner = ModuleType | type
-# An owner of names, its names, and a copy of them as they were; a class has only a view of them.
+# An owner of names, its dictionary of names (of a class, a view of it), and a copy of it as it was.
 Noted = tuple[Owner, dict[str, object], dict[str, object]]
 
 _Anything, _set = BaseException, setattr

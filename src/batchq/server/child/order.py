@@ -63,7 +63,7 @@ class Done:
 
     @property
     def end(self) -> End:
-        """The end that the operation came to."""
+        """How the operation ended."""
         return Success(self.result) if self.ok else Failure(Reason.ERROR, self.error or "")
 
 

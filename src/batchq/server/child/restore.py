@@ -1,7 +1,7 @@
 """A pool process is put back in order after each operation, so that the next one finds it as the first one did.
 
 On the prefork pool a process runs one operation at a time. It is looked over once before the first operation, and after
-each. Whatever the report needs is put back before the report; the rest is put back between the report and the next
+each. The parts that the report needs are put back before it; the rest is put back between the report and the next
 order, while the server does its own part. A process that cannot be put back runs nothing more.
 """
 
@@ -45,7 +45,7 @@ def house() -> House:
 
 
 def attend(**_: object) -> None:
-    """See that this new process of the pool is looked over after each report, before it takes the next order."""
+    """Have this new process of the pool looked over after each report, before it takes the next order."""
     global _attended
     worker = getattr(current_process(), "_target", None)
     receive = getattr(worker, "wait_for_job", None)
@@ -85,7 +85,7 @@ class House:
             self._glanced, self._first = copied(self._glance()), copied(habits.first())
 
     def is_worn_by(self, attempts: int | None, kilobytes: int | None) -> bool:
-        """Count an attempt; whether this process has run that many, or has used more memory than that many KiB."""
+        """Count an attempt; whether this process has run all its `attempts`, or used more memory than `kilobytes`."""
         self.attempts += 1
         if attempts and self.attempts >= attempts:
             return True
@@ -106,9 +106,9 @@ class House:
         return habits.glance() if self._names.have_versions else (habits.glance(), habits.in_names())
 
     def put_back(self, work: Current) -> None:
-        """Put back what the report needs; all the rest too, unless that is done after the report.
+        """Put back the parts that the report needs, and all others unless they can wait until it is sent.
 
-        `work` is the attempt, for the log to name. A process that cannot report ends.
+        The log names `work`, the attempt. A process that cannot report ends.
         """
         self._names.put_core_back()
         try:

@@ -1,4 +1,4 @@
-"""The row of an attempt, with all that its server needs to start it and to tell of it."""
+"""The row of a claimed attempt, with all that its server needs to start and report it."""
 
 from __future__ import annotations
 

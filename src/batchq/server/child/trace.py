@@ -25,7 +25,7 @@ from batchq.server.child.trial import Trial, let_a_signal_end, nothing_ran, unde
 logger = logging.getLogger(__name__)
 
 _Anything = BaseException
-# Celery's tracer of a task returns its result, how it ended if not by a result, and more.
+# Celery's tracer of a task returns its result, or how else it ended, and more.
 Tracer = Callable[..., tuple[object, Ending, *tuple[object, ...]]]
 
 

@@ -26,7 +26,7 @@ class Ticketed(NamedTuple):
 
 
 class Executing(NamedTuple):
-    """An attempt that a server executes by the database."""
+    """An attempt that a server executes, as the database has it."""
 
     id: int
     token: str
@@ -98,7 +98,7 @@ _EXECUTING_ON = Statement(
 
 
 def lock_tickets(tx: Tx, tasks: Collection[int]) -> Reply[Ticketed]:
-    """Lock these queued tasks, after whoever holds them; returns their groups."""
+    """Lock these queued tasks, waiting for other transactions to release them; returns their groups."""
     return _LOCK_TICKETS.later(tx, tasks=tasks)
 
 
@@ -131,7 +131,7 @@ def claimed(tx: Tx, tickets: Sequence[tuple[int, str]], server: int, epoch: int)
 
 
 def executing_on(tx: Tx, server: int) -> list[Executing]:
-    """The attempts that the server executes by the database."""
+    """The attempts that the server executes, as the database has it."""
     return _EXECUTING_ON(tx, server=server)
 
 

@@ -27,7 +27,7 @@ TO_START = (
 
 
 class Start(NamedTuple):
-    """All that a server must know of an attempt to start it, and the token under which it does."""
+    """An attempt with its token, and all that a server must know to start it."""
 
     id: int
     name: str
@@ -48,7 +48,7 @@ class Start(NamedTuple):
 
 
 class Occupied(NamedTuple):
-    """The number of tasks of one group that are queued, or that one server executes."""
+    """The number of a group's queued tasks, or of those that one server executes."""
 
     status: str
     group_name: str
@@ -110,7 +110,7 @@ class Ready(NamedTuple):
     ready_at: datetime
 
     def start(self, token: str) -> Start:
-        """The attempt that comes next, under this token."""
+        """The task's next attempt, under this token."""
         return Start(*self[:12], token)
 
 
@@ -134,7 +134,7 @@ class Peeked:
     rows: Reply[Ready]
 
     def reaches(self, limit: int) -> bool:
-        """Whether it shows the best `limit` tasks: it asked for so many, or found fewer than it asked for."""
+        """Whether it shows the best `limit` tasks: it asked for that many, or found all that there are."""
         return limit <= self.limit or len(self.rows.rows) < self.limit
 
 
@@ -202,7 +202,7 @@ def ticket(start: Start) -> Ticket:
 
 
 def hand_out(tx: Tx, rows: Iterable[Ready], now: datetime) -> list[Start]:
-    """ready → queued; returns what a server starts by each of the tickets."""
+    """ready → queued; returns the attempt that each ticket lets a server start."""
     queued = [row.start(new_token()) for row in rows]
     if queued:
         _QUEUE.later(tx, [{"task": row.id, "renewed": row.token} for row in queued], now=now)

@@ -37,8 +37,8 @@ class UnsettledEnd(NamedTuple):
 class Follower(NamedTuple):
     """An unresolved condition on an ended task, with the task that waits.
 
-    Of that task it tells the status, the join, the numbers of open, met and impossible conditions, and how many tasks
-    share these conditions.
+    The waiting task comes with its status, its join, its numbers of open, met and impossible conditions, and the number
+    of tasks that share these.
     """
 
     predecessor_id: int
@@ -84,7 +84,7 @@ def unsettled_runs(tx: Tx, limit: int, aside: Collection[int] = ()) -> Reply[Uns
 
 
 def lock_runs(tx: Tx, runs: Collection[int]) -> None:
-    """Let nobody else settle these runs before the commit."""
+    """Lock these runs until the commit, so that nobody else settles them."""
     if runs and dialect(tx).locks_rows:
         _LOCK_RUNS.later(tx, runs=runs)
 
@@ -179,7 +179,7 @@ def clear_unsettled(tx: Tx, tasks: Collection[int]) -> None:
 
 
 class CountedRun(NamedTuple):
-    """A run whose settled tasks were counted off, with the number that is left."""
+    """A run whose settled tasks were counted off, with its number of open tasks."""
 
     id: int
     open_tasks: int
@@ -238,7 +238,7 @@ _FAILURES = Statement(
 
 
 def count_off(tx: Tx, ended: Mapping[int, int]) -> Reply[CountedRun]:
-    """Subtract so many settled tasks from each run's open ones; `emptied` reads the answer."""
+    """Subtract each run's settled tasks from its open ones; `emptied` reads the answer."""
     return _COUNT_OFF.later(tx, [{"run": run, "tasks": tasks} for run, tasks in sorted(ended.items())])
 
 

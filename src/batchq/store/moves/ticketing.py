@@ -22,7 +22,7 @@ from batchq.store.transaction import Tx
 
 
 class TicketOut(NamedTuple):
-    """A ticket that is out, with its age and the number of times that it was offered again."""
+    """A ticket that is out, with its age and how often it was offered again."""
 
     id: int
     token: str | None
@@ -86,7 +86,7 @@ def numbers_out(tx: Tx, *states: State) -> list[int]:
 
 
 def lock_out(tx: Tx) -> None:
-    """Lock all tickets that are out. Call it before the dispatch lock: whoever holds that one waits for no task."""
+    """Lock all tickets that are out. Call it before the dispatch lock: its holder must never wait for a task."""
     if dialect(tx).locks_rows:
         _LOCK_OUT(tx)
 

@@ -13,7 +13,7 @@ from batchq.store.transaction import Tx
 
 
 class Work(NamedTuple):
-    """Whether a tick has any."""
+    """Whether a tick has work to do."""
 
     to_do: bool
 

@@ -1,4 +1,4 @@
-"""The questions in which SQLite and PostgreSQL differ; each of them answers all of these."""
+"""The questions on which SQLite and PostgreSQL differ; each answers all of them in a module of its own."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Dialect(Protocol):
     is_remote: bool
     # Whether several transactions write at once, so that a row needs a lock to stay as it is.
     locks_rows: bool
-    # Whether its connections are few: a reader then takes the one that is kept for writing.
+    # Whether its connections are few: a reader then borrows the one kept for writing.
     has_few_connections: bool
     # Whether all connections are bad once one is: each is then opened anew.
     fails_as_a_whole: bool
@@ -53,9 +53,9 @@ class Dialect(Protocol):
 
     # --- tables ---
 
-    # The type of a number of up to 64 bits, by which the database can also number rows by itself.
+    # The type of a 64-bit integer that the database can also number rows with.
     big: AnyType
-    # SQLAlchemy's options for a table that is kept in the order of its primary key.
+    # SQLAlchemy's options for a table that is stored in the order of its primary key.
     by_key: ClassVar[Mapping[str, object]]
 
     # --- statements ---
@@ -67,9 +67,9 @@ class Dialect(Protocol):
         """The SQL that asks whether a column is in the list of a parameter; both are compiled already."""
 
     def in_no_index(self, column: AnyColumn, value: str, compiled: Callable[..., str]) -> str:
-        """The SQL of `column = value` that makes the database search no partial index for it.
+        """The SQL of `column = value`, in a form that no partial index can serve.
 
-        `compiled` makes SQL of an element, and takes SQLAlchemy's options for it.
+        `compiled` makes SQL of an element; its keywords are SQLAlchemy's options.
         """
 
     def insert_if_new(self, table: type[object] | Table) -> Insert:
@@ -84,36 +84,36 @@ class Dialect(Protocol):
         """Whether a connection can be used again after a rest."""
 
     def is_broken(self, driver: Driver) -> bool:
-        """Whether an error has left the connection of no more use."""
+        """Whether an error has made the connection useless."""
 
     def begin(self, tx: Connection, file: File) -> None:
         """Begin a writing transaction, unless the first statement does so."""
 
     def commit(self, tx: Connection) -> None:
-        """Commit what is under way, past SQLAlchemy where it knows of no transaction."""
+        """Commit the transaction, past SQLAlchemy if that knows of none."""
 
     def leave(self, driver: Driver) -> None:
         """Roll back what the pool would not when it takes the connection back."""
 
     def reading(self, tx: Connection) -> AbstractContextManager[object]:
-        """A transaction that sees one moment of the database, set for what readers need otherwise than writers."""
+        """A transaction that sees one moment of the database, with the settings that suit readers."""
 
     def read_strictly(self, tx: Connection) -> None:
-        """Have this connection refuse stored bytes that are no text, also where others have come to bear them."""
+        """Make this connection refuse stored bytes that are no text, even if other connections tolerate them."""
 
     def now(self, tx: Connection) -> datetime:
         """The instant that counts, in UTC (rule 20)."""
 
     def wait_for_turn(self, tx: Connection) -> None:
-        """Wait until no other process upgrades the schema, and let the statements of this transaction take long."""
+        """Wait until no other process upgrades the schema, and allow long statements in this transaction."""
 
     # --- errors ---
 
     def fault(self, error: DBAPIError) -> Fault | None:
-        """The fault that the error is; None if it is of another database, or its class says enough."""
+        """The fault behind the error; None if another database raised it, or its class says enough."""
 
     def refusal(self, error: DBAPIError, url: str) -> DatabaseRefuses | None:
-        """The refusal that the error is, with what helps; None if it is none that we know."""
+        """The refusal behind the error, with advice; None for an error that is no known refusal."""
 
 
 # Filled when this package is imported.

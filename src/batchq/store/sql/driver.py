@@ -1,4 +1,4 @@
-"""Errors of the drivers, which are asked past SQLAlchemy on the hot path, and the faults that they are."""
+"""The drivers' own errors, which the hot path meets without SQLAlchemy, and the faults behind them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from sqlalchemy.exc import DBAPIError
 
 
 class Fault(Enum):
-    """The cause of an error, as far as it decides how to go on."""
+    """The kind of cause behind an error; it decides how to go on."""
 
-    CONTENDED = auto()  # another transaction was in the way: it may go through from its start
-    GARBAGE = auto()  # bytes that are no text; an error only when they are met first
-    CONTENT = auto()  # the values that are stored, or were to be
+    CONTENDED = auto()  # another transaction was in the way: a repetition may go through
+    GARBAGE = auto()  # stored bytes that are no text; a repetition reads past them
+    CONTENT = auto()  # a value, stored or to be stored
     AWAY = auto()  # the database ended the session
     OTHER = auto()  # the database itself, its tables, or the statement
 

@@ -25,7 +25,7 @@ QUICK_BYTES = 2**28
 
 
 class File:
-    """The file of one database: made if it is missing at first, and never once it was there."""
+    """The file of one database: it is made if it is missing at first, and never made again."""
 
     def __init__(self, url: URL) -> None:
         name = url.database

@@ -26,7 +26,7 @@ class Answer:
 
 
 class Form:
-    """A statement in one database's own words, with what turns values into its types and back."""
+    """A statement in one database's own words, with the functions that turn values into its types and back."""
 
     # Whether it runs as soon as it is bound; else it waits for others, to travel with them.
     at_once: ClassVar[bool]
@@ -38,7 +38,7 @@ class Form:
         self._fixed |= _defaults(compiled)
         self._columns = compiled._result_columns or []
         self._row: Any = compiled.execution_options.get(ROW) or _row_of(self._columns)
-        # Numbers need none, and PostgreSQL's processor for them asks for what is only known with a result.
+        # Numbers need none, and PostgreSQL's processor for them needs a result, which there is none of yet.
         self._out = [
             None if isinstance(column.type, Float) else column.type._cached_result_processor(dialect, None)
             for column in self._columns
@@ -50,12 +50,12 @@ class Form:
 
 
 def _row_of(columns: Sequence[Any]) -> Any:
-    """A class for the rows of a statement that was given none."""
+    """Make a row class for a statement that was given none."""
     return namedtuple("Row", [column.keyname for column in columns]) if columns else None
 
 
 def _defaults(compiled: Compiled) -> dict[str, object]:
-    """The values of the columns that the statement leaves out and whose default is Python's, by their parameters."""
+    """The Python defaults of the columns that the statement leaves out, by their parameters."""
     left_out = [(column, column.default) for column in compiled.insert_prefetch]
     left_out += [(column, column.onupdate) for column in compiled.update_prefetch]
     return {compiled._within_exec_param_key_getter(column): _constant(column, way) for column, way in left_out}

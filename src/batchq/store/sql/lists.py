@@ -29,7 +29,7 @@ class Values(TypeDecorator[Collection[object]]):
         return dialect.type_descriptor(dialect_of(dialect.name).list_type(self.item))
 
     def process_bind_param(self, value: Collection[object] | None, dialect: Dialect) -> list[object]:
-        """A list, also of a set or of nothing."""
+        """Make a list of any collection; None becomes an empty one."""
         return list(value or ())
 
 

@@ -1,4 +1,4 @@
-"""Tests for which a database searches no partial index: they stand where rows are found in another way."""
+"""Conditions that no partial index can serve, for statements that find their rows in another way."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from batchq.store.sql.untyped import AnyColumn
 
 
 class InNoIndex(ColumnElement[bool]):
-    """A test `column = value`, in words that keep the database from using a partial index."""
+    """A condition `column = value` that no partial index can serve."""
 
     inherit_cache = False
     type = Boolean()

@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 
 # Serialization failure, deadlock detected, lock not available.
 REPEATABLE = {"40001", "40P01", "55P03"}
-# It ended a session in which a transaction stood still, or took longer than somebody allows.
+# It ended a session whose transaction stood still, or took longer than a setting allows.
 SILENT = ("25P03", "25P04")
 # Classes of its SQLSTATE by which it speaks of itself, of a session or of its tables. All others are about what is
-# stored there, or was to be, also those that somebody's trigger made up.
+# a stored value or one to be stored, also those that somebody's trigger made up.
 _SESSION = "01 02 03 08 09 0B 0F 0L 0P 24 25 26 27 28 2B 2D 34 3B 3D 3F 40 42 53 55 57 58 72 F0 HV"
 STATES = frozenset(_SESSION.split())
 # Refusals of a server that answers, by SQLSTATE, or by words where there is none; each with its advice.
@@ -81,7 +81,7 @@ class PostgreSQL:
     has_few_connections = True
     fails_as_a_whole = True
     big: AnyType = BigInteger()
-    by_key: ClassVar[Mapping[str, object]] = {}  # no table is kept so
+    by_key: ClassVar[Mapping[str, object]] = {}  # PostgreSQL stores no table in this order
 
     def check_driver(self, url: str) -> None:
         """Raise InvalidInput where psycopg is not installed, or finds no library of PostgreSQL's to work with."""
@@ -135,7 +135,7 @@ class PostgreSQL:
         return f"{column} = ANY ({values})"
 
     def in_no_index(self, column: AnyColumn, value: str, compiled: Callable[..., str]) -> str:
-        """The test as it is: a bound value fits the condition of no index."""
+        """The plain comparison: PostgreSQL cannot match a bound value with the condition of an index."""
         return compiled(column == value)
 
     def insert_if_new(self, table: type[object] | Table) -> Insert:
@@ -172,14 +172,14 @@ class PostgreSQL:
 
     @contextmanager
     def reading(self, tx: Connection) -> Iterator[None]:
-        """One moment for all its statements, and the ways to read and to join that writers do without."""
+        """A transaction that sees one moment, with the ways to read and join that writers switch off."""
         tx.execution_options(isolation_level="REPEATABLE READ")
         with tx.begin():
             tx.execute(ALL_WAYS)
             yield
 
     def read_strictly(self, tx: Connection) -> None:
-        """Set nothing: PostgreSQL holds no bytes that are no text."""
+        """Do nothing: PostgreSQL stores no bytes that are no text."""
 
     def now(self, tx: Connection) -> datetime:
         """The server's clock."""

@@ -23,7 +23,7 @@ T = TypeVar("T")
 LOCK_SECONDS = 5.0
 # An operator's lock_timeout is cut to a second less: no wait for a lock may pass for silence.
 MOST_SECONDS = 8.0
-# PostgreSQL ends a transaction whose process says nothing for so long: a stopped one holds its locks no longer.
+# PostgreSQL ends a transaction after this silence of its process: a stopped process would keep its locks.
 SILENT_SECONDS = 6
 # These hold whatever the role, the database, the environment or the URL says: under others a session would store or
 # read other values than were meant.
@@ -62,8 +62,8 @@ def settings(url: URL, patience: float, answer: float, name: str) -> Options:
         # A limit that a role has for its people would break off a large submit at each of its tries.
         "statement_timeout": 0,
         # Every statement that is run often has its index. So one plan does for good, also while a table that was
-        # empty grows: another way that was chosen for few rows would be kept until the next ANALYZE. And only who
-        # walks an index marks its dead entries, so that the next one need not look at them again.
+        # empty grows: another way that was chosen for few rows would be kept until the next ANALYZE. And only a
+        # walk along an index marks its dead entries, so that the next walk passes over them.
         **dict.fromkeys(WAYS, "off"),
         "plan_cache_mode": "force_generic_plan",
         "jit": "off",
@@ -114,13 +114,13 @@ class Session(psycopg.Connection[TupleRow]):
             return result
 
     def take_long(self, seconds: float) -> None:
-        """Bear a silence of so many seconds until the connection rests."""
+        """Allow silences of this length until the connection rests."""
         if self._usual_seconds is None:
             self._usual_seconds = self.answer_seconds
         self.answer_seconds = seconds
 
     def rest(self) -> None:
-        """Note that the connection is idle from now on, unless it is so already: who keeps it may give it back."""
+        """Note that the connection is idle from now on, unless it is so already: its keeper may give it back."""
         if self._usual_seconds is not None:
             self.answer_seconds, self._usual_seconds = self._usual_seconds, None
         if self.rests_since is None:
@@ -173,7 +173,7 @@ def connect(url: str, answer: float, args: Sequence[str], options: Options) -> S
 
 
 def _bound(driver: Session, lock: float) -> None:
-    """Wait longer for an answer than the server waits for a lock, which is no silence; but neither for too long."""
+    """Cut a too long wait for a lock, and wait longer than that for an answer: the wait is no silence."""
     if not 0 < lock <= MOST_SECONDS - 1:
         lock = MOST_SECONDS - 1
         driver.execute(f"SET lock_timeout = {int(lock * 1000)}")

@@ -46,7 +46,7 @@ LASTING = ("SQLITE_NOTADB", "SQLITE_CORRUPT", "SQLITE_IOERR_SHORT_READ")
 NO_TEXT = "Could not decode to UTF-8"
 # SQLite's words for a fault of the content where its error has no name of its own.
 CONTENT_WORDS = ("malformed JSON", "integer overflow", "too big", "JSON path")
-# The driver's words for a value that it has no way to bind.
+# The driver's words for a value that it cannot bind.
 UNFIT_WORDS = ("binding parameter",)
 # A writer takes the lock at once; a reader that asked for it later would fail, however patient.
 BEGIN = "BEGIN IMMEDIATE"
@@ -91,7 +91,7 @@ class SQLite:
         return engine
 
     def list_type(self, item: AnyType) -> AnyType:
-        """JSON, which is a text."""
+        """A JSON array, as text."""
         return JSON()
 
     def among(self, column: str, values: str) -> str:
@@ -99,7 +99,7 @@ class SQLite:
         return f"{column} IN (SELECT value FROM json_each({values}))"  # noqa: S608  # both are compiled, neither is text
 
     def in_no_index(self, column: AnyColumn, value: str, compiled: Callable[..., str]) -> str:
-        """The value in words, as for a bound one SQLite would plan the statement anew at each run."""
+        """The comparison with a literal: for a bound value SQLite would plan the statement anew at each run."""
         return f"+{compiled(column)} = {compiled(literal(value), literal_binds=True)}"
 
     def insert_if_new(self, table: type[object] | Table) -> Insert:
@@ -138,11 +138,11 @@ class SQLite:
         driver.rollback()
 
     def reading(self, tx: Connection) -> AbstractContextManager[object]:
-        """Any transaction: each sees one moment, and readers need what writers need."""
+        """A plain transaction: each sees one moment, and readers need no settings of their own."""
         return tx.begin()
 
     def read_strictly(self, tx: Connection) -> None:
-        """Read text as UTF-8 alone."""
+        """Read text strictly as UTF-8."""
         _driver(tx).text_factory = str
 
     def now(self, tx: Connection) -> datetime:
@@ -153,7 +153,7 @@ class SQLite:
         """Wait for nothing more: the write lock is the turn."""
 
     def fault(self, error: DBAPIError) -> Fault | None:
-        """The fault by SQLite's words, as its errors have no names for most of them."""
+        """The fault by SQLite's message: most faults have no error name of their own."""
         if not isinstance(error.orig, sqlite3.Error):
             return None
         said = str(error.orig)
@@ -182,7 +182,7 @@ def _driver(tx: Connection) -> sqlite3.Connection:
 
 
 def _bear_garbage(driver: sqlite3.Connection, file: File) -> None:
-    """Read bytes that are no text all the same, once some were met in the file; at first they are an error."""
+    """Read even bytes that are no text, once some were met in the file; the first ones are an error."""
     if file.bears_garbage:
         driver.text_factory = _shown
 
@@ -236,7 +236,7 @@ class Each(Form):
         return lambda row: make([way(value) if way else value for way, value in zip(out, row, strict=True)])
 
     def ask(self, driver: sqlite3.Connection, bound: Sequence[Sequence[object]]) -> Answer:
-        """Run it for each of these."""
+        """Run it for each of these values."""
         if self._row is None:
             return Answer([], driver.executemany(self.sql, bound).rowcount if bound else 0)
         make = self._make

@@ -1,6 +1,6 @@
 """Statements compiled once and then given straight to the driver: the hot path has no time to build them again.
 
-Where the database is a round trip away, they wait for the first one whose answer is asked for, and travel with it.
+On a remote database they wait until somebody reads an answer, and then travel together in one round trip.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class NoRow(NamedTuple):
 
 
 class Id(NamedTuple):
-    """A row of which the id alone is asked."""
+    """A row with nothing but its id."""
 
     id: int
 
@@ -33,11 +33,12 @@ class Id(NamedTuple):
 class Statement(Generic[Row]):
     """A statement with named parameters, compiled once for each kind of database.
 
-    With `columns` by name it takes rows as well, and `statement` is a function that makes it of these columns, to join
-    with or to insert; an update finds its rows by the first one. PostgreSQL gets all rows in one statement. SQLite
-    runs it once for each row, or once in all if it is `plain`: if the rows hold numbers, truth values and words alone.
+    With `columns`, by name, it takes many rows. `statement` is then a function: it gets a table of these columns and
+    returns a statement that joins with it or inserts it. An update finds its rows by the first column. PostgreSQL gets
+    all rows in one statement. SQLite runs it once for each row, or once for all if it is `plain`: the rows may then
+    hold only numbers, truth values and words.
 
-    `row` is the class of the rows that it returns; raises TypeError if its fields have other names than the columns.
+    `row` is the class of the rows that it returns. Raises TypeError if its fields are not named as the columns.
     """
 
     @overload
@@ -82,7 +83,7 @@ class Statement(Generic[Row]):
         return self.later(tx, rows, **values).count
 
     def later(self, tx: Connection, rows: Rows | None = None, /, **values: object) -> Reply[Row]:
-        """Run it before whatever runs next, together with that where the database is a round trip away."""
+        """Queue it to run before the next statement; on a remote database both share a round trip."""
         form = self.form(tx)
         try:
             bound = form.bind(values, rows or ())
@@ -103,7 +104,7 @@ class Statement(Generic[Row]):
         return form
 
     def _with_row(self) -> Making:
-        """The statement, or the function that makes it, with the class of its rows as an option for its form."""
+        """Attach the class of its rows to the statement, or to the function that makes it, for its form to read."""
         make, option = self.statement, {ROW: self._row}
         if self.columns:
             return lambda given: make(given).execution_options(**option)
@@ -111,7 +112,7 @@ class Statement(Generic[Row]):
 
 
 def _check_names(row: type[NamedTuple], statement: Making) -> None:
-    """Raise TypeError unless the fields of a row are the statement's columns; one without a name may be any field."""
+    """Raise TypeError unless a row's fields are the statement's columns; a column without a name fits any field."""
     fields, columns = row._fields, list(statement.exported_columns)
     names = [column.name if isinstance(column, ColumnClause | Label) else None for column in columns]
     if len(names) != len(fields) or any(name not in (None, field) for name, field in zip(names, fields, strict=True)):
@@ -119,7 +120,7 @@ def _check_names(row: type[NamedTuple], statement: Making) -> None:
 
 
 class Reply(Generic[Found]):
-    """The answer to a statement that may still wait. To read it sends all that wait, in their order."""
+    """The answer to a statement that may still wait. Reading it sends all waiting statements, in their order."""
 
     __slots__ = ("_answer", "_form", "_tx", "_values")
 
@@ -148,13 +149,13 @@ class Reply(Generic[Found]):
         return self._answer
 
 
-# Keys of a connection's `info`: the replies that wait, and the names of the statements that it has prepared.
+# Keys of a connection's `info`: its waiting replies, and the names of its prepared statements.
 WAITING = "batchq_waiting"
 PREPARED = "batchq_prepared"
 
 
 def send(tx: Connection, *, commit: bool = False) -> None:
-    """Send all statements that wait, in one round trip where it is one, and `commit` with them."""
+    """Send all waiting statements, and the commit if `commit`; a remote database gets them in one round trip."""
     waiting: list[Reply[NamedTuple]] = tx.info.pop(WAITING, [])
     if not waiting:
         return
@@ -184,7 +185,7 @@ def send(tx: Connection, *, commit: bool = False) -> None:
 
 
 def _unfit(error: Exception, form: Form) -> StatementError:
-    """A value that cannot be written or read, as an error of the kind that all who use the database reckon with."""
+    """Wrap the error of a value that cannot be written or read in the class that all callers handle."""
     return StatementError(f"{type(error).__name__}: {error}", form.sql, None, error, hide_parameters=True)
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Together(Form):
-    """A statement that takes all its rows at once, as an array for each column, and travels with others."""
+    """A statement that takes all its rows at once, in one array per column, and travels with others."""
 
     at_once = False
 
@@ -42,7 +42,7 @@ class Together(Form):
                 writers[name] = wire.writer(type_.item if many else type_, many=many)
         order = {name: place for place, name in enumerate(columns)}
         names, fixed = self.sentence.parameters, self._fixed
-        # As on SQLite; a column of the rows that are given is a parameter too.
+        # As on SQLite; here the columns of the rows are parameters too.
         self._template = [writers[name](fixed[name]) if name in fixed else None for name in names]
         self._open = [(at, name, writers[name]) for at, name in enumerate(names) if name not in fixed | order]
         self._columns_at = [(at, order[name], name, writers[name]) for at, name in enumerate(names) if name in order]
@@ -63,7 +63,7 @@ class Together(Form):
         return bound
 
     def answer(self, result: PGresult) -> Answer:
-        """The answer that a result of the server is."""
+        """Read the answer from a result of the server."""
         rows: list[Any] = []
         if self._row is None or not result.ntuples:
             return Answer(rows, result.command_tuples or 0)
@@ -82,9 +82,9 @@ def _after(read: Reader, make: Way | None) -> Reader:
 
 
 def _by_key(make: Making, columns: Mapping[str, AnyColumn]) -> Making:
-    """The statement over a table of its rows; an update finds those it changes by the first column, in every plan.
+    """Build the statement over a table of its rows; an update also searches for their keys, the first column.
 
-    A plan that was made for an empty table could else read the whole of it for good.
+    Without that, a plan made while the table was empty could scan the whole table ever after.
     """
     statement = make(given_table(columns))
     (name, like), *_ = columns.items()
@@ -92,7 +92,7 @@ def _by_key(make: Making, columns: Mapping[str, AnyColumn]) -> Making:
 
 
 def _given(columns: Mapping[str, AnyColumn], compiler: SQLAlchemys) -> str:
-    """The head of a statement that makes a table of its rows, of one array a column."""
+    """The head of a statement that makes a table of its rows from one array per column."""
     types = compiler.type_compiler_instance
     arrays = ", ".join(f"%({name})s::{types.process(like.type)}[]" for name, like in columns.items())
     names = ", ".join(f'"{name}"' for name in columns)

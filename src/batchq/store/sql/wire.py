@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _PARAMETER = re.compile(r"%\((\w+)\)s|%%")
 _FAILED = (ExecStatus.FATAL_ERROR, ExecStatus.PIPELINE_ABORTED)
-# The ways to write a value of a column as text, and to read one.
+# Functions that write a column's value as text, and read it back.
 Writer = Way
 Reader = Callable[[bytes], object]
 # Functions by the type of the value; the first type that fits counts.
@@ -191,7 +191,7 @@ def _next(conn: PGconn, most: int, *, last: bool = False) -> PGresult:
 
 
 def _hear(conn: PGconn, what: int, most: int) -> int:
-    """Wait for the socket, and return what it is ready for; raises TimeoutError after so many milliseconds."""
+    """Wait for the socket and return its events; raises TimeoutError after `most` milliseconds."""
     waiting = poll()
     waiting.register(conn.socket, what)
     for _, event in waiting.poll(most):

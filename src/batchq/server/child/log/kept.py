@@ -115,7 +115,7 @@ def follow_threads() -> None:
     """See each thread of this process start, from now on."""
     if not _starts:
         _starts.append(threading.Thread.start)
-        threading.Thread.start = _start  # type: ignore[method-assign, assignment]  # ours takes the same, and calls Python's
+        threading.Thread.start = _start  # type: ignore[method-assign, assignment]  # takes what Python's takes, and calls it
 
 
 def here() -> Kept | None:

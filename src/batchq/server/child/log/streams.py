@@ -40,13 +40,13 @@ def say_rest() -> None:
 
 
 class Below(Protocol):
-    """A stream of bytes below a text stream."""
+    """The byte stream below a text stream."""
 
     def write(self, data: bytes | bytearray | memoryview, /) -> int: ...
 
 
 class Text(Protocol):
-    """A stream that this process prints to: Python's own, or one that a tool has put there."""
+    """A stream that this process prints to: Python's own, or a tool's replacement."""
 
     closed: bool
 

@@ -1,4 +1,4 @@
-"""An attempt that failed has its reason in a column; until now the beginning of its error told it."""
+"""Store the reason of a failed attempt in a column; until now the first words of its error told it."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -18,13 +18,13 @@ BEGINNINGS = {
 
 
 def upgrade() -> None:
-    # Older processes know nothing of it, and leave it empty.
+    # Processes of an older version leave it empty.
     known = sa.CheckConstraint(
         "reason IN ('error', 'lost', 'timed_out', 'not_started', 'aborted')", name="reason_known"
     )
     op.add_column("batchq_attempt", sa.Column("reason", sa.String(16), known, nullable=True))
     attempt = sa.table("batchq_attempt", sa.column("status"), sa.column("error", sa.Text()), sa.column("reason"))
-    # By substr, as SQLite's LIKE takes a capital for a small letter.
+    # By substr: SQLite's LIKE ignores case, and would match other errors too.
     told = ((sa.func.substr(attempt.c.error, 1, len(words)) == words, it) for words, it in BEGINNINGS.items())
     failed = sa.update(attempt).where(attempt.c.status == "error")
     op.execute(failed.values(reason=sa.case(*told, else_="error")))
