@@ -1,4 +1,7 @@
-"""batchq: batch jobs for Celery."""
+"""batchq: batch jobs for Celery.
+
+PYTEST_DONT_REWRITE: pytest would else warn whoever imports batchq before pytest begins.
+"""
 
 from __future__ import annotations
 

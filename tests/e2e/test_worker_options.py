@@ -190,6 +190,14 @@ def test_celerys_worker_refuses_what_no_batch_server_can_be(site: Site, words: s
     assert site.server("AOS9") == {}
 
 
+def test_celerys_worker_names_our_commands_and_no_functions(site: Site) -> None:
+    ended = run(site, [*WORKER, "--batch-server", "AOS9", "-c", "3", "-Q", "vip"])
+    assert [line.rpartition(": ")[2] for line in ended.stderr.splitlines()] == [
+        "`batchq server set AOS9 --threads N`.",
+        "`batchq server groups set AOS9 GROUP`.",
+    ]
+
+
 @pytest.mark.parametrize("words", [*REFUSED, *POOLS])
 def test_our_own_command_refuses_it_too(site: Site, words: str) -> None:
     ended = site.cli("server", "start", "AOS9", *words.split(), code=2)

@@ -258,6 +258,7 @@ def test_a_job_that_takes_longer_than_a_year_does_not_end():
     ("options", "said"),
     [
         ({"failing": {"A": "crash"}}, "A cannot fail by 'crash'. Use error, lost, timed out."),
+        ({"failing": {"A": -1}}, "A cannot fail -1 times. Use 0 or more."),
         ({"failing": {"A": ["timed out"]}}, "A has no time limit, so it cannot be timed out. Give it one."),
         ({"durations": -1}, "durations: 'A' cannot take -1 s. Use 0 or more, up to a year."),
         ({"on": -1}, "on: Batch1.threads: "),

@@ -30,11 +30,11 @@ def project(tmp_path: Path) -> Path:
     return tmp_path / "project"
 
 
-def run(project: Path, *words: str) -> str:
-    """What pytest prints in the project; all must be well there."""
+def run(project: Path, *words: str, program: str | None = None) -> str:
+    """What pytest, or a program of the project that runs it, prints there; all must be well."""
     path = os.pathsep.join([str(project.parent / "site"), *filter(None, [os.environ.get("PYTHONPATH")])])
     env = {**os.environ, "PYTHONPATH": path, "PYTEST_ADDOPTS": "-p no:cacheprovider"}
-    argv = [sys.executable, "-W", "error", "-m", "pytest", "-q", *words]
+    argv = [sys.executable, "-W", "error", *([program] if program else ["-m", "pytest", "-q"]), *words]
     done = subprocess.run(argv, cwd=project, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -72,6 +72,17 @@ def test_a_run_that_asks_for_no_rehearsal_imports_nothing_heavy(project: Path):
         encoding="utf-8",
     )
     run(project)
+
+
+def test_a_program_that_has_imported_batchq_may_run_pytest(project: Path):
+    # By the record of what was installed pytest knows which modules it would rewrite.
+    record = project.parent / "site" / "scratch-1.dist-info" / "RECORD"
+    record.write_text("batchq/__init__.py,,\nscratch-1.dist-info/entry_points.txt,,\n", encoding="utf-8")
+    (project / "test_it.py").write_text("def test_it(batchq_play):\n    pass\n", encoding="utf-8")
+    (project / "program.py").write_text(
+        "import sys\nimport batchq, pytest\nsys.exit(pytest.main(['-q', '-W', 'error']))\n", encoding="utf-8"
+    )
+    assert "1 passed" in run(project, program="program.py")
 
 
 def test_a_stage_is_closed_after_its_test(project: Path):

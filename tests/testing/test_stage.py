@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 import pytest
 
-from batchq import Job, actions
+from batchq import Job, actions, views
 from batchq.errors import Conflict, InvalidInput, NotFound
 from batchq.testing import START, Stage
 
@@ -117,6 +117,21 @@ def test_operators_may_act_in_between(stage: Stage):
     assert stage.executing == ["A"]
 
 
+def test_the_rest_can_be_played_right_after_an_operator_acted(stage: Stage):
+    actions.pause_group(stage.database, "default")
+    stage.submit(CHAIN)
+    actions.resume_group(stage.database, "default")
+    stage.play()
+    assert stage.verdict() == "success"
+
+
+def test_views_of_a_stage_go_by_its_clock():
+    servers = "servers: {AOS1: {windows: [{start: '18:00', end: '07:30', threads: 20, timezone: UTC}]}}\n"
+    with Stage(servers) as stage, stage.database.read() as tx:
+        assert views.clock(tx) == START
+        assert [server["state"] for server in views.servers(tx)] == ["closed"]
+
+
 def test_two_runs_are_told_apart_by_their_numbers():
     with Stage(2) as stage:
         first, second = stage.submit(CHAIN), stage.submit(CHAIN)
@@ -131,12 +146,15 @@ def test_only_a_task_that_executes_can_end(stage: Stage):
     with pytest.raises(Conflict, match=r"^No job has been submitted to this stage\.$"):
         stage.states()
     stage.submit(CHAIN)
-    with pytest.raises(Conflict, match=r"^B does not execute: it is Waiting, waits for A to succeed\.$"):
+    with pytest.raises(Conflict, match=r"^B does not execute: Waiting, waits for A to succeed\.$"):
         stage.end("B")
     with pytest.raises(NotFound, match=r"^No task 'Z'"):
         stage.end("Z")
     stage.end("A")
-    with pytest.raises(Conflict, match=r"^A does not execute: it is Ended\.$"):
+    stage.end("B")
+    with pytest.raises(Conflict, match=r"^C does not execute: Didn't run, B did not fail\.$"):
+        stage.end("C")
+    with pytest.raises(Conflict, match=r"^A does not execute: Ended\.$"):
         stage.end("A")
 
 
@@ -157,6 +175,15 @@ def test_time_goes_on_only(stage: Stage):
     with pytest.raises(InvalidInput, match=r"^at: .* has no time zone\."):
         stage.at(datetime(2027, 1, 1))
     assert stage.now == START
+
+
+def test_a_time_that_the_clock_shows_twice_is_reached_twice():
+    with Stage(at=datetime(2027, 10, 31, 1, tzinfo=OSLO)) as stage:
+        reached = []
+        for _ in range(3):
+            stage.at("02:30")
+            reached.append(stage.now.astimezone(UTC))
+    assert [f"{each:%d %H:%M}" for each in reached] == ["31 00:30", "31 01:30", "01 01:30"]
 
 
 def test_a_large_job_is_played_too(stage: Stage):

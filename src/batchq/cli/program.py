@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchq.errors import BatchqError, Broken, PlaceRefuses
+from batchq.errors import Action, BatchqError, Broken, PlaceRefuses
 from batchq.escape import LINES, printable
 
 if TYPE_CHECKING:
@@ -85,6 +85,13 @@ class LazyGroup(click.Group):
 
 class Commands(LazyGroup):
     """The group of all commands: turns our errors into one line, and Ctrl-C into exit code 130."""
+
+    @staticmethod
+    def words(action: Action, arguments: tuple[str, ...]) -> str:
+        """The command that takes the action, for a program of Celery's that has become a server."""
+        from batchq.cli.wording import command  # no `--help` needs it
+
+        return command(action, arguments)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """The words that are left; refuses those that neither a database nor a terminal can take."""

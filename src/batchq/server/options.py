@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchq.errors import Action, Advice, BatchqError, InvalidInput
+from batchq.errors import Action, Advice, BatchqError, InvalidInput, name_actions
 from batchq.escape import LINES, printable
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ class ServerOption(click.Option):
         name, args = super().handle_parse_result(ctx, opts, args)
         # An option that was not given may be a sentinel of click's.
         if isinstance(name, str) and name and not ctx.resilient_parsing:
+            _speak_as_program(ctx)
             try:
                 self._look_over(name, ctx, opts)
             except BatchqError as error:
@@ -125,6 +126,16 @@ class ServerOption(click.Option):
             assert isinstance(opts, dict)
             opts["pool"] = "processes"
         self._make_ready(name)
+
+
+def _speak_as_program(ctx: click.Context) -> None:
+    """Name actions as commands from here on: Celery's program has ours beside its own, which knows how they are typed.
+
+    Operators read the errors and the log of a server, however it was started.
+    """
+    ours = getattr(ctx.find_root().command, "commands", {}).get("batchq")
+    if (words := getattr(ours, "words", None)) is not None:
+        name_actions(words)
 
 
 def _given(ctx: click.Context, opts: Mapping[str, object]) -> dict[str, object]:

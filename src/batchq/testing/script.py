@@ -118,7 +118,13 @@ def _failures(failing: Failing) -> dict[str, Failure | Sequence[Failure]]:
         failing = (failing,)
     if not isinstance(failing, Mapping):
         return dict.fromkeys(failing, "error")
-    return {name: [FAILURES[0]] * how if isinstance(how, int) else how for name, how in failing.items()}
+    return {name: _times(name, how) if isinstance(how, int) else how for name, how in failing.items()}
+
+
+def _times(name: str, attempts: int) -> list[Failure]:
+    if attempts < 0:
+        raise InvalidInput(f"{name} cannot fail {attempts} times. Use 0 or more.")
+    return [FAILURES[0]] * attempts
 
 
 def _seconds(name: str, value: float | timedelta) -> float:

@@ -115,7 +115,7 @@ class Stage:
         self._usual = True
         last = self.database.shown + YEAR
         try:
-            self._note_ends()
+            self._start_ready()
             while (upcoming := self._next()) is not None and upcoming <= last:
                 self._jump(upcoming)
             if unfinished := self._unfinished():
@@ -140,8 +140,10 @@ class Stage:
         self._move(_instant("at", to))
 
     def _next_time(self, clock: time) -> datetime:
-        today, tomorrow = (datetime.combine(self.now.date() + day, clock, self._zone) for day in (0 * DAY, DAY))
-        return today if today.astimezone(UTC) > self.database.shown else tomorrow
+        # A clock that goes back shows the time twice.
+        times = (clock, clock.replace(fold=1))
+        shown = (datetime.combine(self.now.date() + day, each, self._zone) for day in (0 * DAY, DAY) for each in times)
+        return next(each for each in shown if each.astimezone(UTC) > self.database.shown)
 
     def _move(self, to: datetime) -> None:
         if to < self.database.shown:
@@ -261,7 +263,7 @@ class Stage:
         played = self.played(run)
         why = played.why(task)
         state = LABELS[played.states[task]]
-        return f"it is {state}, {why}" if why else f"it is {state}"
+        return f"{state}, {why}" if why else state
 
     def _unfinished(self) -> list[int]:
         with self.database.read() as tx:

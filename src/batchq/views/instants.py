@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import overload
 
-from batchq.store.sql.dialect import dialect
 from batchq.store.transaction import Tx
 
 
@@ -22,4 +21,4 @@ def iso(instant: datetime | None) -> str | None:
 
 def clock(tx: Tx) -> datetime:
     """The database's clock (rule 20)."""
-    return dialect(tx).now(tx)
+    return tx.now()
