@@ -47,7 +47,7 @@ ELSEWHERE: dict[str, dict[str, str]] = {
 
 # Commands that no test can run, and why.
 CANNOT: dict[str, str] = {
-    "python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && .venv/bin/pytest": (
+    "python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && .venv/bin/pytest -n auto --dist loadfile": (
         "it runs all tests, this one too; the gate runs its parts"
     ),
     "python3 -m venv .venv && . .venv/bin/activate && pip install -q -e '.[dev]'": (
