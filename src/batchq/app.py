@@ -113,7 +113,7 @@ class BatchQ:
         return self.database_within(patience=10.0, answer=60.0)
 
     def database_within(self, patience: float, answer: float | None = None) -> Database:
-        """The database for a caller that waits so long, in seconds, for another writer and for an answer.
+        """The database, which waits `patience` seconds for another writer and `answer` seconds for an answer.
 
         Without `answer` it gives up early, for a process that asks anew; a command's statement may take its time.
         """
@@ -230,15 +230,15 @@ class BatchQ:
         return self.catalogue.names()
 
     def may_run(self, operation: str) -> bool:
-        """Whether a job may run the task of this name: never Celery's own or ours, and only what the settings allow."""
+        """Whether a job may run the task of this name: one that the settings allow, and neither Celery's nor ours."""
         return self.catalogue.allows(operation)
 
     def rate_limits(self, operations: Iterable[str]) -> str | None:
-        """The sentence about those operations that have a `rate_limit`, which does not hold here; None if none has."""
+        """A sentence that names the operations with a `rate_limit`, which does not hold here; None if none has one."""
         return self.catalogue.rate_limits(operations)
 
     def check_operations(self, job: JobSpec) -> None:
-        """Raise InvalidInput unless the app knows every operation of the job, and each takes what it is given."""
+        """Raise InvalidInput unless the app knows every operation of the job, and each takes its arguments."""
         self.catalogue.check(job)
 
     # --- its processes --------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""One bad thing never holds up the others: what always fails is found, set aside, told in `check`, and tried again.
+"""One bad row never holds up the others: work that always fails is found, set aside, told in `check`, and tried again.
 
 A transaction for many may fail by the content of one row: somebody broke it, or the database refuses a text. Such a row
 is found by rehearsal: each kind of work is done for fewer and fewer rows at once, and undone.

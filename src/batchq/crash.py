@@ -44,7 +44,7 @@ class Crash:
 
     def __init__(self, name: str, number: int) -> None:
         self.name = name
-        # A fork inherits the pipe, and whoever reads a byte of it has it alone: so all count together.
+        # A fork inherits the pipe, and each byte of it is read by one process alone: so all count together.
         self._passes, filled = os.pipe()
         os.write(filled, b"." * (number - 1) + LAST)
         os.close(filled)
@@ -71,7 +71,7 @@ class Crash:
         os._exit(EXIT_CODE)
 
 
-# Read when the process begins, so that whatever it forks counts with it.
+# Read when the process begins, so that its forks count with it.
 _asked = os.environ.get(VARIABLE)
 _crash = Crash.parse(_asked) if _asked else None
 

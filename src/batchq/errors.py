@@ -153,7 +153,7 @@ class DatabaseUnreachable(Unreachable):
 
 
 class DatabaseRefuses(DatabaseUnreachable):
-    """The database answers, and refuses whatever it is asked; `advice` says what helps."""
+    """The database answers, and refuses every request; `advice` says what helps."""
 
     code = "database-refuses"
     text = "The database {url} refuses ({reason})."

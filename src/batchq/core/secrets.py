@@ -51,7 +51,7 @@ class Veil:
 
     @classmethod
     def over(cls, veils: Iterable[Veil]) -> Veil:
-        """One that hides what each of these does."""
+        """A veil that hides the secrets of all of these."""
         joined = cls({})
         joined._texts = sorted({text for veil in veils for text in veil._texts}, key=len, reverse=True)
         return joined

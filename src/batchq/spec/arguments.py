@@ -1,4 +1,4 @@
-"""How a Celery task may be called: what a job gives it is held to its signature, as `.delay()` does (rule 1)."""
+"""How a Celery task may be called: a job's arguments are checked against its signature, as by `.delay()` (rule 1)."""
 
 from __future__ import annotations
 
@@ -43,9 +43,10 @@ class Calls:
         self._heads: dict[Task, Head | None] = {}
 
     def taken(self, run: object, args: Sequence[JSON], kwargs: Mapping[str, JSON] | None) -> Call:
-        """The operation's name, its arguments, and its task where that is known, of a Celery task or signature.
+        """The call that a name, a Celery task or a signature makes with these arguments.
 
-        Arguments beside a signature join its own as in `Signature.apply_async`. ValueError for what a job would drop.
+        Arguments beside a signature join its own as in `Signature.apply_async`. Raises ValueError for a part of the
+        signature that a job would drop.
         """
         if isinstance(run, Task):
             return Call(run.name, args, kwargs, run)
@@ -139,7 +140,7 @@ def _is_celerys(function: object) -> bool:
 def _written(task: Task) -> tuple[Head, bool]:
     """The function that was written for the task, without what Celery wraps around it; whether it is given the task.
 
-    Wrappers of other people stay: what they take, and run, is theirs to say.
+    Wrappers of other people stay: they decide what they take, and what they run.
     """
     function, bound = task.run, False
     while True:

@@ -218,7 +218,7 @@ class _Reading:
         return self.made(JobSpec, rest, path, name=name, tasks=[STAND_IN] if self.faults else specs)
 
     def tasks(self, forms: dict[str, object], path: faults.Path) -> list[TaskSpec]:
-        """The tasks of a job; its graph comes first, for it needs the least: in a large job that is all."""
+        """The tasks of a job. The graph is checked first: in a large job with a fault there, nothing else is."""
         after = {name: self.after(form, (*path, "tasks", name)) for name, form in forms.items()}
         self.fault(graph_faults({name: [c.task for c in each] for name, each in after.items()}, self.sizes), path)
         if self.faults and len(forms) > LARGE:

@@ -89,7 +89,7 @@ class TaskSpec(Spec):
 
 
 def _task(value: object, validate: ValidatorFunctionWrapHandler) -> TaskSpec:
-    """A task that is made already is not looked at twice."""
+    """Let a task through that is made already: it is checked."""
     return value if isinstance(value, TaskSpec) else validate(value)
 
 
@@ -129,8 +129,8 @@ class GroupSpec(Spec):
 class WindowSpec(Spec):
     """A daily period in which a server has `threads` threads; `days` None = every day (rules 17, 18, 21).
 
-    With a `date` it is an exception: it takes the place of what would start that day. With no threads it
-    needs neither start nor end. Without a `timezone` it is in the zone of whoever writes it.
+    With a `date` it is an exception: it takes the place of the windows that would start that day. With no threads
+    it needs neither start nor end. Without a `timezone` it is in the zone of its writer.
     """
 
     start: TimeOfDay = ""

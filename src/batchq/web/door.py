@@ -1,7 +1,7 @@
 """The door of the dashboard: which hosts a browser may ask it under, and what its pages may do in the browser.
 
-A page of somebody else's can give its own name this machine's address, and then read whatever answers there; only the
-name that was asked for gives it away.
+A stranger's page can give its own name this machine's address, and then read every answer from there. Only the name in
+the request gives it away.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Connection(Protocol):
 
 
 class Door(Flower):
-    """Flower, that answers to known names only, and says of each answer what a browser may do with it.
+    """Flower behind the door: it answers to known names only, and tells browsers what they may do with each answer.
 
     `hosts` are patterns of names that are known besides this machine's own; None stands for a proxy in front, which
     knows them.
@@ -68,7 +68,7 @@ class Door(Flower):
 
 
 class Stranger(RequestHandler):
-    """Tells that the name in the request is not known here."""
+    """Answers a request whose host name is not known here."""
 
     def prepare(self) -> None:
         self.set_status(403)
@@ -89,7 +89,7 @@ def _known(host: str, hosts: Sequence[str], address: str) -> bool:
         listens = ip_address(address or "0.0.0.0")  # noqa: S104 (what Flower takes it for)
     except ValueError:
         return asked.is_loopback
-    # Nobody can give an address the address of another: where all are listened on, each of them is good.
+    # A page can give its name any address, but an address names itself: if all are listened on, each is good.
     return asked.is_loopback or asked == listens or listens.is_unspecified
 
 
