@@ -160,7 +160,11 @@ def test_what_sql_decides_is_not_changed_by_remote_control_and_the_answer_says_s
         answers = ask(site, method, **arguments)
         assert set(answers) == set(OURS), method
         assert all(said["error"].startswith("refused: ") for said in answers.values()), (method, answers)
-    assert "follow its groups" in ask(site, "add_consumer", queue="celery")["AOS1"]["error"]
+    for method, arguments, command in (
+        ("add_consumer", {"queue": "celery"}, "follow its groups: use `batchq server groups set NAME GROUP`"),
+        ("pool_grow", {"n": 1}, "threads and windows: use `batchq server set NAME --threads N`"),
+    ):
+        assert ask(site, method, **arguments)["AOS1"]["error"].endswith(command)
 
     run_in_between(site)
     assert {name: said["pool"]["max-concurrency"] for name, said in ask(site, "stats").items()} == before
@@ -247,7 +251,9 @@ def test_a_process_that_somebody_else_kills_after_an_operators_signal_is_lost(si
 def test_an_attempt_that_executes_goes_on_when_it_is_only_revoked(site: Site) -> None:
     run, id_, _ = start(site)
     said = ask(site, "revoke", task_id=[id_])["AOS1"]
-    assert "executes, and is not revoked" in said["error"]
+    assert said["error"].endswith(
+        "executes, and is not revoked: terminate it, or end its run with `batchq runs cancel`"
+    )
     assert id_ not in ask(site, "revoked")["AOS1"]
     site.open_gate("end default")
     assert site.wait_end(run)["status"] == "success"

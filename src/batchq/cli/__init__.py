@@ -10,7 +10,7 @@ from contextlib import suppress
 import click
 
 from batchq import __version__, errors
-from batchq.cli import program, wording
+from batchq.cli import program
 
 # The groups, with their help.
 GROUPS = {
@@ -133,7 +133,7 @@ def _open_what_is_closed() -> None:
 
 def main() -> None:
     """The program `batchq`."""
-    errors.name_actions(wording.command)
+    errors.name_actions(program.Commands.words)
     _open_what_is_closed()
     for stream in (sys.stdout, sys.stderr):
         # A name that the terminal's encoding lacks must not end the command.

@@ -88,7 +88,7 @@ class Commands(LazyGroup):
 
     @staticmethod
     def words(action: Action, arguments: tuple[str, ...]) -> str:
-        """The command that takes the action, for a program of Celery's that has become a server."""
+        """The command that takes the action; Celery's program asks for it too, once it is a server."""
         from batchq.cli.wording import command  # no `--help` needs it
 
         return command(action, arguments)

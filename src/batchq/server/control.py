@@ -20,6 +20,7 @@ from celery.worker import state as workers
 from celery.worker.consumer.control import Control
 
 from batchq.config import Settings
+from batchq.errors import Action, Advice
 from batchq.server.celery_types.broker import Message
 from batchq.server.celery_types.control import Box, Handler, State
 from batchq.server.celery_types.worker import Consumer
@@ -43,10 +44,10 @@ INSPECTION: Mapping[str, tuple[str, ...]] = {
     "heartbeat": (),
     "enable_events": (),
 }
-QUEUES = "the queues of a batch server follow its groups: bind it to others instead"
-POOL = "the pool of a batch server follows its threads and windows: set these instead"
+QUEUES = Advice("the queues of a batch server follow its groups: use {}", Action.SET_GROUPS, ("NAME", "GROUP"))
+POOL = Advice("the pool of a batch server follows its threads and windows: use {}", Action.SET_THREADS, ("NAME", "N"))
 # Celery's commands that would change what is decided in SQL or by the job, with the answer that says so.
-DECIDED_ELSEWHERE: Mapping[str, str] = {
+DECIDED_ELSEWHERE: Mapping[str, Advice | str] = {
     "add_consumer": QUEUES,
     "cancel_consumer": QUEUES,
     "pool_grow": POOL,
@@ -140,9 +141,12 @@ def _in_place_of_celerys(consumer: Consumer) -> dict[str, Handler]:
     return {**refusals, "revoke": _revoke, "terminate": _terminate}
 
 
-def _decided_elsewhere(consumer: Consumer, method: str, reason: str, state: State, **_: object) -> dict[str, str]:
-    logger.warning("%s by remote control is not done: %s", method, reason)
-    return {"error": f"refused: {reason}"}
+def _decided_elsewhere(
+    consumer: Consumer, method: str, reason: Advice | str, state: State, **_: object
+) -> dict[str, str]:
+    said = reason.told() if isinstance(reason, Advice) else reason
+    logger.warning("%s by remote control is not done: %s", method, said)
+    return {"error": f"refused: {said}"}
 
 
 def _terminate(state: State, signal: str, task_id: object, **_: object) -> dict[str, str]:

@@ -21,6 +21,7 @@ from batchq.core.ends import End, Failure, Success
 from batchq.core.secrets import Veil
 from batchq.core.states import Reason
 from batchq.engine import Report
+from batchq.errors import Action, Advice
 from batchq.server import ends, tickets
 from batchq.server.celery_types.pool import Pool
 from batchq.server.celery_types.worker import Consumer, Worker
@@ -33,6 +34,8 @@ from batchq.server.options import WorkerLimits
 from batchq.server.pool import Following
 from batchq.server.surroundings import Arrival
 from batchq.store.columns import run_of
+
+INSTEAD = Advice("terminate it, or end its run with {}", Action.CANCEL)
 
 
 class Host(Protocol):
@@ -168,7 +171,7 @@ class Execution(Request):
     def not_ended_by(self, terminate: bool) -> str | None:
         """The reason why it goes on although it was revoked, in one sentence; None if it can be terminated."""
         if not terminate:
-            return f"{self} executes, and is not revoked: terminate it, or cancel its run"
+            return f"{self} executes, and is not revoked: {INSTEAD.told()}"
         if self.server.kind == "threads":
             return f"{self} runs in a thread of {self.server.name}, which cannot be terminated alone"
         return None
