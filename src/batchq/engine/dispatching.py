@@ -59,5 +59,5 @@ def follow_clock(tx: Tx, now: datetime, aside: Collection[int] = (), alone: Coll
     for row in moves.not_before(tx, now, aside, alone):
         due = now + timedelta(seconds=row.retry_delay if row.attempt else 0)
         if row.ready_at > due:
-            rows.append({"task": row.id, "held": row.ready_at, "due": due})
+            rows.append({"task": row.id, "standing": row.ready_at, "due": due})
     return moves.hasten(tx, rows)

@@ -58,7 +58,7 @@ def _outcome(report: Report, state: State, row: LockedTask, now: datetime, *, fl
     end = report.end
     return {
         "task": report.task,
-        "held": report.token,
+        "standing": report.token,
         "state": state.value,
         "flag": flag,
         "again": now + timedelta(seconds=row.retry_delay) if state is State.READY else None,

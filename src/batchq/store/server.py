@@ -19,7 +19,7 @@ from batchq.store.transaction import Tx
 
 _BEAT = Statement(
     update(Server)
-    .where(SERVER.id == bindparam("server"), SERVER.epoch == bindparam("held"))
+    .where(SERVER.id == bindparam("server"), SERVER.epoch == bindparam("standing"))
     .where(SERVER.liveness == Liveness.RUNNING.value)
     .values(beat=SERVER.beat + 1, beat_at=bindparam("now"))
 )
@@ -130,7 +130,7 @@ def take_over(tx: Tx, server: int, life: Mapping[str, object], now: datetime) ->
 
 def beat(tx: Tx, server: int, epoch: int, now: datetime) -> bool:
     """Count one heartbeat; False if the server was declared lost or another life took its name."""
-    return bool(_BEAT.count(tx, server=server, held=epoch, now=now))
+    return bool(_BEAT.count(tx, server=server, standing=epoch, now=now))
 
 
 def set_pool(tx: Tx, server: int, epoch: int, pool: int) -> None:

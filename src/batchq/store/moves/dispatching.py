@@ -231,10 +231,10 @@ _NOT_BEFORE = Listing(
 _HASTEN = Statement(
     lambda given: (
         update(Task)
-        .where(TASK.id == given.task, TASK.ready_at == given.held, status_is(State.READY))
+        .where(TASK.id == given.task, TASK.ready_at == given.standing, status_is(State.READY))
         .values(ready_at=given.due)
     ),
-    columns={"task": TASK.id, "held": TASK.ready_at, "due": TASK.ready_at},
+    columns={"task": TASK.id, "standing": TASK.ready_at, "due": TASK.ready_at},
 )
 
 
@@ -250,5 +250,5 @@ def numbers_not_before(tx: Tx, now: datetime) -> list[int]:
 
 
 def hasten(tx: Tx, rows: Sequence[Mapping[str, object]]) -> int:
-    """Let ready tasks start from `due` on; returns how many still had the `ready_at` given as `held`."""
+    """Let ready tasks start from `due` on; returns how many still had the `ready_at` given as `standing`."""
     return _HASTEN.count(tx, rows) if rows else 0

@@ -60,13 +60,13 @@ _LOCKED = Statement(
 _FINISH = Statement(
     lambda given: (
         update(Task)
-        .where(TASK.id == given.task, TASK.token.is_not_distinct_from(given.held), _ENDED.standing)
+        .where(TASK.id == given.task, TASK.token.is_not_distinct_from(given.standing), _ENDED.standing)
         .values(status=given.state, unsettled=given.flag, ready_at=func.coalesce(given.again, TASK.ready_at))
         .values(ended_at=bindparam("now"), error=given.reason, result=given.value)
     ),
     columns={
         "task": TASK.id,
-        "held": TASK.token,
+        "standing": TASK.token,
         "state": TASK.status,
         "flag": TASK.unsettled,
         "again": TASK.ready_at,

@@ -109,24 +109,24 @@ _TAKEN_BACK = becomes(State.QUEUED, State.READY)
 _TAKE_BACK = Statement(
     lambda given: (
         update(Task)
-        .where(TASK.id == given.task, TASK.token.is_not_distinct_from(given.held), _TAKEN_BACK.standing)
+        .where(TASK.id == given.task, TASK.token.is_not_distinct_from(given.standing), _TAKEN_BACK.standing)
         .values(status=_TAKEN_BACK.status, token=None, queued_at=None)
     ),
-    columns={"task": TASK.id, "held": TASK.token},
+    columns={"task": TASK.id, "standing": TASK.token},
 )
 _OFFER_AGAIN = Statement(
     lambda given: (
         update(Task)
-        .where(TASK.id == given.task, TASK.token.is_not_distinct_from(given.held), status_is(State.QUEUED))
+        .where(TASK.id == given.task, TASK.token.is_not_distinct_from(given.standing), status_is(State.QUEUED))
         .values(token=given.renewed, queued_at=bindparam("now"), offers=TASK.offers + 1)
     ),
-    columns={"task": TASK.id, "held": TASK.token, "renewed": TASK.token},
+    columns={"task": TASK.id, "standing": TASK.token, "renewed": TASK.token},
 )
 
 
 def unqueue(tx: Tx, tickets: Iterable[tuple[int, str | None]]) -> int:
     """queued → ready for these (task, token); returns how many were still queued under that token."""
-    standing = [{"task": task, "held": token} for task, token in sorted(tickets)]
+    standing = [{"task": task, "standing": token} for task, token in sorted(tickets)]
     return _TAKE_BACK.count(tx, standing) if standing else 0
 
 
@@ -136,7 +136,7 @@ def requeue(tx: Tx, rows: Iterable[TicketOut], now: datetime) -> list[Ticket]:
     for row in rows:
         ticket = Ticket(row.id, new_token(), row.attempt + 1, row.group_name, row.job, row.name)
         tickets.append(ticket)
-        values.append({"task": row.id, "held": row.token, "renewed": ticket.token})
+        values.append({"task": row.id, "standing": row.token, "renewed": ticket.token})
     if values:
         _OFFER_AGAIN.later(tx, values, now=now)
     return tickets
