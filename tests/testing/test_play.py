@@ -259,6 +259,12 @@ def test_a_job_that_takes_longer_than_a_year_does_not_end():
     [
         ({"failing": {"A": "crash"}}, "A cannot fail by 'crash'. Use error, lost, timed out."),
         ({"failing": {"A": -1}}, "A cannot fail -1 times. Use 0 or more."),
+        (
+            {"failing": {"A": None}},
+            "A cannot fail by None. Use a number of attempts, error, lost, timed out, or a list.",
+        ),
+        ({"durations": "1h"}, "durations: 'A' cannot take '1h'. Use seconds, or a timedelta."),
+        ({"on": {}}, "on: no server is named. Name one, or leave `on` out for two of one thread each."),
         ({"failing": {"A": ["timed out"]}}, "A has no time limit, so it cannot be timed out. Give it one."),
         ({"durations": -1}, "durations: 'A' cannot take -1 s. Use 0 or more, up to a year."),
         ({"on": -1}, "on: Batch1.threads: "),
@@ -269,6 +275,11 @@ def test_wrong_options_are_told_in_a_sentence(options: dict[str, object], said: 
     with pytest.raises(InvalidInput) as refused:
         play(pair("success"), **options)
     assert str(refused.value).startswith(said)
+
+
+def test_what_holds_no_job_is_told_in_a_sentence():
+    with pytest.raises(InvalidInput, match=r"^No job can be read from a dict\. Use a Job, a path, or a text\.$"):
+        play({"tasks": {"A": "app.a"}})
 
 
 def test_play_plays_one_job_and_names_what_plays_more():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
@@ -115,6 +116,15 @@ def test_operators_may_act_in_between(stage: Stage):
     actions.resume_group(stage.database, "default")
     stage.later()
     assert stage.executing == ["A"]
+
+
+@pytest.mark.parametrize("go_on", [Stage.later, Stage.play])
+def test_a_server_that_an_operator_adds_runs_from_then_on(go_on: Callable[[Stage], None]):
+    with Stage(0) as stage:
+        stage.submit(CHAIN)
+        actions.ensure_server(stage.database, "New", 1)
+        go_on(stage)
+        assert [start.server for start in stage.starts[:1]] == ["New"]
 
 
 def test_the_rest_can_be_played_right_after_an_operator_acted(stage: Stage):

@@ -63,9 +63,10 @@ def current(tx: Tx, version: int | None = None) -> Topology:
     """All servers as they stand; read anew only when the version moved on."""
     if version is None:
         version = newest_version(tx)
-    if tx.topology.version != version or not tx.topology.servers:
-        tx.topology = _load(tx, version)
-    return tx.topology
+    known = tx.topology  # another thread's rollback may empty it at any moment
+    if known.version != version or not known.servers:
+        tx.topology = known = _load(tx, version)
+    return known
 
 
 def read(tx: Tx) -> Topology:

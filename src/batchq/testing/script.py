@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, time, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar, get_args
 
 from pydantic import ValidationError
 
+from batchq.core import ends
+from batchq.core.states import Reason
+from batchq.core.windows import parse_time
 from batchq.errors import InvalidInput, unknown
 from batchq.spec import Document, Job, JobSpec, ServerSpec, TaskSpec, load, loads, sized
 from batchq.spec.faults import faults_in
@@ -27,6 +30,7 @@ Source: TypeAlias = Job | JobSpec | Document | Path | str
 Servers: TypeAlias = int | Mapping[str, int | ServerSpec] | Document | Path | str
 
 FAILURES: tuple[Failure, ...] = get_args(Failure)
+TOLD = "told to fail"
 USUAL_SECONDS = 60.0
 # `batchq run` has the same servers by default.
 USUAL_SERVERS = {"Batch1": ServerSpec(), "Batch2": ServerSpec()}
@@ -80,6 +84,15 @@ class Script:
             return limit, "timed out"
         return min(seconds, limit), failure
 
+    def report(self, task: str, failure: Failure | None) -> ends.End:
+        """The end that a server reports; it cannot report that it lost an attempt."""
+        if failure is None:
+            return ends.Success()
+        if failure == "timed out":
+            limit = self.spec(task).time_limit or 0
+            return ends.Failure(Reason.TIMED_OUT, f"timed out: still running after {limit:g} s")
+        return ends.Failure(Reason.ERROR, TOLD)
+
     def _failure(self, task: str, attempt: int) -> Failure | None:
         how = self.failing.get(task, ())
         if isinstance(how, str):
@@ -118,7 +131,13 @@ def _failures(failing: Failing) -> dict[str, Failure | Sequence[Failure]]:
         failing = (failing,)
     if not isinstance(failing, Mapping):
         return dict.fromkeys(failing, "error")
-    return {name: _times(name, how) if isinstance(how, int) else how for name, how in failing.items()}
+    return {name: _times(name, how) if isinstance(how, int) else _kinds(name, how) for name, how in failing.items()}
+
+
+def _kinds(name: str, how: Failure | Sequence[Failure]) -> Failure | Sequence[Failure]:
+    if isinstance(how, str | Sequence):
+        return how
+    raise InvalidInput(f"{name} cannot fail by {how!r}. Use a number of attempts, {', '.join(FAILURES)}, or a list.")
 
 
 def _times(name: str, attempts: int) -> list[Failure]:
@@ -128,6 +147,8 @@ def _times(name: str, attempts: int) -> list[Failure]:
 
 
 def _seconds(name: str, value: float | timedelta) -> float:
+    if not isinstance(value, int | float | timedelta):
+        raise InvalidInput(f"durations: {name!r} cannot take {value!r}. Use seconds, or a timedelta.")
     seconds = value.total_seconds() if isinstance(value, timedelta) else float(value)
     if not 0 <= seconds <= YEAR_SECONDS:
         raise InvalidInput(f"durations: {name!r} cannot take {seconds:g} s. Use 0 or more, up to a year.")
@@ -144,6 +165,8 @@ def document_of(source: Source) -> Document:
     if isinstance(source, Job | JobSpec):
         job = sized(source, USUAL_SIZES)
         return Document(jobs={job.name: job})
+    if not isinstance(source, Path | str):
+        raise InvalidInput(f"No job can be read from a {type(source).__name__}. Use a Job, a path, or a text.")
     if isinstance(source, str) and ("\n" in source or source.startswith("{")):
         return loads(source)
     return load(source)
@@ -175,6 +198,8 @@ def _servers_of(on: Servers | None) -> Document:
     if isinstance(on, int):
         return Document(servers={"Batch1": _server("Batch1", on)})
     if isinstance(on, Mapping):
+        if not on:
+            raise InvalidInput("on: no server is named. Name one, or leave `on` out for two of one thread each.")
         return Document(servers={name: _server(name, spec) for name, spec in on.items()})
     return document_of(on)
 
@@ -186,3 +211,18 @@ def _server(name: str, spec: int | ServerSpec) -> ServerSpec:
         return ServerSpec(threads=spec)
     except ValidationError as error:
         raise InvalidInput("\n".join(f"on: {fault.below((name,))}." for fault in faults_in(error))) from None
+
+
+def clock_time(clock: str) -> time:
+    """The time of day that a text names; raises InvalidInput."""
+    try:
+        return parse_time(clock)
+    except ValueError as error:
+        raise InvalidInput(f"at: {error}") from None
+
+
+def in_utc(name: str, instant: datetime) -> datetime:
+    """The instant in UTC: hours added in another zone would be wall-clock hours. Raises InvalidInput without a zone."""
+    if instant.tzinfo is None:
+        raise InvalidInput(f"{name}: {instant} has no time zone. Write datetime(…, tzinfo=ZoneInfo('Europe/Oslo')).")
+    return instant.astimezone(UTC)

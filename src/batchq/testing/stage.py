@@ -12,22 +12,32 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import select
 
 from batchq import actions, views
-from batchq.core import ends
-from batchq.core.states import LABELS, Reason, State
+from batchq.core.states import LABELS, State
 from batchq.core.topology import Topology
-from batchq.core.windows import next_change, parse_time
+from batchq.core.windows import next_change
 from batchq.errors import Conflict, InvalidInput
 from batchq.store.columns import RUN, TASK, run_of
 from batchq.store.find import newest_run
 from batchq.testing.cast import Cast, Granted, Start
 from batchq.testing.clocked import START, in_memory
 from batchq.testing.played import Played
-from batchq.testing.script import Durations, Failing, Failure, Script, Servers, Source, job_of, scripts, set_up
+from batchq.testing.script import (
+    Durations,
+    Failing,
+    Failure,
+    Script,
+    Servers,
+    Source,
+    clock_time,
+    in_utc,
+    job_of,
+    scripts,
+    set_up,
+)  # fmt: skip
 
 DAY = timedelta(days=1)
 YEAR = timedelta(days=366)
 MOST_REASONS = 3
-TOLD = "told to fail"
 READY = (State.READY.value, State.QUEUED.value)
 OPEN = (*READY, State.EXECUTING.value)
 
@@ -46,15 +56,14 @@ class Stage:
     def __init__(self, on: Servers | None = None, *, at: datetime = START) -> None:
         """Set the clock to `at` and start the servers of `on`, by default two of one thread each; see `play`."""
         document = set_up(on)
-        self.database = in_memory(_instant("at", at))
+        self.database = in_memory(in_utc("at", at))
         self._zone = at.tzinfo
         self._cast = Cast(self.database)
         self._scripts: dict[int, Script] = {}
         self._ends: dict[str, tuple[datetime, Failure | None]] = {}  # of attempts that end by themselves, by token
         self._usual = False  # whether all attempts end by themselves
         actions.apply(self.database, document.model_copy(update={"jobs": {}}))
-        for name in document.servers:
-            self._cast.live(name)
+        self._start_servers()
 
     def close(self) -> None:
         """Close the database."""
@@ -136,8 +145,8 @@ class Stage:
 
     def at(self, instant: datetime | str) -> None:
         """Let time pass up to an instant, or up to the next `HH:MM` in the clock's zone."""
-        to = self._next_time(_time(instant)) if isinstance(instant, str) else instant
-        self._move(_instant("at", to))
+        to = self._next_time(clock_time(instant)) if isinstance(instant, str) else instant
+        self._move(in_utc("at", to))
 
     def _next_time(self, clock: time) -> datetime:
         # A clock that goes back shows the time twice.
@@ -148,6 +157,7 @@ class Stage:
     def _move(self, to: datetime) -> None:
         if to < self.database.shown:
             raise InvalidInput(f"Time does not go back: it is {self.now}, and {to.astimezone(self._zone)} is over.")
+        self._start_ready()
         while (upcoming := self._next()) is not None and upcoming <= to:
             self._jump(upcoming)
         self._jump(to)
@@ -182,7 +192,16 @@ class Stage:
 
     # --- what follows from an act ---------------------------------------------------------------------------
 
+    def _start_servers(self) -> None:
+        """Let each server run that has none yet: those of the stage, and those that an action has made since."""
+        with self.database.read() as tx:
+            names = [server.name for server in self._cast.topology(tx).servers]
+        for name in names:
+            if name not in self._cast.workers:
+                self._cast.live(name)
+
     def _start_ready(self) -> None:
+        self._start_servers()
         self._cast.forward()
         self._deliver()
 
@@ -204,13 +223,7 @@ class Stage:
         if failure == "lost":
             self._cast.lose_attempts(server, [row.token])
             return
-        limit = self._scripts[run_of(row.id)].spec(row.name).time_limit
-        possible: dict[Failure | None, ends.End] = {
-            None: ends.Success(),
-            "error": ends.Failure(Reason.ERROR, TOLD),
-            "timed out": ends.Failure(Reason.TIMED_OUT, f"timed out: still running after {limit or 0:g} s"),
-        }
-        self._cast.report(server, row, possible[failure])
+        self._cast.report(server, row, self._scripts[run_of(row.id)].report(row.name, failure))
 
     # --- looks ----------------------------------------------------------------------------------------------
 
@@ -280,17 +293,3 @@ class Stage:
             if state in OPEN
         ]
         return " ".join([f"{names} {fact}.", *reasons[:MOST_REASONS]])
-
-
-def _time(clock: str) -> time:
-    try:
-        return parse_time(clock)
-    except ValueError as error:
-        raise InvalidInput(f"at: {error}") from None
-
-
-def _instant(name: str, instant: datetime) -> datetime:
-    """The instant in UTC: hours added in another zone would be wall-clock hours. Raises InvalidInput without a zone."""
-    if instant.tzinfo is None:
-        raise InvalidInput(f"{name}: {instant} has no time zone. Write datetime(…, tzinfo=ZoneInfo('Europe/Oslo')).")
-    return instant.astimezone(UTC)
