@@ -19,11 +19,11 @@ from batchq.store import server as servers
 from batchq.store import topology as topologies
 from batchq.store.columns import CONDITION, RUN, TASK
 from batchq.store.database import Database
-from batchq.store.tables import Attempt, Server
+from batchq.store.tables import AttemptRow, Server
 from batchq.testing.cast import Cast, Start, found
 from batchq.testing.clocked import Clocked
 
-ATTEMPT = Attempt.__table__.c  # type: ignore[attr-defined]
+ATTEMPT = AttemptRow.__table__.c  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)

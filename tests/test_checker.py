@@ -14,7 +14,17 @@ import pytest
 from sqlalchemy import Connection, create_engine, text
 from sqlmodel import Session
 
-from batchq.store.tables import Attempt, Group, Job, Run, Server, ServerGroup, ServerWindow, Task, TaskCondition
+from batchq.store.tables import (
+    AttemptRow,
+    Group,
+    JobRow,
+    Run,
+    Server,
+    ServerGroup,
+    ServerWindow,
+    TaskCondition,
+    TaskRow,
+)
 from support import checker
 
 TESTS = Path(__file__).parent
@@ -81,7 +91,7 @@ def rows() -> list[Any]:
     """What the database says of the same."""
     day = {"start": "08:00", "end": "18:00", "timezone": "UTC"}
     alive = {"liveness": "running", "started_at": at(-60)}
-    job = Job(id=1, name="JOB", definition="{}", updated_at=at(0))
+    job = JobRow(id=1, name="JOB", definition="{}", updated_at=at(0))
     runs = [
         Run(id=1, job_id=1, job="JOB", status="error", open_tasks=0, submitted_at=at(0), started_at=at(0)),
         Run(id=2, job_id=1, job="JOB", status="canceled", open_tasks=0, submitted_at=at(0), started_at=at(0)),
@@ -93,7 +103,7 @@ def rows() -> list[Any]:
     ]
     bound = [ServerGroup(server_id=2, group_name="BG1"), ServerWindow(id=1, server_id=2, threads=1, **day)]
     attempts = [
-        Attempt(
+        AttemptRow(
             task_id=IDS[task],
             attempt=attempt,
             server=server,
@@ -109,11 +119,11 @@ def rows() -> list[Any]:
     return [job, Group(name="BG1"), *runs, *servers, *bound, *map(task, TASKS), *attempts, *conditions()]
 
 
-def task(name: str) -> Task:
+def task(name: str) -> TaskRow:
     run, group, status, retries, join, after = TASKS[name]
     own = [attempt for attempt in ATTEMPTS if attempt[0] == name]
     met = [meets(before, outcome) for before, outcome, _ in after]
-    return Task(
+    return TaskRow(
         id=IDS[name],
         run_id=run,
         name=name,

@@ -12,7 +12,7 @@ from sqlalchemy import update
 
 from batchq.cli import cli
 from batchq.clock import Clock, clock
-from batchq.store.tables import Attempt, Task
+from batchq.store.tables import AttemptRow, TaskRow
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SUN = EXAMPLES / "follow-the-sun.yaml"
@@ -252,7 +252,7 @@ def test_tasks_take_as_long_as_before_and_new_ones_as_long_as_their_operation(pl
             began = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=number)
             with stage.database.write() as tx:
                 values = {"claimed_at": began, "ended_at": began + timedelta(seconds=seconds)}
-                tx.execute(update(Attempt).where(Attempt.task_id == run << 20).values(**values))
+                tx.execute(update(AttemptRow).where(AttemptRow.task_id == run << 20).values(**values))
 
     stage.server("AOS1", 1)
     attempts("K", "app.load", 1000, 1000, *[30, 10, 20, 10, 30] * 2)
@@ -302,7 +302,7 @@ def noon(monkeypatch):
 
 def set_task(stage, run: int, name: str, **values: object) -> None:
     with stage.database.write() as tx:
-        tx.execute(update(Task).where(Task.run_id == run, Task.name == name).values(**values))
+        tx.execute(update(TaskRow).where(TaskRow.run_id == run, TaskRow.name == name).values(**values))
 
 
 @pytest.mark.usefixtures("noon")

@@ -27,7 +27,7 @@ from sqlalchemy import select
 import batchq
 from batchq import Job, actions, crash, engine
 from batchq.spec import TaskSpec
-from batchq.store.tables import Run, Server, Task
+from batchq.store.tables import Run, Server, TaskRow
 from e2e.jobs import many
 from e2e.judge import cut_off, judge, read
 from support.brokers import NO_RABBITMQ, PROGRAM
@@ -222,8 +222,10 @@ def gone(site: Site) -> None:
 def abandoned(site: Site) -> list[str]:
     """What executes by the database, in a life of its server that is over."""
     with site.database.read() as tx:
-        former = (Task.status == "executing", Task.epoch != Server.epoch)
-        return list(tx.execute(select(Task.name).join(Server, Task.server_id == Server.id).where(*former)).scalars())
+        former = (TaskRow.status == "executing", TaskRow.epoch != Server.epoch)
+        return list(
+            tx.execute(select(TaskRow.name).join(Server, TaskRow.server_id == Server.id).where(*former)).scalars()
+        )
 
 
 def crashed(site: Site, run: int) -> list[Any]:

@@ -25,7 +25,7 @@ from batchq import Job, actions
 from batchq.core.topology import Server, Topology
 from batchq.core.windows import Window
 from batchq.errors import Conflict
-from batchq.store.tables import Task
+from batchq.store.tables import TaskRow
 from e2e.timeline import Timeline, executing, threads_of
 from support.site import Site
 
@@ -211,7 +211,9 @@ class Operator:
 
     def _oldest(self) -> str | None:
         """The group whose best ready task was stored first, so that it goes before those of all others."""
-        statement = select(Task.group_name).where(Task.status == "ready").order_by(Task.ready_at, Task.id).limit(1)
+        statement = (
+            select(TaskRow.group_name).where(TaskRow.status == "ready").order_by(TaskRow.ready_at, TaskRow.id).limit(1)
+        )
         with self.site.database.read() as tx:
             return tx.execute(statement).scalar()
 
@@ -223,9 +225,9 @@ class Operator:
 
     def _started(self, name: str | None, groups: set[str], since: datetime) -> bool:
         """Whether a task of these groups was claimed after the change, on this server or on any."""
-        claimed = select(func.count()).where(Task.claimed_at >= since, Task.group_name.in_(groups))
+        claimed = select(func.count()).where(TaskRow.claimed_at >= since, TaskRow.group_name.in_(groups))
         if name is not None:
-            claimed = claimed.where(Task.server_id == self.server(name).id)
+            claimed = claimed.where(TaskRow.server_id == self.server(name).id)
         with self.site.database.read() as tx:
             return bool(tx.execute(claimed).scalar())
 
@@ -297,7 +299,7 @@ def test_200_changes_are_in_force_within_two_seconds_and_never_broken(
 
 
 def ready_by_group(site: Site) -> dict[str, int]:
-    statement = select(Task.group_name, func.count()).where(Task.status == "ready").group_by(Task.group_name)
+    statement = select(TaskRow.group_name, func.count()).where(TaskRow.status == "ready").group_by(TaskRow.group_name)
     with site.database.read() as tx:
         counted = dict(tx.execute(statement).all())
     return {group: counted.get(group, 0) for group in GROUPS}

@@ -13,7 +13,7 @@ import pytest
 from kombu import Producer
 
 from batchq.server import tickets
-from batchq.store.tables import Task
+from batchq.store.tables import TaskRow
 from support.site import Site
 
 pytestmark = pytest.mark.slow
@@ -47,7 +47,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 def ticket(site: Site, mac: str | None = None, **changed: Any) -> str:
     """The body of a ticket for the last task of all, signed as it should be unless a `mac` is given."""
     with site.database.read() as tx:
-        row = tx.execute(Task.__table__.select().order_by(Task.__table__.c.id.desc())).first()
+        row = tx.execute(TaskRow.__table__.select().order_by(TaskRow.__table__.c.id.desc())).first()
     said = {"task": row.id, "attempt": row.attempt, "token": row.token, "group": row.group_name} | changed
     mac = tickets.seal(site.batch.settings, **said) if mac is None else mac
     return json.dumps([[1, said["task"], said["attempt"], said["token"], mac], {"group": said["group"]}, CALL[2]])

@@ -15,7 +15,7 @@ from sqlalchemy import func, select
 
 from batchq.core.topology import Server, Topology
 from batchq.store import topology as topologies
-from batchq.store.tables import Task
+from batchq.store.tables import TaskRow
 from support import checker
 from support.checker import Claim as Claim
 from support.site import Site
@@ -76,7 +76,7 @@ class Timeline:
 
 def executing(site: Site) -> dict[str, int]:
     """How many tasks each server executes now, by the books."""
-    counted = select(Task.server_id, func.count()).where(Task.status == "executing").group_by(Task.server_id)
+    counted = select(TaskRow.server_id, func.count()).where(TaskRow.status == "executing").group_by(TaskRow.server_id)
     with site.database.read() as tx:
         names = {server.id: server.name for server in topologies.read(tx).servers}
         return {names[server]: number for server, number in tx.execute(counted)}

@@ -23,11 +23,11 @@ from batchq.server.surroundings import Arrival, Surroundings
 from batchq.store import trouble
 from batchq.store.columns import TASK
 from batchq.store.database import Database
-from batchq.store.tables import Attempt
+from batchq.store.tables import AttemptRow
 from stage import Stage
 
 WIDE = "job: WIDE\ntasks:\n" + "\n".join(f"  T{n}: {{run: demo.work}}" for n in range(12))
-ATTEMPT = Attempt.__table__.c  # type: ignore[attr-defined]
+ATTEMPT = AttemptRow.__table__.c  # type: ignore[attr-defined]
 
 
 @pytest.fixture(params=["sqlite_url", "fresh_postgresql_url"])
@@ -69,7 +69,7 @@ class Books:
     def stored(self, name: str) -> dict[str, Any]:
         """What is stored of a task and its attempt."""
         columns = (TASK.status, TASK.result, TASK.error, ATTEMPT.log)
-        statement = select(*columns).outerjoin(Attempt, ATTEMPT.task_id == TASK.id)
+        statement = select(*columns).outerjoin(AttemptRow, ATTEMPT.task_id == TASK.id)
         with self.database.read() as tx:
             row = tx.execute(statement.where(TASK.run_id == self.run, TASK.name == name)).one()
         return dict(row._mapping)

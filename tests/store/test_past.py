@@ -10,7 +10,7 @@ from sqlalchemy import update
 from batchq import Job
 from batchq.planning import past
 from batchq.store.database import Database
-from batchq.store.tables import Attempt
+from batchq.store.tables import AttemptRow
 from play import Clocked, Play
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -28,7 +28,9 @@ def took(database: Database, run: int, seconds: float, day: int) -> None:
     began = NOON + timedelta(days=day)
     values = {"claimed_at": began, "ended_at": began + timedelta(seconds=seconds)}
     with database.write() as tx:
-        tx.execute(update(Attempt).where(Attempt.task_id.between(run << 20, (run + 1 << 20) - 1)).values(**values))
+        tx.execute(
+            update(AttemptRow).where(AttemptRow.task_id.between(run << 20, (run + 1 << 20) - 1)).values(**values)
+        )
 
 
 @pytest.fixture

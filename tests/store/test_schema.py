@@ -19,7 +19,7 @@ from batchq.spec import Job
 from batchq.store import schema
 from batchq.store import topology as topologies
 from batchq.store.database import Database
-from batchq.store.tables import Attempt, Dispatch, Group, Row, Run, Server, ServerWindow, Task, TaskCondition
+from batchq.store.tables import AttemptRow, Dispatch, Group, Row, Run, Server, ServerWindow, TaskCondition, TaskRow
 from play import Play
 from support.older import upgrade_to
 
@@ -213,7 +213,7 @@ def test_attempts_of_an_older_version_get_the_reasons_that_their_errors_told(bar
     assert schema.upgrade(bare) == ("0006", schema.NEWEST)
 
     with bare.read() as tx:
-        assert dict(tx.execute(select(Attempt.error, Attempt.reason)).all()) == TOLD
+        assert dict(tx.execute(select(AttemptRow.error, AttemptRow.reason)).all()) == TOLD
 
 
 def test_an_attempt_stored_by_an_older_process_after_the_upgrade_has_no_reason(rows):
@@ -222,7 +222,7 @@ def test_an_attempt_stored_by_an_older_process_after_the_upgrade_has_no_reason(r
     with rows.database.write() as tx:
         tx.execute(text(f"INSERT INTO batchq_attempt ({named}) SELECT {values} FROM batchq_attempt"))
     with rows.database.read() as tx:
-        found = tx.execute(select(Attempt.status, Attempt.reason).order_by(Attempt.attempt)).all()
+        found = tx.execute(select(AttemptRow.status, AttemptRow.reason).order_by(AttemptRow.attempt)).all()
     assert found == [("success", None), ("error", None)]
 
 
@@ -325,14 +325,14 @@ def rows(database):
 @pytest.mark.parametrize(
     ("table", "column", "value"),
     [
-        (Task, "status", "running"),
-        (Task, "status", "QUEUED"),
-        (Task, "status", None),
-        (Task, "joined", "some"),
-        (Task, "pending", -1),
-        (Task, "group_name", None),
-        (Task, "operation", None),
-        (Task, "run_id", 99),
+        (TaskRow, "status", "running"),
+        (TaskRow, "status", "QUEUED"),
+        (TaskRow, "status", None),
+        (TaskRow, "joined", "some"),
+        (TaskRow, "pending", -1),
+        (TaskRow, "group_name", None),
+        (TaskRow, "operation", None),
+        (TaskRow, "run_id", 99),
         (Run, "status", "waiting"),
         (Run, "open_tasks", -1),
         (Run, "job_id", 99),
@@ -343,8 +343,8 @@ def rows(database):
         (ServerWindow, "threads", -1),
         (ServerWindow, "server_id", 99),
         (Dispatch, "id", 2),
-        (Attempt, "task_id", 99),
-        (Attempt, "reason", "gone"),
+        (AttemptRow, "task_id", 99),
+        (AttemptRow, "reason", "gone"),
     ],
     ids=lambda value: getattr(value, "__tablename__", value),
 )
@@ -362,12 +362,12 @@ def test_there_is_one_dispatch_row_and_the_default_group_from_the_start(bare):
 
 def test_two_tasks_of_one_run_cannot_have_the_same_name(rows):
     with pytest.raises(IntegrityError), rows.database.write() as tx:
-        tx.execute(update(Task).values(name="A"))
+        tx.execute(update(TaskRow).values(name="A"))
 
 
 def test_a_run_takes_its_tasks_conditions_and_attempts_with_it(rows):
     with rows.database.write() as tx:
-        counts = [select(func.count()).select_from(table) for table in (Task, TaskCondition, Attempt)]
+        counts = [select(func.count()).select_from(table) for table in (TaskRow, TaskCondition, AttemptRow)]
         assert [tx.execute(count).scalar() for count in counts] == [2, 1, 1]
         tx.execute(delete(Run))
         assert [tx.execute(count).scalar() for count in counts] == [0, 0, 0]

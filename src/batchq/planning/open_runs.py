@@ -13,7 +13,7 @@ from sqlalchemy import select
 from batchq.core.states import RunState
 from batchq.store.columns import CONDITION, RUN, TASK
 from batchq.store.find import RUN_ROWS, RunRow
-from batchq.store.tables import Task
+from batchq.store.tables import TaskRow
 from batchq.store.transaction import Tx
 
 OPEN = (RunState.EXECUTING.value, RunState.CANCELING.value)
@@ -89,7 +89,9 @@ def open_runs(tx: Tx) -> list[OpenRun]:
     for task in map(OpenTask._make, tx.execute(of_runs.order_by(TASK.id))):
         tasks[task.run_id][task.id] = task
     conditions: defaultdict[int, list[OpenCondition]] = defaultdict(list)
-    of_tasks = select(*(CONDITION[field] for field in OpenCondition._fields)).join(Task, TASK.id == CONDITION.task_id)
+    of_tasks = select(*(CONDITION[field] for field in OpenCondition._fields)).join(
+        TaskRow, TASK.id == CONDITION.task_id
+    )
     of_tasks = of_tasks.where(TASK.run_id.in_(STARTED_RUNS)).order_by(CONDITION.task_id, CONDITION.predecessor_id)
     for condition in map(OpenCondition._make, tx.execute(of_tasks)):
         conditions[condition.task_id].append(condition)

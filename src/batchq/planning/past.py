@@ -15,7 +15,7 @@ from batchq.core.states import State
 from batchq.store.columns import ATTEMPT, RUN, TASK
 from batchq.store.sql.lists import among
 from batchq.store.sql.statement import Row, Statement
-from batchq.store.tables import Run, Task
+from batchq.store.tables import Run, TaskRow
 from batchq.store.transaction import Tx
 
 K = TypeVar("K", bound=Hashable)
@@ -45,7 +45,7 @@ def _newest(row: type[Row], chosen: ColumnElement[bool], *alike: ColumnElement[s
     place = func.row_number().over(partition_by=alike, order_by=ATTEMPT.ended_at.desc()).label("place")
     ranked = (
         select(*alike, ATTEMPT.claimed_at, ATTEMPT.ended_at, place)
-        .join(Task, TASK.id == ATTEMPT.task_id)
+        .join(TaskRow, TASK.id == ATTEMPT.task_id)
         .join(Run, RUN.id == TASK.run_id)
         .where(ATTEMPT.status == State.SUCCESS.value, chosen)
         .subquery()

@@ -30,7 +30,7 @@ from batchq.store.columns import GROUP, RUN, RUN_IS_OPEN, SERVER, TASK, run_of
 from batchq.store.group import PRIORITIES
 from batchq.store.sql.dialect import dialect
 from batchq.store.sql.untyped import AnyColumn
-from batchq.store.tables import Run, Server, Task
+from batchq.store.tables import Run, Server, TaskRow
 from batchq.store.transaction import Tx
 from batchq.store.trouble import What
 
@@ -76,7 +76,7 @@ def _named(tx: Tx, row: trouble.SetAside) -> str:
 
 
 def _task(tx: Tx, number: int) -> str:
-    return f"task {_name(tx, Task.__table__, number)} of run {run_of(number)}"
+    return f"task {_name(tx, TaskRow.__table__, number)} of run {run_of(number)}"
 
 
 def _name(tx: Tx, table: Table, number: int) -> str:
@@ -182,7 +182,7 @@ def _of_runs(tx: Tx) -> Iterator[str]:
 
 
 def _of_tasks(tx: Tx, groups: Collection[object]) -> Iterator[str]:
-    table = Task.__table__
+    table = TaskRow.__table__
     is_open = TASK.run_id.in_(select(RUN.id).where(RUN_IS_OPEN, RUN.status != RunState.STORING.value))
     found, unread = _read(tx, table, is_open & TASK.status.not_in([state.value for state in TERMINAL]))
     for number, reason in unread.items():

@@ -8,24 +8,24 @@ from sqlalchemy.sql.elements import ColumnElement
 from batchq.core.states import State
 from batchq.store.sql.no_index import InNoIndex
 from batchq.store.tables import (
-    Attempt,
+    AttemptRow,
     Dispatch,
     Group,
-    Job,
+    JobRow,
     Run,
     Server,
     ServerGroup,
     ServerWindow,
-    Task,
     TaskCondition,
+    TaskRow,
     Trouble,
 )
 
-JOB = Job.__table__.c
+JOB = JobRow.__table__.c
 RUN = Run.__table__.c
-TASK = Task.__table__.c
+TASK = TaskRow.__table__.c
 CONDITION = TaskCondition.__table__.c
-ATTEMPT = Attempt.__table__.c
+ATTEMPT = AttemptRow.__table__.c
 SERVER = Server.__table__.c
 GROUP = Group.__table__.c
 BINDING = ServerGroup.__table__.c

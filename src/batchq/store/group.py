@@ -13,7 +13,7 @@ from batchq.store.columns import BINDING, GROUP, RUN, RUN_IS_OPEN, SERVER, STORI
 from batchq.store.sql.dialect import dialect
 from batchq.store.sql.lists import among
 from batchq.store.sql.statement import Reply, Statement
-from batchq.store.tables import Group, Row, Run, ServerGroup, Task
+from batchq.store.tables import Group, Row, Run, ServerGroup, TaskRow
 from batchq.store.transaction import Tx
 
 PRIORITIES = {"low": 0, "normal": 1, "high": 2, "critical": 3}
@@ -75,7 +75,7 @@ def set_priority(tx: Tx, group: str, priority: int) -> bool:
     if not tx.execute(update(Group).where(GROUP.name == group).values(priority=priority)).rowcount:
         return False
     waiting = TASK.status.in_([state.value for state in NOT_STARTED])
-    tx.execute(update(Task).where(TASK.group_name == group, ~TASK.own_priority, waiting).values(priority=priority))
+    tx.execute(update(TaskRow).where(TASK.group_name == group, ~TASK.own_priority, waiting).values(priority=priority))
     return True
 
 
@@ -99,7 +99,7 @@ def bound_to(tx: Tx, group: str) -> list[str]:
 def open_tasks(tx: Tx, group: str) -> int:
     """How many tasks of the group are not terminal."""
     ended = [state.value for state in TERMINAL]
-    tasks = select(func.count()).select_from(Task).join(Run, RUN.id == TASK.run_id)
+    tasks = select(func.count()).select_from(TaskRow).join(Run, RUN.id == TASK.run_id)
     return int(tx.execute(tasks.where(RUN_IS_OPEN, TASK.group_name == group, TASK.status.not_in(ended))).scalar_one())
 
 

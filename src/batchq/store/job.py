@@ -9,7 +9,7 @@ from sqlalchemy import bindparam, insert, select, update
 
 from batchq.store.columns import JOB
 from batchq.store.sql.statement import Id, Reply, Statement
-from batchq.store.tables import Job
+from batchq.store.tables import JobRow
 from batchq.store.transaction import Tx
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _STORED = Statement(select(JOB.id).where(JOB.name == bindparam("named")).with_for_update(), row=Id)
 _REPLACE = Statement(
-    update(Job)
+    update(JobRow)
     .where(JOB.id == bindparam("job"))
     .values(definition=bindparam("definition"), updated_at=bindparam("now"))
 )
@@ -40,4 +40,4 @@ def keep(tx: Tx, stored: Reply[Id], job: JobSpec, now: datetime) -> int:
         _REPLACE.later(tx, job=row.id, definition=definition, now=now)
         return int(row.id)
     values = {"name": job.name, "definition": definition, "updated_at": now}
-    return int(tx.execute(insert(Job).values(**values).returning(JOB.id)).scalar_one())
+    return int(tx.execute(insert(JobRow).values(**values).returning(JOB.id)).scalar_one())

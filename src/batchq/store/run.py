@@ -20,7 +20,7 @@ from batchq.store import job as jobs
 from batchq.store.columns import CONDITION, RUN, TASK, task_id
 from batchq.store.group import PRIORITIES, named_groups
 from batchq.store.sql.statement import Id, Statement
-from batchq.store.tables import Run, Task, TaskCondition
+from batchq.store.tables import Run, TaskCondition, TaskRow
 from batchq.store.transaction import Tx
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ WORTH_SHARING = 4
 Node = tuple[Join, tuple[tuple[int, str, bool], ...]]
 
 
-class TaskRow(TypedDict):
+class TaskValues(TypedDict):
     """The columns of a task before its run has a number; `id` is its position in the job."""
 
     id: int
@@ -63,7 +63,7 @@ class Rows:
     a tuple, as a job may have far more conditions than anything else. Shared conditions are there once.
     """
 
-    tasks: list[TaskRow]
+    tasks: list[TaskValues]
     conditions: list[tuple[int, int, str, bool]]
 
 
@@ -74,7 +74,7 @@ class Number:
     run: int
     priorities: Mapping[str, int]
 
-    def task(self, row: TaskRow) -> dict[str, object]:
+    def task(self, row: TaskValues) -> dict[str, object]:
         """The task's row."""
         priority = row["priority"] if row["own_priority"] else self.priorities[row["group_name"]]
         first, leader = task_id(self.run, 0), row["waits_with"]
@@ -105,10 +105,10 @@ def rows_of(job: JobSpec) -> Rows:
     return Rows(tasks, list(_share(tasks, nodes)))
 
 
-def _share(tasks: list[TaskRow], nodes: list[Node]) -> Iterator[tuple[int, int, str, bool]]:
+def _share(tasks: list[TaskValues], nodes: list[Node]) -> Iterator[tuple[int, int, str, bool]]:
     """Let tasks share the conditions that they have in common; yields the conditions to store."""
     alike = Counter(nodes)
-    leaders: dict[Node, TaskRow] = {}
+    leaders: dict[Node, TaskValues] = {}
     for task, node in zip(tasks, nodes, strict=True):
         leader = leaders.get(node)
         if leader and leader["sharing"] + 1 < MOST_ALIKE:
@@ -122,7 +122,7 @@ def _share(tasks: list[TaskRow], nodes: list[Node]) -> Iterator[tuple[int, int, 
         yield from ((before, task["id"], outcome, handles) for before, outcome, handles in conditions)
 
 
-def _task(job: JobSpec, task: TaskSpec, position: int) -> TaskRow:
+def _task(job: JobSpec, task: TaskSpec, position: int) -> TaskValues:
     priority = task.priority or job.priority
     return {
         "id": position,
@@ -193,7 +193,7 @@ _at_first = {
     if isinstance(column.default, ScalarElementColumnDefault) and column.name not in _stored
 }
 _ADD_TASKS = Statement(
-    lambda given: insert(Task).from_select(
+    lambda given: insert(TaskRow).from_select(
         [*_stored, *_at_first],
         select(
             *(getattr(given, name) for name in _stored),

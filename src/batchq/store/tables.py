@@ -121,7 +121,7 @@ class ServerWindow(Row, table=True):
     only: date | None = None
 
 
-class Job(Row, table=True):
+class JobRow(Row, table=True):
     """A named piece of work with its newest definition as JSON; runs keep their own copy."""
 
     __tablename__ = "batchq_job"
@@ -152,7 +152,7 @@ class Run(Row, table=True):
     ended_at: datetime | None = None
 
 
-class Task(Row, table=True):  # type: ignore[no-redef]  # the plugin's **kwargs and the column of that name
+class TaskRow(Row, table=True):  # type: ignore[no-redef]  # the plugin's **kwargs and the column of that name
     """One task of a run: what it does, its conditions in numbers, and where it stands.
 
     `id` is made of the run's number and the task's position in it, so it is known before the task is stored.
@@ -236,7 +236,7 @@ class TaskCondition(Row, table=True):
     handles: bool = False
 
 
-class Attempt(Row, table=True):
+class AttemptRow(Row, table=True):
     """One attempt that ended: where, when, how, and what it wrote (rule 30).
 
     `reason` says why it failed. It is null for a success, and for a failure that an older process stored after the

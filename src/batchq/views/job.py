@@ -12,7 +12,7 @@ from batchq.core.json import JSON
 from batchq.core.states import RUN_ENDED, RUN_OPEN
 from batchq.store.columns import JOB, RUN
 from batchq.store.find import definition, no_such
-from batchq.store.tables import Job, Run
+from batchq.store.tables import JobRow, Run
 from batchq.store.transaction import Tx
 from batchq.views.instants import iso
 from batchq.views.rows import Selected
@@ -42,7 +42,7 @@ def jobs(tx: Tx) -> list[JobLine]:
     newest = latest.group_by(RUN.job_id).subquery()
     statement = (
         select(JOB.name, JOB.updated_at, newest.c.runs, newest.c.open, _VERDICT, Run.__table__)
-        .select_from(Job)
+        .select_from(JobRow)
         .outerjoin(newest, newest.c.job_id == JOB.id)
         .outerjoin(Run, RUN.id == newest.c.run)
         .order_by(JOB.name)

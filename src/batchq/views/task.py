@@ -15,7 +15,7 @@ from batchq.core.states import NOT_STARTED, TERMINAL, State
 from batchq.store.columns import ATTEMPT, CONDITION, SERVER, TASK
 from batchq.store.find import no_task, run_row
 from batchq.store.group import PRIORITY_NAMES
-from batchq.store.tables import Attempt, Server, Task
+from batchq.store.tables import AttemptRow, Server, TaskRow
 from batchq.store.transaction import Tx
 from batchq.views.instants import iso
 from batchq.views.rows import Column, Query, Selected
@@ -75,7 +75,9 @@ class TaskView(TaskLine):
 def with_server(columns: Iterable[Column]) -> Query:
     """Tasks with the server of their last attempt."""
     last = and_(ATTEMPT.task_id == TASK.id, ATTEMPT.attempt == TASK.attempt)
-    return select(*columns).select_from(Task).outerjoin(Attempt, last).outerjoin(Server, SERVER.id == TASK.server_id)
+    return (
+        select(*columns).select_from(TaskRow).outerjoin(AttemptRow, last).outerjoin(Server, SERVER.id == TASK.server_id)
+    )
 
 
 def task_line(row: Selected, why: str | None, handled_by: str | None) -> TaskLine:
@@ -103,7 +105,7 @@ def handlers(tx: Tx, run: int) -> dict[int, str]:
     """Per task whose failure another one handles, the name of the first that did so with success (rule 7)."""
     rows = tx.execute(
         select(CONDITION.predecessor_id, TASK.name)
-        .join(Task, TASK.id == CONDITION.task_id)
+        .join(TaskRow, TASK.id == CONDITION.task_id)
         .where(TASK.run_id == run, CONDITION.handles, TASK.status == State.SUCCESS.value)
         .order_by(TASK.id.desc())
     )
@@ -138,7 +140,7 @@ def task_view(tx: Tx, run: int, name: str, now: datetime | None = None, *, timez
 
 
 def _row(tx: Tx, run: int, name: str) -> Selected:
-    statement = with_server((*Task.__table__.c, SERVER_NAME))
+    statement = with_server((*TaskRow.__table__.c, SERVER_NAME))
     row = tx.execute(statement.where(TASK.run_id == run, TASK.name == name)).one_or_none()
     if row is None:
         raise no_task(tx, run, name)
@@ -146,7 +148,7 @@ def _row(tx: Tx, run: int, name: str) -> Selected:
 
 
 def _attempts(tx: Tx, task: int) -> Sequence[Selected]:
-    statement = select(Attempt.__table__).where(ATTEMPT.task_id == task)
+    statement = select(AttemptRow.__table__).where(ATTEMPT.task_id == task)
     return tx.execute(statement.order_by(ATTEMPT.attempt)).all()
 
 

@@ -16,7 +16,7 @@ from batchq.core.topology import Topology
 from batchq.core.why import waits_for, why_not
 from batchq.store import moves, topology
 from batchq.store.columns import CONDITION, CONDITIONS_AT, TASK
-from batchq.store.tables import Task, TaskCondition
+from batchq.store.tables import TaskCondition, TaskRow
 from batchq.store.transaction import Tx
 from batchq.views.instants import clock
 from batchq.views.rows import Query, Selected
@@ -111,7 +111,7 @@ def _conditions(run: int) -> Query:
     columns = (TASK.id, CONDITION.task_id, CONDITION.predecessor_id, CONDITION.outcome, CONDITION.handles)
     return (
         select(*columns)
-        .select_from(Task)
+        .select_from(TaskRow)
         .join(TaskCondition, CONDITION.task_id == CONDITIONS_AT)
         .where(TASK.run_id == run)
         .order_by(TASK.id, CONDITION.predecessor_id, CONDITION.outcome)
@@ -132,7 +132,7 @@ def why_of_task(row: Selected, after: Iterable[ConditionView], reasons: Reasons)
 
 def conditions_of(tx: Tx, run: int, task: int) -> list[ConditionView]:
     """The conditions of a task, each with how its predecessor stands."""
-    before = Task.__table__.alias("before")
+    before = TaskRow.__table__.alias("before")
     end = (before.c.status, before.c.claimed_at, before.c.unsettled, before.c.settled_up_to)
     conditions = _conditions(run).add_columns(before.c.name, *end)
     joined = conditions.join(before, before.c.id == CONDITION.predecessor_id).where(TASK.id == task)

@@ -30,7 +30,7 @@ from batchq.store.moves import canceling, settling
 from batchq.store.moves import finishing as outcomes
 from batchq.store.sql.lists import among
 from batchq.store.sql.statement import Statement
-from batchq.store.tables import Run, Task
+from batchq.store.tables import Run, TaskRow
 from drills.sim.broker import Link
 from drills.sim.runs import campaign, judged
 
@@ -49,7 +49,7 @@ def replaced(*changes: tuple[Any, str, Any]) -> Iterator[None]:
 def claims_whatever_is_queued() -> AbstractContextManager[None]:
     """A claim that looks at the row's state, not at the token: any ticket of the task will do."""
     claim = Statement(
-        update(Task)
+        update(TaskRow)
         .where(TASK.id == bindparam("task"), status_in_index(State.QUEUED))
         .values(
             status=State.EXECUTING.value,
@@ -102,7 +102,7 @@ def settles_without_the_guard() -> AbstractContextManager[None]:
     followers = (
         select(CONDITION.predecessor_id, CONDITION.task_id, CONDITION.outcome)
         .add_columns(TASK.status, TASK.joined, TASK.pending, TASK.met, TASK.impossible, TASK.sharing)
-        .join(Task, TASK.id == CONDITION.task_id)
+        .join(TaskRow, TASK.id == CONDITION.task_id)
         .where(among(CONDITION.predecessor_id, "tasks"))
         .order_by(CONDITION.predecessor_id, CONDITION.task_id)
         .limit(bindparam("limit"))

@@ -14,7 +14,7 @@ from batchq.store.moves.becoming import becomes
 from batchq.store.moves.dispatching import TO_START, Start
 from batchq.store.sql.lists import among
 from batchq.store.sql.statement import Id, Reply, Statement
-from batchq.store.tables import Liveness, Run, Server, Task
+from batchq.store.tables import Liveness, Run, Server, TaskRow
 from batchq.store.transaction import Tx
 
 
@@ -56,7 +56,7 @@ _LOCK_TICKETS = Statement(
     row=Ticketed,
 )
 _CLAIM = Statement(
-    update(Task)
+    update(TaskRow)
     .where(among(TASK.id, "tasks"), among(TASK.token, "tokens"), _CLAIMS.standing, _unchanged)
     .values(
         status=_CLAIMS.status,
@@ -72,7 +72,7 @@ _CLAIM = Statement(
 )
 _START_OWN = Statement(
     lambda given: (
-        update(Task)
+        update(TaskRow)
         .where(TASK.id == given.task, _OWN.standing, _unchanged)
         .values(status=_OWN.status, token=given.renewed, attempt=TASK.attempt + 1, offers=0)
         .values(server_id=bindparam("server"), epoch=bindparam("epoch_"), queued_at=bindparam("now"))

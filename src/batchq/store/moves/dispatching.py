@@ -15,7 +15,7 @@ from batchq.store.moves.becoming import becomes
 from batchq.store.moves.listing import Listing
 from batchq.store.moves.ticketing import Ticket, new_token
 from batchq.store.sql.statement import Reply, Statement
-from batchq.store.tables import Run, Task
+from batchq.store.tables import Run, TaskRow
 from batchq.store.transaction import Tx
 
 # All that a server must know of an attempt to start it.
@@ -120,7 +120,7 @@ _READY = Listing(
     .where(status_in_index(State.READY), TASK.group_name == bindparam("group"), TASK.ready_at <= bindparam("now"))
     .order_by(TASK.priority.desc(), TASK.ready_at, TASK.id)
     .limit(bindparam("limit"))
-    .with_for_update(of=Task.__table__, skip_locked=True, key_share=True),
+    .with_for_update(of=TaskRow.__table__, skip_locked=True, key_share=True),
     TASK.id,
     Ready,
 )
@@ -187,7 +187,7 @@ _QUEUED = becomes(State.READY, State.QUEUED)
 
 _QUEUE = Statement(
     lambda given: (
-        update(Task)
+        update(TaskRow)
         .where(TASK.id == given.task, _QUEUED.standing)
         .values(status=_QUEUED.status, token=given.renewed, queued_at=bindparam("now"))
         .values(server_id=None, epoch=None, offers=0)
@@ -230,7 +230,7 @@ _NOT_BEFORE = Listing(
 )
 _HASTEN = Statement(
     lambda given: (
-        update(Task)
+        update(TaskRow)
         .where(TASK.id == given.task, TASK.ready_at == given.standing, status_is(State.READY))
         .values(ready_at=given.due)
     ),

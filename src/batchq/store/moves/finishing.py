@@ -13,7 +13,7 @@ from batchq.store.columns import ATTEMPT, RUN, TASK
 from batchq.store.moves.becoming import becomes
 from batchq.store.sql.lists import among
 from batchq.store.sql.statement import Reply, Statement
-from batchq.store.tables import Attempt, Run, Task
+from batchq.store.tables import AttemptRow, Run, TaskRow
 from batchq.store.transaction import Tx
 
 
@@ -54,12 +54,12 @@ _LOCKED = Statement(
     .join(Run, RUN.id == TASK.run_id)
     .where(among(TASK.id, "tasks"))
     .order_by(TASK.id)
-    .with_for_update(of=Task.__table__, key_share=True),
+    .with_for_update(of=TaskRow.__table__, key_share=True),
     row=LockedTask,
 )
 _FINISH = Statement(
     lambda given: (
-        update(Task)
+        update(TaskRow)
         .where(TASK.id == given.task, TASK.token.is_not_distinct_from(given.standing), _ENDED.standing)
         .values(status=given.state, unsettled=given.flag, ready_at=func.coalesce(given.again, TASK.ready_at))
         .values(ended_at=bindparam("now"), error=given.reason, result=given.value)
@@ -76,7 +76,7 @@ _FINISH = Statement(
 )
 _attempt = {column.name: column for column in ATTEMPT}
 _ATTEMPT = Statement(
-    lambda given: insert(Attempt).from_select(list(_attempt), select(*(getattr(given, name) for name in _attempt))),
+    lambda given: insert(AttemptRow).from_select(list(_attempt), select(*(getattr(given, name) for name in _attempt))),
     columns=_attempt,
 )
 

@@ -15,7 +15,7 @@ from batchq.store.moves.listing import Listing
 from batchq.store.sql.dialect import dialect
 from batchq.store.sql.lists import among
 from batchq.store.sql.statement import Id, NoRow, Reply, Statement
-from batchq.store.tables import Run, Task, TaskCondition
+from batchq.store.tables import Run, TaskCondition, TaskRow
 from batchq.store.transaction import Tx
 
 # --- what is to be settled ----------------------------------------------------------------------------------
@@ -65,12 +65,12 @@ _UNSETTLED = Statement(
     .limit(bindparam("limit")),
     row=UnsettledEnd,
 )
-_before = Task.__table__.alias("before")
+_before = TaskRow.__table__.alias("before")
 _FOLLOWERS = Statement(
     select(CONDITION.predecessor_id, CONDITION.task_id, CONDITION.outcome)
     .add_columns(TASK.status, TASK.joined, TASK.pending, TASK.met, TASK.impossible, TASK.sharing)
     .join(_before, _before.c.id == CONDITION.predecessor_id)
-    .join(Task, TASK.id == CONDITION.task_id)
+    .join(TaskRow, TASK.id == CONDITION.task_id)
     .where(among(CONDITION.predecessor_id, "tasks"), CONDITION.task_id > func.coalesce(_before.c.settled_up_to, 0))
     .order_by(CONDITION.predecessor_id, CONDITION.task_id)
     .limit(bindparam("limit")),
@@ -109,7 +109,7 @@ _MOVED_ON = becomes(State.WAITING, State.READY, State.DIDNT_RUN)
 _numbers = {"task": TASK.id, "pending": TASK.pending, "met": TASK.met, "impossible": TASK.impossible}
 _COUNT = Statement(
     lambda given: (
-        update(Task)
+        update(TaskRow)
         .where(TASK.id == given.task)
         .values(pending=given.pending, met=given.met, impossible=given.impossible)
     ),
@@ -118,7 +118,7 @@ _COUNT = Statement(
 )
 _COUNT_AND_MOVE = Statement(
     lambda given: (
-        update(Task)
+        update(TaskRow)
         .where(TASK.id == given.task, _MOVED_ON.standing)
         .values(pending=given.pending, met=given.met, impossible=given.impossible)
         .values(status=given.state, ready_at=given.ready, ended_at=given.ended)
@@ -126,7 +126,7 @@ _COUNT_AND_MOVE = Statement(
     columns={**_numbers, "state": TASK.status, "ready": TASK.ready_at, "ended": TASK.ended_at},
 )
 _MOVE_SHARING = Statement(
-    update(Task)
+    update(TaskRow)
     .where(among(TASK.waits_with, "tasks"), _MOVED_ON.standing)
     .values(status=bindparam("state"), ready_at=bindparam("ready"), ended_at=bindparam("ended"))
     .returning(TASK.id),
@@ -134,13 +134,13 @@ _MOVE_SHARING = Statement(
 )
 _LEAVE = Statement(
     lambda given: (
-        update(Task)
+        update(TaskRow)
         .where(TASK.id == given.task)
         .values(unsettled=True, settled_up_to=func.coalesce(given.reached, TASK.settled_up_to))
     ),
     columns={"task": TASK.id, "reached": TASK.settled_up_to},
 )
-_SETTLED = Statement(update(Task).where(among(TASK.id, "tasks")).values(unsettled=False, settled_up_to=None))
+_SETTLED = Statement(update(TaskRow).where(among(TASK.id, "tasks")).values(unsettled=False, settled_up_to=None))
 
 
 def count(tx: Tx, rows: Sequence[Mapping[str, object]]) -> None:
@@ -214,7 +214,7 @@ _CLOSE = Statement(
     ),
     columns={"run": RUN.id, "was": RUN.status, "verdict": RUN.status},
 )
-_handler = Task.__table__.alias("handler")
+_handler = TaskRow.__table__.alias("handler")
 _handled = exists(
     select(literal_column("1"))
     .select_from(TaskCondition)

@@ -11,7 +11,7 @@ from batchq.core.states import RunState, State
 from batchq.store.columns import RUN, STORING, TASK
 from batchq.store.moves.becoming import becomes, run_becomes
 from batchq.store.sql.statement import NoRow, Reply, Statement
-from batchq.store.tables import Run, Task
+from batchq.store.tables import Run, TaskRow
 from batchq.store.transaction import Tx
 
 _OPENS = run_becomes(RunState.STORING, RunState.EXECUTING)
@@ -24,7 +24,7 @@ _START = Statement(
     .values(status=_OPENS.status, started_at=bindparam("now"))
 )
 _START_TASKS = Statement(
-    update(Task)
+    update(TaskRow)
     .where(TASK.run_id == bindparam("run"), TASK.pending == 0, _READIED.in_index)
     .where(exists().where(RUN.id == bindparam("run"), RUN.started_at == bindparam("now")))
     .values(status=_READIED.status, ready_at=bindparam("now"))
@@ -62,5 +62,5 @@ def give_up(tx: Tx, run: int, now: datetime) -> bool:
     )
     if not tx.execute(statement).rowcount:
         return False
-    tx.execute(delete(Task).where(TASK.run_id == run))
+    tx.execute(delete(TaskRow).where(TASK.run_id == run))
     return True

@@ -17,7 +17,7 @@ from batchq.store.moves.listing import Listing
 from batchq.store.sql.dialect import dialect
 from batchq.store.sql.lists import among
 from batchq.store.sql.statement import Id, Statement
-from batchq.store.tables import Run, Task
+from batchq.store.tables import Run, TaskRow
 from batchq.store.transaction import Tx
 
 
@@ -108,7 +108,7 @@ _TAKEN_BACK = becomes(State.QUEUED, State.READY)
 
 _TAKE_BACK = Statement(
     lambda given: (
-        update(Task)
+        update(TaskRow)
         .where(TASK.id == given.task, TASK.token.is_not_distinct_from(given.standing), _TAKEN_BACK.standing)
         .values(status=_TAKEN_BACK.status, token=None, queued_at=None)
     ),
@@ -116,7 +116,7 @@ _TAKE_BACK = Statement(
 )
 _OFFER_AGAIN = Statement(
     lambda given: (
-        update(Task)
+        update(TaskRow)
         .where(TASK.id == given.task, TASK.token.is_not_distinct_from(given.standing), status_is(State.QUEUED))
         .values(token=given.renewed, queued_at=bindparam("now"), offers=TASK.offers + 1)
     ),
