@@ -22,6 +22,7 @@ from batchq.store.database import Database
 from batchq.store.tables import AttemptRow, Server
 from batchq.testing.cast import Cast, Start, found
 from batchq.testing.clocked import Clocked
+from support.rules import is_met
 
 ATTEMPT = AttemptRow.__table__.c  # type: ignore[attr-defined]
 
@@ -226,7 +227,7 @@ def came_true(condition: Any, end: Any) -> bool | None:
     started = end.status not in ("canceled",) or end.claimed_at is not None
     if end.status not in TERMINAL or not started or (end.unsettled and condition.task_id > (end.settled_up_to or 0)):
         return None
-    return end.status == condition.outcome or (condition.outcome == "finished" and end.status in ("success", "error"))
+    return is_met(condition.outcome, end.status)
 
 
 def busy(tx: Connection) -> tuple[int, dict[str, int]]:
