@@ -60,7 +60,7 @@ def test_two_runs_in_one_folder_share_an_engine_that_stays_for_both(folder: Fold
 def test_what_a_killed_engine_left_over_is_gone_or_canceled(folder: Folder) -> None:
     start_and_wait(folder, "one")
     # Valkey, coordinator, its beat, two servers and a pool child of each.
-    assert len(folder.children("one")) >= 7
+    folder.wait_for("all of them", lambda: len(folder.children("one")) >= 7)
 
     folder.kill("one")
     folder.wait_for("its children to end", lambda: folder.alive() == [])
