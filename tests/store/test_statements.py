@@ -17,7 +17,7 @@ from batchq.store import server as servers
 from batchq.store.columns import JOB, TASK
 from batchq.store.moves import claiming, dispatching, finishing, settling, starting, ticketing, ticking
 from batchq.store.sql.statement import Statement
-from batchq.store.tables import Job as JobTable
+from batchq.store.tables import JobRow
 from play import Play
 
 MOVES = (claiming, dispatching, finishing, settling, starting, ticketing, ticking)
@@ -193,6 +193,6 @@ def test_a_row_whose_fields_are_not_the_columns_is_refused_when_its_module_is_im
 def test_rows_are_of_the_class_that_was_given_and_a_column_without_a_name_takes_its_field(database):
     counted = Statement(select(JOB.id, func.count()).group_by(JOB.id), row=Placed)
     with database.write() as tx:
-        tx.execute(insert(JobTable).values(name="ONE", definition="{}", updated_at=NOON))
+        tx.execute(insert(JobRow).values(name="ONE", definition="{}", updated_at=NOON))
         assert counted(tx) == [Placed(id=1, number=1)]
         assert isinstance(counted(tx)[0], Placed)
