@@ -28,12 +28,12 @@ from batchq.server.celery_types.worker import Consumer, Worker
 from batchq.server.child import exceptions, lines
 from batchq.server.child.executing import execute
 from batchq.server.child.order import ERROR_CHARS, Current, Done, Order
-from batchq.server.child.row import Row
 from batchq.server.ledger import Ledger
 from batchq.server.options import WorkerLimits
 from batchq.server.pool import Following
 from batchq.server.surroundings import Arrival
 from batchq.store.columns import run_of
+from batchq.store.moves import Start
 
 INSTEAD = Advice("terminate it, or end its run with {}", Action.CANCEL)
 
@@ -51,7 +51,7 @@ class Host(Protocol):
     ledger: Ledger
 
 
-def begin(host: Host, arrival: Arrival, row: Row) -> None:
+def begin(host: Host, arrival: Arrival, row: Start) -> None:
     """Start a claimed attempt in the pool, or report why it cannot start."""
     if not host.app.batchq.may_run(row.operation):
         _not_started(host, arrival, row, f"{host.name} may not run {row.operation!r} (BATCHQ_ALLOWED_OPERATIONS)")
@@ -63,7 +63,7 @@ def begin(host: Host, arrival: Arrival, row: Row) -> None:
         _not_started(host, arrival, row, reason, cause=error)
 
 
-def _not_started(host: Host, arrival: Arrival, row: Row, reason: str, cause: Exception | None = None) -> None:
+def _not_started(host: Host, arrival: Arrival, row: Start, reason: str, cause: Exception | None = None) -> None:
     end = ends.not_started(reason)
     if cause is None:
         lines.ended(row, run_of(row.id), host.worker.hostname, end.error)
@@ -75,7 +75,7 @@ def _not_started(host: Host, arrival: Arrival, row: Row, reason: str, cause: Exc
 class Execution(Request):
     """One claimed attempt in the pool; however it ends, exactly one report reaches the ledger."""
 
-    def __init__(self, server: Host, arrival: Arrival, row: Row, consumer: Consumer) -> None:
+    def __init__(self, server: Host, arrival: Arrival, row: Start, consumer: Consumer) -> None:
         super().__init__(
             arrival.message,
             app=server.app,

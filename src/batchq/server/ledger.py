@@ -14,7 +14,6 @@ from typing import TypeVar
 
 from batchq import crash
 from batchq.engine import Life, Offer, Report, Served
-from batchq.server.child.row import Row
 from batchq.server.commit import Batch, Committer
 from batchq.server.linger import Linger
 from batchq.server.outage import Outage
@@ -22,7 +21,7 @@ from batchq.server.refusals import Refusals
 from batchq.server.sending import Outgoing
 from batchq.server.surroundings import Arrival, Bearer, Surroundings
 from batchq.server.tickets import LocalMessage
-from batchq.store.moves import Ticket
+from batchq.store.moves import Start, Ticket
 
 Item = TypeVar("Item")
 # Time enough for the loop to see the timer, and to come round once more.
@@ -224,7 +223,7 @@ class Ledger:
             self._drop(arrival)
         self._more_to_settle = self._more_to_settle or served.advance.more
 
-    def _begin_own(self, rows: Sequence[Row]) -> None:
+    def _begin_own(self, rows: Sequence[Start]) -> None:
         """Start what this server handed to itself, as if its message had come."""
         for row in rows:
             arrival = Arrival(Offer(row.id, row.token, row.group_name), LocalMessage(), self._monotonic())
@@ -233,7 +232,7 @@ class Ledger:
             crash.point("claim-committed")
             self._around.start(arrival, row)
 
-    def _begin(self, arrivals: Sequence[Arrival], claimed: Mapping[str, Row], parked: Collection[str]) -> None:
+    def _begin(self, arrivals: Sequence[Arrival], claimed: Mapping[str, Start], parked: Collection[str]) -> None:
         for arrival in arrivals:
             token = arrival.offer.token
             if token in claimed:

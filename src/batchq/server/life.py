@@ -10,7 +10,6 @@ import platform
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from batchq import engine
 from batchq.config import Settings
@@ -18,6 +17,7 @@ from batchq.engine import Life
 from batchq.errors import Conflict, NotFound, ServerRuns
 from batchq.store import server as servers
 from batchq.store.database import Database
+from batchq.store.server import ServerRow
 from batchq.store.transaction import Tx
 
 logger = logging.getLogger(__name__)
@@ -28,19 +28,6 @@ CONTESTED = (
     "{name} lost its name twice within {seconds:g} s: another process takes it for its own. This worker ends. "
     "Give each server a name of its own."
 )
-
-
-class Carried(Protocol):
-    """The columns of a server's row that describe the life that carries its name."""
-
-    @property
-    def host(self) -> str | None: ...
-    @property
-    def pid(self) -> int | None: ...
-    @property
-    def life(self) -> str | None: ...
-    @property
-    def beat(self) -> int: ...
 
 
 class Machine:
@@ -109,7 +96,7 @@ def _start(fields: list[str]) -> str:
     return fields[19] if len(fields) > 19 else ""
 
 
-def seen_alive(row: Carried, machine: Machine = THIS_MACHINE) -> bool | None:
+def seen_alive(row: ServerRow, machine: Machine = THIS_MACHINE) -> bool | None:
     """Whether the life in a server's row still runs; None if it cannot be seen from here.
 
     The same host name may be another machine's or container's, where a pid means another process. A row that an
@@ -129,7 +116,7 @@ def seen_alive(row: Carried, machine: Machine = THIS_MACHINE) -> bool | None:
     return _start(fields) == there.get("start") or (False if tells_namespace else None)
 
 
-def _told(row: Carried) -> dict[str, object]:
+def _told(row: ServerRow) -> dict[str, object]:
     """The facts of a row's life beside host and pid; none if batchq did not write them."""
     with contextlib.suppress(ValueError):
         told = json.loads(row.life or "{}")
@@ -137,7 +124,7 @@ def _told(row: Carried) -> dict[str, object]:
     return {}
 
 
-def ended_with_its_boot(row: Carried) -> bool:
+def ended_with_its_boot(row: ServerRow) -> bool:
     """Whether the life in a server's row ran before this machine's last boot; for a SQLite file only."""
     return bool(_told(row).get("boot") != THIS_MACHINE.boot())
 
@@ -198,7 +185,7 @@ class Enlistment:
         pool = {"pool": self.settings.max_pool, "pool_kind": self.kind}
         return engine.take_over(tx, row.id, self.name, own | pool, tx.now())
 
-    def _is_silent(self, row: Carried, now: float) -> bool:
+    def _is_silent(self, row: ServerRow, now: float) -> bool:
         if self._beat is None:
             # Not `now`: this process may have stood still since, and would count that as the other life's silence.
             self._beat, self._since = row.beat, self.machine.monotonic()

@@ -11,9 +11,8 @@ from typing import ParamSpec, Protocol, TypeVar
 
 from batchq.config import Settings
 from batchq.engine import Offer
-from batchq.server.child.row import Row
 from batchq.store.database import Database
-from batchq.store.moves import Ticket
+from batchq.store.moves import Start, Ticket
 
 Given = ParamSpec("Given")
 Made = TypeVar("Made")
@@ -79,7 +78,7 @@ class Surroundings:
     settings: Settings
     publisher: Sends
     hub: Hub
-    start: Callable[[Arrival, Row], None]
+    start: Callable[[Arrival, Start], None]
     pool: Callable[[], int]
     beside: Beside | None = None
     monotonic: Callable[[], float] = time.monotonic

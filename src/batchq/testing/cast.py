@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Protocol, TypedDict, Unpack
+from typing import TypedDict, Unpack
 
 from batchq import engine
 from batchq.core.ends import End
@@ -16,32 +16,13 @@ from batchq.spec import JobSpec
 from batchq.store import server as servers
 from batchq.store import topology as topologies
 from batchq.store.columns import run_of
+from batchq.store.moves import Start as Granted
 from batchq.store.moves import Ticket
 from batchq.store.transaction import Tx
 from batchq.testing.clocked import Clocked
 
 MOST_STEPS = 100_000
 ANY_POOL = 100_000  # a worker without processes has room for everything
-
-
-class Granted(Protocol):
-    """An attempt that a server may start."""
-
-    @property
-    def id(self) -> int:
-        """The task's number."""
-
-    @property
-    def name(self) -> str:
-        """The task's name."""
-
-    @property
-    def attempt(self) -> int:
-        """The number of the attempt, from 1."""
-
-    @property
-    def token(self) -> str:
-        """The attempt's token."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,8 @@ from batchq.core.windows import next_change
 from batchq.errors import Conflict, InvalidInput
 from batchq.store.columns import RUN, TASK, run_of
 from batchq.store.find import newest_run
-from batchq.testing.cast import Cast, Granted, Start
+from batchq.store.moves import Start as Granted
+from batchq.testing.cast import Cast, Start
 from batchq.testing.clocked import START, in_memory
 from batchq.testing.played import Played
 from batchq.testing.script import (

@@ -13,7 +13,7 @@ from types import TracebackType
 from batchq.server.child import exceptions
 from batchq.server.child.log.records import say_aside
 from batchq.server.child.order import Order
-from batchq.server.child.row import Row
+from batchq.store.moves import Start
 
 TEXT_CHARS = 2000
 TRACE_CHARS = 65536
@@ -70,7 +70,9 @@ def not_found(order: Order, error: str) -> None:
         _say(_child, logging.ERROR, said, _facts(order) | _end("error", 0.0) | {"error": error, "again": False})
 
 
-def ended(row: Row, run: int, hostname: str, error: str, seconds: float | None = None, *, again: bool = False) -> None:
+def ended(
+    row: Start, run: int, hostname: str, error: str, seconds: float | None = None, *, again: bool = False
+) -> None:
     """Say how the attempt of this row ended, where no child can: it was lost, timed out, or never started.
 
     `seconds` is None if it had not begun; `again` if a further attempt follows.
@@ -82,18 +84,18 @@ def ended(row: Row, run: int, hostname: str, error: str, seconds: float | None =
         _say(_parent, level, _end_of(row, run, error, after), facts)
 
 
-def broke_off(row: Row, run: int, hostname: str, reason: str, error: BaseException) -> None:
+def broke_off(row: Start, run: int, hostname: str, reason: str, error: BaseException) -> None:
     """Say that batchq's own error ended the attempt of this row, with the error's traceback."""
     if _parent.isEnabledFor(logging.ERROR):
         facts = _facts_of(row, run, hostname) | _end("error", None) | _failure(reason)
         _say(_parent, logging.ERROR, _end_of(row, run, reason, ""), facts, error)
 
 
-def _end_of(row: Row, run: int, error: str, after: str) -> tuple[str, *tuple[object, ...]]:
+def _end_of(row: Start, run: int, error: str, after: str) -> tuple[str, *tuple[object, ...]]:
     return ENDED, row.job, row.name, after, run, row.attempt, row.operation, error[:TEXT_CHARS]
 
 
-def _facts_of(row: Row, run: int, hostname: str) -> dict[str, object]:
+def _facts_of(row: Start, run: int, hostname: str) -> dict[str, object]:
     return {
         "job": row.job,
         "run": run,
