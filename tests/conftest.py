@@ -134,7 +134,7 @@ def url_of(address: str, name: str) -> str:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Escape what no pipe carries in the output of a test: pytest-xdist would break off."""
+    """Escape characters of a test's output that no pipe carries: pytest-xdist would break off."""
     report = yield
     report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
     return report

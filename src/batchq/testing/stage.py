@@ -194,7 +194,7 @@ class Stage:
     # --- what follows from an act ---------------------------------------------------------------------------
 
     def _start_servers(self) -> None:
-        """Let each server run that has none yet: those of the stage, and those that an action has made since."""
+        """Start each server that does not run yet; an action may have added one."""
         with self.database.read() as tx:
             names = [server.name for server in self._cast.topology(tx).servers]
         for name in names:

@@ -120,7 +120,7 @@ class Session(psycopg.Connection[TupleRow]):
         self.answer_seconds = seconds
 
     def rest(self) -> None:
-        """Note that the connection is idle from now on, unless it is so already: its keeper may give it back."""
+        """Begin a rest, unless one is under way: a kept connection rests already when it is given back."""
         if self._usual_seconds is not None:
             self.answer_seconds, self._usual_seconds = self._usual_seconds, None
         if self.rests_since is None:
