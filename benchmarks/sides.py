@@ -155,7 +155,7 @@ class Batchq:
     def commands(self, threads: int) -> Iterator[tuple[str, list[str]]]:
         argv = [sys.executable, "-m", "batchq", "-A", "benchmarks.joined:batch"]
         yield "coordinator", [*argv, "coordinator"]
-        yield "main", [*argv, "server", "start", SERVER, "--no-events", "--loglevel", "WARNING"]
+        yield "main", [*argv, "server", "start", SERVER, "--loglevel", "WARNING"]
 
     def close(self) -> None:
         actions.pause_group(self.batch.database, DEFAULT_GROUP)

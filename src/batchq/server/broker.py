@@ -23,8 +23,9 @@ from redis.exceptions import ResponseError
 from batchq.server import celery_gaps
 from batchq.server.celery_types.broker import BrokerConnection
 from batchq.server.celery_types.control import Node
-from batchq.server.celery_types.worker import Consumer, Dispatcher
+from batchq.server.celery_types.worker import Consumer
 from batchq.server.connection import ANSWER_SECONDS, CONNECT_SECONDS, HEARTBEAT_SECONDS, discard, opened, refusal
+from batchq.server.events import Events
 from batchq.server.ledger import Ledger
 from batchq.server.surroundings import Bearer
 
@@ -90,7 +91,7 @@ class Server(Protocol):
 
 
 class Line:
-    """The consumer's line to the broker, from one connection to the next."""
+    """The consumer's line to the broker, from one connection to the next; it `gives_up` one that is lost."""
 
     def __init__(self, consumer: Consumer) -> None:
         self._consumer = consumer
@@ -98,7 +99,8 @@ class Line:
         self._short = 0
         self._attempt = 0
         self._announced = False
-        self._gives_up = False
+        self.gives_up = False
+        self._events: Events | None = None
 
     @property
     def _server(self) -> Server | None:
@@ -123,7 +125,7 @@ class Line:
         # Celery ends the connection's timers with it, and would take those of tasks that started meanwhile for these.
         if consumer.hub is not None:
             consumer.timer_entries_before_start = celery_gaps.timers(consumer.hub)
-        consumer.first_connection_attempt = self._gives_up = False
+        consumer.first_connection_attempt = self.gives_up = False
         return connection
 
     def _tried(self, connection: BrokerConnection, seconds: float = ANSWER_SECONDS) -> bool:
@@ -207,15 +209,15 @@ class Line:
     def lost(self, error: object) -> None:
         """Give the connection up: it left a request unanswered, and the next request would wait as long."""
         consumer = self._consumer
-        if self._gives_up or consumer.connection is None or consumer.hub is None:
+        if self.gives_up or consumer.connection is None or consumer.hub is None:
             return
-        self._gives_up = True
+        self.gives_up = True
         # By a timer: if a callback raises, kombu drops all others that are queued beside it.
         consumer.hub.call_later(0, _raise, error)
 
     def acknowledge(self, message: Bearer) -> None:
         """Tell the broker that a message is done with. This fails harmlessly for a message of an old connection."""
-        if self._gives_up:
+        if self.gives_up:
             return
         try:
             message.ack()
@@ -237,26 +239,15 @@ class Line:
         consumer.connection = None
 
     def watch(self) -> None:
-        """Notice when an event, or an answer to `celery inspect`, cannot be sent on the new connection."""
+        """Gather the new connection's events; notice when one, or an answer to `celery inspect`, cannot be sent."""
         assert self._consumer.hub is not None
         self._consumer.hub.call_later(0, self._works)
         dispatcher = self._consumer.event_dispatcher
         if dispatcher is not None:
-            dispatcher._publish = partial(self._publish_event, dispatcher, dispatcher._publish)
+            self._events = Events(dispatcher, self._consumer.hub, self)
         for step in self._consumer.steps:
             if box := getattr(step, "box", None):
                 box.node.reply = partial(self._reply, box.node)
-
-    def _publish_event(
-        self, dispatcher: Dispatcher, publish: Callable[..., object], *args: object, **options: object
-    ) -> None:
-        """Send an event once: Celery would try a heartbeat for ever, and hide the failure of any other event."""
-        if self._gives_up:
-            return
-        before = len(dispatcher._outbound_buffer)
-        publish(*args, **options | {"retry": False})
-        if len(dispatcher._outbound_buffer) > before:
-            self.lost("it does not take events")
 
     def _reply(self, node: Node, data: object, **to: str) -> None:
         """Answer on the consumer's own connection: the one of Celery's pool has no time-out, and tries for ever."""
@@ -278,10 +269,12 @@ class Line:
             self.lost(error)
 
     def hurry(self) -> None:
-        """Bound the waits on connections that are about to be closed, in case the broker hangs."""
+        """Send the last events, and bound all waits on connections about to be closed, in case the broker hangs."""
         consumer = self._consumer
         for connection in (consumer.connection, getattr(consumer.event_dispatcher, "connection", None)):
             bound_open_broker_sockets(connection, ANSWER_SECONDS / 2)
+        if self._events is not None:
+            self._events.send()
 
 
 def _raise(reason: object) -> None:

@@ -61,8 +61,12 @@ class Dispatcher(Protocol):
 
     enabled: bool
     connection: BrokerConnection
+    buffer_limit: int
+    on_send_buffered: Callable[[], object] | None
     _outbound_buffer: Sequence[object]
     _publish: Callable[..., object]
+
+    def flush(self) -> None: ...
 
 
 class Line(Protocol):

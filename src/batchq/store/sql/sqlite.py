@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from sqlalchemy import Connection, Engine, Insert, Table, bindparam, create_engine, event, literal
+from sqlalchemy import Connection, Engine, Insert, Table, create_engine, event, literal
 from sqlalchemy import Dialect as SQLAlchemys
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import DBAPIError, OperationalError
@@ -19,9 +17,10 @@ from sqlalchemy.types import JSON, Integer
 from batchq import clock
 from batchq.errors import DatabaseDamaged, DatabaseRefuses
 from batchq.store.sql.driver import Fault, as_sqlalchemys, reason
+from batchq.store.sql.each import AsJson, Each
 from batchq.store.sql.file import MENDED, OPENED, File
-from batchq.store.sql.forms import Answer, Form, Rows, given_table, put
-from batchq.store.sql.untyped import AnyColumn, AnyType, Making, Way
+from batchq.store.sql.forms import Form
+from batchq.store.sql.untyped import AnyColumn, AnyType, Making
 
 if TYPE_CHECKING:
     from batchq.store.sql.dialect import Access
@@ -189,75 +188,3 @@ def _bear_garbage(driver: sqlite3.Connection, file: File) -> None:
 
 def _shown(text: bytes) -> str:
     return text.decode(errors="replace")
-
-
-class Each(Form):
-    """A statement that runs once for each of its rows."""
-
-    at_once = True
-
-    def __init__(
-        self, statement: Making, columns: Mapping[str, AnyColumn], compiler: SQLAlchemys, head: str = ""
-    ) -> None:
-        self._many = bool(columns)
-        self._order = list(columns)
-        if columns:
-            row = {name: bindparam(name, type_=like.type) for name, like in columns.items()}
-            statement = statement(SimpleNamespace(**row))
-        compiled = statement.compile(dialect=compiler)
-        super().__init__(compiled, head)
-        self._positions: list[str] = compiled.positiontup
-        processors = ((name, compiled.binds[name].type._cached_bind_processor(compiler)) for name in compiled.params)
-        ways, fixed = dict(processors), self._fixed
-        # Values that are the same each time stand here already; the others are put in their places.
-        self._template = [put(ways.get(name), fixed[name]) if name in fixed else None for name in self._positions]
-        self._open = [(at, name, ways.get(name)) for at, name in enumerate(self._positions) if name not in fixed]
-        self._make = self._row and self._row._make
-        if any(make is not None for make in self._out):
-            self._make = self._maker(self._out)
-
-    def bind(self, values: Mapping[str, object], rows: Rows) -> Sequence[Sequence[object]]:
-        """The values as the driver takes them, for each run of the statement."""
-        given: Any = rows
-        if given and isinstance(given[0], tuple):
-            assert self._positions == self._order, "the statement takes its columns in another order"
-            return list(given)
-        return [self._bound({**values, **row}) for row in given] if self._many else [self._bound(values)]
-
-    def _bound(self, values: Mapping[str, object]) -> list[object]:
-        bound = self._template.copy()
-        for at, name, process in self._open:
-            bound[at] = process(values[name]) if process else values[name]
-        return bound
-
-    def _maker(self, out: Sequence[Way | None]) -> Way:
-        """The function that makes a row of the driver's values, with `out` for each of its columns."""
-        make = self._row._make
-        return lambda row: make([way(value) if way else value for way, value in zip(out, row, strict=True)])
-
-    def ask(self, driver: sqlite3.Connection, bound: Sequence[Sequence[object]]) -> Answer:
-        """Run it for each of these values."""
-        if self._row is None:
-            return Answer([], driver.executemany(self.sql, bound).rowcount if bound else 0)
-        make = self._make
-        rows = [make(row) for one in bound for row in driver.execute(self.sql, one).fetchall()]
-        return Answer(rows, len(rows))
-
-
-class AsJson(Each):
-    """A statement that takes all its rows as one text: to bind them one by one takes longer than to store them."""
-
-    def __init__(self, statement: Making, columns: Mapping[str, AnyColumn], compiler: SQLAlchemys) -> None:
-        values = ", ".join(f"json_extract(value, '$[{place}]')" for place in range(len(columns)))
-        names = ", ".join(columns)
-        head = f"WITH given ({names}) AS (SELECT {values} FROM json_each(?)) "  # noqa: S608  # names of our own
-        super().__init__(statement(given_table(columns)), {}, compiler, head)
-        self._order = list(columns)
-
-    def bind(self, values: Mapping[str, object], rows: Rows) -> Sequence[Sequence[object]]:
-        """The rows as one text, and the values behind it."""
-        given: Any = rows
-        plain = bool(given) and isinstance(given[0], tuple)
-        listed = given if plain else [[row[name] for name in self._order] for row in given]
-        ((*others,),) = super().bind(values, ())
-        return [[json.dumps(listed, separators=(",", ":")), *others]]

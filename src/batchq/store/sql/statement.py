@@ -84,7 +84,7 @@ class Statement(Generic[Row]):
 
     def later(self, tx: Connection, rows: Rows | None = None, /, **values: object) -> Reply[Row]:
         """Queue it to run before the next statement; on a remote database both share a round trip."""
-        form = self.form(tx)
+        form = self._forms.get(tx.dialect.name) or self.form(tx)
         try:
             bound = form.bind(values, rows or ())
         except Exception as error:  # a value that the database has no way to hold
@@ -127,9 +127,10 @@ class Reply(Generic[Found]):
     def __init__(self, tx: Connection, form: AnyForm, values: Bound) -> None:
         self._tx, self._form, self._values = tx, form, values
         self._answer: Answer | None = None
-        tx.info.setdefault(WAITING, []).append(self)
         if form.at_once:
-            send(tx)
+            self._answer = _ask(tx, form, values)
+        else:
+            tx.info.setdefault(WAITING, []).append(self)
 
     @property
     def rows(self) -> list[Found]:
@@ -154,6 +155,18 @@ WAITING = "batchq_waiting"
 PREPARED = "batchq_prepared"
 
 
+def _ask(tx: Connection, form: AnyForm, values: Bound) -> Answer:
+    """Run a statement that waits for no other."""
+    try:
+        answer: Answer = form.ask(tx.connection.driver_connection, values)
+    except Exception as error:
+        raise _wrapped(tx, error, form) from error
+    except BaseException as error:
+        tx.invalidate(error)
+        raise
+    return answer
+
+
 def send(tx: Connection, *, commit: bool = False) -> None:
     """Send all waiting statements, and the commit if `commit`; a remote database gets them in one round trip."""
     waiting: list[Reply[NamedTuple]] = tx.info.pop(WAITING, [])
@@ -162,19 +175,12 @@ def send(tx: Connection, *, commit: bool = False) -> None:
     form = waiting[0]._form
     base = tx.dialect.loaded_dbapi.Error
     driver: Driver = tx.connection.driver_connection
+    asked = [(reply._form.sentence, reply._values) for reply in waiting]
     try:
-        if form.at_once:
-            waiting[0]._answer = form.ask(driver, waiting[0]._values)
-            return
-        asked = [(reply._form.sentence, reply._values) for reply in waiting]
         results = form.exchange(driver, tx.info.setdefault(PREPARED, set()), asked, commit=commit)
     except base as error:
-        if dialect_of(tx.dialect.name).is_broken(driver):
-            tx.invalidate(error)
-        raise DBAPIError.instance(form.sql, None, error, base, dialect=tx.dialect) from error
+        raise _wrapped(tx, error, form) from error
     except BaseException as error:
-        if isinstance(error, Exception) and form.at_once:
-            raise _unfit(error, form) from error
         tx.invalidate(error)
         raise
     for reply, result in zip(waiting, results, strict=True):
@@ -182,6 +188,17 @@ def send(tx: Connection, *, commit: bool = False) -> None:
             reply._answer = reply._form.answer(result)
         except Exception as error:  # an instant that Python does not know
             raise _unfit(error, reply._form) from error
+
+
+def _wrapped(tx: Connection, error: Exception, form: Form) -> Exception:
+    """Wrap an error of the driver in SQLAlchemy's class for it, or the error of a value in that of unfit values."""
+    base = tx.dialect.loaded_dbapi.Error
+    if not isinstance(error, base):
+        return _unfit(error, form)
+    driver: Driver = tx.connection.driver_connection
+    if dialect_of(tx.dialect.name).is_broken(driver):
+        tx.invalidate(error)
+    return DBAPIError.instance(form.sql, None, error, base, dialect=tx.dialect)
 
 
 def _unfit(error: Exception, form: Form) -> StatementError:
