@@ -115,10 +115,7 @@ def _follow_clock(tx: Tx, now: datetime, tasks: Sequence[int]) -> None:
 
 def _hand_out(tx: Tx, version: int, now: datetime, group: str, tasks: Sequence[int]) -> None:
     rows = moves.in_order(moves.peek(tx, {group: len(tasks)}, now, alone=tasks)[group].rows.rows)
-    queued = moves.hand_out(tx, rows, now)
-    for row in queued:
-        moves.ticket(row)
-    _claim(tx, version, now, [(row.id, row.token) for row in queued])
+    _claim(tx, version, now, [(ticket.task, ticket.token) for ticket in moves.hand_out(tx, rows, now)])
 
 
 def _claim(tx: Tx, version: int, now: datetime, tickets: Sequence[tuple[int, str]]) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -211,3 +212,21 @@ def other_of(database: Clocked) -> Clocked:
     other = Clocked(database.url.render_as_string(hide_password=False))
     other.instant = database.instant
     return other
+
+
+def test_a_change_of_priority_waits_for_a_run_that_is_settled_and_holds_none_of_its_tasks(batch, postgresql):
+    """Who settles the run moves its tasks on under the dispatch lock, for which the change waits in the end."""
+    job = Job("JOB")
+    job.task("A", "demo.work")
+    job.task("B", "demo.work", after=["A"])
+    run = batch.submit(job)
+    waiting = batch.task(run, "B").id
+    with elsewhere(postgresql) as server:
+        moves.lock_runs(server, [run])
+        topologies.lock_dispatch(server)
+        change = partial(actions.set_group, other_of(postgresql), "default", priority="high")
+        with meanwhile(postgresql, change) as ended:
+            server.execute(text("SET LOCAL lock_timeout = '1s'"))
+            server.execute(text(f"UPDATE batchq_task SET pending = pending WHERE id = {waiting}"))
+            server.commit()
+    assert ended == [["group default: priority normal → high"]]

@@ -25,6 +25,11 @@ class Server:
     epoch: int = 0
     pool: int | None = None
 
+    @property
+    def most_threads(self) -> int:
+        """The most tasks that it may run at once at any instant."""
+        return max(self.threads, *(window.threads for window in self.windows), 0)
+
     def threads_now(self, now: datetime) -> int:
         """Tasks it may run at once at this instant; 0 when closed, disabled or not running (rules 16, 19)."""
         if not (self.enabled and self.alive):

@@ -3,14 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from batchq.core import admission
 from batchq.store import moves
 from batchq.store import topology as topologies
 from batchq.store.moves import Peeked, Ready, Ticket
+from batchq.store.topology import DispatchInput, Standing
 from batchq.store.transaction import Tx
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """The input of dispatch and the best ready tasks of some groups, asked for under the dispatch lock.
+
+    `topology` is the version at hand when it was asked for. If that was before a commit's own changes, `ended` counts
+    the attempts that these ended on `server`.
+    """
+
+    input: DispatchInput
+    peeked: Mapping[str, Peeked]
+    topology: int
+    server: int = 0
+    ended: int = 0
+
+    def after(self, server: int, ended: int, ready: Sequence[Ready]) -> Demand:
+        """The demand after changes that ended attempts on this server, and made tasks ready."""
+        peeked = dict(self.peeked)
+        for row in ready:
+            if (seen := peeked.get(row.group_name)) is not None:
+                peeked[row.group_name] = replace(seen, since=[*seen.since, row])
+        return Demand(self.input.with_ready(row.group_name for row in ready), peeked, self.topology, server, ended)
+
+    @property
+    def busy(self) -> tuple[dict[int, int], dict[str, int]]:
+        """How many tasks each server executes, and how many tickets of each group are out."""
+        busy, out = self.input.occupancy
+        return busy | {self.server: busy.get(self.server, 0) - self.ended}, out
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,28 +57,35 @@ def dispatch(tx: Tx, ahead: int = 0, unsendable: Collection[str] = ()) -> list[T
 
     A group whose tickets are `unsendable` gets none.
     """
+    chosen = choose(tx, ask(tx, {}), ahead, unsendable)
+    return moves.hand_out(tx, chosen.rows, chosen.now)
+
+
+def ask(tx: Tx, likely: Mapping[str, int], now: datetime | None = None, *, standing: Standing | None = None) -> Demand:
+    """Take the dispatch lock and ask for all that dispatch goes by; the statements travel with the next ones.
+
+    Groups that are `likely` to be served are peeked at, so many tasks deep. Without `now` this is asked for before the
+    instant is known.
+    """
     aside = topologies.aside(tx).tasks
-    chosen = choose(tx, topologies.dispatch_input(tx, aside), {}, ahead, unsendable)
-    return [moves.ticket(row) for row in moves.hand_out(tx, chosen.rows, chosen.now)]
+    asked = topologies.dispatch_input(tx, aside, standing)
+    return Demand(asked, moves.peek(tx, likely, now, aside), tx.topology.version)
 
 
-def choose(
-    tx: Tx,
-    demand: topologies.DispatchInput,
-    peeked: Mapping[str, Peeked],
-    ahead: int,
-    unsendable: Collection[str],
-) -> Chosen:
-    """Choose the tasks to hand out, under the dispatch lock; a group `peeked` at far enough is not asked for again."""
-    now = tx.now()
-    topology = topologies.current(tx, demand.version)
-    busy, out = demand.occupancy
+def choose(tx: Tx, demand: Demand, ahead: int, unsendable: Collection[str], now: datetime | None = None) -> Chosen:
+    """Choose the tasks to hand out, under the dispatch lock; a group peeked at far enough is not asked for again.
+
+    `now` is the instant, if the clock was read under the lock already.
+    """
+    now = now or tx.now()
+    topology = topologies.current(tx, demand.input.version)
+    busy, out = demand.busy
     free = admission.free_threads(topology, busy, now, ahead)
-    ready = [group for group in demand.ready if group not in unsendable] if unsendable else demand.ready
+    ready = [group for group in demand.input.ready if group not in unsendable]
     wanted = admission.candidates_wanted(ready, out, topology, free)
     if not wanted:
         return Chosen(now)
-    candidates = moves.ready(tx, wanted, peeked, now, topology.aside.tasks)
+    candidates = moves.ready(tx, wanted, demand.peeked, now, topology.aside.tasks)
     admitted = admission.admit([(row, row.group_name) for row in candidates], out, topology, free)
     return Chosen(now, admitted.chosen, admitted.shares)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from batchq.core.ends import Failure, Success
@@ -14,32 +15,42 @@ from batchq.store.sql.statement import Reply
 from batchq.store.transaction import Tx
 
 
+@dataclass(slots=True)
+class Finished:
+    """The fate of reports: tasks that ended, the number of tasks to be repeated, and that of stale reports."""
+
+    ends: dict[int, State] = field(default_factory=dict)
+    again: int = 0
+    stale: int = 0
+
+
 def finish(
     tx: Tx, life: Life, reports: Iterable[Report], locked: Reply[LockedTask], now: datetime, *, settling: bool = False
-) -> tuple[int, dict[int, State]]:
-    """Store how attempts ended, each guarded by its token and epoch; returns the number of stale ones, and the ends.
+) -> Finished:
+    """Store how attempts ended, each guarded by its token and epoch.
 
     The caller locked the runs and then the tasks (`moves.locked`). Ended tasks are marked as unsettled, unless the
     caller is `settling` them in this transaction. A report repeated after a commit whose reply was lost finds its own
     work done; it is not stale.
     """
-    rows, attempts, stale = [], [], 0
-    ends: dict[int, State] = {}
+    rows, attempts, found = [], [], Finished()
     standing = {row.id: row for row in locked.rows}
     for report in reports:
         row = standing.get(report.task)
         if row is None or (row.token, row.server_id, row.epoch) != (report.token, life.server, life.epoch):
-            stale += 1
+            found.stale += 1
         elif row.status == State.EXECUTING:
             state = _state_after(report, row)
             standing[report.task] = row._replace(status=state)
-            if state is not State.READY:
-                ends[report.task] = state
-            rows.append(_outcome(report, state, row, now, flag=report.task in ends and not settling))
+            if state is State.READY:
+                found.again += 1
+            else:
+                found.ends[report.task] = state
+            rows.append(_outcome(report, state, row, now, flag=report.task in found.ends and not settling))
             attempts.append(_attempt(report, life, row, now))
     if rows:
         moves.write_outcomes(tx, rows, attempts, now)
-    return stale, ends
+    return found
 
 
 def _state_after(report: Report, row: LockedTask) -> State:

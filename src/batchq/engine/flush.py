@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from batchq.core.ends import End
 from batchq.engine.advancing import Advance
 from batchq.store.moves import Start
-from batchq.store.sql.statement import Id, Reply
+from batchq.store.sql.statement import Reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +44,11 @@ class Flush:
     """One server's reports, offers and questions, for one commit.
 
     `reports` tell how attempts ended, `offers` ask for a thread, and `overdue` offers found none in time and go back.
-    `active` attempts still run there, and its pool has room for `pool` (rule 16). Dispatch gives a server up to
-    `ahead` tickets beyond its free threads, and a group whose tickets are `unsendable` none.
-    `may_advance` is false where only the coordinator may advance. `more_to_settle` goes on with what the last flush
-    left unsettled. After a commit whose reply was lost, `tokens_here` names the attempts that the server knows of.
+    `active` attempts still run there, and its pool has room for `pool` (rule 16). The tasks that start next are
+    `likely` of these groups; that only spares time. Dispatch gives a server up to `ahead` tickets beyond its free
+    threads, and a group whose tickets are `unsendable` none. `may_advance` is false where only the coordinator may
+    advance. `more_to_settle` goes on with what the last flush left unsettled. After a commit whose reply was lost,
+    `tokens_here` names the attempts that the server knows of.
     """
 
     reports: Sequence[Report] = ()
@@ -55,6 +56,7 @@ class Flush:
     overdue: Sequence[Offer] = ()
     active: int
     pool: int
+    likely: Collection[str] = ()
     ahead: int = 0
     unsendable: Collection[str] = ()
     may_advance: bool = True
@@ -71,15 +73,15 @@ class Served:
     """The answer to one flush.
 
     `claimed` are the rows of offers that the server may start. `regained` are attempts that a commit with a lost reply
-    had claimed. `handed` are tasks that this commit dispatched to its own server; `started`, read with the commit,
-    confirms them. `parked` offers wait on for a thread, `stale` counts refused reports and offers, and `threads` is
-    the number that the server may use now. A life that is no longer its server's is `fenced` (rule 31).
+    had claimed. `handed` are tasks, by id, that this commit dispatched to its own server; `started`, read with the
+    commit, has their rows. `parked` offers wait on for a thread, `stale` counts refused reports and offers, and
+    `threads` is the number that the server may use now. A life that is no longer its server's is `fenced` (rule 31).
     """
 
     claimed: Sequence[Start] = ()
     regained: Sequence[Start] = ()
-    handed: Sequence[Start] = ()
-    started: Reply[Id] | None = None
+    handed: Sequence[int] = ()
+    started: Reply[Start] | None = None
     parked: Sequence[Offer] = ()
     stale: int = 0
     threads: int = 0
@@ -89,8 +91,8 @@ class Served:
     @property
     def own(self) -> Sequence[Start]:
         """The rows that the server starts without a ticket."""
-        ours = {row.id for row in self.started.rows} if self.started is not None else ()
-        return [*self.regained, *(row for row in self.handed if row.id in ours)]
+        rows = {row.id: row for row in self.started.rows} if self.started is not None else {}
+        return [*self.regained, *(rows[task] for task in self.handed if task in rows)]
 
     @property
     def granted(self) -> Sequence[Start]:

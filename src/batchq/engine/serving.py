@@ -4,33 +4,37 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from batchq import crash
+from batchq.core.topology import Topology
 from batchq.engine.advancing import Advance
 from batchq.engine.claiming import claim, claimed_before, room
-from batchq.engine.dispatching import choose
-from batchq.engine.finishing import finish
+from batchq.engine.dispatching import Demand, ask, choose
+from batchq.engine.finishing import Finished, finish
 from batchq.engine.flush import Flush, Life, Served
-from batchq.engine.settling import MOST_FOLLOWERS, close, settle, settle_ends
+from batchq.engine.settling import MOST_FOLLOWERS, Settled, close, settle, settle_ends
 from batchq.store import moves
 from batchq.store import topology as topologies
 from batchq.store.columns import run_of
 from batchq.store.moves import LockedTask, Ready, Start, Ticket
-from batchq.store.sql.statement import Id, Reply
+from batchq.store.sql.statement import Reply
 from batchq.store.transaction import Tx
 
 
 def serve(tx: Tx, life: Life, flush: Flush) -> Served:
     """Carry out one flush of a server in one transaction: finish, settle, claim, dispatch.
 
-    A life that no longer carries its server's name is fenced off, and nothing is written (rule 31).
+    A life that no longer carries its server's name is fenced off, and nothing is written (rule 31). Its questions go
+    out together. If all of them could be foreseen, a remote database gets everything in two round trips.
     """
     standing = topologies.standing(tx, life.server)
     reported = {report.task for report in flush.reports}
     moves.lock_runs(tx, sorted({run_of(task) for task in reported}))
     locked = moves.locked(tx, reported) if reported else None
     followers = moves.followers(tx, reported, MOST_FOLLOWERS) if reported and flush.may_advance else None
+    foreseen = _foresee(tx, life, flush, standing)
     # After the locks: a clock read before them would judge by the time at which the wait for them began.
     now = tx.now()
     version = standing.topology(life.epoch)
@@ -40,8 +44,8 @@ def serve(tx: Tx, life: Life, flush: Flush) -> Served:
     # An outcome is stored even where its run cannot be settled.
     broken = bool(topology.aside.runs) and any(run_of(task) in topology.aside.runs for task in reported)
     settling = flush.may_advance and not broken
-    stale, ends = finish(tx, life, flush.reports, locked, now, settling=settling) if locked is not None else (0, {})
-    more, counted = settle_ends(tx, now, ends, followers) if settling and ends else (False, None)
+    finished = finish(tx, life, flush.reports, locked, now, settling=settling) if locked is not None else Finished()
+    settled = settle_ends(tx, now, finished.ends, followers) if settling and finished.ends else Settled()
     if reported:
         crash.point("finishing")
     moves.unqueue(tx, [(offer.task, offer.token) for offer in flush.overdue])
@@ -49,39 +53,80 @@ def serve(tx: Tx, life: Life, flush: Flush) -> Served:
     flush = flush.with_started(len(regained))
     claimed, parked, refused = claim(tx, topology, life, flush)
     flush = flush.with_started(len(claimed))
+    more = settled.more
     if flush.may_advance and (flush.more_to_settle or broken):
         more = settle(tx, now, aside=topology.aside.runs) or more
-    handed: Sequence[Start] = ()
-    started: Reply[Id] | None = None
-    tickets: list[Ticket] = []
+    share = Share()
     if flush.may_advance and (reported or flush.overdue or flush.more_to_settle):
-        handed, started, tickets = _hand_out(tx, life, flush, locked, now)
-    close(tx, counted, now)
+        demand = _as_it_is_now(foreseen, topology, life, locked, finished, settled, now) if not broken else None
+        share = _hand_out(tx, life, flush, demand, now)
+    if settled.counted is not None and locked is not None and _empties(locked, settled):
+        close(tx, settled.counted, now)
     threads = tx.topology.by_id[life.server].threads_now(now)
-    return Served(claimed, regained, handed, started, parked, stale + refused, threads, Advance(tickets, more))
+    stale = finished.stale + refused
+    return Served(claimed, regained, share.handed, share.started, parked, stale, threads, Advance(share.tickets, more))
 
 
-def _hand_out(
-    tx: Tx, life: Life, flush: Flush, ended: Reply[LockedTask] | None, now: datetime
-) -> tuple[Sequence[Start], Reply[Id] | None, list[Ticket]]:
-    """Dispatch what is ready; returns the rows that the server starts itself, the proof of their claim, and tickets.
+def _foresee(tx: Tx, life: Life, flush: Flush, standing: topologies.Standing) -> Demand | None:
+    """Ask for the input of dispatch together with the first questions, unless what follows would make it worthless."""
+    known = tx.topology.by_id.get(life.server)
+    changes_more = flush.offers or flush.overdue or flush.more_to_settle or flush.tokens_here is not None
+    if known is None or changes_more or not (flush.reports and flush.may_advance and flush.likely):
+        return None
+    free = min(known.most_threads, flush.pool) - flush.active
+    return ask(tx, dict.fromkeys(flush.likely, free), standing=standing) if free > 0 else None
 
-    A group in which a task has `ended` is peeked at in advance: its next task is likely to start on the same thread.
-    """
-    free = room(tx.topology, life, flush.pool, now) - flush.active
-    aside = tx.topology.aside.tasks
-    demand = topologies.dispatch_input(tx, aside)
-    likely = {row.group_name: free for row in ended.rows} if ended is not None and free > 0 else {}
-    chosen = choose(tx, demand, moves.peek(tx, likely, now, aside), flush.ahead, flush.unsendable)
+
+def _as_it_is_now(
+    foreseen: Demand | None,
+    topology: Topology,
+    life: Life,
+    locked: Reply[LockedTask] | None,
+    finished: Finished,
+    settled: Settled,
+    now: datetime,
+) -> Demand | None:
+    """The foreseen input of dispatch with what this transaction has changed; None if that is not known in full."""
+    if foreseen is None or locked is None or foreseen.topology != topology.version:
+        return None
+    if finished.again or settled.others_ready or not topology.aside.tasks.isdisjoint(finished.ends):
+        return None
+    jobs = {row.run_id: row.job for row in locked.rows}
+    ready = [
+        Ready(row.task_id, row.name, row.group_name, row.attempt, row.priority, now, jobs[run_of(row.task_id)])
+        for row in settled.ready
+    ]
+    return foreseen.after(life.server, len(finished.ends), ready)
+
+
+def _empties(locked: Reply[LockedTask], settled: Settled) -> bool:
+    """Whether a run has no open task left."""
+    return any(row.open_tasks == settled.tasks[row.run_id] for row in locked.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """The result of dispatch: the tasks that the server starts itself, the answer that has their rows, and tickets."""
+
+    handed: Sequence[int] = ()
+    started: Reply[Start] | None = None
+    tickets: list[Ticket] = field(default_factory=list)
+
+
+def _hand_out(tx: Tx, life: Life, flush: Flush, demand: Demand | None, now: datetime) -> Share:
+    """Dispatch what is ready, by the `demand` that was foreseen, or by one that is asked for now."""
+    if demand is None:
+        free = room(tx.topology, life, flush.pool, now) - flush.active
+        demand = ask(tx, dict.fromkeys(flush.likely, free) if free > 0 else {}, now)
+        chosen = choose(tx, demand, flush.ahead, flush.unsendable)
+    else:
+        chosen = choose(tx, demand, flush.ahead, flush.unsendable, now)
     free = room(tx.topology, life, flush.pool, chosen.now) - flush.active
-    share = chosen.shares.get(life.server, {})
-    ours, others = _own_share(chosen.rows, share, free)
     # Started at once: a ticket of its own would travel to the broker and straight back.
-    own = [row.start(moves.new_token()) for row in ours]
+    own, others = _own_share(chosen.rows, chosen.shares.get(life.server, {}), free)
     version = tx.topology.version
     started = moves.start_own(tx, own, life.server, life.epoch, version, chosen.now) if own else None
-    tickets = [moves.ticket(row) for row in moves.hand_out(tx, others, chosen.now)]
-    return [row._replace(attempt=row.attempt + 1) for row in own], started, tickets
+    return Share([row.id for row in own], started, moves.hand_out(tx, others, chosen.now))
 
 
 def _own_share(rows: Iterable[Ready], share: Mapping[str, int], free: int) -> tuple[list[Ready], list[Ready]]:

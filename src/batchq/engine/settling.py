@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from batchq.core.conditions import Ended, Join, readiness, resolution, verdict
@@ -36,9 +37,9 @@ def settle_runs(tx: Tx, runs: Collection[int], now: datetime) -> bool:
         return False
     moves.lock_runs(tx, sorted(runs))
     ends = moves.unsettled_ends(tx, runs, limit=CONDITIONS_PER_TRANSACTION)
-    more, counted = settle_ends(tx, now, ends, flagged=True)
-    close(tx, counted, now)
-    return more or len(ends) == CONDITIONS_PER_TRANSACTION
+    settled = settle_ends(tx, now, ends, flagged=True)
+    close(tx, settled.counted, now)
+    return settled.more or len(ends) == CONDITIONS_PER_TRANSACTION
 
 
 def unsettled(tx: Tx, aside: Collection[int] = ()) -> Reply[UnsettledRun]:
@@ -49,27 +50,45 @@ def unsettled(tx: Tx, aside: Collection[int] = ()) -> Reply[UnsettledRun]:
 # --- ends spread --------------------------------------------------------------------------------------------
 
 
+@dataclass(slots=True)
+class Settled:
+    """The work of settling.
+
+    `tasks` counts those that are settled, by run; `counted` are their runs, once somebody reads it. `ready` are tasks
+    that became ready, except those that share the conditions of another: then `others_ready` is true. `more` is left.
+    """
+
+    tasks: Counter[int] = field(default_factory=Counter)
+    counted: Reply[CountedRun] | None = None
+    ready: list[Follower] = field(default_factory=list)
+    others_ready: bool = False
+    more: bool = False
+
+
 def settle_ends(
     tx: Tx, now: datetime, ends: Mapping[int, State], reply: Reply[Follower] | None = None, *, flagged: bool = False
-) -> tuple[bool, Reply[CountedRun] | None]:
-    """Settle these ended tasks, whose runs the caller has locked; returns whether more is left, and input for `close`.
+) -> Settled:
+    """Settle these ended tasks, whose runs the caller has locked; the caller then closes the runs that are empty.
 
     `flagged` ends carry the mark of unsettled ones, which is cleared. `reply` holds their followers, if the caller
     asked for them already; it may hold followers of other tasks too.
     """
-    settled, left, reached = spread(tx, now, ends, reply)
+    result = Settled()
+    settled, left, reached = spread(tx, now, ends, reply, result)
     moves.clear_unsettled(tx, [task for task in settled if flagged and task in ends])
     moves.mark_unsettled(tx, left, reached)
-    counted = moves.count_off(tx, Counter(map(run_of, settled))) if settled else None
-    return bool(left), counted
+    result.tasks, result.more = Counter(map(run_of, settled)), bool(left)
+    result.counted = moves.count_off(tx, result.tasks) if settled else None
+    return result
 
 
 def spread(
-    tx: Tx, now: datetime, ends: Mapping[int, State], reply: Reply[Follower] | None
+    tx: Tx, now: datetime, ends: Mapping[int, State], reply: Reply[Follower] | None, result: Settled
 ) -> tuple[dict[int, State], dict[int, State], dict[int, int]]:
     """Resolve the conditions on these ends, then on the tasks that this ended, and so on, within the budget.
 
-    Returns the settled tasks, the tasks left for the next transaction, and the last follower that one of these reached.
+    Returns the settled tasks, the tasks left for the next transaction, and the last follower that one of these reached;
+    `result` learns which tasks became ready.
     """
     settled: dict[int, State] = {}
     budget, rounds = CONDITIONS_PER_TRANSACTION, ROUNDS_PER_TRANSACTION
@@ -83,7 +102,7 @@ def spread(
         else:
             found = moves.followers(tx, ending, most + len(Outcome)).rows
         conditions, next_, weight = within_budget(found, most)
-        fell = _resolve(tx, ending, conditions, now) if conditions else {}
+        fell = _resolve(tx, ending, conditions, now, result) if conditions else {}
         if next_ is not None:
             predecessor, task = next_
             done = {end: state for end, state in ending.items() if end < predecessor}
@@ -111,7 +130,9 @@ def within_budget(
     return conditions[:cut], conditions[cut][:2] if cut < len(conditions) else None, weight
 
 
-def _resolve(tx: Tx, ends: Mapping[int, State], conditions: Sequence[Follower], now: datetime) -> dict[int, State]:
+def _resolve(
+    tx: Tx, ends: Mapping[int, State], conditions: Sequence[Follower], now: datetime, result: Settled
+) -> dict[int, State]:
     """Resolve these conditions, and move on the tasks behind them; returns the tasks that didn't run."""
     came, failed, waiting = _tally(ends, conditions)
     counted, moved = [], []
@@ -129,13 +150,16 @@ def _resolve(tx: Tx, ends: Mapping[int, State], conditions: Sequence[Follower], 
             continue
         ready = state is State.READY
         moved.append(row | {"state": state.value, "ready": now if ready else None, "ended": None if ready else now})
-        if not ready:
+        if ready:
+            result.ready.append(stands)
+        else:
             fell[task] = state
         if stands.sharing:
             shared.setdefault(state, []).append(task)
     moves.count(tx, counted)
     moves.count_and_move(tx, moved)
     followed = {state: moves.move_sharing(tx, tasks, state, now) for state, tasks in shared.items()}
+    result.others_ready = result.others_ready or State.READY in followed
     if State.DIDNT_RUN in followed:
         fell |= dict.fromkeys((row.id for row in followed[State.DIDNT_RUN].rows), State.DIDNT_RUN)
     return fell

@@ -79,6 +79,7 @@ class Committer:
                 overdue=[arrival.offer for arrival in batch.overdue],
                 active=batch.active,
                 pool=self._pool(),
+                likely={arrival.offer.group for arrival, _ in batch.reports},
                 ahead=self._settings.tickets_ahead,
                 unsendable=self._publisher.unsendable,
                 may_advance=may_advance and self._settings.fast_path and not self.outdated,

@@ -6,10 +6,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import and_, delete, func, select, update
 
 from batchq.core.states import NOT_STARTED, TERMINAL
 from batchq.store.columns import BINDING, GROUP, RUN, RUN_IS_OPEN, SERVER, STORING, TASK
+from batchq.store.moves import lock_runs
 from batchq.store.sql.dialect import dialect
 from batchq.store.sql.lists import among
 from batchq.store.sql.statement import Reply, Statement
@@ -74,8 +75,10 @@ def set_priority(tx: Tx, group: str, priority: int) -> bool:
     """Give a group its priority, and with it the tasks that have none of their own and have not started (rule 28)."""
     if not tx.execute(update(Group).where(GROUP.name == group).values(priority=priority)).rowcount:
         return False
-    waiting = TASK.status.in_([state.value for state in NOT_STARTED])
-    tx.execute(update(TaskRow).where(TASK.group_name == group, ~TASK.own_priority, waiting).values(priority=priority))
+    waiting = and_(TASK.group_name == group, ~TASK.own_priority, TASK.status.in_([each.value for each in NOT_STARTED]))
+    # Who settles a run moves its tasks on under the dispatch lock: nobody else may hold them meanwhile.
+    lock_runs(tx, list(tx.execute(select(TASK.run_id).where(waiting).distinct()).scalars()))
+    tx.execute(update(TaskRow).where(waiting).values(priority=priority))
     return True
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 from datetime import date, time
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from batchq.core.topology import Aside, Server, Topology
 from batchq.core.windows import UNREADABLE, Window, is_zone, parse_days, parse_time
 from batchq.store import moves, trouble
 from batchq.store.columns import BINDING, DISPATCH, GROUP, SERVER, TASK, WINDOW, status_in_index
+from batchq.store.sql.dialect import dialect
 from batchq.store.sql.statement import Reply, Statement
 from batchq.store.tables import Dispatch, Liveness
 from batchq.store.tables import Server as ServerTable
@@ -181,11 +182,11 @@ def changed(tx: Tx) -> None:
 class Standing:
     """How a server stands, and the topology's version; neither changes before the commit."""
 
-    _reply: Reply[Carried]
+    reply: Reply[Carried]
 
     def topology(self, epoch: int) -> int | None:
         """The topology's version, or None if the life that carries this `epoch` is no longer the server's."""
-        for row in self._reply.rows:
+        for row in self.reply.rows:
             if row.epoch == epoch and row.liveness == Liveness.RUNNING.value:
                 return int(row.topology)
         return None
@@ -200,15 +201,16 @@ def standing(tx: Tx, server: int) -> Standing:
 class DispatchInput:
     """The numbers that dispatch goes by, read under its lock; the lock stays until the commit."""
 
-    _lock: Reply[Version]
+    _lock: Reply[Version] | Reply[Carried]
     _occupancy: Reply[moves.Occupied]
     _groups: Reply[GroupName]
+    _ready_since: frozenset[str] = frozenset()
 
     @property
     def version(self) -> int:
         """The topology's version."""
-        ((version,),) = self._lock.rows
-        return int(version)
+        (row,) = self._lock.rows
+        return int(row.topology)
 
     @property
     def occupancy(self) -> tuple[dict[int, int], dict[str, int]]:
@@ -218,12 +220,19 @@ class DispatchInput:
     @property
     def ready(self) -> list[str]:
         """The groups in which a task is ready."""
-        return [row.name for row in self._groups.rows]
+        found = [row.name for row in self._groups.rows]
+        return [*found, *sorted(self._ready_since.difference(found))] if self._ready_since else found
+
+    def with_ready(self, groups: Iterable[str]) -> DispatchInput:
+        """The input once tasks of these groups are ready too."""
+        return replace(self, _ready_since=self._ready_since.union(groups))
 
 
-def dispatch_input(tx: Tx, aside: Collection[int] = ()) -> DispatchInput:
+def dispatch_input(tx: Tx, aside: Collection[int] = (), standing: Standing | None = None) -> DispatchInput:
     """Take the dispatch lock, and read the input of dispatch without the tasks `aside`.
 
-    The statements travel with the next ones.
+    The statements travel with the next ones. Where a writer has all locks from its beginning, the version that it read
+    as a server's `standing` still holds.
     """
-    return DispatchInput(_LOCK.later(tx), moves.occupancy_later(tx, aside), _GROUPS_READY.later(tx))
+    lock = _LOCK.later(tx) if standing is None or dialect(tx).locks_rows else standing.reply
+    return DispatchInput(lock, moves.occupancy_later(tx, aside), _GROUPS_READY.later(tx))

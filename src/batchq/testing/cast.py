@@ -52,6 +52,7 @@ class Options(TypedDict, total=False):
 
     overdue: Sequence[Offer]
     pool: int
+    likely: Collection[str]
     ahead: int
     unsendable: Collection[str]
     may_advance: bool
@@ -157,7 +158,9 @@ class Cast:
         active: int,
         **options: Unpack[Options],
     ) -> Served:
-        flush = Flush(reports=reports, offers=offers, active=active, pool=ANY_POOL, may_advance=self.fast_path)
+        likely = {worker.active[report.token].group_name for report in reports if report.token in worker.active}
+        flush = Flush(reports=reports, offers=offers, active=active, pool=ANY_POOL, likely=likely)
+        flush = replace(flush, may_advance=self.fast_path)
         return self.database.run(self._serve, worker.life, replace(flush, **options))
 
     def _serve(self, tx: Tx, life: Life, flush: Flush) -> Served:

@@ -4,13 +4,21 @@ Every function takes the transaction first. Rows are locked in the order: server
 """
 
 from batchq.store.moves.canceling import begin_cancel
-from batchq.store.moves.claiming import Executing, claimed, executing_on, grant, left_executing, lock_tickets, start_own
+from batchq.store.moves.claiming import (
+    Executing,
+    Start,
+    claimed,
+    executing_on,
+    grant,
+    left_executing,
+    lock_tickets,
+    start_own,
+)
 from batchq.store.moves.dispatching import (
     Early,
     Occupied,
     Peeked,
     Ready,
-    Start,
     counted,
     hand_out,
     hasten,
@@ -22,7 +30,6 @@ from batchq.store.moves.dispatching import (
     occupancy_later,
     peek,
     ready,
-    ticket,
 )
 from batchq.store.moves.finishing import LockedTask, locked, write_outcomes
 from batchq.store.moves.settling import (
@@ -111,7 +118,6 @@ __all__ = [
     "requeue",
     "start_own",
     "start_run",
-    "ticket",
     "tickets_out",
     "unqueue",
     "unsettled_ends",

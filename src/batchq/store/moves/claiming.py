@@ -11,7 +11,8 @@ from sqlalchemy import and_, bindparam, func, or_, select, update
 from batchq.core.states import State
 from batchq.store.columns import DISPATCH, OUT, RUN, SERVER, TASK, status_in_index, status_is
 from batchq.store.moves.becoming import becomes
-from batchq.store.moves.dispatching import TO_START, Start
+from batchq.store.moves.dispatching import Ready
+from batchq.store.moves.ticketing import new_token
 from batchq.store.sql.lists import among
 from batchq.store.sql.statement import Id, Reply, Statement
 from batchq.store.tables import Liveness, Run, Server, TaskRow
@@ -23,6 +24,24 @@ class Ticketed(NamedTuple):
 
     id: int
     group_name: str
+
+
+class Start(NamedTuple):
+    """An attempt with its token, and all that a server must know to start it."""
+
+    id: int
+    name: str
+    group_name: str
+    attempt: int
+    retries: int
+    operation: str
+    args: str
+    kwargs: str
+    time_limit: float | None
+    token: str
+    job: str
+    run_by: str | None
+    company: str | None
 
 
 class Executing(NamedTuple):
@@ -46,6 +65,16 @@ class LeftExecuting(NamedTuple):
 _CLAIMS = becomes(State.QUEUED, State.EXECUTING)
 _OWN = becomes(State.READY, State.EXECUTING)
 
+# What a server must know of an attempt to start it: of its task, and of its run.
+_of_task = (
+    *(TASK.id, TASK.name, TASK.group_name, TASK.attempt, TASK.retries),
+    *(TASK.operation, TASK.args, TASK.kwargs, TASK.time_limit, TASK.token),
+)
+_of_run = (RUN.job, RUN.run_by, RUN.company)
+_its_run = [
+    select(column).where(RUN.id == TASK.run_id).correlate(TaskRow.__table__).scalar_subquery().label(column.name)
+    for column in _of_run
+]
 _mine = and_(TASK.server_id == bindparam("server"), TASK.epoch == bindparam("epoch_"))
 _unchanged = select(DISPATCH.topology).scalar_subquery() == bindparam("version")
 _LOCK_TICKETS = Statement(
@@ -77,13 +106,13 @@ _START_OWN = Statement(
         .values(status=_OWN.status, token=given.renewed, attempt=TASK.attempt + 1, offers=0)
         .values(server_id=bindparam("server"), epoch=bindparam("epoch_"), queued_at=bindparam("now"))
         .values(claimed_at=bindparam("now"), ended_at=None, error=None)
-        .returning(TASK.id)
+        .returning(*_of_task, *_its_run)
     ),
     columns={"task": TASK.id, "renewed": TASK.token},
-    row=Id,
+    row=Start,
 )
 _CLAIMED = Statement(
-    select(*TO_START, TASK.token)
+    select(*_of_task, *_of_run)
     .join(Run, RUN.id == TASK.run_id)
     .where(among(TASK.token, "tokens"), among(TASK.id, "tasks"))
     .where(status_is(State.EXECUTING), _mine),
@@ -115,12 +144,12 @@ def grant(
     return claimed(tx, tickets, server, epoch)
 
 
-def start_own(tx: Tx, rows: Sequence[Start], server: int, epoch: int, version: int, now: datetime) -> Reply[Id]:
-    """ready → executing on this server for rows that this transaction holds, under their new tokens; returns the ids.
+def start_own(tx: Tx, rows: Sequence[Ready], server: int, epoch: int, version: int, now: datetime) -> Reply[Start]:
+    """ready → executing on this server for rows that this transaction holds; returns those that execute there now.
 
     A topology newer than `version` starts nothing.
     """
-    given = [{"task": row.id, "renewed": row.token} for row in rows]
+    given = [{"task": row.id, "renewed": new_token()} for row in rows]
     return _START_OWN.later(tx, given, server=server, epoch_=epoch, version=version, now=now)
 
 

@@ -18,32 +18,6 @@ from batchq.store.sql.statement import Reply, Statement
 from batchq.store.tables import Run, TaskRow
 from batchq.store.transaction import Tx
 
-# All that a server must know of an attempt to start it.
-TO_START = (
-    *(TASK.id, TASK.name, TASK.group_name, TASK.attempt, TASK.retries),
-    *(TASK.operation, TASK.args, TASK.kwargs, TASK.time_limit),
-    *(RUN.job, RUN.run_by, RUN.company),
-)
-
-
-class Start(NamedTuple):
-    """An attempt with its token, and all that a server must know to start it."""
-
-    id: int
-    name: str
-    group_name: str
-    attempt: int
-    retries: int
-    operation: str
-    args: str
-    kwargs: str
-    time_limit: float | None
-    job: str
-    run_by: str | None
-    company: str | None
-    token: str
-
-
 # --- how busy servers are -----------------------------------------------------------------------------------
 
 
@@ -91,65 +65,66 @@ def counted(occupancy: Reply[Occupied]) -> tuple[dict[int, int], dict[str, int]]
 
 
 class Ready(NamedTuple):
-    """A ready task: all that a server must know to start it, and its place in the order of dispatch."""
+    """A ready task: its place in the order of dispatch, and what its ticket says."""
 
     id: int
     name: str
     group_name: str
     attempt: int
-    retries: int
-    operation: str
-    args: str
-    kwargs: str
-    time_limit: float | None
-    job: str
-    run_by: str | None
-    company: str | None
-    token: str | None
     priority: int
     ready_at: datetime
+    job: str
 
-    def start(self, token: str) -> Start:
-        """The task's next attempt, under this token."""
-        return Start(*self[:12], token)
+    def ticket(self, token: str) -> Ticket:
+        """The ticket of its next attempt, under this token."""
+        return Ticket(self.id, token, self.attempt + 1, self.group_name, self.job, self.name)
 
 
-_READY = Listing(
-    select(*TO_START, TASK.token, TASK.priority, TASK.ready_at)
+_of_group = (
+    select(TASK.id, TASK.name, TASK.group_name, TASK.attempt, TASK.priority, TASK.ready_at, RUN.job)
     .join(Run, RUN.id == TASK.run_id)
-    .where(status_in_index(State.READY), TASK.group_name == bindparam("group"), TASK.ready_at <= bindparam("now"))
+    .where(status_in_index(State.READY), TASK.group_name == bindparam("group"))
     .order_by(TASK.priority.desc(), TASK.ready_at, TASK.id)
     .limit(bindparam("limit"))
-    .with_for_update(of=TaskRow.__table__, skip_locked=True, key_share=True),
-    TASK.id,
-    Ready,
+    .with_for_update(of=TaskRow.__table__, skip_locked=True, key_share=True)
 )
+_READY = Listing(_of_group.where(TASK.ready_at <= bindparam("now")), TASK.id, Ready)
+_AT_ANY_TIME = Listing(_of_group, TASK.id, Ready)
 
 
 @dataclass(frozen=True, slots=True)
 class Peeked:
-    """The answer to `peek` for one group: its best ready tasks, at most `limit`."""
+    """The answer to `peek` for one group: its best ready tasks, at most `limit`; and others that are ready since."""
 
     limit: int
     rows: Reply[Ready]
+    since: Sequence[Ready] = ()
 
-    def reaches(self, limit: int) -> bool:
-        """Whether it shows the best `limit` tasks: it asked for that many, or found all that there are."""
-        return limit <= self.limit or len(self.rows.rows) < self.limit
+    def best(self, limit: int, now: datetime) -> list[Ready] | None:
+        """The best `limit` tasks that may start now; None if it does not show so many and there may be more."""
+        rows = self.rows.rows
+        found = [row for row in rows if row.ready_at <= now]
+        if len(found) < limit and len(rows) == self.limit:
+            return None
+        return in_order([*found, *self.since])[:limit] if self.since else found[:limit]
 
 
 def peek(
     tx: Tx,
     wanted: Mapping[str, int],
-    now: datetime,
+    now: datetime | None,
     aside: Collection[int] = (),
     alone: Collection[int] | None = None,
 ) -> dict[str, Peeked]:
-    """Ask for the best ready tasks of each group, at most as many as `wanted`, and lock them; returns at once."""
-    return {
-        group: Peeked(limit, _READY.later(tx, aside, alone, group=group, limit=limit, now=now))
-        for group, limit in wanted.items()
-    }
+    """Ask for the best ready tasks of each group, at most as many as `wanted`, and lock them; returns at once.
+
+    Without `now` those come too that may not start yet.
+    """
+    if now is None:
+        asked = {group: _AT_ANY_TIME.later(tx, aside, alone, group=group, limit=wanted[group]) for group in wanted}
+    else:
+        asked = {group: _READY.later(tx, aside, alone, group=group, limit=wanted[group], now=now) for group in wanted}
+    return {group: Peeked(wanted[group], reply) for group, reply in asked.items()}
 
 
 def ready(
@@ -163,9 +138,9 @@ def ready(
 
     A group that was `peeked` at far enough is not asked for again.
     """
-    short = {group: limit for group, limit in wanted.items() if not (group in peeked and peeked[group].reaches(limit))}
-    peeked = {**peeked, **peek(tx, short, now, aside)}
-    rows = [row for group, limit in wanted.items() for row in peeked[group].rows.rows[:limit]]
+    found = {group: peeked[group].best(limit, now) if group in peeked else None for group, limit in wanted.items()}
+    asked = peek(tx, {group: wanted[group] for group, rows in found.items() if rows is None}, now, aside)
+    rows = [row for group, rows in found.items() for row in (asked[group].rows.rows if rows is None else rows)]
     return in_order(rows) if len(wanted) > 1 else rows
 
 
@@ -196,17 +171,12 @@ _QUEUE = Statement(
 )
 
 
-def ticket(start: Start) -> Ticket:
-    """The ticket of a task that was handed out, to be published after the commit."""
-    return Ticket(start.id, start.token, start.attempt + 1, start.group_name, start.job, start.name)
-
-
-def hand_out(tx: Tx, rows: Iterable[Ready], now: datetime) -> list[Start]:
-    """ready → queued; returns the attempt that each ticket lets a server start."""
-    queued = [row.start(new_token()) for row in rows]
-    if queued:
-        _QUEUE.later(tx, [{"task": row.id, "renewed": row.token} for row in queued], now=now)
-    return queued
+def hand_out(tx: Tx, rows: Iterable[Ready], now: datetime) -> list[Ticket]:
+    """ready → queued; returns the tickets, to be published after the commit."""
+    tickets = [row.ticket(new_token()) for row in rows]
+    if tickets:
+        _QUEUE.later(tx, [{"task": ticket.task, "renewed": ticket.token} for ticket in tickets], now=now)
+    return tickets
 
 
 # --- ready tasks that wait for an instant -------------------------------------------------------------------

@@ -18,7 +18,7 @@ from batchq.store.transaction import Tx
 
 
 class LockedTask(NamedTuple):
-    """A task as it stands, locked, with the state of its run."""
+    """A task as it stands, locked, with its run's job, state and number of open tasks."""
 
     id: int
     run_id: int
@@ -31,7 +31,9 @@ class LockedTask(NamedTuple):
     server_id: int | None
     epoch: int | None
     claimed_at: datetime | None
+    job: str
     run_status: str
+    open_tasks: int
 
 
 _ENDED = becomes(State.EXECUTING, State.SUCCESS, State.ERROR, State.READY)
@@ -49,7 +51,9 @@ _LOCKED = Statement(
         TASK.server_id,
         TASK.epoch,
         TASK.claimed_at,
+        RUN.job,
         RUN.status.label("run_status"),
+        RUN.open_tasks,
     )
     .join(Run, RUN.id == TASK.run_id)
     .where(among(TASK.id, "tasks"))

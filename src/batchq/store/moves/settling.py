@@ -37,8 +37,8 @@ class UnsettledEnd(NamedTuple):
 class Follower(NamedTuple):
     """An unresolved condition on an ended task, with the task that waits.
 
-    The waiting task comes with its status, its join, its numbers of open, met and impossible conditions, and the number
-    of tasks that share these.
+    The waiting task comes with its status, its join, its numbers of open, met and impossible conditions, the number of
+    tasks that share these, and what tells its place in the order of dispatch.
     """
 
     predecessor_id: int
@@ -50,6 +50,10 @@ class Follower(NamedTuple):
     met: int
     impossible: int
     sharing: int
+    name: str
+    group_name: str
+    attempt: int
+    priority: int
 
 
 _UNSETTLED_RUNS = Listing(
@@ -69,6 +73,7 @@ _before = TaskRow.__table__.alias("before")
 _FOLLOWERS = Statement(
     select(CONDITION.predecessor_id, CONDITION.task_id, CONDITION.outcome)
     .add_columns(TASK.status, TASK.joined, TASK.pending, TASK.met, TASK.impossible, TASK.sharing)
+    .add_columns(TASK.name, TASK.group_name, TASK.attempt, TASK.priority)
     .join(_before, _before.c.id == CONDITION.predecessor_id)
     .join(TaskRow, TASK.id == CONDITION.task_id)
     .where(among(CONDITION.predecessor_id, "tasks"), CONDITION.task_id > func.coalesce(_before.c.settled_up_to, 0))
