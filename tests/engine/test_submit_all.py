@@ -13,6 +13,7 @@ from batchq.engine import submitting
 from batchq.errors import DatabaseOutdated, DatabaseTooNew
 from batchq.spec import JobSpec, TaskSpec
 from batchq.store.columns import JOB, RUN, TASK
+from batchq.store.sql import wire
 from play import Clocked, Play, check_counters
 
 MOST = 10
@@ -124,7 +125,7 @@ def test_an_error_leaves_the_jobs_of_earlier_transactions_and_names_their_runs(
 def test_jobs_that_fit_into_one_transaction_are_all_stored_or_none(counted: Counted):
     fits, breaks = job("A", 1), job("B", 2)
     twice = breaks.model_copy(update={"tasks": (breaks.tasks[0],) * 2})  # as no file and no builder makes it
-    with pytest.raises(Exception, match="(?i)unique"):
+    with pytest.raises(Exception, match=r"(?i)unique"):
         engine.submit_all(counted, [fits, twice, fits])
     assert stored(counted) == []
     assert definitions(counted) == {}
@@ -178,3 +179,21 @@ def test_a_run_is_stored_only_under_the_newest_schema_also_when_that_changes_und
         assert len(stored(database)) == 1
     finally:  # the next test gets the same PostgreSQL
         database.run(lambda tx: tx.exec_driver_sql("UPDATE batchq_version SET version_num = '0007'"))
+
+
+@pytest.mark.parametrize("number", [1, 20])
+def test_jobs_that_are_known_are_submitted_in_two_round_trips(
+    postgresql: Clocked, monkeypatch: pytest.MonkeyPatch, number: int
+):
+    jobs = [chain(f"JOB {n % 3}", 3) for n in range(number)]
+    engine.submit_all(postgresql, jobs)
+    trips = []
+    results = wire._results
+
+    def counted(*args):
+        trips.append(args)
+        return results(*args)
+
+    monkeypatch.setattr(wire, "_results", counted)
+    engine.submit_all(postgresql, jobs)
+    assert len(trips) == 2
