@@ -20,6 +20,7 @@ from batchq.server.options import ServerOption
 
 if TYPE_CHECKING:
     from batchq.coordinator import Coordinator
+    from batchq.engine import Advance
     from batchq.server.celery_types.worker import Worker
     from batchq.server.publisher import Publisher
     from batchq.spec import Job, JobSpec
@@ -151,28 +152,57 @@ class BatchQ:
         Raises InvalidInput for a job that is too large, or whose operations the app does not know or do not take their
         arguments; BrokerUnreachable, DatabaseUnreachable. Nothing is stored then.
         """
+        (run,) = self.submit_all([job])
+        return run
+
+    def submit_all(self, jobs: Iterable[Job | JobSpec]) -> list[int]:
+        """Store a run of each job and start them; returns the runs' numbers, which ascend in the order of the jobs.
+
+        All jobs are checked before one is stored: an error that `submit` raises for one of them stores none. Jobs with
+        at most 5,000 tasks and conditions together are stored in one transaction, all or none. More are stored in
+        several, one after the other: if the database fails meanwhile, the jobs of earlier transactions start, and the
+        error has a note with their runs.
+        """
         from batchq import engine
+
+        specs = self._checked(jobs)
+        if not specs:
+            return []
+        runs = engine.submit_all(self.database, specs)
+        crash.point("run-stored")
+        if self.settings.fast_path:
+            self._forward(engine.hand_out)
+        return runs
+
+    def _checked(self, jobs: Iterable[Job | JobSpec]) -> list[JobSpec]:
+        """The jobs as they are stored; raises the errors of `submit`."""
         from batchq.spec import Sizes, sized
         from batchq.store import schema
 
-        spec = sized(job, Sizes.of(self.settings))
-        self.check_operations(spec)
-        self.check_broker()
-        schema.check(self.database)
-        run = engine.submit(self.database, spec)
-        crash.point("run-stored")
-        if self.settings.fast_path:
-            self.forward()
-        return run
+        sizes = Sizes.of(self.settings)
+        specs = [sized(job, sizes) for job in jobs]
+        for spec in specs:
+            self.check_operations(spec)
+        if specs:
+            self.check_broker()
+            if not self.database.has_tables:  # later on, each transaction that stores a run looks at the revision
+                schema.check(self.database)
+        return specs
 
     def forward(self) -> None:
         """Settle what has ended and hand out what is ready."""
-        from batchq import aside, engine
+        from batchq import engine
+
+        self._forward(engine.advance)
+
+    def _forward(self, act: Callable[..., Advance]) -> None:
+        """Publish what the act hands out, and repeat it until it leaves nothing to do."""
+        from batchq import aside
 
         more = True
         while more:
             ahead, unsendable = self.settings.tickets_ahead, self.publisher.unsendable
-            step = aside.run(self.database, engine.advance, ahead=ahead, unsendable=unsendable)
+            step = aside.run(self.database, act, ahead=ahead, unsendable=unsendable)
             crash.point("forward-committed")
             more = not self.publish(step.tickets) or step.more
 

@@ -51,11 +51,13 @@ class Catalogue:
         """Raise InvalidInput unless the app knows every operation of the job, and each takes its arguments."""
         from batchq.spec import arguments
 
-        known = set(self.names())
-        unknown = {task.run: task.name for task in reversed(job.tasks) if task.run not in known}
-        if not unknown:
+        self.app.loader.import_default_modules()
+        registered = self.app.tasks
+        refused = {run for run in {task.run for task in job.tasks} if run not in registered or not self.allows(run)}
+        if not refused:
             arguments.check(job, self.app.tasks)
             return
+        unknown = {task.run: task.name for task in reversed(job.tasks) if task.run in refused}
         operation, task = next(reversed(unknown.items()))
         if operation == "shell.run":
             raise InvalidInput(f"{job.name} / {task}: shell.run is switched off; BATCHQ_ALLOW_SHELL=1 allows it.")
@@ -66,5 +68,5 @@ class Catalogue:
         more = f" {len(unknown) - 1} more are unknown." if len(unknown) > 1 else ""
         raise InvalidInput(
             f"{job.name} / {task}: no task named {operation!r} is registered with the Celery app "
-            f"{self.app.main or '?'!r}{closest(operation, known)}. Is its module imported?{more}"
+            f"{self.app.main or '?'!r}{closest(operation, self.names())}. Is its module imported?{more}"
         )

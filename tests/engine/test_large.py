@@ -130,7 +130,7 @@ def test_a_run_whose_submit_died_half_way_is_discarded_an_hour_later_and_never_s
     assert batch.database.run(lambda tx: discard(tx, NOON + hour, NOON + hour)) == [1]
     assert batch.verdict(1) == "canceled"
     assert batch.states(1) == {}
-    assert not batch.database.run(lambda tx: moves.start_run(tx, 1, NOON).count)
+    assert not batch.database.run(lambda tx: moves.start_runs(tx, [1], NOON).count)
     check_counters(batch.database)
 
 

@@ -422,7 +422,7 @@ def test_a_move_that_comes_too_late_changes_nothing(batch):
     def too_late(tx):
         assert moves.unqueue(tx, [(ticket.task, ticket.token)]) == 0
         moves.requeue(tx, [], NOON)
-        assert not moves.start_run(tx, run, NOON).count
+        assert not moves.start_runs(tx, [run], NOON).count
         closing = {"run": run, "was": RunState.EXECUTING.value, "verdict": RunState.SUCCESS.value}
         assert moves.close_runs(tx, [closing], NOON).count == 0
         moves.count_and_move(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,35 @@ def test_submit_refuses_what_validate_refuses_and_stores_nothing(
     with pytest.raises(InvalidInput) as refused:
         joined(app, tmp_path, **small).submit(job)
     assert str(refused.value).startswith(sentence)
+    assert not (tmp_path / "batchq.db").exists()
+
+
+def wide() -> Job:
+    job = Job("WIDE")
+    for number in range(4):
+        job.task(f"T{number}", "shop.collect.all")
+    return job
+
+
+def unknown() -> Job:
+    job = Job("UNKNOWN")
+    job.task("A", "shop.collect.none")
+    return job
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"), [(wide, "has 4 tasks, at most 3 are allowed"), (unknown, "no task named 'shop.collect.none'")]
+)
+def test_a_wrong_job_among_many_is_refused_and_none_of_them_is_stored(
+    app: Celery, tmp_path: Path, wrong: Callable[[], Job], said: str
+):
+    with pytest.raises(InvalidInput, match=said):
+        joined(app, tmp_path, max_tasks=3).submit_all([read(), wrong(), written()])
+    assert not (tmp_path / "batchq.db").exists()
+
+
+def test_no_jobs_at_all_are_submitted_without_a_broker_or_a_database(app: Celery, tmp_path: Path):
+    assert joined(app, tmp_path).submit_all(iter(())) == []
     assert not (tmp_path / "batchq.db").exists()
 
 

@@ -249,7 +249,7 @@ def test_a_group_that_a_run_names_at_that_moment_survives_or_is_made_anew(stage)
 
     deleting = threading.Thread(target=delete)
     with stage.database.write() as tx:
-        engine.submitting.store_at_once(tx, job, runs.rows_of(job))
+        engine.submitting.store_at_once(tx, [engine.submitting.Written(job, runs.rows_of(job))])
         deleting.start()
         wait_for_one_that_waits(stage.database)
     deleting.join(30)

@@ -4,7 +4,7 @@ Each function takes the transaction that it works in, and none sends a message. 
 gets back after the commit.
 """
 
-from batchq.engine.advancing import Advance, advance
+from batchq.engine.advancing import Advance, advance, hand_out
 from batchq.engine.canceling import cancel
 from batchq.engine.dispatching import dispatch, follow_clock
 from batchq.engine.flush import Flush, Life, Offer, Report, Served
@@ -20,7 +20,7 @@ from batchq.engine.recovering import (
 )
 from batchq.engine.serving import serve
 from batchq.engine.settling import settle, settle_runs, unsettled
-from batchq.engine.submitting import submit
+from batchq.engine.submitting import submit, submit_all
 from batchq.engine.ticketing import is_overdue, offer_again, take_back
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "cancel",
     "dispatch",
     "follow_clock",
+    "hand_out",
     "is_overdue",
     "lose",
     "lose_again",
@@ -47,6 +48,7 @@ __all__ = [
     "settle_runs",
     "stop",
     "submit",
+    "submit_all",
     "take_back",
     "take_over",
     "unsettled",

@@ -1,10 +1,10 @@
-"""Submit: a job becomes a run, stored in one transaction or in chunks, and then opened (rule 2)."""
+"""Submit: jobs become runs, stored in one transaction or in chunks, and then opened (rule 2)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from batchq import crash
 from batchq.store import moves
@@ -20,30 +20,83 @@ T = TypeVar("T")
 ROWS_PER_TRANSACTION = 5000
 
 
-def submit(database: Database, job: JobSpec) -> int:
-    """Store a run of the job and open it; returns its id. The caller advances next.
+class Written(NamedTuple):
+    """A job and the rows of a run of it."""
 
-    A large job is stored in chunks, so that no other writer waits long. Its run stays `storing` meanwhile, and one
-    guarded move opens it: no task starts before the whole job is there.
+    job: JobSpec
+    rows: runs.Rows
+
+    @property
+    def size(self) -> int:
+        """How many tasks and conditions are to be stored."""
+        return len(self.rows.tasks) + len(self.rows.conditions)
+
+
+def submit(database: Database, job: JobSpec) -> int:
+    """Store a run of the job and open it; returns its id. The caller advances next."""
+    (run,) = submit_all(database, [job])
+    return run
+
+
+def submit_all(database: Database, jobs: Iterable[JobSpec]) -> list[int]:
+    """Store a run of each job and open it; returns the ids, which ascend in the order of the jobs.
+
+    Jobs that fit into one transaction together are stored in one, all of them or none. A large job is stored in chunks,
+    so that no other writer waits long. Its run stays `storing` meanwhile, and one guarded move opens it: no task starts
+    before the whole job is there. The caller advances next.
+
+    If a later transaction fails, the runs of earlier ones stay, and the error has a note with their ids.
     """
-    rows = runs.rows_of(job)
-    if len(rows.tasks) + len(rows.conditions) <= ROWS_PER_TRANSACTION:
-        return database.run(store_at_once, job, rows)
+    stored: list[int] = []
+    try:
+        for lot in _lots(Written(job, runs.rows_of(job)) for job in jobs):
+            stored += _submit(database, lot)
+    except Exception as error:
+        if stored:
+            error.add_note(f"Runs {', '.join(map(str, stored))} of earlier jobs are stored.")
+        raise
+    return stored
+
+
+def _lots(jobs: Iterable[Written]) -> Iterator[list[Written]]:
+    """Yield the jobs in lots of at most ROWS_PER_TRANSACTION rows; a larger job is a lot of its own."""
+    lot: list[Written] = []
+    room = ROWS_PER_TRANSACTION
+    for job in jobs:
+        if lot and job.size > room:
+            yield lot
+            lot, room = [], ROWS_PER_TRANSACTION
+        lot.append(job)
+        room -= job.size
+    if lot:
+        yield lot
+
+
+def _submit(database: Database, lot: Sequence[Written]) -> list[int]:
+    (first, *_) = lot
+    if first.size > ROWS_PER_TRANSACTION:
+        return [_submit_in_chunks(database, first)]
+    return database.run(store_at_once, lot)
+
+
+def store_at_once(tx: Tx, jobs: Sequence[Written]) -> list[int]:
+    """Store a run of each job and open it in this transaction; returns their ids."""
+    numbers, now = runs.open_runs(tx, [job for job, _ in jobs])
+    numbered = list(zip(numbers, (rows for _, rows in jobs), strict=True))
+    runs.add_tasks(tx, [number.task(task) for number, rows in numbered for task in rows.tasks])
+    runs.add_conditions(tx, [each for number, rows in numbered for each in number.conditions(rows.conditions)])
+    moves.start_runs(tx, [number.run for number in numbers], now)
+    return [number.run for number in numbers]
+
+
+def _submit_in_chunks(database: Database, written: Written) -> int:
+    job, rows = written
     number, _ = database.run(runs.open_run, job)
     tasks, conditions = map(number.task, rows.tasks), number.conditions(rows.conditions)
     if _store(database, number.run, runs.add_tasks, tasks) and _store(
         database, number.run, runs.add_conditions, conditions
     ):
-        database.run(lambda tx: moves.start_run(tx, number.run, tx.now()))
-    return number.run
-
-
-def store_at_once(tx: Tx, job: JobSpec, rows: runs.Rows) -> int:
-    """Store a run of the job and open it in this transaction; returns its id."""
-    number, now = runs.open_run(tx, job)
-    runs.add_tasks(tx, list(map(number.task, rows.tasks)))
-    runs.add_conditions(tx, list(number.conditions(rows.conditions)))
-    moves.start_run(tx, number.run, now)
+        database.run(lambda tx: moves.start_runs(tx, [number.run], tx.now()))
     return number.run
 
 

@@ -2,42 +2,74 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy import bindparam, select, update
 
 from batchq.store.columns import JOB
-from batchq.store.sql.statement import Id, Reply, Statement
+from batchq.store.sql.dialect import dialect
+from batchq.store.sql.lists import among
+from batchq.store.sql.statement import Reply, Statement
 from batchq.store.tables import JobRow
 from batchq.store.transaction import Tx
 
 if TYPE_CHECKING:
     from batchq.spec import JobSpec
 
-_STORED = Statement(select(JOB.id).where(JOB.name == bindparam("named")).with_for_update(), row=Id)
+
+class Stored(NamedTuple):
+    """A job that is stored."""
+
+    id: int
+    name: str
+
+
+_STORED = Statement(
+    select(JOB.id, JOB.name).where(among(JOB.name, "names")).order_by(JOB.name).with_for_update(), row=Stored
+)
+# PostgreSQL compares each definition with each row of the same statement.
+REPLACED_AT_ONCE = 500
+# A definition that is stored already is not written again: it may be long.
 _REPLACE = Statement(
-    update(JobRow)
-    .where(JOB.id == bindparam("job"))
-    .values(definition=bindparam("definition"), updated_at=bindparam("now"))
+    lambda given: (
+        update(JobRow)
+        .where(JOB.id == given.job, JOB.definition != given.definition)
+        .values(definition=given.definition, updated_at=bindparam("now"))
+    ),
+    columns={"job": JOB.id, "definition": JOB.definition},
 )
 
 
-def keep_job(tx: Tx, job: JobSpec, now: datetime) -> int:
-    """Store the job's newest definition; returns its id."""
-    return keep(tx, stored(tx, job.name), job, now)
+def keep_job(tx: Tx, job: JobSpec, now: datetime) -> None:
+    """Store the job's newest definition."""
+    keep(tx, stored(tx, [job.name]), [job], now)
 
 
-def stored(tx: Tx, name: str) -> Reply[Id]:
-    """Ask for the job's row, locked until the commit; the statement travels with the next ones."""
-    return _STORED.later(tx, named=name)
+def stored(tx: Tx, names: Collection[str]) -> Reply[Stored]:
+    """Ask for the rows of jobs, locked until the commit; the statement travels with the next ones."""
+    return _STORED.later(tx, names=names)
 
 
-def keep(tx: Tx, stored: Reply[Id], job: JobSpec, now: datetime) -> int:
-    """Store the newest definition of a job, whose row was asked for; returns its id."""
-    definition = job.model_dump_json(exclude_defaults=True)
-    for row in stored.rows:
-        _REPLACE.later(tx, job=row.id, definition=definition, now=now)
-        return int(row.id)
-    values = {"name": job.name, "definition": definition, "updated_at": now}
-    return int(tx.execute(insert(JobRow).values(**values).returning(JOB.id)).scalar_one())
+def keep(tx: Tx, stored: Reply[Stored], jobs: Iterable[JobSpec], now: datetime) -> dict[str, int]:
+    """Store the newest definitions of jobs, whose rows were asked for; returns their ids by name.
+
+    Of several jobs of one name the last one is the newest.
+    """
+    newest = {job.name: job for job in jobs}
+    definitions = {name: job.model_dump_json(exclude_defaults=True) for name, job in newest.items()}
+    ids = {row.name: row.id for row in stored.rows}
+    if missing := sorted(newest.keys() - ids.keys()):
+        ids |= _make(tx, {name: definitions[name] for name in missing}, now)
+    rows = [{"job": ids[name], "definition": definition} for name, definition in definitions.items()]
+    for at in range(0, len(rows), REPLACED_AT_ONCE):
+        _REPLACE.later(tx, rows[at : at + REPLACED_AT_ONCE], now=now)
+    return ids
+
+
+def _make(tx: Tx, definitions: Mapping[str, str], now: datetime) -> dict[str, int]:
+    """Insert jobs that did not exist; returns their ids, also of one that another process inserted meanwhile."""
+    rows = [{"name": name, "definition": text, "updated_at": now} for name, text in definitions.items()]
+    tx.execute(dialect(tx).insert_if_new(JobRow), rows)
+    return {row.name: row.id for row in stored(tx, definitions).rows}

@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import zip_longest
 from typing import TYPE_CHECKING, TypedDict
 
-from sqlalchemy import bindparam, insert, literal, select
+from sqlalchemy import insert, literal, select
 from sqlalchemy.sql.schema import ScalarElementColumnDefault
 
 from batchq.core import secrets
@@ -17,8 +18,10 @@ from batchq.core.conditions import Join
 from batchq.core.states import RunState
 from batchq.core.topology import DEFAULT_GROUP
 from batchq.store import job as jobs
+from batchq.store import schema
 from batchq.store.columns import CONDITION, RUN, TASK, task_id
 from batchq.store.group import PRIORITIES, named_groups
+from batchq.store.sql.dialect import dialect
 from batchq.store.sql.statement import Id, Statement
 from batchq.store.tables import Run, TaskCondition, TaskRow
 from batchq.store.transaction import Tx
@@ -151,32 +154,56 @@ def groups_of(job: JobSpec) -> set[str]:
 
 # --- storing ------------------------------------------------------------------------------------------------
 
-_OPEN_RUN = Statement(
-    insert(Run)
-    .values({name: bindparam(name) for name in ("job_id", "job", "open_tasks", "run_by", "company", "submitted_at")})
-    .values(status=RunState.STORING.value)
-    .returning(RUN.id),
+_opened = {name: RUN[name] for name in ("id", "job_id", "job", "open_tasks", "run_by", "company", "submitted_at")}
+_OPEN_RUNS = Statement(
+    lambda given: (
+        insert(Run)
+        .from_select(
+            [*_opened, "status"],
+            select(*(getattr(given, name) for name in _opened), literal(RunState.STORING.value, RUN.status.type)),
+            include_defaults=False,
+        )
+        .returning(RUN.id)
+    ),
     row=Id,
+    columns=_opened,
 )
 
 
 def open_run(tx: Tx, job: JobSpec) -> tuple[Number, datetime]:
-    """Insert the run, still `storing`, its groups and the job's newest definition.
+    """Insert a run, as `open_runs` does."""
+    (number,), now = open_runs(tx, [job])
+    return number, now
 
-    Returns the number that gives its rows their ids, and the instant.
+
+def open_runs(tx: Tx, specs: Sequence[JobSpec]) -> tuple[list[Number], datetime]:
+    """Insert a run of each job, still `storing`, its groups and the jobs' newest definitions.
+
+    Returns the numbers that give the runs' rows their ids, in the order of the jobs, and the instant. Raises
+    DatabaseOutdated or DatabaseTooNew unless the schema is the newest one.
     """
-    kept, groups = jobs.stored(tx, job.name), named_groups(tx, groups_of(job))
+    revision, kept = schema.asked(tx), jobs.stored(tx, {job.name for job in specs})
+    groups = named_groups(tx, set().union(*map(groups_of, specs)))
+    reserved = dialect(tx).reserve(tx, RUN.id, len(specs))
     now = tx.now()
-    ((run,),) = _OPEN_RUN(
-        tx,
-        job_id=jobs.keep(tx, kept, job, now),
-        job=job.name,
-        open_tasks=len(job.tasks),
-        run_by=job.run_by,
-        company=job.company,
-        submitted_at=now,
-    )
-    return Number(int(run), groups.priorities), now
+    schema.require_newest(tx, revision)
+    ids, priorities = jobs.keep(tx, kept, specs, now), groups.priorities
+    known = sorted(row.id for row in reserved.rows) if reserved else []
+    rows = [_run(number, ids[job.name], job, now) for number, job in zip_longest(known, specs)]
+    inserted = _OPEN_RUNS.later(tx, rows)
+    return [Number(run, priorities) for run in known or [row.id for row in inserted.rows]], now
+
+
+def _run(number: int | None, job_id: int, job: JobSpec, now: datetime) -> dict[str, object]:
+    return {
+        "id": number,
+        "job_id": job_id,
+        "job": job.name,
+        "open_tasks": len(job.tasks),
+        "run_by": job.run_by,
+        "company": job.company,
+        "submitted_at": now,
+    }
 
 
 # The columns that a task is stored with; all others begin with the column's default.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ from sqlalchemy import String, column, inspect, select, table
 from batchq.config import masked
 from batchq.errors import DatabaseOutdated, DatabaseRefuses, DatabaseTooNew
 from batchq.store.database import Database
-from batchq.store.sql.statement import Statement
+from batchq.store.sql.statement import Reply, Statement
 from batchq.store.transaction import Tx
 
 FOLDER = Path(__file__).parent / "migrations"
@@ -42,10 +43,17 @@ def check(database: Database) -> None:
         # To look for the table takes longer than all the rest; once it is there it stays.
         revision = _stored(tx) if database.has_tables else _revision(tx)
         database.has_tables = revision is not None
-        _refuse_newer(tx, revision)
-    if revision != NEWEST:
-        fact = "holds no batchq tables yet" if revision is None else f"is at schema {revision}, not {NEWEST}"
-        raise DatabaseOutdated(url=masked(str(database.url)), fact=fact)
+        _require_newest(tx, revision)
+
+
+def asked(tx: Tx) -> Reply[Revision]:
+    """Ask for the schema's revision; the statement travels with the next ones."""
+    return _REVISION.later(tx)
+
+
+def require_newest(tx: Tx, reply: Reply[Revision]) -> None:
+    """Raise DatabaseOutdated or DatabaseTooNew unless the schema is the newest one, by the reply to `asked`."""
+    _require_newest(tx, _only(reply.rows))
 
 
 def refuse_newer(tx: Tx) -> None:
@@ -60,6 +68,13 @@ class Revision(NamedTuple):
 
 
 _REVISION = Statement(select(column("version_num", String)).select_from(table("batchq_version")), row=Revision)
+
+
+def _require_newest(tx: Tx, revision: str | None) -> None:
+    _refuse_newer(tx, revision)
+    if revision != NEWEST:
+        fact = "holds no batchq tables yet" if revision is None else f"is at schema {revision}, not {NEWEST}"
+        raise DatabaseOutdated(url=masked(str(tx.engine.url)), fact=fact)
 
 
 def _refuse_newer(tx: Tx, revision: str | None) -> None:
@@ -88,4 +103,8 @@ def _revision(tx: Tx) -> str | None:
 
 
 def _stored(tx: Tx) -> str | None:
-    return next((row.version_num for row in _REVISION(tx)), None)
+    return _only(_REVISION(tx))
+
+
+def _only(rows: Iterable[Revision]) -> str | None:
+    return next((row.version_num for row in rows), None)

@@ -50,7 +50,7 @@ from batchq.store.moves.settling import (
     unsettled_ends,
     unsettled_runs,
 )
-from batchq.store.moves.starting import discard_unstored, give_up, is_storing, numbers_storing, start_run
+from batchq.store.moves.starting import discard_unstored, give_up, is_storing, numbers_storing, start_runs
 from batchq.store.moves.ticketing import (
     Ticket,
     TicketOut,
@@ -117,7 +117,7 @@ __all__ = [
     "ready",
     "requeue",
     "start_own",
-    "start_run",
+    "start_runs",
     "tickets_out",
     "unqueue",
     "unsettled_ends",

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import datetime
 
-from sqlalchemy import bindparam, delete, exists, select, update
+from sqlalchemy import bindparam, delete, select, update
 
 from batchq.core.states import RunState, State
 from batchq.store.columns import RUN, STORING, TASK
 from batchq.store.moves.becoming import becomes, run_becomes
+from batchq.store.sql.lists import among
 from batchq.store.sql.statement import NoRow, Reply, Statement
 from batchq.store.tables import Run, TaskRow
 from batchq.store.transaction import Tx
@@ -19,22 +20,20 @@ _GIVEN_UP = run_becomes(RunState.STORING, RunState.CANCELED)
 _READIED = becomes(State.WAITING, State.READY)
 
 _START = Statement(
-    update(Run)
-    .where(RUN.id == bindparam("run"), _OPENS.standing)
-    .values(status=_OPENS.status, started_at=bindparam("now"))
+    update(Run).where(among(RUN.id, "runs"), _OPENS.standing).values(status=_OPENS.status, started_at=bindparam("now"))
 )
+_started = select(RUN.id).where(among(RUN.id, "runs"), RUN.started_at == bindparam("now"))
 _START_TASKS = Statement(
     update(TaskRow)
-    .where(TASK.run_id == bindparam("run"), TASK.pending == 0, _READIED.in_index)
-    .where(exists().where(RUN.id == bindparam("run"), RUN.started_at == bindparam("now")))
+    .where(TASK.run_id.in_(_started), TASK.pending == 0, _READIED.in_index)
     .values(status=_READIED.status, ready_at=bindparam("now"))
 )
 
 
-def start_run(tx: Tx, run: int, now: datetime) -> Reply[NoRow]:
-    """storing → executing; its tasks without conditions become ready (rule 2). Counts 0 if it was not storing."""
-    started = _START.later(tx, run=run, now=now)
-    _START_TASKS.later(tx, run=run, now=now)
+def start_runs(tx: Tx, runs: Collection[int], now: datetime) -> Reply[NoRow]:
+    """storing → executing; their tasks without conditions become ready (rule 2). Counts those that were storing."""
+    started = _START.later(tx, runs=runs, now=now)
+    _START_TASKS.later(tx, runs=runs, now=now)
     return started
 
 

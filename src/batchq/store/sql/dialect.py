@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from sqlalchemy import Connection, Engine, Insert, Table
 from sqlalchemy import Dialect as SQLAlchemys
@@ -18,6 +18,9 @@ from batchq.store.sql.driver import Fault
 from batchq.store.sql.file import File
 from batchq.store.sql.forms import Form
 from batchq.store.sql.untyped import AnyColumn, AnyType, Driver, Making
+
+if TYPE_CHECKING:
+    from batchq.store.sql.statement import Id, Reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,12 @@ class Dialect(Protocol):
         """The SQL of `column = value`, in a form that no partial index can serve.
 
         `compiled` makes SQL of an element; its keywords are SQLAlchemy's options.
+        """
+
+    def reserve(self, tx: Connection, column: AnyColumn, count: int) -> Reply[Id] | None:
+        """Ask for `count` numbers for new rows of the column's table, to be known before the rows are inserted.
+
+        None where it costs no round trip to learn the numbers from the insert.
         """
 
     def insert_if_new(self, table: type[object] | Table) -> Insert:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from sqlalchemy import Connection, Engine, Insert, Table, create_engine, event, func, select
+from sqlalchemy import Connection, Engine, Insert, Table, bindparam, create_engine, event, func, select
 from sqlalchemy import Dialect as SQLAlchemys
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError, DisconnectionError
@@ -21,7 +21,7 @@ from batchq.config import masked
 from batchq.errors import Action, Advice, DatabaseRefuses, InvalidInput
 from batchq.store.sql.driver import Fault, as_sqlalchemys, reason, sqlstate
 from batchq.store.sql.forms import Form
-from batchq.store.sql.statement import Statement, forget, send
+from batchq.store.sql.statement import Id, Reply, Statement, forget, send
 from batchq.store.sql.together import Together
 from batchq.store.sql.untyped import AnyColumn, AnyType, Driver, Making, Options
 
@@ -71,6 +71,13 @@ class Instant(NamedTuple):
 
 
 _CLOCK = Statement(select(func.clock_timestamp(type_=DateTime(timezone=True)).label("now")), row=Instant)
+
+_RESERVE = Statement(
+    select(
+        func.nextval(func.pg_get_serial_sequence(bindparam("table"), bindparam("column")), type_=BigInteger).label("id")
+    ).select_from(func.generate_series(1, bindparam("count", type_=BigInteger))),
+    row=Id,
+)
 
 
 class PostgreSQL:
@@ -137,6 +144,10 @@ class PostgreSQL:
     def in_no_index(self, column: AnyColumn, value: str, compiled: Callable[..., str]) -> str:
         """The plain comparison: PostgreSQL cannot match a bound value with the condition of an index."""
         return compiled(column == value)
+
+    def reserve(self, tx: Connection, column: AnyColumn, count: int) -> Reply[Id]:
+        """Take the numbers from the column's sequence; those of a transaction that is rolled back are never used."""
+        return _RESERVE.later(tx, table=column.table.name, column=column.name, count=count)
 
     def insert_if_new(self, table: type[object] | Table) -> Insert:
         """An insert that ignores the conflict."""

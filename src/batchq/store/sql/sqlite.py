@@ -101,6 +101,9 @@ class SQLite:
         """The comparison with a literal: for a bound value SQLite would plan the statement anew at each run."""
         return f"+{compiled(column)} = {compiled(literal(value), literal_binds=True)}"
 
+    def reserve(self, tx: Connection, column: AnyColumn, count: int) -> None:
+        """Reserve none: the insert numbers its rows."""
+
     def insert_if_new(self, table: type[object] | Table) -> Insert:
         """An insert that ignores the conflict."""
         return insert(table).on_conflict_do_nothing()
