@@ -20,6 +20,7 @@ from batchq.core.windows import (
     format_time,
     is_zone,
     next_change,
+    next_edge,
     next_opening,
     overlaps,
     parse_date,
@@ -505,6 +506,7 @@ def test_the_next_opening_passes_over_windows_without_threads():
         lambda naive: window("08:00", "18:00").covers(naive),
         lambda naive: threads_at([window("08:00", "18:00")], 1, naive),
         lambda naive: next_change([], 1, naive),
+        lambda naive: next_edge([], naive),
         lambda naive: next_opening([], 1, naive),
         lambda naive: list(periods([], 1, naive, at("2026-05-06T12:00Z"))),
         lambda naive: list(periods([], 1, at("2026-05-04T12:00Z"), naive)),
@@ -979,6 +981,34 @@ def test_between_one_change_of_random_windows_and_the_next_nothing_changes(case)
     if change:
         assert threads_at(windows, OWN, change) != present
         assert threads_at(windows, OWN, change - SECOND) == present or change - SECOND < after
+
+
+@settings(deadline=None, max_examples=40)
+@given(windows_and_instants(apart=2 * HOUR))
+def test_up_to_the_next_edge_of_random_windows_no_second_differs(case):
+    windows, after = case
+    whole = after.replace(microsecond=0)
+    edge = next_edge(windows, after)
+
+    assert after < edge <= after + DAY
+    seconds = min(75 * 60, int((edge - whole) / SECOND) - 1)
+    assert set(threads_by_hand(windows, whole, SECOND, seconds)) == {threads_at(windows, OWN, after)}
+
+
+@settings(deadline=None, max_examples=100)
+@given(windows_and_instants(apart=4 * DAY))
+def test_the_next_edge_of_random_windows_is_no_later_than_their_next_change(case):
+    windows, after = case
+    change = next_change(windows, OWN, after)
+
+    assert change is None or next_edge(windows, after) <= change
+
+
+def test_the_next_edge_is_when_a_window_opens_or_closes_on_any_day_and_at_most_a_day_ahead():
+    sundays = [window("08:00", "18:00", timezone="UTC", days=["sun"])]
+    assert next_edge(sundays, at("2026-05-05T08:00Z")) == at("2026-05-05T18:00Z")
+    assert next_edge(sundays, at("2026-05-05T19:00+02:00")) == at("2026-05-05T18:00Z")
+    assert next_edge([MARS], at("2026-05-05T08:00Z")) == at("2026-05-06T08:00Z")
 
 
 @settings(deadline=None, max_examples=60)

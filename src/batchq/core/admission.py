@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,14 +21,44 @@ class Matching:
     """
 
     def __init__(self, topology: Topology, free: Mapping[int, int]) -> None:
-        self._servers = [server for server in topology.servers if free.get(server.id, 0) > 0]
-        self._takes = topology.takes
-        self._free = {server.id: free[server.id] for server in self._servers}
-        self.placed: dict[int, Counter[str]] = {server.id: Counter() for server in self._servers}
+        places = topology.places
+        order = sorted((server for server in free if free[server] > 0 and server in places), key=places.__getitem__)
+        self._topology = topology
+        self._free = {server: free[server] for server in order}
+        self._taking: dict[str, list[int]] = {}
+        self._unlooked: dict[str, list[int]] = {}
+        self.placed: dict[int, dict[str, int]] = {server: {} for server in order}
         self._hopeless: set[str] = set()
 
     def place(self, group: str) -> bool:
         """Find a thread for one more ticket of the group; False if there is none even after moving others."""
+        return self.place_all(group, 1) == 1
+
+    def place_all(self, group: str, tickets: int) -> int:
+        """Find a thread for each of these tickets of the group; returns how many found one."""
+        left = tickets
+        while left and (server := self._first_free(group)) is not None:
+            number = min(left, self._free[server])
+            self._free[server] -= number
+            self._count(server, group, number)
+            left -= number
+        while left and self._move_others(group):
+            left -= 1
+        return tickets - left
+
+    def _first_free(self, group: str) -> int | None:
+        """The first server with a free thread that takes the group. Threads only become fewer: none is seen twice."""
+        if group not in self._taking:
+            takers = self._topology.taking(group)
+            self._taking[group] = [server for server in self._free if server in takers]
+            self._unlooked[group] = self._taking[group][::-1]
+        unlooked = self._unlooked[group]
+        while unlooked and not self._free[unlooked[-1]]:
+            unlooked.pop()
+        return unlooked[-1] if unlooked else None
+
+    def _move_others(self, group: str) -> bool:
+        """Place one ticket of the group, none of whose servers has a free thread, by moving others from there."""
         if group in self._hopeless:
             return False
         came: dict[int, tuple[int | None, str]] = {}
@@ -48,35 +78,36 @@ class Matching:
     def _reach(
         self, group: str, source: int | None, came: dict[int, tuple[int | None, str]], queue: deque[int]
     ) -> None:
-        for server in self._servers:
-            if server.id not in came and self._takes(server, group):
-                came[server.id] = (source, group)
-                queue.append(server.id)
+        for server in self._taking[group]:
+            if server not in came:
+                came[server] = (source, group)
+                queue.append(server)
 
     def _shift(self, server: int, came: Mapping[int, tuple[int | None, str]]) -> None:
         self._free[server] -= 1
         source, group = came[server]
         while source is not None:
-            self.placed[server][group] += 1
-            self.placed[source][group] -= 1
+            self._count(server, group, 1)
+            self._count(source, group, -1)
             server = source
             source, group = came[server]
-        self.placed[server][group] += 1
+        self._count(server, group, 1)
+
+    def _count(self, server: int, group: str, number: int) -> None:
+        self.placed[server][group] = self.placed[server].get(group, 0) + number
 
 
 def free_threads(topology: Topology, busy: Mapping[int, int], now: datetime, ahead: int = 0) -> dict[int, int]:
-    """Threads of each server that could take a ticket now: threads − executing, plus `ahead` if it is open at all."""
-    free = {}
-    for server in topology.servers:
-        threads = server.threads_now(now)
-        if threads:
-            free[server.id] = max(0, threads + ahead - busy.get(server.id, 0))
-    return free
+    """Tickets that each server could take now, if any: threads − executing, plus `ahead` if it is open at all."""
+    threads = topology.threads_now(now)
+    return {server: free for server in threads if (free := threads[server] + ahead - busy.get(server, 0)) > 0}
 
 
 def room(group: str, topology: Topology, free: Mapping[int, int]) -> int:
     """The most tickets of the group that could be out if no other group had any."""
-    return sum(count for server, count in free.items() if topology.takes(topology.by_id[server], group))
+    taking = topology.taking(group)
+    few, many = (taking, free) if len(taking) < len(free) else (free, taking)
+    return sum(free[server] for server in few if server in many)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,23 +124,21 @@ def admit(
     """Choose which candidates (key, group), best first, get a ticket now; `out` counts the tickets out per group."""
     matching = Matching(topology, free)
     for group, count in out.items():
-        for _ in range(count):
-            matching.place(group)
+        matching.place_all(group, count)
     return Admitted([key for key, group in candidates if matching.place(group)], matching.placed)
 
 
 def open_threads(out: Mapping[str, int], topology: Topology, free: Mapping[int, int]) -> int:
     """Threads that remain once each ticket out has one; a ticket that finds no thread keeps none."""
     matching = Matching(topology, free)
-    answered = sum(matching.place(group) for group, count in out.items() for _ in range(count))
-    return sum(free.values()) - answered
+    return sum(free.values()) - sum(matching.place_all(group, count) for group, count in out.items())
 
 
 def candidates_wanted(
     ready: Iterable[str], out: Mapping[str, int], topology: Topology, free: Mapping[int, int]
 ) -> dict[str, int]:
     """Candidates worth reading, per ready group: at most its room, and at most the threads left for all."""
-    most = open_threads(out, topology, free) if any(free.values()) else 0
+    most = open_threads(out, topology, free) if free else 0
     rooms = {group: min(room(group, topology, free), most) for group in ready} if most else {}
     return {group: number for group, number in rooms.items() if number}
 

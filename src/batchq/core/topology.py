@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 
-from batchq.core.windows import Window, threads_at
+from batchq.core.windows import Window, next_edge, threads_at
 
 DEFAULT_GROUP = "default"
 
@@ -46,6 +47,24 @@ class Aside:
     runs: frozenset[int] = frozenset()
 
 
+class OpenServers:
+    """The servers that are open, with their threads; windows are judged again only when one may open or close."""
+
+    def __init__(self, servers: Iterable[Server]) -> None:
+        self._servers = [server for server in servers if server.enabled and server.alive]
+        self._windows = {server.windows for server in self._servers if server.windows}
+        self._known: tuple[datetime, datetime, dict[int, int]] | None = None
+
+    def threads(self, now: datetime) -> Mapping[int, int]:
+        """The threads of each server that has any at the aware instant `now`, by id."""
+        known = self._known  # another thread may replace it at any moment
+        if known is None or (self._windows and not known[0] <= now < known[1]):
+            until = min((next_edge(windows, now) for windows in self._windows), default=now)
+            threads = {server.id: server.threads_now(now) for server in self._servers}
+            self._known = known = now, until, {server: number for server, number in threads.items() if number}
+        return known[2]
+
+
 @dataclass(frozen=True)
 class Topology:
     """All servers, their bindings, the paused groups and the set-aside work at one moment.
@@ -62,6 +81,11 @@ class Topology:
     def by_id(self) -> dict[int, Server]:
         """Every server by its id."""
         return {server.id: server for server in self.servers}
+
+    @cached_property
+    def places(self) -> dict[int, int]:
+        """The place of every server, by its id, in the order of servers."""
+        return {server.id: place for place, server in enumerate(self.servers)}
 
     @cached_property
     def bound(self) -> frozenset[str]:
@@ -81,3 +105,29 @@ class Topology:
     def serving(self, group: str) -> list[Server]:
         """The servers that may run the group's tasks, in whatever state they are."""
         return [server for server in self.servers if self.serves(server, group)]
+
+    def taking(self, group: str) -> Collection[int]:
+        """The ids, in order, of the servers that may start tasks of the group now (rules 11, 12, 29)."""
+        return () if group in self.paused else self._serving.get(group, self._unbound)
+
+    def threads_now(self, now: datetime) -> Mapping[int, int]:
+        """The threads of each server that is open at the aware instant `now`, by id and in order (rules 16, 19)."""
+        return self._open.threads(now)
+
+    @cached_property
+    def _serving(self) -> dict[str, dict[int, None]]:
+        """The servers of each group that is bound, and of the default group."""
+        serving: dict[str, dict[int, None]] = {DEFAULT_GROUP: {}}
+        for server in self.servers:
+            for group in server.groups or (DEFAULT_GROUP,):
+                serving.setdefault(group, {})[server.id] = None
+        return serving
+
+    @cached_property
+    def _unbound(self) -> dict[int, None]:
+        """The servers of every other group."""
+        return {server.id: None for server in self.servers if not server.groups}
+
+    @cached_property
+    def _open(self) -> OpenServers:
+        return OpenServers(self.servers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,6 +15,7 @@ from batchq.store.columns import RUN, TASK, status_in_index, status_is
 from batchq.store.moves.becoming import becomes
 from batchq.store.moves.listing import Listing
 from batchq.store.moves.ticketing import Ticket, new_token
+from batchq.store.sql.lists import Listed
 from batchq.store.sql.statement import Reply, Statement
 from batchq.store.tables import Run, TaskRow
 from batchq.store.transaction import Tx
@@ -22,18 +24,19 @@ from batchq.store.transaction import Tx
 
 
 class Occupied(NamedTuple):
-    """The number of a group's queued tasks, or of those that one server executes."""
+    """The number of a group's queued or executing tasks, and for each executing one the server's id, as one text."""
 
     status: str
     group_name: str
-    server_id: int | None
     number: int
+    servers: str | None
 
 
+# One text: hundreds of servers would be as many rows, and to read these takes longer than to count.
 _OCCUPANCY = Listing(
-    select(TASK.status, TASK.group_name, TASK.server_id, func.count())
+    select(TASK.status, TASK.group_name, func.count(), Listed(TASK.server_id))
     .where(status_in_index(State.QUEUED, State.EXECUTING))
-    .group_by(TASK.status, TASK.group_name, TASK.server_id),
+    .group_by(TASK.status, TASK.group_name),
     TASK.id,
     Occupied,
 )
@@ -51,14 +54,15 @@ def occupancy_later(tx: Tx, aside: Collection[int] = (), alone: Collection[int] 
 
 def counted(occupancy: Reply[Occupied]) -> tuple[dict[int, int], dict[str, int]]:
     """Count the tasks that each server executes, and the tickets out of each group, by `occupancy_later`."""
-    busy: dict[int, int] = {}
+    executing: Counter[str] = Counter()
     out: dict[str, int] = {}
-    for status, group, server, number in occupancy.rows:
-        if status != State.EXECUTING.value:
-            out[group] = out.get(group, 0) + number
-        elif server is not None:
-            busy[server] = busy.get(server, 0) + number
-    return busy, out
+    for row in occupancy.rows:
+        if row.status != State.EXECUTING.value:
+            out[row.group_name] = row.number
+        elif row.servers is not None:
+            executing.update(row.servers.split(","))
+    # Somebody may have written into a row by hand: a server whose id is no number has no threads.
+    return {int(server): number for server, number in executing.items() if server.isdecimal()}, out
 
 
 # --- which tasks are ready ----------------------------------------------------------------------------------

@@ -69,6 +69,9 @@ class Dialect(Protocol):
     def among(self, column: str, values: str) -> str:
         """The SQL that asks whether a column is in the list of a parameter; both are compiled already."""
 
+    def listed(self, column: str) -> str:
+        """The SQL of one text with all values of a column of numbers; the column is compiled already."""
+
     def in_no_index(self, column: AnyColumn, value: str, compiled: Callable[..., str]) -> str:
         """The SQL of `column = value`, in a form that no partial index can serve.
 

@@ -57,3 +57,18 @@ def _among(element: Among, compiler: SQLCompiler, **options: object) -> str:
 def among(column: AnyColumn, name: str) -> ColumnElement[bool]:
     """`column` is one of the values given as the parameter `name`."""
     return Among(column, bindparam(name, type_=Values(column.type)))
+
+
+class Listed(ColumnElement[str]):
+    """All values of a column of numbers in one text, with commas between them; None if there are none."""
+
+    inherit_cache = False
+    type = Text()
+
+    def __init__(self, column: ColumnElement[int]) -> None:
+        self.column = column
+
+
+@compiles(Listed)
+def _listed(element: Listed, compiler: SQLCompiler, **options: object) -> str:
+    return dialect_of(compiler.dialect.name).listed(compiler.process(element.column, **options))

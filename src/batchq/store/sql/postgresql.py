@@ -141,6 +141,10 @@ class PostgreSQL:
         """A search by index in the array."""
         return f"{column} = ANY ({values})"
 
+    def listed(self, column: str) -> str:
+        """The numbers as text, put together."""
+        return f"string_agg({column}::text, ',')"
+
     def in_no_index(self, column: AnyColumn, value: str, compiled: Callable[..., str]) -> str:
         """The plain comparison: PostgreSQL cannot match a bound value with the condition of an index."""
         return compiled(column == value)

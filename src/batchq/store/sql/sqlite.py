@@ -97,6 +97,10 @@ class SQLite:
         """A search by index for each item of the JSON."""
         return f"{column} IN (SELECT value FROM json_each({values}))"  # noqa: S608  # both are compiled, neither is text
 
+    def listed(self, column: str) -> str:
+        """The text that SQLite makes by itself."""
+        return f"group_concat({column})"
+
     def in_no_index(self, column: AnyColumn, value: str, compiled: Callable[..., str]) -> str:
         """The comparison with a literal: for a bound value SQLite would plan the statement anew at each run."""
         return f"+{compiled(column)} = {compiled(literal(value), literal_binds=True)}"
