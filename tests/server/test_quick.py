@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import pickle
@@ -152,6 +153,30 @@ def test_an_order_reaches_an_idle_child_without_a_turn_of_the_loop(site: Site):
     soon(lambda: sorted(site.lines) == ["a", "b"])
     site.turn(lambda: len(site.ended) == 2)
     assert len(set(site.started.values())) == 2
+
+
+@pytest.mark.parametrize("room", [0, 4096, None])
+def test_orders_about_as_long_as_a_pipe_takes_whole_are_not_cut(site: Site, room: int | None):
+    for child in site.inner._pool:
+        stopped(child.pid)
+        if room is not None:
+            fill(child.inqW_fd)
+            os.read(child.inq._reader.fileno(), room)
+    sizes = range(4130, 3900, -10)
+    for size in sizes:
+        site.give(str(size), repeated, "a" * size, 1)
+    assert len(site.inner._active_writes) == (0 if room is None else 2)
+    for child in site.inner._pool:
+        os.kill(child.pid, signal.SIGCONT)
+    site.turn(lambda: len(site.ended) == len(sizes))
+    assert dict(site.ended) == {str(size): "a" * size for size in sizes}
+
+
+def fill(fd: int) -> None:
+    """Fill the pipe of a child up with messages that it passes over."""
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(fd, packed(()))
 
 
 def test_an_order_that_no_child_can_take_waits_for_one(site: Site):

@@ -12,19 +12,23 @@ import contextlib
 import logging
 import os
 import pickle
+import select
 from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from inspect import isgenerator
+from itertools import islice
 from struct import unpack
 
 from billiard.pool import READY
 
 from batchq.server.celery_types.loop import Hub
-from batchq.server.celery_types.pool import Child, Message, Processes, Results
+from batchq.server.celery_types.pool import Child, Message, PoolJob, Processes, Results
 
 logger = logging.getLogger(__name__)
 
 HEADER_BYTES = 4
+# A pipe takes so much whole, or nothing of it.
+WHOLE_BYTES = select.PIPE_BUF
 # As much as a pipe holds on Linux.
 PIECE_BYTES = 64 * 1024
 
@@ -43,11 +47,25 @@ def write(hub: Hub, inner: Processes) -> None:
         return
     idle = inner._all_inqueues - inner._busy_workers - inner._active_writes
     if idle:
+        # No more children than orders: at a child too many asynpool would go through the pipes of all.
+        chosen = list(islice(idle, len(inner.outbound_buffer)))
+        for job in islice(inner.outbound_buffer, len(chosen)):
+            _join(job)
         try:
-            hub.consolidate_callback(list(idle))
+            hub.consolidate_callback(chosen)
         except OSError:
             # The caller has given its order to the pool, and must not take it for refused.
             logger.exception("writing to a child")
+
+
+def _join(job: PoolJob) -> None:
+    """Let a short order go out in one piece: its header alone would wake the child, which would wait for the rest.
+
+    asynpool takes the number of bytes written for those of the header, so no part of the order may stay unwritten.
+    """
+    header, body, size = job._payload
+    if size and HEADER_BYTES + size <= WHOLE_BYTES:
+        job._payload = memoryview(bytes(header) + bytes(body)), body[:0], 0
 
 
 def _look(hub: Hub, inner: Processes) -> None:

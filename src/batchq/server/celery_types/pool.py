@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from batchq.server.celery_types.loop import Hub
@@ -38,6 +38,8 @@ class PoolJob(Protocol):
 
     _write_to: Child | None
     _scheduled_for: Child | None
+    # Its header and its body, and the size of that.
+    _payload: tuple[memoryview, memoryview, int]
 
 
 class Results(Protocol):
@@ -53,7 +55,7 @@ class Processes(Protocol):
     on_job_process_down: Callable[[PoolJob, int], object]
     process_flush_queues: Callable[[Child], object]
     on_poll_start: Callable[[], object]
-    outbound_buffer: Sized
+    outbound_buffer: Collection[PoolJob]
     _pool: Sequence[Child]
     _processes: int
     _state: int
