@@ -127,7 +127,7 @@ class Execution(Request):
     def _hand_to(self, pool: Pool) -> object:
         """Give the order to the pool; None if that is closed."""
         # Not by way of the worker's semaphore: the ledger admits no more attempts than the pool has processes.
-        return pool.apply_async(
+        taken = pool.apply_async(
             execute,
             args=(self._order(),),
             accept_callback=self.on_accepted,
@@ -138,6 +138,8 @@ class Execution(Request):
             timeout=self.hard_limit,
             correlation_id=self.id,
         )
+        self.server.pool.write()
+        return taken
 
     def _order(self) -> Order:
         row, settings = self.row, self.server.settings

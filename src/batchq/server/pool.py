@@ -13,6 +13,8 @@ from billiard import Lock
 from billiard.pool import RUN
 
 from batchq.errors import PlaceRefuses
+from batchq.server import quick
+from batchq.server.celery_types.loop import Hub
 from batchq.server.celery_types.pool import Child, Pool, Processes
 
 logger = logging.getLogger(__name__)
@@ -32,6 +34,9 @@ class Following(Protocol):
 
     def fit(self, wanted: int) -> bool:
         """Move towards this size, at least 1; whether it is reached."""
+
+    def write(self) -> None:
+        """Write orders that the pool has taken to processes that are idle, without waiting for the loop."""
 
     def bury(self) -> None:
         """Hear of processes that have died, and report the attempts that ran there."""
@@ -59,9 +64,9 @@ def refuse_without_semaphores() -> None:
         raise PlaceRefuses.of(error, "/dev/shm", SEMAPHORES) from error  # noqa: S108 (where the system has them)
 
 
-def following(kind: str, pool: Pool) -> Following:
-    """Wrap Celery's pool of this kind, so that its size can follow."""
-    return Children(pool) if kind == "prefork" else Threads(pool)
+def following(kind: str, pool: Pool, hub: Hub) -> Following:
+    """Wrap Celery's pool of this kind, which is not yet in the loop, so that its size can follow."""
+    return Children(pool, hub) if kind == "prefork" else Threads(pool)
 
 
 class Threads:
@@ -80,6 +85,9 @@ class Threads:
         self._pool.limit = self._pool.executor._max_workers = max(wanted, 1)
         return True
 
+    def write(self) -> None:
+        """A thread takes its order itself."""
+
     def bury(self) -> None:
         """A thread does not die alone."""
 
@@ -96,9 +104,12 @@ class Threads:
 class Children:
     """The prefork pool: a child for each thread of the server."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, hub: Hub) -> None:
         self._pool = pool
+        self._hub = hub
         self._failed = False
+        if pool._pool is not None:
+            quick.hasten(hub, pool._pool)
 
     @property
     def size(self) -> int:
@@ -119,6 +130,11 @@ class Children:
                 _let_end(inner, child)
         self._pool.limit = self.size  # what Celery shows as the pool's size
         return self.size == wanted
+
+    def write(self) -> None:
+        """Write orders to idle children."""
+        if self._pool._pool is not None:
+            quick.write(self._hub, self._pool._pool)
 
     def bury(self) -> None:
         """Look for dead children, also during a stop: Celery does not then, and would wait for their tasks for ever."""

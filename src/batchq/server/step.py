@@ -127,7 +127,7 @@ class BatchServer(bootsteps.StartStopStep):
     def start(self, worker: Worker) -> None:
         """Begin to serve: all that the worker's loop does for a batch server starts here."""
         self.publisher = Publisher(self.app, self.settings, patience=0.2)
-        self.pool = pool.following(self.kind, worker.pool)
+        self.pool = pool.following(self.kind, worker.pool, worker.hub)
         self._say_what_does_not_hold()
         self._ends = False
         self.ledger = Ledger(self.life, self._surroundings(worker))

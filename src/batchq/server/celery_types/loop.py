@@ -33,6 +33,10 @@ class Hub(Protocol):
     timer: Schedule
     readers: Mapping[int, Watched]
     writers: Mapping[int, Watched]
+    on_tick: set[Callable[[], object]]
+    # Files that can be written to are gathered there, and handed over at once.
+    consolidate: set[int]
+    consolidate_callback: Callable[[list[int]], object] | None
     reset: Callable[[], object]
 
     def call_soon(self, callback: Callable[..., object], *args: object) -> object: ...

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from batchq.server.celery_types.loop import Hub
+
+# A message of a child: its kind, and what belongs to that.
+Message = tuple[int, tuple[object, ...]]
 
 
 class Inbox(Protocol):
@@ -21,6 +24,7 @@ class Child(Protocol):
     dead: bool
     inq: Inbox
     inqW_fd: int  # noqa: N815 (billiard's name)
+    outqR_fd: int  # noqa: N815 (billiard's name)
     _popen: object
     _sentinel_poll: int | None
     _controlled_termination: bool
@@ -34,12 +38,24 @@ class PoolJob(Protocol):
 
     _write_to: Child | None
     _scheduled_for: Child | None
+    # Its header and its body, and the size of that.
+    _payload: tuple[memoryview, memoryview, int]
+
+
+class Results(Protocol):
+    """The reader of what the children of the prefork pool send."""
+
+    handle_event: Callable[[int], object]
+    _recv_message: Callable[[Callable[..., object], int, Callable[[Message], object]], Iterator[None]]
 
 
 class Processes(Protocol):
     """billiard's pool of processes, inside Celery's prefork pool."""
 
     on_job_process_down: Callable[[PoolJob, int], object]
+    process_flush_queues: Callable[[Child], object]
+    on_poll_start: Callable[[], object]
+    outbound_buffer: Collection[PoolJob]
     _pool: Sequence[Child]
     _processes: int
     _state: int
@@ -48,10 +64,12 @@ class Processes(Protocol):
     _fileno_to_outq: dict[int, Child]
     _all_inqueues: set[int]
     _busy_workers: set[int]
+    _active_writes: set[int]
+    _result_handler: Results
+    _registered_with_event_loop: bool
 
     def grow(self, number: int) -> None: ...
     def hub_remove(self, fd: int) -> None: ...
-    def process_flush_queues(self, child: Child) -> None: ...
     def mark_as_worker_lost(self, job: PoolJob, exitcode: int) -> None: ...
     def _join_exited_workers(self) -> object: ...
 
