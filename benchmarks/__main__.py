@@ -17,11 +17,10 @@ from typing import Any
 import click
 
 from batchq import __version__
-from benchmarks import ahead, growth, idle, report, site, submit
+from benchmarks import ahead, commit, growth, idle, report, site, submit
 from benchmarks.canvases import try_canvases
-from benchmarks.compare import compare, running
+from benchmarks.compare import compare, running, usual
 from benchmarks.show import show
-from benchmarks.sides import all_sides, both_sides
 from benchmarks.workloads import WORKLOADS
 
 FSYNCS = 50
@@ -52,6 +51,9 @@ def main() -> None:
     """Benchmarks of batchq; without a command, `compare`."""
     # Whoever ends it otherwise than by Ctrl-C leaves no PostgreSQL behind either.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Each side has its own, which these would overrule.
+    for name in ("DATABASE_URL", "BROKER_URL", "DEPLOYMENT", "HOME"):
+        os.environ.pop(f"BATCHQ_{name}", None)
 
 
 @main.command("compare")
@@ -64,7 +66,7 @@ def main() -> None:
     show_default=True,
     help="Size of wide and layers; chain is a tenth of it, job1 a twentieth as many runs.",
 )
-@click.option("--database", metavar="URL", help="An empty database of your own.")
+@click.option("--database", metavar="URL", help="An empty database of your own; no side without events.")
 @click.option("--canvas/--no-canvas", default=True, help="Whether Celery's own canvas takes part.")
 @click.option("--cpu", is_flag=True, help="Show the range of the CPU times too.")
 @THREADS
@@ -87,10 +89,11 @@ def compare_command(
     found = head("compare", postgres, threads=threads, pairs=pairs, workloads={})
     with ExitStack() as stack:
         folder = stack.enter_context(site.folder("batchq-bench-"))
-        url, process = (database, None) if database else stack.enter_context(site.database(postgres, folder))
-        found["database"] = url.partition(":")[0].partition("+")[0]
-        make = all_sides if canvas else both_sides
-        with _explained(folder), running(folder, url, process, make, threads) as taking_turns:
+        store = site.Store(database) if database else stack.enter_context(site.database(postgres, folder))
+        found["database"] = store.kind
+        # In one database there is room for one deployment.
+        make = usual(store, canvas, quiet=not database)
+        with _explained(folder), running(folder, make, threads) as taking_turns:
             for name in workloads or WORKLOADS:
                 found["workloads"][name] = compare(name, taking_turns, tasks, pairs, timeout)
     tell(found, output, ranges=cpu)
@@ -158,6 +161,19 @@ def submit_command(tasks: int, repeat: int, postgres: bool, output: str) -> None
     """Measure how long it takes to validate and store a large job, from YAML, JSON and Python."""
     found = head("submit", postgres, tasks=tasks, repeat=repeat)
     found["sources"] = submit.submit(tasks, repeat, postgres)
+    tell(found, output)
+
+
+@main.command("commit")
+@click.option("--servers", type=click.IntRange(min=1), default=500, show_default=True, help="Of four threads each.")
+@click.option("--commits", type=click.IntRange(min=1), default=200, show_default=True, help="Of a batch.")
+@click.option("--batches", type=click.IntRange(min=1), default=9, show_default=True, help="That count.")
+@POSTGRES
+@OUTPUT
+def commit_command(servers: int, commits: int, batches: int, postgres: bool, output: str) -> None:
+    """Measure one commit of a server by itself, without Celery: as the only server, and beside many that work."""
+    found = head("commit", postgres)
+    found["commit"] = commit.commit(servers, commits, batches, postgres)
     tell(found, output)
 
 
