@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import signal
-import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import click
 
-from batchq import __version__
-from benchmarks import ahead, commit, growth, idle, report, site, submit
+from benchmarks import ahead, commit, growth, idle, report, site, submit, widths
 from benchmarks.canvases import try_canvases
 from benchmarks.compare import compare, running, usual
+from benchmarks.machine import head
 from benchmarks.show import show
 from benchmarks.workloads import WORKLOADS
-
-FSYNCS = 50
 
 
 class Benchmarks(click.Group):
@@ -164,6 +158,39 @@ def submit_command(tasks: int, repeat: int, postgres: bool, output: str) -> None
     tell(found, output)
 
 
+@main.command("widths")
+@NAMED
+@click.option("--pairs", type=click.IntRange(min=1), default=9, show_default=True, help="Turns that count.")
+@click.option("--tasks", type=click.IntRange(min=20), default=1000, show_default=True, help="As for compare.")
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    multiple=True,
+    default=widths.WIDTHS,
+    show_default=True,
+    help="Pool size; may be given several times.",
+)
+@click.option("--engine/--no-engine", default=True, help="Whether a commit by itself is measured too.")
+@timeout(300.0)
+@OUTPUT
+def widths_command(
+    workloads: tuple[str, ...],
+    pairs: int,
+    tasks: int,
+    threads: tuple[int, ...],
+    engine: bool,
+    timeout: float,
+    output: str,
+) -> None:
+    """Compare all sides at several pool sizes, on both databases, and hold them against the targets."""
+    found = head("widths", False, database="both", pairs=pairs, tasks=tasks)
+    with site.folder("batchq-bench-") as folder, _explained(folder):
+        found["widths"] = widths.widths(folder, workloads or widths.USUAL, threads, tasks, pairs, timeout)
+    found["commit"] = widths.alone() if engine else {}
+    found["targets"] = widths.verdicts(found)
+    tell(found, output)
+
+
 @main.command("commit")
 @click.option("--servers", type=click.IntRange(min=1), default=500, show_default=True, help="Of four threads each.")
 @click.option("--commits", type=click.IntRange(min=1), default=200, show_default=True, help="Of a batch.")
@@ -211,36 +238,6 @@ def report_command(files: tuple[Path, ...], folder: Path) -> None:
 
 
 # --- what all of them say -----------------------------------------------------------------------------------
-
-
-def head(kind: str, postgresql: bool, **facts: Any) -> dict[str, Any]:
-    """What a report begins with."""
-    return {"kind": kind, "database": "postgresql" if postgresql else "sqlite", **facts, "machine": machine()}
-
-
-def machine() -> dict[str, Any]:
-    """What was measured on, and with what; `fsync_ms` is what it takes to have 4 KiB on disk, the median."""
-    return {
-        "system": f"{platform.system()} {platform.machine()}",
-        "cpus": os.cpu_count(),
-        "load": os.getloadavg()[0],
-        "fsync_ms": _fsync_ms(),
-        "python": platform.python_version(),
-        "celery": version("celery"),
-        "batchq": __version__,
-    }
-
-
-def _fsync_ms() -> float:
-    took = []
-    with tempfile.TemporaryFile() as file:
-        for _ in range(FSYNCS):
-            file.write(bytes(4096))
-            file.flush()
-            start = time.monotonic()
-            os.fdatasync(file.fileno())
-            took.append(time.monotonic() - start)
-    return sorted(took)[FSYNCS // 2] * 1000
 
 
 def tell(found: dict[str, Any], output: str, *, ranges: bool = False) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -128,6 +132,23 @@ def commit(number: int, commits: int, batches: int, postgresql: bool) -> dict[st
 
 def _said(run: dict[str, dict[str, float]]) -> str:
     return ", ".join(f"{name} {run[name]['cpu_ms']:.2f} ms" for name in ("one", "many"))
+
+
+def in_a_process(postgresql: bool) -> dict[str, Any]:
+    """The figures of `python -m benchmarks commit`, run in a process of its own."""
+    argv = [sys.executable, "-m", "benchmarks", "commit", *(["--postgres"] if postgresql else []), "-o", "json"]
+    environment = {**os.environ, "PYTHONPATH": site.path()}
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=environment) as child:
+        try:
+            said, _ = child.communicate()
+        except BaseException:
+            # Not killed, as it has a PostgreSQL to stop.
+            child.terminate()
+            raise
+    if child.returncode:
+        raise click.ClickException(f"{' '.join(argv)}: exit code {child.returncode}")
+    found: dict[str, Any] = json.loads(said)["commit"]
+    return found
 
 
 @contextmanager

@@ -7,7 +7,8 @@ from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.grids import NAMES, Grid, Saved, conditions, grids
+from benchmarks.grid import CANVASES, NAMES, Grid, Saved
+from benchmarks.grids import conditions, grids
 from benchmarks.plot import Bar, Panel, svg
 from benchmarks.workloads import LAYERS
 
@@ -24,7 +25,6 @@ PLOTTED: dict[str, Callable[[int], str]] = {  # in words, by the number of tasks
     "job1": lambda tasks: f"job1: {tasks // 5:,} runs of a job with branches, at once",
     "layers": lambda tasks: f"layers: {LAYERS} × {tasks // LAYERS:,}, each task after all of the layer before",
 }
-CANVASES = {"wide": "Celery's chord", "job1": "Celery's canvas", "layers": "Celery's chords, by hand"}
 OPENING = """# What was measured
 
 Written by `python -m benchmarks report`; what each figure means, and how it is taken, is in [README.md](README.md).

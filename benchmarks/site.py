@@ -143,5 +143,5 @@ def wait(ready: Callable[[], bool], timeout: float, what: str) -> None:
 
 def ends_of_logs(folder: Path) -> str:
     """What the processes said last."""
-    logs = sorted(folder.glob("*.log"))
+    logs = sorted(folder.rglob("*.log"))
     return "\n".join(f"--- {log.name}\n{log.read_text(errors='replace')[-2000:]}" for log in logs)
