@@ -229,10 +229,10 @@ def ahead_command(
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     default=site.ROOT / "benchmarks",
     show_default=True,
-    help="Where report.md and report.svg go.",
+    help="Where report.md and the plots go.",
 )
 def report_command(files: tuple[Path, ...], folder: Path) -> None:
-    """Make a page and a plot of runs that were saved with `-o json`."""
+    """Make a page and plots of runs that were saved with `-o json`."""
     for path in report.write([json.loads(file.read_text()) for file in files], folder):
         click.echo(path)
 

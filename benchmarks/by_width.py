@@ -55,7 +55,7 @@ def commits(commit: Saved) -> Grid:
         for each in commits_judged(commit)
     ]
     servers, threads = (max(each[fact] for each in commit.values()) for fact in ("servers", "threads"))
-    note = f"of CPU time; many: {servers:,} servers with {threads:,} threads, all of which execute tasks"
+    note = f"batches, median and range; many: {servers:,} servers with {threads:,} threads, all of which execute tasks"
     title = "One commit with one report, which starts one task, without Celery"
     return Grid(title, ("figure", "database", "target", "measured", ""), rows, note, names=2)
 

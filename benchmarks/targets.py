@@ -59,9 +59,9 @@ COMMIT_TARGETS = (
     CommitTarget("one server, CPU ms", "one", "cpu_ms", "sqlite", 0.5),
     CommitTarget("one server, the client's CPU ms", "one", "cpu_ms", "postgresql", 0.45),
     CommitTarget("one server, round trips", "one", "round_trips", "postgresql", 2),
-    CommitTarget("500 servers, CPU to one server", "many_to_one", "cpu_ms", "sqlite", 1.3),
-    CommitTarget("500 servers, the client's CPU to one server", "many_to_one", "cpu_ms", "postgresql", 1.3),
-    CommitTarget("500 servers, with the database's CPU", "many_to_one", "all_cpu_ms", "postgresql", 1.3),
+    CommitTarget("many servers, CPU to one server", "many_to_one", "cpu_ms", "sqlite", 1.3),
+    CommitTarget("many servers, the client's CPU to one server", "many_to_one", "cpu_ms", "postgresql", 1.3),
+    CommitTarget("many servers, with the database's CPU", "many_to_one", "all_cpu_ms", "postgresql", 1.3),
 )
 
 
