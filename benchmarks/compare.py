@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import psutil
 from benchmarks.measure import Figures, measure
 from benchmarks.meter import PARTS
 from benchmarks.sides import Bare, Batchq, Canvas, Side
-from benchmarks.site import Store, beside, broker, process
+from benchmarks.site import Command, Store, beside, broker, processes
 from benchmarks.workloads import WORKLOADS, wide
 
 WARM_UP_TASKS = 20
@@ -36,13 +36,12 @@ def running(folder: Path, make: Make, threads: int) -> Iterator[Sequence[Side]]:
 @contextmanager
 def up(folder: Path, valkey: psutil.Process, make: Make, threads: int) -> Iterator[Sequence[Side]]:
     """Sides on this broker, up and warm; `make` gets the folder and the number of threads."""
-    with ExitStack() as stack:
-        sides = make(folder, threads)
-        for side in sides:
-            for part, argv in side.commands(threads):
-                name = f"{side.name}-{part}"
-                side.processes[part] = stack.enter_context(process(name, argv, folder, side.environment))
-            side.processes["broker"] = valkey
+    sides = make(folder, threads)
+    parts = [(side, part, argv) for side in sides for part, argv in side.commands(threads)]
+    commands = [Command(f"{side.name}-{part}", argv, side.environment) for side, part, argv in parts]
+    with processes(commands, folder) as started:
+        for (side, part, _), process in zip(parts, started, strict=True):
+            side.processes |= {part: process, "broker": valkey}
         for side in sides:
             measure(side, wide(WARM_UP_TASKS, side.stamps.path), WARM_UP_SECONDS)
         yield sides

@@ -147,7 +147,9 @@ class Batchq:
         self.processes: dict[str, psutil.Process] = {"database": store.process} if store.process else {}
         self.runs: list[int] = []
         settings = {"database_url": store.url, "home": str(folder / name), "deployment": name}
-        self.environment = {f"BATCHQ_{setting.upper()}": value for setting, value in settings.items()}
+        self.environment: Mapping[str, str] = {
+            f"BATCHQ_{setting.upper()}": value for setting, value in settings.items()
+        }
         self.batch = join(**settings)
         self._options = [] if events else ["--no-events"]
         schema.upgrade(self.batch.database)

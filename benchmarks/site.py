@@ -9,7 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -49,23 +49,45 @@ def folder(prefix: str) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
+class Command(NamedTuple):
+    """A process to be: its name, its command line, and its environment over that of this process."""
+
+    name: str
+    argv: list[str]
+    environment: Mapping[str, str] = {}
+
+
 @contextmanager
-def process(
-    name: str, argv: list[str], folder: Path, environment: Mapping[str, str] | None = None
-) -> Iterator[psutil.Process]:
-    """A child process that logs to the folder, and is ended at the end; `environment` goes over this process's."""
-    given = {**os.environ, "PYTHONPATH": path(), **(environment or {})}
-    child = Child(name, argv, given, folder / f"{name}.log")
-    child.start()
-    assert child.process is not None
+def processes(commands: Sequence[Command], folder: Path) -> Iterator[list[psutil.Process]]:
+    """Child processes that log to the folder, and are ended together at the end."""
+    given = {**os.environ, "PYTHONPATH": path()}
+    children = [Child(name, argv, {**given, **own}, folder / f"{name}.log") for name, argv, own in commands]
+    started: list[subprocess.Popen[bytes]] = []
     try:
-        yield psutil.Process(child.process.pid)
+        for child in children:
+            child.start()
+            assert child.process is not None
+            started.append(child.process)
+        yield [psutil.Process(process.pid) for process in started]
     finally:
-        child.tell(signal.SIGTERM)
-        try:
-            child.process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            child.process.kill()
+        for child in children[: len(started)]:
+            child.tell(signal.SIGTERM)
+        for process in started:
+            _await(process)
+
+
+def _await(process: subprocess.Popen[bytes]) -> None:
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
+@contextmanager
+def process(name: str, argv: list[str], folder: Path) -> Iterator[psutil.Process]:
+    """A child process that logs to the folder, and is ended at the end."""
+    with processes([Command(name, argv)], folder) as (only,):
+        yield only
 
 
 def path() -> str:
