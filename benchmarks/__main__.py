@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import signal
-import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import click
 
-from batchq import __version__
-from benchmarks import ahead, growth, idle, report, site, submit
+from benchmarks import ahead, commit, growth, idle, report, site, submit, widths
 from benchmarks.canvases import try_canvases
-from benchmarks.compare import compare, running
+from benchmarks.compare import compare, running, usual
+from benchmarks.machine import head
 from benchmarks.show import show
-from benchmarks.sides import all_sides, both_sides
 from benchmarks.workloads import WORKLOADS
-
-FSYNCS = 50
 
 
 class Benchmarks(click.Group):
@@ -52,6 +45,9 @@ def main() -> None:
     """Benchmarks of batchq; without a command, `compare`."""
     # Whoever ends it otherwise than by Ctrl-C leaves no PostgreSQL behind either.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Each side has its own, which these would overrule.
+    for name in ("DATABASE_URL", "BROKER_URL", "DEPLOYMENT", "HOME"):
+        os.environ.pop(f"BATCHQ_{name}", None)
 
 
 @main.command("compare")
@@ -64,7 +60,7 @@ def main() -> None:
     show_default=True,
     help="Size of wide and layers; chain is a tenth of it, job1 a twentieth as many runs.",
 )
-@click.option("--database", metavar="URL", help="An empty database of your own.")
+@click.option("--database", metavar="URL", help="An empty database of your own; no side without events.")
 @click.option("--canvas/--no-canvas", default=True, help="Whether Celery's own canvas takes part.")
 @click.option("--cpu", is_flag=True, help="Show the range of the CPU times too.")
 @THREADS
@@ -87,10 +83,11 @@ def compare_command(
     found = head("compare", postgres, threads=threads, pairs=pairs, workloads={})
     with ExitStack() as stack:
         folder = stack.enter_context(site.folder("batchq-bench-"))
-        url, process = (database, None) if database else stack.enter_context(site.database(postgres, folder))
-        found["database"] = url.partition(":")[0].partition("+")[0]
-        make = all_sides if canvas else both_sides
-        with _explained(folder), running(folder, url, process, make, threads) as taking_turns:
+        store = site.Store(database) if database else stack.enter_context(site.database(postgres, folder))
+        found["database"] = store.kind
+        # In one database there is room for one deployment.
+        make = usual(store, canvas, quiet=not database)
+        with _explained(folder), running(folder, make, threads) as taking_turns:
             for name in workloads or WORKLOADS:
                 found["workloads"][name] = compare(name, taking_turns, tasks, pairs, timeout)
     tell(found, output, ranges=cpu)
@@ -161,6 +158,52 @@ def submit_command(tasks: int, repeat: int, postgres: bool, output: str) -> None
     tell(found, output)
 
 
+@main.command("widths")
+@NAMED
+@click.option("--pairs", type=click.IntRange(min=1), default=9, show_default=True, help="Turns that count.")
+@click.option("--tasks", type=click.IntRange(min=20), default=1000, show_default=True, help="As for compare.")
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    multiple=True,
+    default=widths.WIDTHS,
+    show_default=True,
+    help="Pool size; may be given several times.",
+)
+@click.option("--engine/--no-engine", default=True, help="Whether a commit by itself is measured too.")
+@timeout(300.0)
+@OUTPUT
+def widths_command(
+    workloads: tuple[str, ...],
+    pairs: int,
+    tasks: int,
+    threads: tuple[int, ...],
+    engine: bool,
+    timeout: float,
+    output: str,
+) -> None:
+    """Compare all sides at several pool sizes, on both databases, and hold them against the targets."""
+    found = head("widths", False, database="both", pairs=pairs, tasks=tasks)
+    with site.folder("batchq-bench-") as folder, _explained(folder):
+        found["widths"] = widths.widths(folder, workloads or widths.USUAL, threads, tasks, pairs, timeout)
+    found["commit"] = widths.alone() if engine else {}
+    found["targets"] = widths.verdicts(found)
+    tell(found, output)
+
+
+@main.command("commit")
+@click.option("--servers", type=click.IntRange(min=1), default=500, show_default=True, help="Of four threads each.")
+@click.option("--commits", type=click.IntRange(min=1), default=200, show_default=True, help="Of a batch.")
+@click.option("--batches", type=click.IntRange(min=1), default=9, show_default=True, help="That count.")
+@POSTGRES
+@OUTPUT
+def commit_command(servers: int, commits: int, batches: int, postgres: bool, output: str) -> None:
+    """Measure one commit of a server by itself, without Celery: as the only server, and beside many that work."""
+    found = head("commit", postgres)
+    found["commit"] = commit.commit(servers, commits, batches, postgres)
+    tell(found, output)
+
+
 @main.command("ahead")
 @NAMED
 @click.option("--turns", type=click.IntRange(min=1), default=5, show_default=True, help="Of new processes.")
@@ -186,45 +229,15 @@ def ahead_command(
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     default=site.ROOT / "benchmarks",
     show_default=True,
-    help="Where report.md and report.svg go.",
+    help="Where report.md and the plots go.",
 )
 def report_command(files: tuple[Path, ...], folder: Path) -> None:
-    """Make a page and a plot of runs that were saved with `-o json`."""
+    """Make a page and plots of runs that were saved with `-o json`."""
     for path in report.write([json.loads(file.read_text()) for file in files], folder):
         click.echo(path)
 
 
 # --- what all of them say -----------------------------------------------------------------------------------
-
-
-def head(kind: str, postgresql: bool, **facts: Any) -> dict[str, Any]:
-    """What a report begins with."""
-    return {"kind": kind, "database": "postgresql" if postgresql else "sqlite", **facts, "machine": machine()}
-
-
-def machine() -> dict[str, Any]:
-    """What was measured on, and with what; `fsync_ms` is what it takes to have 4 KiB on disk, the median."""
-    return {
-        "system": f"{platform.system()} {platform.machine()}",
-        "cpus": os.cpu_count(),
-        "load": os.getloadavg()[0],
-        "fsync_ms": _fsync_ms(),
-        "python": platform.python_version(),
-        "celery": version("celery"),
-        "batchq": __version__,
-    }
-
-
-def _fsync_ms() -> float:
-    took = []
-    with tempfile.TemporaryFile() as file:
-        for _ in range(FSYNCS):
-            file.write(bytes(4096))
-            file.flush()
-            start = time.monotonic()
-            os.fdatasync(file.fileno())
-            took.append(time.monotonic() - start)
-    return sorted(took)[FSYNCS // 2] * 1000
 
 
 def tell(found: dict[str, Any], output: str, *, ranges: bool = False) -> None:

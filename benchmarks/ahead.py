@@ -13,7 +13,8 @@ import click
 from batchq import actions
 from benchmarks import site
 from benchmarks.compare import hop_ms, running, spread
-from benchmarks.sides import SERVER, Batchq, Figures, measure
+from benchmarks.measure import Figures, measure
+from benchmarks.sides import Batchq
 from benchmarks.workloads import WORKLOADS
 
 SETTING = "BATCHQ_TICKETS_AHEAD"
@@ -25,18 +26,18 @@ OTHERS = 2
 class Several(Batchq):
     """Three batch servers with as many threads each, and a coordinator."""
 
-    def __init__(self, folder: Path, threads: int) -> None:
-        super().__init__(folder, threads)
+    def __init__(self, folder: Path, threads: int, store: site.Store) -> None:
+        super().__init__(folder, threads, store)
         for number in range(OTHERS):
-            actions.ensure_server(self.batch.database, f"{SERVER} {number}", threads)
+            actions.ensure_server(self.batch.database, f"{self.name} {number}", threads)
 
     def commands(self, threads: int) -> Iterator[tuple[str, list[str]]]:
         for part, argv in super().commands(threads):
             yield part, argv
-            if SERVER in argv:
+            if self.name in argv:
                 for number in range(OTHERS):
-                    other = f"{SERVER} {number}"
-                    yield other, [other if word == SERVER else word for word in argv]
+                    other = f"{self.name} {number}"
+                    yield other, [other if word == self.name else word for word in argv]
 
 
 def ahead(names: tuple[str, ...], tasks: int, turns: int, threads: int, postgresql: bool, timeout: float) -> Any:
@@ -56,8 +57,8 @@ def _turn(
 ) -> Iterator[tuple[str, Figures]]:
     with ExitStack() as stack:
         folder = stack.enter_context(site.folder("batchq-bench-"))
-        url, process = stack.enter_context(site.database(postgresql, folder))
-        (side,) = stack.enter_context(running(folder, url, process, lambda *given: [Several(*given)], threads))
+        store = stack.enter_context(site.database(postgresql, folder))
+        (side,) = stack.enter_context(running(folder, lambda *given: [Several(*given, store)], threads))
         for name in names:
             yield name, measure(side, WORKLOADS[name](tasks, side.stamps.path), timeout)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 
 from celery import Celery, chain, chord, group
@@ -13,7 +14,7 @@ from benchmarks.bare import noop
 QUEUE = "canvas"
 
 # A chord counts its header in the result backend: here another database of the broker's own Valkey.
-app = Celery("canvas", backend=os.environ.get("CELERY_BROKER_URL", "").replace("virtual_host=0", "virtual_host=1"))
+app = Celery("canvas", backend=re.sub("/0$", "/1", os.environ.get("CELERY_BROKER_URL", "")))
 app.conf.update(task_default_queue=QUEUE)
 
 single = app.task(noop, name="noop", shared=False, ignore_result=True)

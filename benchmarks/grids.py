@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
 
+from benchmarks.by_width import by_width, commits
 from benchmarks.canvases import SHAPES
+from benchmarks.grid import NAMES, Grid, Saved, spread
 from benchmarks.meter import PARTS
-
-NAMES = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
-
-Saved = dict[str, Any]  # a report, as its JSON has it
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Rows of text under headings; the first so many columns say what a row is about."""
-
-    title: str
-    headings: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    note: str = ""
-    names: int = 1
 
 
 def grids(report: Saved, *, ranges: bool = False) -> list[Grid]:
     """The grids of a report; with `ranges` also those of the CPU times."""
     if report["kind"] == "compare":
         return [_speeds(report), _costs(report, ranges)]
+    if report["kind"] == "widths":
+        return by_width(report)
+    if report["kind"] == "commit":
+        return [commits({report["database"]: report["commit"]})]
     return [_GRIDS[report["kind"]](report)]
 
 
@@ -157,9 +146,3 @@ def _submit(report: Saved) -> Grid:
 
 
 _GRIDS = {"ahead": _ahead, "canvas": _canvas, "growth": _growth, "idle": _idle, "submit": _submit}
-
-
-def spread(values: dict[str, float], digits: int) -> str:
-    """The median and the range."""
-    median, low, high = (f"{values[name]:.{digits}f}" for name in ("median", "min", "max"))
-    return f"{median} ({low}–{high})" if low != high else median

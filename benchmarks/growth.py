@@ -16,7 +16,8 @@ from batchq.core.states import RUN_OPEN
 from batchq.store.columns import RUN
 from benchmarks import site
 from benchmarks.compare import running, spread
-from benchmarks.sides import Batchq, Figures, measure
+from benchmarks.measure import Figures, measure
+from benchmarks.sides import Batchq
 from benchmarks.workloads import Workload, wide
 
 SMALL = 1000
@@ -56,8 +57,8 @@ def grow(
     """The case's figures on a new database: small jobs, then what makes it grow, then small jobs again."""
     with ExitStack() as stack:
         folder = stack.enter_context(site.folder("batchq-bench-"))
-        url, process = stack.enter_context(site.database(postgresql, folder))
-        (side,) = stack.enter_context(running(folder, url, process, lambda *given: [Batchq(*given)], threads))
+        store = stack.enter_context(site.database(postgresql, folder))
+        (side,) = stack.enter_context(running(folder, lambda *given: [Batchq(*given, store)], threads))
         assert isinstance(side, Batchq)
         few = min(SMALL, tasks)
         small = SHAPES.get(case, one_less)(few, side.stamps.path)

@@ -11,9 +11,9 @@ import click
 import psutil
 
 from benchmarks import site
-from benchmarks.compare import running, spread
+from benchmarks.compare import running, spread, usual
 from benchmarks.meter import clock, cpu_seconds
-from benchmarks.sides import SHARED, both_sides, worker
+from benchmarks.sides import SHARED, worker
 
 STRETCH_SECONDS = 10.0
 # What is measured, and what it is held against.
@@ -31,8 +31,8 @@ def idle(threads: int, seconds: float, postgresql: bool) -> dict[str, Any]:
     """Per cent of a core that each process takes, in stretches of ten seconds that follow upon one another."""
     with ExitStack() as stack:
         folder = stack.enter_context(site.folder("batchq-bench-"))
-        url, database = stack.enter_context(site.database(postgresql, folder))
-        bare, ours = stack.enter_context(running(folder, url, database, both_sides, threads))
+        store = stack.enter_context(site.database(postgresql, folder))
+        bare, ours = stack.enter_context(running(folder, usual(store, canvas=False, quiet=False), threads))
         beats = worker("bare", "idle", 1, "-B", "-s", str(folder / "schedule"), pool="solo")
         solo = stack.enter_context(site.process("solo", beats, folder))
         site.wait(lambda: bool(solo.children()), site.START_SECONDS, "Celery's beat")

@@ -8,11 +8,11 @@ from batchq import BatchQ
 from benchmarks.bare import noop
 
 
-def join() -> BatchQ:
-    """A new app, for the broker and the database that the environment names now."""
+def join(**settings: object) -> BatchQ:
+    """A new app, for the broker that the environment names now; `settings` are those of batchq."""
     app = Celery("joined")
     app.task(noop, name="noop", shared=False)
-    return BatchQ(app)
+    return BatchQ(app, **settings)
 
 
 batch = join()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import count, takewhile
 
 WIDTH, LEFT, RIGHT = 760, 190, 70
 ROW, GAP, HEAD, FOOT = 22, 16, 46, 40
@@ -67,28 +68,29 @@ def svg(panels: Sequence[Panel]) -> str:
     return "\n".join([*lines, "</svg>", ""])
 
 
-def style() -> str:
-    """The colours on light, and where the reader's system is dark, those on dark."""
-    light = [f"{what} {{ {how}: {colour}; }}" for what, (how, colour, _) in COLOURS.items()]
-    dark = [f"{what} {{ {how}: {colour}; }}" for what, (how, _, colour) in COLOURS.items()]
+def style(more: Mapping[str, tuple[str, str, str]] | None = None) -> str:
+    """The colours, and `more` of them, on light, and where the reader's system is dark, those on dark."""
+    colours = {**COLOURS, **(more or {})}
+    light = [f"{what} {{ {how}: {colour}; }}" for what, (how, colour, _) in colours.items()]
+    dark = [f"{what} {{ {how}: {colour}; }}" for what, (how, _, colour) in colours.items()]
     return "\n".join(["", FONT, *light, "@media (prefers-color-scheme: dark) {", *dark, "}", ""])
 
 
 def _drawn(panel: Panel, top: int) -> Iterator[str]:
     bottom = top + panel.height - FOOT
-    yield _text(2, top + 18, panel.title, size=15, bold=True)
-    yield _text(2, top + 36, panel.note, "quiet")
+    yield text(2, top + 18, panel.title, size=15, bold=True)
+    yield text(2, top + 36, panel.note, "quiet")
     for tick in panel.ticks:
         x = _x(panel, tick)
         kind = "one" if tick == panel.one else "grid"
         dashes = ' stroke-dasharray="4 3"' if kind == "one" else ""
         yield f'<line class="{kind}"{dashes} x1="{x:.1f}" x2="{x:.1f}" y1="{top + HEAD}" y2="{bottom}"/>'
-        yield _text(x, bottom + 16, f"{tick:g}", "quiet", anchor="middle")
+        yield text(x, bottom + 16, f"{tick:g}", "quiet", anchor="middle")
     y = top + HEAD
     for name, bars in panel.groups:
         if name:
             y += ROW
-            yield _text(2, y - 6, name, bold=True)
+            yield text(2, y - 6, name, bold=True)
         for bar in bars:
             y += ROW
             yield from _bar(panel, bar, y - ROW / 2)
@@ -98,11 +100,11 @@ def _drawn(panel: Panel, top: int) -> Iterator[str]:
 def _bar(panel: Panel, bar: Bar, y: float) -> Iterator[str]:
     low, value, high = (_x(panel, each) for each in (bar.low, bar.value, bar.high))
     box = f'x="{LEFT}" y="{y - 7:.1f}" width="{value - LEFT:.1f}" height="14"'
-    yield _text(14, y + 4, bar.name)
+    yield text(14, y + 4, bar.name)
     yield f'<rect class="{bar.side}" fill-opacity="0.35" {box}/>'
     yield _line(bar.side, value, value, y - 7, y + 7, 3)
     yield _line(bar.side, low, high, y, y, 2)
-    yield _text(max(high, value) + 8, y + 4, f"{bar.value:.{panel.digits}f}")
+    yield text(max(high, value) + 8, y + 4, f"{bar.value:.{panel.digits}f}")
 
 
 def _line(kind: str, x1: float, x2: float, y1: float, y2: float, width: int) -> str:
@@ -114,7 +116,8 @@ def _x(panel: Panel, value: float) -> float:
     return LEFT + (WIDTH - LEFT - RIGHT) * min(value / panel.ticks[-1], 1.0)
 
 
-def _text(x: float, y: float, text: str, kind: str = "", *, anchor: str = "", size: int = 0, bold: bool = False) -> str:
+def text(x: float, y: float, text: str, kind: str = "", *, anchor: str = "", size: int = 0, bold: bool = False) -> str:
+    """A text at this point, in the colour of its `kind`."""
     given = {
         "class": kind,
         "text-anchor": anchor,
@@ -122,3 +125,14 @@ def _text(x: float, y: float, text: str, kind: str = "", *, anchor: str = "", si
     }
     more = "".join(f' {name}="{value}"' for name, value in given.items() if value)
     return f'<text x="{x:.1f}" y="{y:.1f}"{more}>{escape(text)}</text>'
+
+
+def step(most: float) -> float:
+    """A round distance between ticks, at most seven of which reach beyond `most`."""
+    return next(step for step in (0.25, 0.5, 1, 2, 5, 10, 20, 50, 100, 500, 10_000) if most / step <= 6)
+
+
+def ticks(most: float, step: float) -> list[float]:
+    """The multiples of `step` from nothing to the first that is not below `most`."""
+    below = list(takewhile(lambda tick: tick < most, (step * number for number in count())))
+    return [*below, step * len(below)]

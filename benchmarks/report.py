@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import count, takewhile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.grids import NAMES, Grid, Saved, conditions, grids
-from benchmarks.plot import Bar, Panel, svg
+from benchmarks.grid import CANVASES, NAMES, Grid, Saved
+from benchmarks.grids import conditions, grids
+from benchmarks.lines import widths_svg
+from benchmarks.plot import Bar, Panel, step, svg, ticks
 from benchmarks.workloads import LAYERS
 
 HEADINGS = {
+    "widths": "By the number of threads",
     "compare": "Beside bare Celery and its canvas",
     "canvas": "Layers as Celery's manual writes them",
     "growth": "When there are many",
     "ahead": "Tickets ahead of free threads",
     "idle": "Without work",
     "submit": "A large job is submitted",
+    "commit": "A commit by itself",
 }
 PLOTTED: dict[str, Callable[[int], str]] = {  # in words, by the number of tasks
     "wide": lambda tasks: f"wide: {tasks - 1:,} tasks, and one that waits for all",
     "job1": lambda tasks: f"job1: {tasks // 5:,} runs of a job with branches, at once",
     "layers": lambda tasks: f"layers: {LAYERS} × {tasks // LAYERS:,}, each task after all of the layer before",
 }
-CANVASES = {"wide": "Celery's chord", "job1": "Celery's canvas", "layers": "Celery's chords, by hand"}
+PLOTS = {
+    "widths": "![Throughput and hops by the number of threads](widths.svg)",
+    "compare": "![Ratios to bare Celery, and the time from a task to the next](report.svg)",
+}
 OPENING = """# What was measured
 
 Written by `python -m benchmarks report`; what each figure means, and how it is taken, is in [README.md](README.md).
@@ -33,26 +39,27 @@ Medians, with the range where there is one. No absolute figure holds on another 
 
 
 def write(reports: Sequence[Saved], folder: Path) -> list[Path]:
-    """Write `report.md` and, if sides were compared, `report.svg`; returns what was written."""
-    page, plot = folder / "report.md", folder / "report.svg"
+    """Write `report.md`, and `report.svg` and `widths.svg` of what was compared; returns what was written."""
     reports = sorted(reports, key=lambda report: report["database"] != "sqlite")
-    compared = [report for report in reports if report["kind"] == "compare"]
-    if compared:
-        plot.write_text(svg(_panels(compared)), encoding="utf-8")
-    page.write_text(_page(reports, plotted=bool(compared)), encoding="utf-8")
-    return [page, plot] if compared else [page]
+    by_kind = {kind: [report for report in reports if report["kind"] == kind] for kind in HEADINGS}
+    plots = {}
+    if compared := by_kind["compare"]:
+        plots["report.svg"] = svg(_panels(compared))
+    if by_width := by_kind["widths"]:
+        plots["widths.svg"] = widths_svg(by_width[-1])
+    written = {"report.md": _page(by_kind), **plots}
+    for name, said in written.items():
+        (folder / name).write_text(said, encoding="utf-8")
+    return [folder / name for name in written]
 
 
-def _page(reports: Sequence[Saved], *, plotted: bool) -> str:
+def _page(by_kind: Mapping[str, Sequence[Saved]]) -> str:
     lines = [OPENING]
-    if plotted:
-        lines.append("![Ratios to bare Celery, and the time from a task to the next](report.svg)\n")
-    for kind, heading in HEADINGS.items():
-        of_kind = [report for report in reports if report["kind"] == kind]
-        lines += [f"## {heading}\n"] if of_kind else []
+    for kind, of_kind in by_kind.items():
+        lines += [f"## {HEADINGS[kind]}\n", *([f"{PLOTS[kind]}\n"] if kind in PLOTS else [])] if of_kind else []
         for report in of_kind:
             lines += [f"{conditions(report)}.\n", *map(_markdown, grids(report))]
-    facts = reports[0]["machine"]
+    facts = next(of_kind[0]["machine"] for of_kind in by_kind.values() if of_kind)
     lines.append(f"{facts['system']}, Python {facts['python']}, Celery {facts['celery']}, batchq {facts['batchq']}.\n")
     return "\n".join(lines)
 
@@ -79,7 +86,7 @@ def _ratios(compared: Sequence[Saved]) -> Panel:
             groups.append((said(there[0]["workloads"][name]["tasks"]), _ratio_bars(name, there)))
     most = max(bar.high for _, bars in groups for bar in bars)
     note = "Tasks per second, as a multiple of bare Celery; a database and what stands below it took turns in one run"
-    return Panel("Throughput, bare Celery = 1", note, groups, _ticks(most, 0.25), 2, one=1.0)
+    return Panel("Throughput, bare Celery = 1", note, groups, ticks(most, 0.25), 2, one=1.0)
 
 
 def _ratio_bars(name: str, compared: Sequence[Saved]) -> list[Bar]:
@@ -107,18 +114,11 @@ def _hops(compared: Sequence[Saved]) -> Panel:
     most = max(bar.high for bar in bars)
     tasks = there[0]["workloads"]["chain"]["tasks"]
     note = f"chain, {tasks:,} tasks in a row: milliseconds, median and 95th percentile"
-    return Panel("From the end of a task to the start of the next", note, [("", bars)], _ticks(most, _step(most)), 1)
+    return Panel(
+        "From the end of a task to the start of the next", note, [("", bars)], ticks(most, max(1, step(most))), 1
+    )
 
 
 def _hop(name: str, side: str, report: Saved) -> Bar:
     hop = report["workloads"]["chain"]["sides"][side]["hop_ms"]
     return Bar(name, side, hop["p50"], hop["p50"], hop["p95"])
-
-
-def _step(most: float) -> float:
-    return next(step for step in (1, 2, 5, 10, 20, 50, 100, 500, 10_000) if most / step <= 6)
-
-
-def _ticks(most: float, step: float) -> list[float]:
-    below = list(takewhile(lambda tick: tick < most, (step * number for number in count())))
-    return [*below, step * len(below)]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.grids import Grid, Saved, conditions, grids
+from benchmarks.grid import Grid, Saved
+from benchmarks.grids import conditions, grids
 
 WIDTH = 120
 WIDTH_OF_RANGES = 170
@@ -15,7 +16,7 @@ def show(report: Saved, *, ranges: bool = False) -> None:
     """Print the report's tables."""
     console = Console()
     if not console.is_terminal:
-        console.width = WIDTH_OF_RANGES if ranges else WIDTH
+        console.width = WIDTH_OF_RANGES if ranges or report["kind"] == "widths" else WIDTH
     for grid in grids(report, ranges=ranges):
         console.print(_table(grid))
     console.print(conditions(report), highlight=False)

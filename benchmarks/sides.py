@@ -1,12 +1,10 @@
-"""The sides of the comparison: the processes they run, and what is measured of one run."""
+"""The sides of the comparison: the processes they run, and how each does its work."""
 
 from __future__ import annotations
 
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,11 +18,9 @@ from batchq.store import schema
 from batchq.store.columns import RUN
 from benchmarks import bare
 from benchmarks.joined import join
-from benchmarks.meter import PARTS, Meter, Resident
-from benchmarks.site import wait
+from benchmarks.site import Store
 from benchmarks.workloads import LAYERS, Stamps, Workload
 
-SERVER = "Bench"
 SHARED = ("broker", "database")
 
 
@@ -36,8 +32,8 @@ class Side(Protocol):
 
     name: str
     follows: frozenset[str]  # the workloads in which a task follows others, into a thread that is free
-    stores: bool  # whether it uses the database
     stamps: Stamps
+    environment: Mapping[str, str]  # of its processes, over that of this one
     processes: dict[str, psutil.Process]
 
     def commands(self, threads: int) -> Iterator[tuple[str, list[str]]]:
@@ -67,7 +63,7 @@ class Bare:
 
     name = "bare"
     follows = frozenset({"chain"})
-    stores = False
+    environment: Mapping[str, str] = {}
 
     def __init__(self, folder: Path) -> None:
         self.stamps = Stamps(folder / f"{self.name}.stamps")
@@ -138,24 +134,31 @@ def _signatures(work: Workload) -> Iterator[Any]:
 
 
 class Batchq:
-    """A batch server with as many threads, and a coordinator."""
+    """A batch server with as many threads, and a coordinator: a deployment of its own, on a database of its own.
 
-    name = "batchq"
+    It is started as users start it, with Celery's events, unless `events` is false.
+    """
+
     follows = frozenset({"wide", "drain", "chain", "layers"})
-    stores = True
 
-    def __init__(self, folder: Path, threads: int) -> None:
-        self.stamps = Stamps(folder / "batchq.stamps")
-        self.processes: dict[str, psutil.Process] = {}
+    def __init__(self, folder: Path, threads: int, store: Store, name: str = "batchq", *, events: bool = True) -> None:
+        self.name = name
+        self.stamps = Stamps(folder / f"{name}.stamps")
+        self.processes: dict[str, psutil.Process] = {"database": store.process} if store.process else {}
         self.runs: list[int] = []
-        self.batch = join()
+        settings = {"database_url": store.url, "home": str(folder / name), "deployment": name}
+        self.environment: Mapping[str, str] = {
+            f"BATCHQ_{setting.upper()}": value for setting, value in settings.items()
+        }
+        self.batch = join(**settings)
+        self._options = [] if events else ["--no-events"]
         schema.upgrade(self.batch.database)
-        actions.ensure_server(self.batch.database, SERVER, threads)
+        actions.ensure_server(self.batch.database, name, threads)
 
     def commands(self, threads: int) -> Iterator[tuple[str, list[str]]]:
         argv = [sys.executable, "-m", "batchq", "-A", "benchmarks.joined:batch"]
         yield "coordinator", [*argv, "coordinator"]
-        yield "main", [*argv, "server", "start", SERVER, "--loglevel", "WARNING"]
+        yield "main", [*argv, "server", "start", self.name, *self._options, "--loglevel", "WARNING"]
 
     def close(self) -> None:
         actions.pause_group(self.batch.database, DEFAULT_GROUP)
@@ -165,7 +168,7 @@ class Batchq:
         self.batch.forward()
 
     def begin(self, work: Workload) -> None:
-        self.runs = [self.batch.submit(job) for job in work.write()]
+        self.runs = self.batch.submit_all(work.write())
 
     def through(self) -> bool:
         with self.batch.database.read() as tx:
@@ -180,101 +183,3 @@ class Batchq:
 
     def tidy(self) -> None:
         """What it did stays in the books, as it does in a night's work."""
-
-
-def both_sides(folder: Path, threads: int) -> list[Side]:
-    """Bare Celery and batchq."""
-    return [Bare(folder), Batchq(folder, threads)]
-
-
-def all_sides(folder: Path, threads: int) -> list[Side]:
-    """And Celery's canvas."""
-    return [*both_sides(folder, threads), Canvas(folder)]
-
-
-# --- one run of one side ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Figures:
-    """What one run of one side came to.
-
-    `seconds` run from the first act of handing over (of gated work: of letting it start) to the end of the last
-    operation, `submit_seconds` from the first to the last act of handing over. `stored_ms` is how much later it was in
-    the books. `cpu_ms` is CPU time per task by part, the client's until all is handed over and not while it waits;
-    `others_cpu` is how much of a core the waiting sides took meanwhile; `resident_mib` the memory of main processes.
-    """
-
-    seconds: float
-    submit_seconds: float
-    stored_ms: float | None
-    tasks_per_second: float
-    cpu_ms: dict[str, float]
-    cpu_ms_per_task: float
-    others_cpu: float
-    peak_mib: float
-    resident_mib: dict[str, Resident]
-    hops_ms: list[float]
-
-
-def measure(side: Side, work: Workload, timeout: float, others: Sequence[Side] = ()) -> Figures:
-    """Have the side do the work, while the others wait; raises TimeoutError."""
-    count = len(work.marks)
-    side.stamps.clear()
-    if work.gated:
-        side.close()
-    with Meter(side.processes) as meter, Meter(_own(others)) as others_meter:
-        handing_over = Timed(lambda: side.begin(work))
-        opening = Timed(side.open if work.gated else nothing)
-        wait(lambda: side.stamps.count() >= count and side.through(), timeout, f"{side.name}, {work.name}")
-    side.tidy()
-    stamps = dict(written := side.stamps.read())
-    assert stamps.keys() == set(work.marks), "an operation ran that should not have"
-    assert len(written) == count, "an operation ran twice"
-    start = (opening if work.gated else handing_over).start
-    end = max(stamp.ended for stamp in stamps.values())
-    cpu = {**meter.cpu_seconds, "client": handing_over.cpu_seconds + opening.cpu_seconds}
-    cpu_ms = {part: cpu[part] * 1000 / count for part in PARTS if part in cpu}
-    return Figures(
-        seconds=(end - start) / 1e9,
-        submit_seconds=handing_over.seconds,
-        stored_ms=_later_ms(side.stored_at(), end),
-        tasks_per_second=count * 1e9 / (end - start),
-        cpu_ms=cpu_ms,
-        cpu_ms_per_task=sum(cpu_ms.values()),
-        others_cpu=sum(others_meter.cpu_seconds.values()) / others_meter.seconds,
-        peak_mib=meter.peak_bytes / 2**20,
-        resident_mib=meter.resident_mib,
-        hops_ms=work.hops(stamps) if work.name in side.follows else [],
-    )
-
-
-class Timed:
-    """An act of this thread, done and timed: its start in ns of the monotonic clock, and its wall and CPU seconds."""
-
-    def __init__(self, act: Callable[[], None]) -> None:
-        cpu, self.start = time.thread_time(), time.monotonic_ns()
-        act()
-        self.seconds = (time.monotonic_ns() - self.start) / 1e9
-        self.cpu_seconds = time.thread_time() - cpu
-
-
-def nothing() -> None:
-    """Do nothing."""
-
-
-def _own(sides: Sequence[Side]) -> dict[str, psutil.Process]:
-    """The processes that are these sides' own, by whatever name."""
-    return {
-        f"{side.name} {part}": process
-        for side in sides
-        for part, process in side.processes.items()
-        if part not in SHARED
-    }
-
-
-def _later_ms(stored_at: float | None, end: int) -> float | None:
-    """How much later than `end`, of the monotonic clock, that was."""
-    if stored_at is None:
-        return None
-    return (stored_at - (time.time() - time.monotonic()) - end / 1e9) * 1000
