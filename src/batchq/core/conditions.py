@@ -91,9 +91,11 @@ def settle(nodes: Mapping[str, Node], states: Mapping[str, State]) -> dict[str, 
 def order(after: Mapping[str, Sequence[str]]) -> list[str]:
     """Sort tasks behind the tasks they follow, otherwise as given; leave out cycles and all that follows them."""
     successors: dict[str, list[str]] = {}
-    open_count = {name: len(set(before)) for name, before in after.items()}
+    open_count = {}
     for name, before in after.items():
-        for predecessor in set(before):
+        distinct = set(before)
+        open_count[name] = len(distinct)
+        for predecessor in distinct:
             successors.setdefault(predecessor, []).append(name)
     names = list(after)
     places = {name: place for place, name in enumerate(names)}

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from datetime import date, datetime
+from functools import lru_cache
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import (
@@ -16,6 +17,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    PlainValidator,
     ValidationInfo,
 )
 
@@ -154,8 +156,14 @@ def conditions(value: object) -> tuple[Condition, ...]:
         return (Condition(value),)
     items = value if isinstance(value, list | tuple) else (value,)
     if set(map(type, items)) == {str}:
-        return tuple(map(Condition, items))  # the usual long list
+        return _succeeding(tuple(items))  # the usual long list
     return tuple(condition for item in items for condition in _stated(item))
+
+
+@lru_cache(maxsize=4)
+def _succeeding(names: tuple[str, ...]) -> tuple[Condition, ...]:
+    """Conditions on the success of these tasks; the tasks of a layer follow the same ones, and share the tuple."""
+    return tuple(map(Condition, names))
 
 
 def _stated(item: object) -> Iterator[Condition]:
@@ -199,7 +207,8 @@ def _outcome(task: str, word: object) -> Outcome:
 
 def _as_in_a_file(after: tuple[Condition, ...]) -> list[dict[str, object]]:
     """The conditions as a file says them, so that what is dumped can be read again."""
-    return [{c.task: {"outcome": c.outcome.value, "handles": True} if c.handles else c.outcome.value} for c in after]
+    words = {outcome: outcome.value for outcome in Outcome}  # looked up here: `value` takes longer than the rest
+    return [{c.task: {"outcome": words[c.outcome], "handles": True} if c.handles else words[c.outcome]} for c in after]
 
 
 def _time(value: str) -> str:
@@ -263,6 +272,6 @@ Date = Annotated[date, BeforeValidator(_date, json_schema_input_type=str)]
 Days = Annotated[tuple[str, ...] | None, BeforeValidator(_days, json_schema_input_type=list[Day] | None)]
 After = Annotated[
     tuple[Condition, ...],
-    BeforeValidator(conditions, json_schema_input_type=AfterForm),
+    PlainValidator(conditions, json_schema_input_type=AfterForm),
     PlainSerializer(_as_in_a_file, return_type=list[dict[str, JSON]]),
 ]

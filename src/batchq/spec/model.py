@@ -190,6 +190,8 @@ MET_BY_ERROR = [outcome for outcome, states in MET_BY.items() if State.ERROR in 
 
 def _after_fault(after: Sequence[Condition], join: Join) -> str | None:
     """Why these conditions cannot stand together (rules 3, 7)."""
+    if len({condition.task for condition in after}) == len(after) and not any(each.handles for each in after):
+        return None  # the usual long list
     asked: dict[str, Outcome] = {}
     seen = set()
     for condition in after:

@@ -101,11 +101,13 @@ def rows_of(job: JobSpec) -> Rows:
     """The rows of a job."""
     positions = {task.name: position for position, task in enumerate(job.tasks)}
     tasks = [_task(job, task, position) for position, task in enumerate(job.tasks)]
-    nodes: list[Node] = [
-        (task.join, tuple((positions[each.task], str(each.outcome), each.handles) for each in task.after))
-        for task in job.tasks
-    ]
-    return Rows(tasks, list(_share(tasks, nodes)))
+    # By the conditions' identity: tasks that follow the same ones mostly have them as one tuple.
+    nodes: dict[tuple[int, Join], Node] = {}
+    for task in job.tasks:
+        if (key := (id(task.after), task.join)) not in nodes:
+            after = tuple((positions[each.task], str(each.outcome), each.handles) for each in task.after)
+            nodes[key] = task.join, after
+    return Rows(tasks, list(_share(tasks, [nodes[id(task.after), task.join] for task in job.tasks])))
 
 
 def _share(tasks: list[TaskValues], nodes: list[Node]) -> Iterator[tuple[int, int, str, bool]]:
