@@ -46,5 +46,7 @@ class Linger:
         return now < self._until
 
     def _end(self) -> None:
-        self._fresh.clear()
-        self._flush()
+        # The timer of an earlier wait may come during a later one, which must not be cut short.
+        if self._until and self._monotonic() >= self._until:
+            self._fresh.clear()
+            self._flush()
