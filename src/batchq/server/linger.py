@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 # A report waits this long for others, if its attempt started no longer ago than FRESH_SECONDS.
 LINGER_SECONDS = 0.001
@@ -41,12 +42,12 @@ class Linger:
             return False
         if not self._until:
             self._until = now + LINGER_SECONDS
-            self._call_later(LINGER_SECONDS, self._end)
+            self._call_later(LINGER_SECONDS, partial(self._end, self._until))
         # Not by the timer alone: a loop that ends, or waits for the broker, may never call it.
         return now < self._until
 
-    def _end(self) -> None:
+    def _end(self, until: float) -> None:
         # The timer of an earlier wait may come during a later one, which must not be cut short.
-        if self._until and self._monotonic() >= self._until:
+        if until == self._until:
             self._fresh.clear()
             self._flush()
