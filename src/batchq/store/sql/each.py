@@ -140,6 +140,8 @@ def _is_instant(type_: AnyType) -> bool:
 def _written(instant: datetime | None) -> str | None:
     if instant is None:
         return None
+    if instant.tzinfo is UTC:  # nearly always; the offset is cut off
+        return instant.isoformat(" ", "microseconds")[:26]
     if instant.utcoffset() is None:
         raise ValueError(f"{instant} has no time zone")
     return instant.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
