@@ -38,16 +38,23 @@ Medians, with the range where there is one. No absolute figure holds on another 
 """
 
 
+# The comparison by width has a page of its own, as it is repeated more often than all others together.
+PAGES = {"widths.md": ("widths", "commit"), "report.md": ("compare", "canvas", "growth", "ahead", "idle", "submit")}
+
+
 def write(reports: Sequence[Saved], folder: Path) -> list[Path]:
-    """Write `report.md`, and `report.svg` and `widths.svg` of what was compared; returns what was written."""
+    """Write the pages and plots of these reports, each if there is something for it; returns what was written."""
     reports = sorted(reports, key=lambda report: report["database"] != "sqlite")
     by_kind = {kind: [report for report in reports if report["kind"] == kind] for kind in HEADINGS}
-    plots = {}
+    written = {}
+    for page, kinds in PAGES.items():
+        on_it = {kind: by_kind[kind] for kind in kinds if by_kind[kind]}
+        if on_it:
+            written[page] = _page(on_it)
     if compared := by_kind["compare"]:
-        plots["report.svg"] = svg(_panels(compared))
+        written["report.svg"] = svg(_panels(compared))
     if by_width := by_kind["widths"]:
-        plots["widths.svg"] = widths_svg(by_width[-1])
-    written = {"report.md": _page(by_kind), **plots}
+        written["widths.svg"] = widths_svg(by_width[-1])
     for name, said in written.items():
         (folder / name).write_text(said, encoding="utf-8")
     return [folder / name for name in written]
@@ -56,10 +63,10 @@ def write(reports: Sequence[Saved], folder: Path) -> list[Path]:
 def _page(by_kind: Mapping[str, Sequence[Saved]]) -> str:
     lines = [OPENING]
     for kind, of_kind in by_kind.items():
-        lines += [f"## {HEADINGS[kind]}\n", *([f"{PLOTS[kind]}\n"] if kind in PLOTS else [])] if of_kind else []
+        lines += [f"## {HEADINGS[kind]}\n", *([f"{PLOTS[kind]}\n"] if kind in PLOTS else [])]
         for report in of_kind:
             lines += [f"{conditions(report)}.\n", *map(_markdown, grids(report))]
-    facts = next(of_kind[0]["machine"] for of_kind in by_kind.values() if of_kind)
+    facts = next(of_kind[0]["machine"] for of_kind in by_kind.values())
     lines.append(f"{facts['system']}, Python {facts['python']}, Celery {facts['celery']}, batchq {facts['batchq']}.\n")
     return "\n".join(lines)
 

@@ -164,7 +164,7 @@ def page_and_plot(tmp_path):
     }
     (tmp_path / "saved.json").write_text(json.dumps(saved))
     benchmark("report", str(tmp_path / "saved.json"), "--to", str(tmp_path))
-    return (tmp_path / "report.md").read_text(), ElementTree.parse(tmp_path / "widths.svg").getroot()
+    return (tmp_path / "widths.md").read_text(), ElementTree.parse(tmp_path / "widths.svg").getroot()
 
 
 def test_a_report_of_all_widths_says_which_targets_are_met(page_and_plot):
