@@ -76,12 +76,13 @@ class Execution(Request):
     """One claimed attempt in the pool; however it ends, exactly one report reaches the ledger."""
 
     def __init__(self, server: Host, arrival: Arrival, row: Start, consumer: Consumer) -> None:
+        operations = server.app.tasks  # once: Celery takes a lock for each look
         super().__init__(
             arrival.message,
             app=server.app,
             hostname=consumer.hostname,
             eventer=consumer.event_dispatcher,
-            task=server.app.tasks[tickets.RUN],
+            task=operations[tickets.RUN],
             connection_errors=consumer.connection_errors,
             body=((), {}, {}),
             # Not the message's own, which nobody has signed: Flower would show whatever somebody wrote there.
@@ -92,8 +93,7 @@ class Execution(Request):
         self.arrival = arrival
         self.row = row
         self.ended_by: int | None = None  # the signal that an operator had sent to its process
-        operation = self.app.tasks.get(row.operation)
-        self.soft_limit, self.hard_limit = server.worker_limits.of(operation, row.time_limit)
+        self.soft_limit, self.hard_limit = server.worker_limits.of(operations.get(row.operation), row.time_limit)
 
     def start(self, pool: Pool) -> None:
         """Hand the attempt to the pool."""
