@@ -85,7 +85,7 @@ class BatchQ:
         self._given |= settings
         if "database" in vars(self):
             self.database.dispose()
-        for made in ("settings", "database", "coordinator"):
+        for made in ("settings", "catalogue", "database", "coordinator"):
             vars(self).pop(made, None)
         self._publishing = None
 
@@ -250,7 +250,7 @@ class BatchQ:
         if self.settings.broker_url:
             brokers.lead_to(self.settings.broker_url, self.app.conf, writes=writes)
 
-    @property
+    @cached_property
     def catalogue(self) -> Catalogue:
         """The app's tasks, as the operations of jobs."""
         return Catalogue(self.app, self.settings)

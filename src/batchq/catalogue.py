@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from celery import Celery
@@ -15,6 +16,14 @@ from batchq.errors import InvalidInput, closest
 
 if TYPE_CHECKING:
     from batchq.spec import JobSpec
+
+
+# A server asks this of each attempt that it starts.
+@lru_cache
+def _allowed(operation: str, patterns: str, shell: bool) -> bool:
+    if operation.startswith(("celery.", "batchq.")) or (operation == "shell.run" and not shell):
+        return False
+    return any(fnmatchcase(operation, pattern.strip()) for pattern in patterns.split(","))
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +40,7 @@ class Catalogue:
 
     def allows(self, operation: str) -> bool:
         """Whether a job may run the task of this name: one that the settings allow, and neither Celery's nor ours."""
-        if operation.startswith(("celery.", "batchq.")) or (operation == "shell.run" and not self.settings.allow_shell):
-            return False
-        return any(fnmatchcase(operation, pattern.strip()) for pattern in self.settings.allowed_operations.split(","))
+        return _allowed(operation, self.settings.allowed_operations, self.settings.allow_shell)
 
     def rate_limits(self, operations: Iterable[str]) -> str | None:
         """A sentence that names the operations with a `rate_limit`, which does not hold here; None if none has one."""

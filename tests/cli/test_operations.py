@@ -46,6 +46,16 @@ def test_patterns_narrow_what_may_be_run(patterns: str, allowed: list[str]):
     assert not [name for name in joined.operations() if name.startswith(("celery.", "batchq."))]
 
 
+def test_patterns_that_are_given_later_hold_from_then_on():
+    joined = batch(allowed_operations="shop.*")
+    before = [joined.may_run(name) for name in NAMES]
+    BatchQ(joined.app, allowed_operations="hr.*")
+    assert (before, [joined.may_run(name) for name in NAMES]) == (
+        [False, False, True, True],
+        [True, False, False, False],
+    )
+
+
 @pytest.mark.parametrize(
     ("operation", "said"),
     [

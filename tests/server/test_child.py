@@ -5,13 +5,15 @@ and what it knows of its job (rule 38).
 from __future__ import annotations
 
 import logging
+import pickle
+import pickletools
 from typing import Any
 
 import pytest
 from celery import Celery, Task, signals
 from celery.exceptions import Ignore, Reject
 
-from batchq.server.child.executing import execute
+from batchq.server.child.executing import Errand, execute
 from batchq.server.child.order import Current, Done, Order, current
 
 app = Celery("shop", set_as_current=False)
@@ -88,6 +90,24 @@ def run(
 ) -> Done:
     work = Current("JOB 1", 7, "TASK 3", 2, "anna", "dat")
     return execute(Order(operation, args, kwargs, "5f0c", work, "AOS1@h", "BG1", log_bytes, result_bytes, **more))
+
+
+def errand(**more: Any) -> Errand:
+    work = Current("JOB 1", 7, "TASK 3", 2, "anna", "dat")
+    return Errand("looks", "[]", "{}", "5f0c", work, "AOS1@h", "BG1", 1000, 100, **more)
+
+
+def test_an_errand_arrives_as_it_left_and_is_carried_out_there():
+    sent = errand(last=False, time_limits=(9.5, None), most_attempts=3, most_kilobytes=70_000)
+    arrived = pickle.loads(pickle.dumps(sent, pickle.HIGHEST_PROTOCOL))
+    assert arrived == sent
+    assert arrived() == execute(sent) == Done(True, result='["5f0c", 1, "AOS1@h", "BG1", "TASK 3"]')
+
+
+def test_an_errand_names_one_function_and_its_answer_none():
+    """Each further name would cost the server and the child as much as all values together."""
+    ways = pickletools.genops(pickle.dumps(errand())), pickletools.genops(pickle.dumps(errand()()))
+    assert [sum("GLOBAL" in op.name for op, _, _ in way) for way in ways] == [1, 0]
 
 
 def test_a_result_comes_back_as_json_and_the_hooks_are_called():

@@ -26,8 +26,8 @@ from batchq.server import ends, tickets
 from batchq.server.celery_types.pool import Pool
 from batchq.server.celery_types.worker import Consumer, Worker
 from batchq.server.child import exceptions, lines
-from batchq.server.child.executing import execute
-from batchq.server.child.order import ERROR_CHARS, Current, Done, Order
+from batchq.server.child.executing import Errand
+from batchq.server.child.order import ERROR_CHARS, Current, Done
 from batchq.server.ledger import Ledger
 from batchq.server.options import WorkerLimits
 from batchq.server.pool import Following
@@ -76,12 +76,13 @@ class Execution(Request):
     """One claimed attempt in the pool; however it ends, exactly one report reaches the ledger."""
 
     def __init__(self, server: Host, arrival: Arrival, row: Start, consumer: Consumer) -> None:
+        operations = server.app.tasks  # once: Celery takes a lock for each look
         super().__init__(
             arrival.message,
             app=server.app,
             hostname=consumer.hostname,
             eventer=consumer.event_dispatcher,
-            task=server.app.tasks[tickets.RUN],
+            task=operations[tickets.RUN],
             connection_errors=consumer.connection_errors,
             body=((), {}, {}),
             # Not the message's own, which nobody has signed: Flower would show whatever somebody wrote there.
@@ -92,8 +93,7 @@ class Execution(Request):
         self.arrival = arrival
         self.row = row
         self.ended_by: int | None = None  # the signal that an operator had sent to its process
-        operation = self.app.tasks.get(row.operation)
-        self.soft_limit, self.hard_limit = server.worker_limits.of(operation, row.time_limit)
+        self.soft_limit, self.hard_limit = server.worker_limits.of(operations.get(row.operation), row.time_limit)
 
     def start(self, pool: Pool) -> None:
         """Hand the attempt to the pool."""
@@ -128,8 +128,8 @@ class Execution(Request):
         """Give the order to the pool; None if that is closed."""
         # Not by way of the worker's semaphore: the ledger admits no more attempts than the pool has processes.
         taken = pool.apply_async(
-            execute,
-            args=(self._order(),),
+            self._order(),
+            args=(),
             accept_callback=self.on_accepted,
             timeout_callback=self.on_timeout,
             callback=self.on_success,
@@ -141,10 +141,10 @@ class Execution(Request):
         self.server.pool.write()
         return taken
 
-    def _order(self) -> Order:
+    def _order(self) -> Errand:
         row, settings = self.row, self.server.settings
         current = Current(row.job, run_of(row.id), row.name, row.attempt, row.run_by, row.company)
-        return Order(
+        return Errand(
             row.operation,
             row.args,
             row.kwargs,
@@ -191,14 +191,15 @@ class Execution(Request):
 
     # --- called by the pool; on the threads pool from its threads -------------------------------------------
 
-    def on_success(self, done: Done, **_: object) -> None:
+    def on_success(self, values: tuple[object, ...], **_: object) -> None:
         """The child came back, with a success or with an error of the operation.
 
         Events carry no result and no log: not everybody who sees Flower may see those.
         """
-        if not isinstance(done, Done):  # the threads pool hands a failure in here
-            self.on_failure(done)
+        if not isinstance(values, tuple):  # the threads pool hands a failure in here
+            self.on_failure(values)
             return
+        done = Done._make(values)
         if done.spent:
             self.server.pool.replace(self.worker_pid)
         if done.returned:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import nullcontext
 from contextvars import copy_context
-from dataclasses import replace
 from decimal import Decimal
 from json import loads
 from os import getpid
@@ -24,7 +24,7 @@ from batchq.core import secrets
 from batchq.core.secrets import Veil
 from batchq.server.child import exceptions, lines, restore, trace
 from batchq.server.child.log import kept, listening, veils
-from batchq.server.child.order import ERROR_CHARS, Done, Order, running
+from batchq.server.child.order import ERROR_CHARS, Current, Done, Order, running
 from batchq.server.child.trial import Trial, let_a_signal_end
 
 REPR_CHARS = 1024
@@ -49,6 +49,27 @@ _Anything = BaseException
 _NOTHING = nullcontext()
 
 
+class Errand(Order):
+    """An order on its way: the pool calls it where it arrives, and it answers with the values of a `Done`.
+
+    Both ways plain values travel, since pickle takes longer for each class that it has to name than for all of them.
+    """
+
+    def __call__(self) -> tuple[object, ...]:
+        """Run the attempt."""
+        return execute(self)[:]
+
+    def __reduce__(self) -> tuple[Callable[..., Errand], tuple[object, ...]]:
+        values = vars(self) | {"current": (*vars(self.current).values(),)}
+        return _arrived, (*values.values(),)
+
+
+def _arrived(
+    operation: str, args: str, kwargs: str, token: str, current: tuple[str, int, str, int], *facts: object
+) -> Errand:
+    return Errand(operation, args, kwargs, token, Current(*current), *facts)  # type: ignore[arg-type]  # as they left
+
+
 def execute(order: Order) -> Done:
     """Run one attempt. A `Done` comes back whatever the operation does, unless the process ends."""
     listening.listen()
@@ -66,7 +87,7 @@ def execute(order: Order) -> Done:
     spent = house is not None and (
         house.spent or terminate_handler_fired() or house.is_worn_by(order.most_attempts, order.most_kilobytes)
     )
-    return replace(done, spent=True) if spent else done
+    return done._replace(spent=True) if spent else done
 
 
 def _attempted(order: Order, house: restore.House | None) -> Done:
