@@ -9,14 +9,17 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from batchq import Job, actions
 from batchq.core.ends import Failure, Success
 from batchq.core.states import Reason
 from batchq.spec import JobSpec
-from batchq.store import transaction
+from batchq.store import topology as topologies
+from batchq.store import transaction, trouble
 from batchq.store.sql import statement
 from batchq.store.transaction import Tx
+from batchq.store.trouble import What
 from batchq.testing.clocked import Clocked, in_memory
 from drills.sim.world import job_of
 from play import Play
@@ -71,6 +74,34 @@ def test_a_report_and_the_next_start_take_two_round_trips(postgresql: Clocked, m
         batch.report(server, row, Success())
     assert len(trips) == 2, trips
     assert batch.running()
+
+
+def test_a_task_that_becomes_ready_while_it_is_set_aside_does_not_start(sqlite: Clocked):
+    sqlite.instant = NOON
+    batch = Play(sqlite)
+    batch.server("AOS1", 2)
+    run = batch.submit(job("JOB", {"A": [], "B": ["A"]}))
+    batch.deliver()
+    waiting = batch.task(run, "B").id
+    sqlite.run(lambda tx: trouble.note(tx, {(What.TASK, waiting): "broken"}, "here", tx.now()))
+    sqlite.run(topologies.current)
+    ((server, row),) = batch.running()
+    batch.report(server, row, Success())
+    assert batch.states(run) == {"A": "success", "B": "ready"}
+
+
+def test_a_ready_task_that_lost_its_instant_hinders_no_other(database: Clocked):
+    database.instant = NOON
+    batch = Play(database)
+    batch.server("AOS1", 2)
+    run = batch.submit(job("JOB", {"A": [], "B": [], "C": [], "D": []}))
+    batch.deliver()
+    broken = batch.task(run, "C").id
+    database.run(lambda tx: tx.execute(text(f"UPDATE batchq_task SET ready_at = NULL WHERE id = {broken}")))
+    database.run(topologies.current)
+    (server, row), _ = batch.running()
+    batch.report(server, row, Success())
+    assert batch.states(run) == {"A": "success", "B": "executing", "C": "ready", "D": "executing"}
 
 
 # --- the same in the end ------------------------------------------------------------------------------------

@@ -17,12 +17,14 @@ from sqlalchemy import text
 from batchq import Job, actions, engine
 from batchq.config import Settings
 from batchq.coordinator import Coordinator
+from batchq.core.ends import Success
 from batchq.server.publisher import Publisher
-from batchq.store import moves
+from batchq.store import moves, trouble
 from batchq.store import server as servers
 from batchq.store import topology as topologies
 from batchq.store.database import Database
 from batchq.store.transaction import Tx
+from batchq.store.trouble import What
 from play import Clocked, Play
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -230,3 +232,77 @@ def test_a_change_of_priority_waits_for_a_run_that_is_settled_and_holds_none_of_
             server.execute(text(f"UPDATE batchq_task SET pending = pending WHERE id = {waiting}"))
             server.commit()
     assert ended == [["group default: priority normal → high"]]
+
+
+# --- a server's commit, which asks for the dispatch lock along with its first questions ---------------------
+
+
+def any_of_two(batch: Play) -> tuple[int, Any, Any]:
+    """A run in which X is queued, as one of the two tasks that it follows has ended; the other one, and X's ticket."""
+    batch.server("AOS2", 1, groups=["BG1"])
+    job = Job("JOB")
+    job.task("A", "demo.work")
+    job.task("B", "demo.work")
+    job.task("X", "demo.work", after=["A", "B"], join="any", group="BG1")
+    run = batch.submit(job)
+    batch.deliver()
+    batch.finish("A")
+    (ticket,) = batch.mail
+    return run, batch.at("B")[1], ticket
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        be_claiming,
+        lambda tx, ticket: moves.lock_out(tx),
+        lambda tx, ticket: moves.unqueue(tx, [(ticket.task, ticket.token)]),
+    ],
+    ids=["claimed", "locked for an operator", "taken back"],
+)
+def test_a_commit_under_the_dispatch_lock_waits_for_no_follower_that_others_hold(batch, postgresql, held):
+    run, row, ticket = any_of_two(batch)
+    server, life = other_of(postgresql), batch.workers["AOS1"].life
+    server.patience = 0.2
+    with server.write() as tx:
+        topologies.current(tx)
+    flush = engine.Flush(reports=[engine.Report(row.id, row.token, Success())], active=0, pool=2, likely={"default"})
+    with elsewhere(postgresql) as other:
+        held(other, ticket)
+        served = server.run(engine.serve, life, flush)
+        topologies.lock_dispatch(other)
+        other.rollback()
+    assert served.advance.more
+    assert batch.task(run, "X").pending == 1
+    server.run(engine.serve, life, engine.Flush(active=0, pool=2, more_to_settle=True))
+    assert (batch.task(run, "X").pending, batch.states(run)["B"]) == (0, "success")
+    batch.deliver()
+    batch.finish("X")
+    assert batch.verdict(run) == "success"
+
+
+def test_a_commit_that_reports_of_a_run_set_aside_locks_other_runs_before_dispatch(batch, postgresql):
+    life, server = batch.workers["AOS1"].life, other_of(postgresql)
+    one = Job("ONE")
+    one.task("A", "demo.work")
+    two = Job("TWO")
+    two.task("C", "demo.work")
+    first, second = batch.submit(one), batch.submit(two)
+    batch.deliver()
+    a, c = (batch.at(name)[1] for name in "AC")
+    left = engine.Flush(
+        reports=[engine.Report(c.id, c.token, Success())], active=1, pool=2, likely={"default"}, may_advance=False
+    )
+    postgresql.run(engine.serve, life, left)
+    postgresql.run(lambda tx: trouble.note(tx, {(What.RUN, first): "broken"}, "here", tx.now()))
+    with server.write() as tx:
+        topologies.current(tx)
+    flush = engine.Flush(reports=[engine.Report(a.id, a.token, Success())], active=0, pool=2, likely={"default"})
+    with elsewhere(postgresql) as other:
+        moves.lock_runs(other, [second])
+        other.execute(text("SELECT 1"))
+        with meanwhile(postgresql, lambda: server.run(engine.serve, life, flush)) as ended:
+            topologies.lock_dispatch(other)
+            other.rollback()
+    assert not isinstance(ended[0], Exception)
+    assert batch.verdict(second) == "success"

@@ -119,11 +119,35 @@ def test_a_broker_that_takes_no_events_is_given_up_once(heard: Heard) -> None:
     assert heard.why == ["it does not take events"]
 
 
-def test_nothing_is_sent_on_a_line_that_was_given_up(heard: Heard) -> None:
+def next_line(before: Heard) -> Heard:
+    """The line after this one; Celery lets its dispatcher go on with what the old one kept."""
+    line = Heard()
+    line.dispatcher.extend_buffer(before.dispatcher)
+    line.dispatcher.flush()
+    return line
+
+
+def test_what_was_gathered_when_the_connection_broke_goes_over_the_next_one(heard: Heard) -> None:
+    heard.happen("a", "b")
+    heard.events.keep()
+    heard.dispatcher.enabled = False
+    heard.events.send()
+    assert heard.listen() == []
+    after = next_line(heard)
+    assert after.listen() == [["a", "b"]]
+    after.connection.close()
+
+
+def test_a_line_that_was_given_up_sends_nothing_and_keeps_all(heard: Heard) -> None:
     heard.happen("a")
     heard.gives_up = True
     heard.turn(0.25)
+    heard.happen(*map(str, range(MOST_GATHERED)))
     assert heard.listen() == []
+    heard.events.keep()
+    after = next_line(heard)
+    assert [name for message in after.listen() for name in message] == ["a", *map(str, range(MOST_GATHERED))]
+    after.connection.close()
 
 
 def test_nothing_is_sent_after_events_were_switched_off(heard: Heard) -> None:

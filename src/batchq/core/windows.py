@@ -176,7 +176,7 @@ def next_change(
 def next_edge(windows: Sequence[Window], after: datetime) -> datetime:
     """An instant, in UTC and at most a day later than `after`, up to which `threads_at` stays as it is at `after`.
 
-    At the instant itself a window may open or close; more often than at a `next_change`, but this is found at once.
+    Something may change there or not: unlike `next_change`, it looks no further.
     """
     begin = _aware(after).astimezone(UTC).replace(microsecond=0)
     return next(_moments(windows, begin, begin + DAY), begin + DAY)

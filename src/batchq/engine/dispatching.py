@@ -18,8 +18,8 @@ from batchq.store.transaction import Tx
 class Demand:
     """The input of dispatch and the best ready tasks of some groups, asked for under the dispatch lock.
 
-    `topology` is the version at hand when it was asked for. If that was before a commit's own changes, `ended` counts
-    the attempts that these ended on `server`.
+    `topology` is the version at hand when it was asked for. Where the commit changed rows afterwards, `ended` is how
+    many attempts it ended on `server`.
     """
 
     input: DispatchInput
@@ -67,9 +67,9 @@ def ask(tx: Tx, likely: Mapping[str, int], now: datetime | None = None, *, stand
     Groups that are `likely` to be served are peeked at, so many tasks deep. Without `now` this is asked for before the
     instant is known.
     """
-    aside = topologies.aside(tx).tasks
-    asked = topologies.dispatch_input(tx, aside, standing)
-    return Demand(asked, moves.peek(tx, likely, now, aside), tx.topology.version)
+    topology = topologies.at_hand(tx)
+    asked = topologies.dispatch_input(tx, topology.aside.tasks, standing)
+    return Demand(asked, moves.peek(tx, likely, now, topology.aside.tasks), topology.version)
 
 
 def choose(tx: Tx, demand: Demand, ahead: int, unsendable: Collection[str], now: datetime | None = None) -> Chosen:

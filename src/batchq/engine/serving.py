@@ -26,8 +26,8 @@ from batchq.store.transaction import Tx
 def serve(tx: Tx, life: Life, flush: Flush) -> Served:
     """Carry out one flush of a server in one transaction: finish, settle, claim, dispatch.
 
-    A life that no longer carries its server's name is fenced off, and nothing is written (rule 31). Its questions go
-    out together. If all of them could be foreseen, a remote database gets everything in two round trips.
+    A life that no longer carries its server's name is fenced off, and nothing is written (rule 31). The questions of a
+    flush go out together. Where those of dispatch could be foreseen too, a remote database needs two round trips.
     """
     standing = topologies.standing(tx, life.server)
     reported = {report.task for report in flush.reports}
@@ -45,7 +45,9 @@ def serve(tx: Tx, life: Life, flush: Flush) -> Served:
     broken = bool(topology.aside.runs) and any(run_of(task) in topology.aside.runs for task in reported)
     settling = flush.may_advance and not broken
     finished = finish(tx, life, flush.reports, locked, now, settling=settling) if locked is not None else Finished()
-    settled = settle_ends(tx, now, finished.ends, followers) if settling and finished.ends else Settled()
+    settled = Settled()
+    if settling and finished.ends:
+        settled = settle_ends(tx, now, finished.ends, followers, may_wait=foreseen is None)
     if reported:
         crash.point("finishing")
     moves.unqueue(tx, [(offer.task, offer.token) for offer in flush.overdue])
@@ -55,9 +57,11 @@ def serve(tx: Tx, life: Life, flush: Flush) -> Served:
     flush = flush.with_started(len(claimed))
     more = settled.more
     if flush.may_advance and (flush.more_to_settle or broken):
-        more = settle(tx, now, aside=topology.aside.runs) or more
+        # Not under the dispatch lock, as it locks runs.
+        more = foreseen is not None or settle(tx, now, aside=topology.aside.runs) or more
     share = Share()
-    if flush.may_advance and (reported or flush.overdue or flush.more_to_settle):
+    # What was put off may make tasks ready that go before others: the next commit settles, and hands out.
+    if flush.may_advance and (reported or flush.overdue or flush.more_to_settle) and not settled.put_off:
         demand = _as_it_is_now(foreseen, topology, life, locked, finished, settled, now) if not broken else None
         share = _hand_out(tx, life, flush, demand, now)
     if settled.counted is not None and locked is not None and _empties(locked, settled):
@@ -68,10 +72,16 @@ def serve(tx: Tx, life: Life, flush: Flush) -> Served:
 
 
 def _foresee(tx: Tx, life: Life, flush: Flush, standing: topologies.Standing) -> Demand | None:
-    """Ask for the input of dispatch together with the first questions, unless what follows would make it worthless."""
-    known = tx.topology.by_id.get(life.server)
+    """Ask for the input of dispatch along with the first questions, and so take its lock.
+
+    None if this flush changes more than `_as_it_is_now` can correct, or could wait for others under the lock.
+    """
+    topology = tx.topology
+    known = topology.by_id.get(life.server)
     changes_more = flush.offers or flush.overdue or flush.more_to_settle or flush.tokens_here is not None
     if known is None or changes_more or not (flush.reports and flush.may_advance and flush.likely):
+        return None
+    if any(run_of(report.task) in topology.aside.runs for report in flush.reports):
         return None
     free = min(known.most_threads, flush.pool) - flush.active
     return ask(tx, dict.fromkeys(flush.likely, free), standing=standing) if free > 0 else None
@@ -89,7 +99,8 @@ def _as_it_is_now(
     """The foreseen input of dispatch with what this transaction has changed; None if that is not known in full."""
     if foreseen is None or locked is None or foreseen.topology != topology.version:
         return None
-    if finished.again or settled.others_ready or not topology.aside.tasks.isdisjoint(finished.ends):
+    changed = finished.ends.keys() | {row.task_id for row in settled.ready}
+    if finished.again or settled.others_ready or not topology.aside.tasks.isdisjoint(changed):
         return None
     jobs = {row.run_id: row.job for row in locked.rows}
     ready = [

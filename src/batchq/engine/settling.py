@@ -54,8 +54,9 @@ def unsettled(tx: Tx, aside: Collection[int] = ()) -> Reply[UnsettledRun]:
 class Settled:
     """The work of settling.
 
-    `tasks` counts those that are settled, by run; `counted` are their runs, once somebody reads it. `ready` are tasks
-    that became ready, except those that share the conditions of another: then `others_ready` is true. `more` is left.
+    `tasks` counts those that are settled, by run; `counted` is the answer that has their runs. `ready` are tasks that
+    became ready. `others_ready`: tasks that share another's conditions became ready too; they are not in `ready`.
+    `more`: not all could be settled. `put_off`: it would have had to wait for somebody.
     """
 
     tasks: Counter[int] = field(default_factory=Counter)
@@ -63,18 +64,26 @@ class Settled:
     ready: list[Follower] = field(default_factory=list)
     others_ready: bool = False
     more: bool = False
+    put_off: bool = False
 
 
 def settle_ends(
-    tx: Tx, now: datetime, ends: Mapping[int, State], reply: Reply[Follower] | None = None, *, flagged: bool = False
+    tx: Tx,
+    now: datetime,
+    ends: Mapping[int, State],
+    reply: Reply[Follower] | None = None,
+    *,
+    flagged: bool = False,
+    may_wait: bool = True,
 ) -> Settled:
     """Settle these ended tasks, whose runs the caller has locked; the caller then closes the runs that are empty.
 
     `flagged` ends carry the mark of unsettled ones, which is cleared. `reply` holds their followers, if the caller
-    asked for them already; it may hold followers of other tasks too.
+    asked for them already; it may hold followers of other tasks too. Who holds the dispatch lock may not wait for a
+    task: without `may_wait` ends whose followers have left `waiting`, so that others may hold them, are left.
     """
     result = Settled()
-    settled, left, reached = spread(tx, now, ends, reply, result)
+    settled, left, reached = spread(tx, now, ends, reply, result, may_wait=may_wait)
     moves.clear_unsettled(tx, [task for task in settled if flagged and task in ends])
     moves.mark_unsettled(tx, left, reached)
     result.tasks, result.more = Counter(map(run_of, settled)), bool(left)
@@ -83,7 +92,7 @@ def settle_ends(
 
 
 def spread(
-    tx: Tx, now: datetime, ends: Mapping[int, State], reply: Reply[Follower] | None, result: Settled
+    tx: Tx, now: datetime, ends: Mapping[int, State], reply: Reply[Follower] | None, result: Settled, *, may_wait: bool
 ) -> tuple[dict[int, State], dict[int, State], dict[int, int]]:
     """Resolve the conditions on these ends, then on the tasks that this ended, and so on, within the budget.
 
@@ -101,6 +110,9 @@ def spread(
             found, at_hand = [row for row in at_hand if row.predecessor_id in ending], None
         else:
             found = moves.followers(tx, ending, most + len(Outcome)).rows
+        if not may_wait and any(row.status != State.WAITING for row in found):
+            result.put_off = True
+            return settled, ending, {}
         conditions, next_, weight = within_budget(found, most)
         fell = _resolve(tx, ending, conditions, now, result) if conditions else {}
         if next_ is not None:

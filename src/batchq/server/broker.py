@@ -233,6 +233,8 @@ class Line:
         self._say(error)
         dispatcher = consumer.event_dispatcher
         if dispatcher is not None:
+            if self._events is not None:
+                self._events.keep()
             dispatcher.enabled = False  # each event would try the broker once more
             discard(dispatcher.connection)
         discard(consumer.connection)

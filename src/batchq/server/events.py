@@ -46,14 +46,22 @@ class Events:
 
     def send(self) -> None:
         """Send what is gathered."""
-        if self._dispatcher.enabled:
+        if self._dispatcher.enabled and not self._line.gives_up:
             self._dispatcher.flush()
 
-    def _publish(self, *args: object, **options: object) -> None:
+    def keep(self) -> None:
+        """Keep what is gathered for the next connection: Celery hands on events of the other buffer alone."""
+        for group, events in self._dispatcher._group_buffer.items():
+            if events:
+                self._dispatcher._outbound_buffer.append((list(events), f"{group}.multi"))
+                events.clear()
+
+    def _publish(self, event: object, producer: object, routing_key: str, **options: object) -> None:
         """Send once: Celery would try a heartbeat for ever, and hide the failure of any other event."""
         if self._line.gives_up:
+            self._dispatcher._outbound_buffer.append((event, routing_key))
             return
         before = len(self._dispatcher._outbound_buffer)
-        self._publish_as_ever(*args, **options | {"retry": False})
+        self._publish_as_ever(event, producer, routing_key, **options | {"retry": False})
         if len(self._dispatcher._outbound_buffer) > before:
             self._line.lost("it does not take events")

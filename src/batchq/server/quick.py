@@ -47,13 +47,13 @@ def write(hub: Hub, inner: Processes) -> None:
         return
     idle = inner._all_inqueues - inner._busy_workers - inner._active_writes
     if idle:
-        # No more children than orders: at a child too many asynpool would go through the pipes of all.
+        # No more children than orders: given one child more, asynpool goes through all pipes.
         chosen = list(islice(idle, len(inner.outbound_buffer)))
         for job in islice(inner.outbound_buffer, len(chosen)):
             _join(job)
         try:
             hub.consolidate_callback(chosen)
-        except OSError:
+        except Exception:
             # The caller has given its order to the pool, and must not take it for refused.
             logger.exception("writing to a child")
 
@@ -95,8 +95,8 @@ def _received(
         message = pickle.loads(body)  # noqa: S301 (from our own child)
         if message:
             callback(message)
-        # A child that has reported says nothing more until it gets an order. And after a wait the loop reads anew:
-        # it would not know of a second wait of this generator.
+        # A child that has reported says nothing more until it gets an order. After a wait it ends here as well: the
+        # loop would not take this generator back for a second wait.
         if waited or (message and message[0] == READY):
             return
 

@@ -75,9 +75,15 @@ def read(tx: Tx) -> Topology:
     return _load(tx, newest_version(tx))
 
 
+def at_hand(tx: Tx) -> Topology:
+    """The topology that this process read last: a newer one would cost every transaction a statement."""
+    known = tx.topology
+    return known if known.version else current(tx)
+
+
 def aside(tx: Tx) -> Aside:
-    """The tasks and runs set aside, by the topology at hand: a newer one would cost every transaction a statement."""
-    return (tx.topology if tx.topology.version else current(tx)).aside
+    """The tasks and runs set aside, by the topology at hand."""
+    return at_hand(tx).aside
 
 
 def newest_version(tx: Tx) -> int:
@@ -231,8 +237,8 @@ class DispatchInput:
 def dispatch_input(tx: Tx, aside: Collection[int] = (), standing: Standing | None = None) -> DispatchInput:
     """Take the dispatch lock, and read the input of dispatch without the tasks `aside`.
 
-    The statements travel with the next ones. Where a writer has all locks from its beginning, the version that it read
-    as a server's `standing` still holds.
+    The statements travel with the next ones. Where only one writer works at a time (SQLite), the version in `standing`
+    still holds and is not read again.
     """
     lock = _LOCK.later(tx) if standing is None or dialect(tx).locks_rows else standing.reply
     return DispatchInput(lock, moves.occupancy_later(tx, aside), _GROUPS_READY.later(tx))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, MutableSequence, Sequence
 from typing import Any, Protocol
 
 from celery import Celery
@@ -63,7 +63,8 @@ class Dispatcher(Protocol):
     connection: BrokerConnection
     buffer_limit: int
     on_send_buffered: Callable[[], object] | None
-    _outbound_buffer: Sequence[object]
+    _outbound_buffer: MutableSequence[tuple[object, str]]
+    _group_buffer: MutableMapping[str, list[object]]
     _publish: Callable[..., object]
 
     def flush(self) -> None: ...

@@ -24,7 +24,7 @@ class Current:
     company: str | None = None
 
 
-# No tuple: what shows the items of tuples, as Sentry does, would show secrets. And not frozen, as a frozen class takes
+# Not a tuple: tools that show a tuple's items, as Sentry does, would show secrets. And not frozen: a frozen class takes
 # four times as long to fill its fields.
 @dataclass
 class Order:

@@ -24,7 +24,7 @@ from batchq.store.transaction import Tx
 
 
 class Occupied(NamedTuple):
-    """The number of a group's queued or executing tasks, and for each executing one the server's id, as one text."""
+    """The number of a group's tasks that are queued, or executing; of these also their servers' ids, as one text."""
 
     status: str
     group_name: str
@@ -93,7 +93,7 @@ _of_group = (
     .with_for_update(of=TaskRow.__table__, skip_locked=True, key_share=True)
 )
 _READY = Listing(_of_group.where(TASK.ready_at <= bindparam("now")), TASK.id, Ready)
-_AT_ANY_TIME = Listing(_of_group, TASK.id, Ready)
+_AT_ANY_TIME = Listing(_of_group.where(TASK.ready_at.is_not(None)), TASK.id, Ready)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class Peeked:
     since: Sequence[Ready] = ()
 
     def best(self, limit: int, now: datetime) -> list[Ready] | None:
-        """The best `limit` tasks that may start now; None if it does not show so many and there may be more."""
+        """The best `limit` tasks that may start now; None if it has fewer, and the database may have more."""
         rows = self.rows.rows
         found = [row for row in rows if row.ready_at <= now]
         if len(found) < limit and len(rows) == self.limit:

@@ -157,8 +157,9 @@ PREPARED = "batchq_prepared"
 
 def _ask(tx: Connection, form: AnyForm, values: Bound) -> Answer:
     """Run a statement that waits for no other."""
+    driver: Driver = tx.connection.driver_connection
     try:
-        answer: Answer = form.ask(tx.connection.driver_connection, values)
+        answer: Answer = form.ask(driver, values)
     except Exception as error:
         raise _wrapped(tx, error, form) from error
     except BaseException as error:
