@@ -47,7 +47,7 @@ class Matching:
         return tickets - left
 
     def _first_free(self, group: str) -> int | None:
-        """The first server with a free thread that takes the group. Threads only become fewer: none is seen twice."""
+        """The first server that takes the group and has a free thread; one without is not looked at again."""
         if group not in self._taking:
             takers = self._topology.taking(group)
             self._taking[group] = [server for server in self._free if server in takers]

@@ -17,7 +17,7 @@ from batchq.store.transaction import Tx
 
 @dataclass(slots=True)
 class Finished:
-    """The fate of reports: tasks that ended, the number of tasks to be repeated, and that of stale reports."""
+    """The fate of reports: which tasks ended, how many are to be repeated, and how many reports were stale."""
 
     ends: dict[int, State] = field(default_factory=dict)
     again: int = 0

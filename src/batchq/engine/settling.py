@@ -52,7 +52,7 @@ def unsettled(tx: Tx, aside: Collection[int] = ()) -> Reply[UnsettledRun]:
 
 @dataclass(slots=True)
 class Settled:
-    """The work of settling.
+    """The result of settling.
 
     `tasks` counts those that are settled, by run; `counted` is the answer that has their runs. `ready` are tasks that
     became ready. `others_ready`: tasks that share another's conditions became ready too; they are not in `ready`.

@@ -8,7 +8,7 @@ from typing import Protocol
 from batchq.server.celery_types.loop import Hub
 from batchq.server.celery_types.worker import Dispatcher
 
-# Events of tasks wait this long, unless so many come together.
+# Events of tasks wait this long, or until there are this many.
 GATHERED_SECONDS = 0.1
 MOST_GATHERED = 500
 

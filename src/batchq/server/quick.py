@@ -27,7 +27,7 @@ from batchq.server.celery_types.pool import Child, Message, PoolJob, Processes, 
 logger = logging.getLogger(__name__)
 
 HEADER_BYTES = 4
-# A pipe takes so much whole, or nothing of it.
+# A pipe takes a message of up to this size whole, or takes nothing of it.
 WHOLE_BYTES = select.PIPE_BUF
 # As much as a pipe holds on Linux.
 PIECE_BYTES = 64 * 1024

@@ -102,7 +102,7 @@ class AsJson(Each):
 
 # --- values -------------------------------------------------------------------------------------------------
 
-# SQLAlchemy's own ways are the same for these types, and take several times as long.
+# For these types SQLAlchemy's own functions give the same values, and take several times as long.
 _JSON = json.JSONEncoder(separators=(",", ":")).encode
 
 
