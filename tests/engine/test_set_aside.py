@@ -93,7 +93,7 @@ def pair(batch: Play, name: str) -> int:
 # What stands in the task A or B of a run, and breaks what is done for many at once.
 READY = {
     "ready_at": {"sqlite": ["'never'", "x'ff'"], "postgresql": ["'-infinity'", "'infinity'"]},
-    "priority": {"sqlite": ["'high'", "x'00'"]},
+    "own_class": {"sqlite": ["'high'", "x'00'"]},
     "attempt": {"postgresql": ["2147483647"], "sqlite": ["'many'"]},
     "name": {"sqlite": ["CAST(x'ff' AS TEXT)", "x'ff'"]},
     "retry_delay": {"sqlite": ["'long'"]},

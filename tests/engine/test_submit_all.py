@@ -12,6 +12,7 @@ from batchq import engine
 from batchq.engine import submitting
 from batchq.errors import DatabaseOutdated, DatabaseTooNew
 from batchq.spec import JobSpec, TaskSpec
+from batchq.store import schema
 from batchq.store.columns import JOB, RUN, TASK
 from batchq.store.sql import wire
 from play import Clocked, Play, check_counters
@@ -178,7 +179,7 @@ def test_a_run_is_stored_only_under_the_newest_schema_also_when_that_changes_und
             engine.submit(database, job("A", 1))
         assert len(stored(database)) == 1
     finally:  # the next test gets the same PostgreSQL
-        database.run(lambda tx: tx.exec_driver_sql("UPDATE batchq_version SET version_num = '0007'"))
+        database.run(lambda tx: tx.exec_driver_sql(f"UPDATE batchq_version SET version_num = '{schema.NEWEST}'"))
 
 
 @pytest.mark.parametrize("number", [1, 20])

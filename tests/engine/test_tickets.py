@@ -141,9 +141,9 @@ def test_the_priority_is_that_of_the_task_else_of_the_job_else_of_the_group_as_r
     batch.submit(tasks(1))
     runs = {name: batch.submit(job) for name, job in jobs.items()}
     found = {
-        "of the group": batch.task(runs["of the group"], "of the group").priority,
-        "of the job": batch.task(runs["of the job"], "of the job").priority,
-        "of the task": batch.task(runs["of the job"], "of the task").priority,
+        "of the group": batch.task(runs["of the group"], "of the group").own_class,
+        "of the job": batch.task(runs["of the job"], "of the job").own_class,
+        "of the task": batch.task(runs["of the job"], "of the task").own_class,
     }
     assert found == {"of the group": 2, "of the job": 0, "of the task": 3}
 
@@ -158,7 +158,7 @@ def test_a_group_that_gets_another_priority_moves_what_has_none_of_its_own_as_ru
     run = batch.submit(job)
     assert batch.database.run(lambda tx: set_priority(tx, "BG1", PRIORITIES["critical"]))
     assert not batch.database.run(lambda tx: set_priority(tx, "unknown", 3))
-    assert [batch.task(run, name).priority for name in "ABC"] == [3, 1, 2]
+    assert [batch.task(run, name).own_class for name in "ABC"] == [3, 1, 2]
     batch.change("AOS1", threads=3)
     batch.forward()
     assert [ticket.name for ticket in batch.mail] == ["A", "C", "B"]

@@ -34,7 +34,7 @@ HALF_DONE = {
     "LAST": "waiting",
 }
 # What older tables call their columns.
-NAMES = {"settled_up_to": "settled_to"}
+NAMES = {"settled_up_to": "settled_to", "own_class": "priority"}
 # How it ends when no task fails, and nothing is lost.
 ENDED = dict.fromkeys(HALF_DONE, "success") | {"FAILED": "error", "DIDN'T RUN": "didnt_run"}
 
@@ -80,12 +80,12 @@ def make(database: Database, revision: str, of: Database) -> None:
     tables = upgrade_to(database, revision)
     with database.write() as tx:
         for table in reversed(tables.sorted_tables):
-            if table.name != "batchq_version":
+            if table.name not in ("batchq_version", "batchq_audit"):  # the audit refuses, and is empty
                 tx.execute(table.delete())
         for table, rows in _rows(of, tables):
             tx.execute(insert(tables.tables[table]), rows)
         if database.kind != "sqlite":
-            _count_on(tx)
+            _count_on(tx, tables)
 
 
 def upgrade_to(database: Database, revision: str) -> MetaData:
@@ -105,8 +105,12 @@ def _rows(of: Database, tables: MetaData) -> Iterator[tuple[str, list[dict[str, 
     with of.read() as tx:
         for table in Row.metadata.sorted_tables:
             if table.name in tables.tables:
-                named = [column.label(NAMES.get(column.name, column.name)) for column in table.columns]
-                columns = [column for column in named if column.name in tables.tables[table.name].columns]
+                older = tables.tables[table.name].columns
+                columns = [
+                    column.label(name)
+                    for column in table.columns
+                    if (name := column.name if column.name in older else NAMES.get(column.name, "none")) in older
+                ]
                 rows = [dict(row) for row in tx.execute(select(*columns)).mappings()]
                 if "waits_with" not in tables.tables["batchq_task"].columns:
                     rows = _each_its_own(tx, table.name, rows)
@@ -136,8 +140,8 @@ def _with_what_became_of_them(tx: Connection, conditions: list[dict[str, Any]]) 
     return [row | {"met": came_true(SimpleNamespace(**row), ends[row["predecessor_id"]])} for row in conditions]
 
 
-def _count_on(tx: object) -> None:
+def _count_on(tx: object, tables: MetaData) -> None:
     """Rows that came with their numbers have not moved PostgreSQL's counters."""
     for name, table in Row.metadata.tables.items():
-        if "id" in table.columns and table.columns["id"].autoincrement is not False:
+        if name in tables.tables and "id" in table.columns and table.columns["id"].autoincrement is not False:
             tx.execute(text(f"SELECT setval(pg_get_serial_sequence('{name}', 'id'), max(id)) FROM {name}"))  # type: ignore[attr-defined]

@@ -104,7 +104,7 @@ def _as_it_is_now(
         return None
     jobs = {row.run_id: row.job for row in locked.rows}
     ready = [
-        Ready(row.task_id, row.name, row.group_name, row.attempt, row.priority, now, jobs[run_of(row.task_id)])
+        Ready(row.task_id, row.name, row.group_name, row.attempt, row.own_class, now, jobs[run_of(row.task_id)])
         for row in settled.ready
     ]
     return foreseen.after(life.server, len(finished.ends), ready)

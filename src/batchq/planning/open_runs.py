@@ -30,7 +30,7 @@ class OpenTask(NamedTuple):
     args: str
     kwargs: str
     group_name: str
-    priority: int
+    own_class: int
     own_priority: bool
     retries: int
     retry_delay: float

@@ -134,7 +134,7 @@ def _stored(row: OpenTask, run: OpenRun, duration: float | None) -> TaskSpec:
         after=tuple(after),
         join=Join(row.joined),
         group=row.group_name,
-        priority=cast(Priority, PRIORITY_NAMES[row.priority]),
+        priority=cast(Priority, PRIORITY_NAMES[row.own_class]),
         retries=row.retries,
         retry_delay=row.retry_delay,
         time_limit=row.time_limit,

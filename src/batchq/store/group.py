@@ -78,7 +78,7 @@ def set_priority(tx: Tx, group: str, priority: int) -> bool:
     waiting = and_(TASK.group_name == group, ~TASK.own_priority, TASK.status.in_([each.value for each in NOT_STARTED]))
     # Who settles a run moves its tasks on under the dispatch lock: nobody else may hold them meanwhile.
     lock_runs(tx, list(tx.execute(select(TASK.run_id).where(waiting).distinct()).scalars()))
-    tx.execute(update(TaskRow).where(waiting).values(priority=priority))
+    tx.execute(update(TaskRow).where(waiting).values(own_class=priority))
     return True
 
 

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import zip_longest
 from typing import TYPE_CHECKING, TypedDict
 
 from sqlalchemy import insert, literal, select
@@ -22,7 +21,7 @@ from batchq.store import schema
 from batchq.store.columns import CONDITION, RUN, TASK, task_id
 from batchq.store.group import PRIORITIES, named_groups
 from batchq.store.sql.dialect import dialect
-from batchq.store.sql.statement import Id, Statement
+from batchq.store.sql.statement import Statement
 from batchq.store.tables import Run, TaskCondition, TaskRow
 from batchq.store.transaction import Tx
 
@@ -46,7 +45,7 @@ class TaskValues(TypedDict):
     args: str
     kwargs: str
     group_name: str
-    priority: int | None
+    own_class: int | None
     own_priority: bool
     retries: int
     retry_delay: float
@@ -79,13 +78,13 @@ class Number:
 
     def task(self, row: TaskValues) -> dict[str, object]:
         """The task's row."""
-        priority = row["priority"] if row["own_priority"] else self.priorities[row["group_name"]]
+        priority = row["own_class"] if row["own_priority"] else self.priorities[row["group_name"]]
         first, leader = task_id(self.run, 0), row["waits_with"]
         return {
             **row,
             "id": first + row["id"],
             "run_id": self.run,
-            "priority": priority,
+            "own_class": priority,
             "waits_with": None if leader is None else first + leader,
         }
 
@@ -136,7 +135,7 @@ def _task(job: JobSpec, task: TaskSpec, position: int) -> TaskValues:
         "args": json.dumps(task.args),
         "kwargs": secrets.packed(task.kwargs, task.secret),
         "group_name": task.group or job.group or DEFAULT_GROUP,
-        "priority": PRIORITIES[priority] if priority else None,
+        "own_class": PRIORITIES[priority] if priority else None,
         "own_priority": priority is not None,
         "retries": task.retries,
         "retry_delay": task.retry_delay,
@@ -158,16 +157,11 @@ def groups_of(job: JobSpec) -> set[str]:
 
 _opened = {name: RUN[name] for name in ("id", "job_id", "job", "open_tasks", "run_by", "company", "submitted_at")}
 _OPEN_RUNS = Statement(
-    lambda given: (
-        insert(Run)
-        .from_select(
-            [*_opened, "status"],
-            select(*(getattr(given, name) for name in _opened), literal(RunState.STORING.value, RUN.status.type)),
-            include_defaults=False,
-        )
-        .returning(RUN.id)
+    lambda given: insert(Run).from_select(
+        [*_opened, "status"],
+        select(*(getattr(given, name) for name in _opened), literal(RunState.STORING.value, RUN.status.type)),
+        include_defaults=False,
     ),
-    row=Id,
     columns=_opened,
 )
 
@@ -190,13 +184,12 @@ def open_runs(tx: Tx, specs: Sequence[JobSpec]) -> tuple[list[Number], datetime]
     now = tx.now()
     schema.require_newest(tx, revision)
     ids, priorities = jobs.keep(tx, kept, specs, now), groups.priorities
-    known = sorted(row.id for row in reserved.rows) if reserved else []
-    rows = [_run(number, ids[job.name], job, now) for number, job in zip_longest(known, specs)]
-    inserted = _OPEN_RUNS.later(tx, rows)
-    return [Number(run, priorities) for run in known or [row.id for row in inserted.rows]], now
+    numbers = reserved()
+    _OPEN_RUNS.later(tx, [_run(run, ids[job.name], job, now) for run, job in zip(numbers, specs, strict=True)])
+    return [Number(run, priorities) for run in numbers], now
 
 
-def _run(number: int | None, job_id: int, job: JobSpec, now: datetime) -> dict[str, object]:
+def _run(number: int, job_id: int, job: JobSpec, now: datetime) -> dict[str, object]:
     return {
         "id": number,
         "job_id": job_id,
@@ -212,7 +205,7 @@ def _run(number: int | None, job_id: int, job: JobSpec, now: datetime) -> dict[s
 _stored = {
     name: TASK[name]
     for name in (
-        *("id", "run_id", "name", "operation", "args", "kwargs", "group_name", "priority", "own_priority"),
+        *("id", "run_id", "name", "operation", "args", "kwargs", "group_name", "own_class", "own_priority"),
         *("retries", "retry_delay", "time_limit", "ignore_failure", "joined", "pending", "waits_with", "sharing"),
     )
 }

@@ -8,21 +8,27 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
+    Connection,
+    Double,
     ForeignKey,
     Index,
+    Integer,
     MetaData,
     Table,
     Text,
     UniqueConstraint,
+    event,
+    false,
     text,
 )
 from sqlmodel import Field, SQLModel
 
 from batchq.core.conditions import Join
 from batchq.core.states import Outcome, Reason, RunState, State
-from batchq.store.sql.dialect import DIALECTS
+from batchq.store.sql.dialect import DIALECTS, dialect
 
 NAME = 200
 BIG = BigInteger()
@@ -38,10 +44,25 @@ def one_of(column: str, values: type[StrEnum]) -> CheckConstraint:
     return CheckConstraint(f"{column} IN ({words})", name=f"{column}_known")
 
 
+def not_negative(column: str, name: str) -> CheckConstraint:
+    """A check that the column holds no number below 0."""
+    return CheckConstraint(f"{column} >= 0", name=name)
+
+
 def partial(name: str, *columns: str, where: str) -> Index:
     """An index over the few rows that a hot query looks at."""
     options: dict[str, Any] = {f"{dialect}_where": text(where) for dialect in DIALECTS}
     return Index(name, *map(text, columns), **options)
+
+
+def flag() -> Column[bool]:
+    """A column that is false unless it is set; inserts leave it out."""
+    return Column(Boolean, nullable=False, server_default=false())
+
+
+def counter(type_: Any = Integer) -> Column[int]:
+    """A column that is 0 unless it is set; inserts leave it out."""
+    return Column(type_, nullable=False, server_default="0")
 
 
 class Row(SQLModel):
@@ -61,16 +82,23 @@ class Liveness(StrEnum):
 
 
 class Group(Row, table=True):
-    """A batch group; it exists once a task, a server or a file named it (rule 13)."""
+    """A batch group; it exists once a task, a server or a file named it (rule 13).
+
+    `per_run` is the most of its tasks that one run may have at once; null = no limit (rule 29).
+    """
 
     __tablename__ = "batchq_group"
     name: str = Field(primary_key=True, max_length=NAME)
     priority: int = 1
     paused: bool = False
+    per_run: int | None = Field(default=None, sa_column_args=[not_negative("per_run", "per_run_not_negative")])
 
 
 class Server(Row, table=True):
-    """A batch server: its threads, and the life of the worker that carries its name."""
+    """A batch server: its threads, and the life of the worker that carries its name.
+
+    Until `override_until` it has `override_threads`, whatever its windows say.
+    """
 
     __tablename__ = "batchq_server"
     __table_args__ = (
@@ -91,6 +119,12 @@ class Server(Row, table=True):
     life: str | None = Field(default=None, sa_column=Column(Text))
     pool: int | None = None
     pool_kind: str | None = None
+    override_threads: int | None = Field(
+        default=None, sa_column_args=[not_negative("override_threads", "override_not_negative")]
+    )
+    override_until: datetime | None = None
+    override_by: str | None = Field(default=None, max_length=NAME)
+    override_why: str | None = Field(default=None, sa_column=Column(Text))
 
 
 class ServerGroup(Row, table=True):
@@ -122,23 +156,38 @@ class ServerWindow(Row, table=True):
 
 
 class JobRow(Row, table=True):
-    """A named piece of work with its newest definition as JSON; runs keep their own copy."""
+    """A named piece of work with its newest definition as JSON; runs keep their own copy.
+
+    `withheld` jobs start no run. `tasks_at_once` is the most tasks that all its runs may have at once; null =
+    no limit (rule 29).
+    """
 
     __tablename__ = "batchq_job"
     id: int | None = Field(default=None, sa_column=Column(BIG, primary_key=True))
     name: str = Field(max_length=NAME, unique=True)
     definition: str = Field(sa_column=Column(Text, nullable=False))
     updated_at: datetime
+    tasks_at_once: int | None = None
+    withheld: bool = Field(default=False, sa_column=flag())
+    withheld_by: str | None = Field(default=None, max_length=NAME)
+    withheld_at: datetime | None = None
+    withheld_why: str | None = Field(default=None, sa_column=Column(Text))
 
 
 class Run(Row, table=True):
-    """One execution of a job; `open_tasks` counts those not yet terminal and settled."""
+    """One execution of a job; `open_tasks` counts those not yet terminal and settled.
+
+    Nothing of a `held` run starts. `moving_from` is the first task whose row a hold, a release or a cancel
+    has still to change, and `retry` the tasks of a retry that is under way, as JSON. `verdicts` counts the retries.
+    """
 
     __tablename__ = "batchq_run"
     __table_args__ = (
         one_of("status", RunState),
         CheckConstraint("open_tasks >= 0", name="open_tasks_not_negative"),
         partial("batchq_run_open", "id", where="status IN ('storing', 'executing', 'canceling')"),
+        partial("batchq_run_moving", "id", where="moving_from IS NOT NULL"),
+        partial("batchq_run_retrying", "id", where="retry IS NOT NULL"),
     )
     id: int | None = Field(default=None, sa_column=Column(BIG, primary_key=True))
     job_id: int = Field(sa_column=Column(BIG, ForeignKey("batchq_job.id"), nullable=False, index=True))
@@ -150,6 +199,13 @@ class Run(Row, table=True):
     submitted_at: datetime
     started_at: datetime | None = None
     ended_at: datetime | None = None
+    held: bool = Field(default=False, sa_column=flag())
+    held_by: str | None = Field(default=None, max_length=NAME)
+    held_at: datetime | None = None
+    held_why: str | None = Field(default=None, sa_column=Column(Text))
+    moving_from: int | None = Field(default=None, sa_column=Column(BIG))
+    retry: str | None = Field(default=None, sa_column=Column(Text))
+    verdicts: int = Field(default=0, sa_column=counter())
 
 
 class TaskRow(Row, table=True):  # type: ignore[no-redef]  # the plugin's **kwargs and the column of that name
@@ -161,6 +217,12 @@ class TaskRow(Row, table=True):  # type: ignore[no-redef]  # the plugin's **kwar
     `settled_up_to` is the last one that was told.
     `waits_with` is an earlier task of the run with the same conditions. They are stored and counted there, once for
     all tasks that share them; `sharing` counts these.
+    `own_class` is its priority, or that of its group (rule 28). `lane` tells its group and its limits (rule 29).
+    `aside` marks a ready task of a held run: dispatch does not look at it.
+    `policy` holds settings that few tasks have, as JSON. `retry_after` is the delay in seconds that was chosen for the
+    next attempt, and `retried_at` the number of attempts before an operator's retry (rule 30).
+    `abort` asks its server to stop the attempt (rule 32). A `gate` only joins conditions; an `unnamed` one was made for
+    conditions inside of others. `accepted` says who took it for done without an attempt, and why.
     """
 
     __tablename__ = "batchq_task"
@@ -169,11 +231,13 @@ class TaskRow(Row, table=True):  # type: ignore[no-redef]  # the plugin's **kwar
         one_of("joined", Join),
         CheckConstraint("pending >= 0", name="pending_not_negative"),
         UniqueConstraint("run_id", "name", name="batchq_task_name"),
-        partial("batchq_task_ready", "group_name", "priority DESC", "ready_at", "id", where="status = 'ready'"),
+        partial("batchq_task_ready", "group_name", "own_class DESC", "ready_at", "id", where="status = 'ready'"),
         partial("batchq_task_out", "status", "group_name", "server_id", where="status IN ('queued', 'executing')"),
         partial("batchq_task_failed", "run_id", where="status IN ('error', 'canceled')"),
         partial("batchq_task_unsettled", "run_id", "id", where="unsettled"),
         partial("batchq_task_waits_with", "waits_with", where="waits_with IS NOT NULL"),
+        partial("batchq_task_aside", "run_id", "id", where="aside"),
+        partial("batchq_task_abort", "id", where="abort"),
     )
     id: int = Field(sa_column=Column(BIG, primary_key=True, autoincrement=False))
     run_id: int = Field(sa_column=Column(BIG, ForeignKey("batchq_run.id", ondelete="CASCADE"), nullable=False))
@@ -182,7 +246,7 @@ class TaskRow(Row, table=True):  # type: ignore[no-redef]  # the plugin's **kwar
     args: str = Field(sa_column=Column(Text, nullable=False))
     kwargs: str = Field(sa_column=Column(Text, nullable=False))
     group_name: str = Field(max_length=NAME)
-    priority: int = 1
+    own_class: int = 1
     own_priority: bool = False
     retries: int = 0
     retry_delay: float = 0
@@ -208,6 +272,17 @@ class TaskRow(Row, table=True):  # type: ignore[no-redef]  # the plugin's **kwar
     ended_at: datetime | None = None
     error: str | None = Field(default=None, sa_column=Column(Text))
     result: str | None = Field(default=None, sa_column=Column(Text))
+    lane: int = Field(default=0, sa_column=counter(BIG))
+    aside: bool = Field(default=False, sa_column=flag())
+    policy: str | None = Field(default=None, sa_column=Column(Text))
+    retry_after: float | None = Field(default=None, sa_column=Column(Double))
+    retried_at: int = Field(default=0, sa_column=counter())
+    abort: bool = Field(default=False, sa_column=flag())
+    gate: bool = Field(default=False, sa_column=flag())
+    unnamed: bool = Field(default=False, sa_column=flag())
+    stage: str | None = Field(default=None, max_length=NAME)
+    repeatable: bool = Field(default=False, sa_column=flag())
+    accepted: str | None = Field(default=None, sa_column=Column(Text))
 
 
 class TaskCondition(Row, table=True):
@@ -240,7 +315,8 @@ class AttemptRow(Row, table=True):
     """One attempt that ended: where, when, how, and what it wrote (rule 30).
 
     `reason` says why it failed. It is null for a success, and for a failure that an older process stored after the
-    upgrade.
+    upgrade. `error_class` is the full name of the exception's class. `ready_at` is when the attempt could have started,
+    and `repeatable` whether the operation said that it may run once more.
     """
 
     __tablename__ = "batchq_attempt"
@@ -254,6 +330,65 @@ class AttemptRow(Row, table=True):
     ended_at: datetime
     error: str | None = Field(default=None, sa_column=Column(Text))
     log: str | None = Field(default=None, sa_column=Column(Text))
+    error_class: str | None = Field(default=None, sa_column=Column(Text))
+    ready_at: datetime | None = None
+    repeatable: bool = Field(default=False, sa_column=flag())
+
+
+class Lane(Row, table=True):
+    """The tasks of one group that have the same limits; dispatch looks at them together (rules 28, 29).
+
+    `limits` is a sorted JSON list of keys, each `limit:NAME`, `job:ID` or `run:ID`. A lane goes with its run.
+    """
+
+    __tablename__ = "batchq_lane"
+    __table_args__ = (UniqueConstraint("group_name", "limits", name="batchq_lane_key"),)
+    id: int | None = Field(default=None, sa_column=Column(BIG, primary_key=True))
+    group_name: str = Field(max_length=NAME)
+    limits: str = Field(sa_column=Column(Text, nullable=False))
+    run_id: int | None = Field(default=None, sa_column=Column(BIG, index=True))
+
+
+class Limit(Row, table=True):
+    """A named limit: so many of the tasks that name it run at once, everywhere (rule 29)."""
+
+    __tablename__ = "batchq_limit"
+    __table_args__ = (CheckConstraint("units >= 0", name="units_not_negative"),)
+    name: str = Field(primary_key=True, max_length=NAME)
+    units: int
+
+
+class Audit(Row, table=True):
+    """One change that a person, or the coordinator in their place, made; it is never changed or deleted.
+
+    `kind` and `name` say what was changed; they are no foreign keys, as what they name may go.
+    """
+
+    __tablename__ = "batchq_audit"
+    id: int | None = Field(default=None, sa_column=Column(BIG, primary_key=True))
+    at: datetime = Field(index=True)
+    who: str = Field(max_length=NAME)
+    by: str = Field(max_length=16)
+    what: str = Field(max_length=64)
+    kind: str = Field(max_length=64)
+    name: str = Field(sa_column=Column(Text, nullable=False))
+    before: str | None = Field(default=None, sa_column=Column(Text))
+    after: str | None = Field(default=None, sa_column=Column(Text))
+    why: str | None = Field(default=None, sa_column=Column(Text))
+
+
+@event.listens_for(Audit.__table__, "after_create")
+def _keep_rows(table: Table, tx: Connection, **_: object) -> None:
+    for words in dialect(tx).keep_rows(table.name):
+        tx.exec_driver_sql(words)
+
+
+class Counter(Row, table=True):
+    """The last number that a table gave to a row, where the database would give it again once the row is gone."""
+
+    __tablename__ = "batchq_counter"
+    name: str = Field(primary_key=True, max_length=NAME)
+    value: int = Field(default=0, sa_column=counter(BIG))
 
 
 class Dispatch(Row, table=True):

@@ -128,7 +128,7 @@ def task_view(tx: Tx, run: int, name: str, now: datetime | None = None, *, timez
         **line,
         "args": json.loads(row.args),
         "kwargs": secrets.masked(row.kwargs),
-        "priority": PRIORITY_NAMES.get(row.priority, str(row.priority)),
+        "priority": PRIORITY_NAMES.get(row.own_class, str(row.own_class)),
         "retries": row.retries,
         "retry_delay": row.retry_delay,
         "time_limit": row.time_limit,

@@ -75,7 +75,7 @@ class Ready(NamedTuple):
     name: str
     group_name: str
     attempt: int
-    priority: int
+    own_class: int
     ready_at: datetime
     job: str
 
@@ -85,10 +85,10 @@ class Ready(NamedTuple):
 
 
 _of_group = (
-    select(TASK.id, TASK.name, TASK.group_name, TASK.attempt, TASK.priority, TASK.ready_at, RUN.job)
+    select(TASK.id, TASK.name, TASK.group_name, TASK.attempt, TASK.own_class, TASK.ready_at, RUN.job)
     .join(Run, RUN.id == TASK.run_id)
     .where(status_in_index(State.READY), TASK.group_name == bindparam("group"))
-    .order_by(TASK.priority.desc(), TASK.ready_at, TASK.id)
+    .order_by(TASK.own_class.desc(), TASK.ready_at, TASK.id)
     .limit(bindparam("limit"))
     .with_for_update(of=TaskRow.__table__, skip_locked=True, key_share=True)
 )
@@ -150,12 +150,12 @@ def ready(
 
 def in_order(rows: Iterable[Ready]) -> list[Ready]:
     """Ready tasks, the best first: priority, then waiting time."""
-    return sorted(rows, key=lambda row: (-row.priority, row.ready_at, row.id))
+    return sorted(rows, key=lambda row: (-row.own_class, row.ready_at, row.id))
 
 
 def numbers_ready(tx: Tx, group: str, limit: int) -> list[int]:
     """The ids of a group's first ready tasks in the order of dispatch, broken rows among them."""
-    order = (TASK.priority.desc(), TASK.ready_at, TASK.id)
+    order = (TASK.own_class.desc(), TASK.ready_at, TASK.id)
     ready = select(TASK.id).where(status_in_index(State.READY), TASK.group_name == group).order_by(*order)
     return list(tx.execute(ready.limit(limit)).scalars())
 

@@ -78,7 +78,13 @@ _FINISH = Statement(
         "value": TASK.result,
     },
 )
-_attempt = {column.name: column for column in ATTEMPT}
+_attempt = {
+    name: ATTEMPT[name]
+    for name in (
+        *("task_id", "attempt", "server", "epoch", "status", "reason"),
+        *("claimed_at", "ended_at", "error", "log"),
+    )
+}
 _ATTEMPT = Statement(
     lambda given: insert(AttemptRow).from_select(list(_attempt), select(*(getattr(given, name) for name in _attempt))),
     columns=_attempt,

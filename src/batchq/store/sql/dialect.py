@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 from sqlalchemy import Connection, Engine, Insert, Table
 from sqlalchemy import Dialect as SQLAlchemys
@@ -18,9 +18,6 @@ from batchq.store.sql.driver import Fault
 from batchq.store.sql.file import File
 from batchq.store.sql.forms import Form
 from batchq.store.sql.untyped import AnyColumn, AnyType, Driver, Making
-
-if TYPE_CHECKING:
-    from batchq.store.sql.statement import Id, Reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +58,9 @@ class Dialect(Protocol):
     # SQLAlchemy's options for a table that is stored in the order of its primary key.
     by_key: ClassVar[Mapping[str, object]]
 
+    def keep_rows(self, table: str) -> list[str]:
+        """The statements after which the table refuses to change or delete a row."""
+
     # --- statements ---
 
     def list_type(self, item: AnyType) -> AnyType:
@@ -78,10 +78,10 @@ class Dialect(Protocol):
         `compiled` makes SQL of an element; its keywords are SQLAlchemy's options.
         """
 
-    def reserve(self, tx: Connection, column: AnyColumn, count: int) -> Reply[Id] | None:
-        """Ask for `count` numbers for new rows of the column's table, to be known before the rows are inserted.
+    def reserve(self, tx: Connection, column: AnyColumn, count: int) -> Callable[[], list[int]]:
+        """Ask for `count` ascending numbers for new rows of the column's table, which no row had before.
 
-        None where it costs no round trip to learn the numbers from the insert.
+        Returns the function that reads them; the statement travels with the next ones.
         """
 
     def insert_if_new(self, table: type[object] | Table) -> Insert:

@@ -21,7 +21,7 @@ from batchq.config import masked
 from batchq.errors import Action, Advice, DatabaseRefuses, InvalidInput
 from batchq.store.sql.driver import Fault, as_sqlalchemys, reason, sqlstate
 from batchq.store.sql.forms import Form
-from batchq.store.sql.statement import Id, Reply, Statement, forget, send
+from batchq.store.sql.statement import Id, Statement, forget, send
 from batchq.store.sql.together import Together
 from batchq.store.sql.untyped import AnyColumn, AnyType, Driver, Making, Options
 
@@ -133,6 +133,15 @@ class PostgreSQL:
 
         return engine
 
+    def keep_rows(self, table: str) -> list[str]:
+        """One trigger, which also refuses to empty the table."""
+        return [
+            f"CREATE OR REPLACE FUNCTION {table}_stays() RETURNS trigger LANGUAGE plpgsql AS"
+            f" $$ BEGIN RAISE EXCEPTION '{table} is only added to'; END $$",
+            f"CREATE TRIGGER {table}_stays BEFORE UPDATE OR DELETE OR TRUNCATE ON {table}"
+            f" FOR EACH STATEMENT EXECUTE FUNCTION {table}_stays()",
+        ]
+
     def list_type(self, item: AnyType) -> AnyType:
         """An array of the items."""
         return ARRAY(item)
@@ -149,9 +158,10 @@ class PostgreSQL:
         """The plain comparison: PostgreSQL cannot match a bound value with the condition of an index."""
         return compiled(column == value)
 
-    def reserve(self, tx: Connection, column: AnyColumn, count: int) -> Reply[Id]:
+    def reserve(self, tx: Connection, column: AnyColumn, count: int) -> Callable[[], list[int]]:
         """Take the numbers from the column's sequence; those of a transaction that is rolled back are never used."""
-        return _RESERVE.later(tx, table=column.table.name, column=column.name, count=count)
+        reply = _RESERVE.later(tx, table=column.table.name, column=column.name, count=count)
+        return lambda: sorted(row.id for row in reply.rows)
 
     def insert_if_new(self, table: type[object] | Table) -> Insert:
         """An insert that ignores the conflict."""

@@ -49,6 +49,10 @@ CONTENT_WORDS = ("malformed JSON", "integer overflow", "too big", "JSON path")
 UNFIT_WORDS = ("binding parameter",)
 # A writer takes the lock at once; a reader that asked for it later would fail, however patient.
 BEGIN = "BEGIN IMMEDIATE"
+_RESERVE = (
+    "UPDATE batchq_counter SET value = max(value, coalesce((SELECT max({key}) FROM {table}), 0)) + ?"
+    " WHERE name = ? RETURNING value"
+)
 
 
 class SQLite:
@@ -89,6 +93,13 @@ class SQLite:
 
         return engine
 
+    def keep_rows(self, table: str) -> list[str]:
+        """A trigger for each of the two."""
+        refusal = f"BEGIN SELECT RAISE(ABORT, '{table} is only added to'); END"
+        return [
+            f"CREATE TRIGGER {table}_no_{act.lower()} BEFORE {act} ON {table} {refusal}" for act in ("UPDATE", "DELETE")
+        ]
+
     def list_type(self, item: AnyType) -> AnyType:
         """A JSON array, as text."""
         return JSON()
@@ -105,8 +116,14 @@ class SQLite:
         """The comparison with a literal: for a bound value SQLite would plan the statement anew at each run."""
         return f"+{compiled(column)} = {compiled(literal(value), literal_binds=True)}"
 
-    def reserve(self, tx: Connection, column: AnyColumn, count: int) -> None:
-        """Reserve none: the insert numbers its rows."""
+    def reserve(self, tx: Connection, column: AnyColumn, count: int) -> Callable[[], list[int]]:
+        """Take the numbers from a counter of ours: SQLite itself gives the number of a deleted newest row again.
+
+        An older process numbers rows past the counter, so the newest row counts too.
+        """
+        table, key = column.table.name, column.name
+        (last,) = _driver(tx).execute(_RESERVE.format(key=key, table=table), (count, table)).fetchone()
+        return lambda: list(range(last - count + 1, last + 1))
 
     def insert_if_new(self, table: type[object] | Table) -> Insert:
         """An insert that ignores the conflict."""
