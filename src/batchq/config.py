@@ -14,6 +14,7 @@ from sqlalchemy.engine import make_url
 from tzlocal import get_localzone_name
 
 from batchq.core.json import JSON
+from batchq.core.priority import AGING
 from batchq.core.windows import zone
 from batchq.errors import InvalidInput
 
@@ -51,6 +52,9 @@ class Settings(BaseSettings):
     max_pool: int = Field(200, gt=0, le=10_000, description="most processes, or threads, of a server's pool")
     fast_path: bool = Field(True, description="whether submit and finishing servers advance the work themselves")
     tickets_ahead: int = Field(0, ge=0, le=1000, description="tickets per open server beyond its free threads")
+    priority_aging_seconds: float = Field(
+        AGING, ge=0, description="time after which a task that waits rises by one priority; 0 = it never does"
+    )
     tick_seconds: float = Field(1.0, gt=0, le=60, description="time between two ticks of a coordinator")
     heartbeat_seconds: float = Field(2.0, gt=0, le=60, description="time between two heartbeats of a server")
     lost_seconds: float = Field(30.0, gt=0, description="silence after which a server counts as lost")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 
@@ -67,20 +67,28 @@ class OpenServers:
 
 @dataclass(frozen=True)
 class Topology:
-    """All servers, their bindings, the paused groups and the set-aside work at one moment.
+    """All servers, their bindings, the paused groups, the limits and the set-aside work at one moment.
 
-    Two topologies of the same `version` are equal.
+    `units` are those of named limits and of jobs, by key (`core.limits`), and `per_run` those that each run has in a
+    group. Two topologies of the same `version` are equal.
     """
 
     servers: tuple[Server, ...]
     version: int = 0
     paused: frozenset[str] = frozenset()
     aside: Aside = Aside()
+    units: Mapping[str, int] = field(default_factory=dict)
+    per_run: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def by_id(self) -> dict[int, Server]:
         """Every server by its id."""
         return {server.id: server for server in self.servers}
+
+    @cached_property
+    def has_limits(self) -> bool:
+        """Whether any limit is set (rule 29)."""
+        return bool(self.units or self.per_run)
 
     @cached_property
     def places(self) -> dict[int, int]:

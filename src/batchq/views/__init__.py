@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from batchq.lazy import attributes
 
 if TYPE_CHECKING:
+    from batchq.core.priority import PRIORITY_NAMES
     from batchq.store.find import definition
-    from batchq.store.group import PRIORITY_NAMES
     from batchq.views.group import GroupView, groups
     from batchq.views.instants import clock, iso
     from batchq.views.job import JobLine, JobView, job_view, jobs
@@ -79,7 +79,7 @@ __getattr__ = attributes(
         "JobLine": "batchq.views.job",
         "JobView": "batchq.views.job",
         "NextChange": "batchq.views.server",
-        "PRIORITY_NAMES": "batchq.store.group",
+        "PRIORITY_NAMES": "batchq.core.priority",
         "PeriodView": "batchq.views.server",
         "Reasons": "batchq.views.why",
         "RunCounts": "batchq.views.run",

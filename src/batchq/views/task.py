@@ -11,10 +11,10 @@ from sqlalchemy import and_, func, select
 
 from batchq.core import secrets
 from batchq.core.json import JSON
+from batchq.core.priority import PRIORITY_NAMES
 from batchq.core.states import NOT_STARTED, TERMINAL, State
 from batchq.store.columns import ATTEMPT, CONDITION, SERVER, TASK
 from batchq.store.find import no_task, run_row
-from batchq.store.group import PRIORITY_NAMES
 from batchq.store.tables import AttemptRow, Server, TaskRow
 from batchq.store.transaction import Tx
 from batchq.views.instants import iso

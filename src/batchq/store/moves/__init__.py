@@ -16,13 +16,14 @@ from batchq.store.moves.claiming import (
 )
 from batchq.store.moves.dispatching import (
     Early,
+    Occupancy,
     Occupied,
     Peeked,
+    Pile,
     Ready,
     counted,
     hand_out,
     hasten,
-    in_order,
     not_before,
     numbers_not_before,
     numbers_ready,
@@ -30,6 +31,8 @@ from batchq.store.moves.dispatching import (
     occupancy_later,
     peek,
     ready,
+    ready_alone,
+    refuse_odd,
 )
 from batchq.store.moves.finishing import LockedTask, locked, write_outcomes
 from batchq.store.moves.settling import (
@@ -70,8 +73,10 @@ __all__ = [
     "Executing",
     "Follower",
     "LockedTask",
+    "Occupancy",
     "Occupied",
     "Peeked",
+    "Pile",
     "Ready",
     "Start",
     "Ticket",
@@ -95,7 +100,6 @@ __all__ = [
     "grant",
     "hand_out",
     "hasten",
-    "in_order",
     "is_storing",
     "left_executing",
     "lock_now",
@@ -115,6 +119,8 @@ __all__ = [
     "occupancy_later",
     "peek",
     "ready",
+    "ready_alone",
+    "refuse_odd",
     "requeue",
     "start_own",
     "start_runs",
