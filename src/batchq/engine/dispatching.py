@@ -108,19 +108,18 @@ def choose(
     piles = {Pile(lane.id, each): wanted[lane] for lane in wanted for each in _classes(tx, lane.id, ready, aside)}
     rows = moves.ready(tx, piles, demand.peeked, now, aside)
     candidates = in_order(rows, now, aging) if len(piles) > 1 else rows
-    patience = timedelta(seconds=aging or AGING)
-    offered = [
-        (row, lanes[row.lane], bool(lanes[row.lane].keys) and now - row.ready_at >= patience) for row in candidates
-    ]
+    long_ago = now - timedelta(seconds=aging or AGING)
+    offered = ((row, lanes[row.lane], row.ready_at <= long_ago) for row in candidates)
     admitted = admission.choose(offered, out, topology, free, units)
     return Chosen(now, admitted.chosen, admitted.shares)
 
 
 def by_group(tickets: Mapping[int, int], lanes: Mapping[int, Lane]) -> dict[str, int]:
     """Count tickets out by group."""
-    out: Counter[str] = Counter()
+    out: dict[str, int] = {}
     for lane, number in tickets.items():
-        out[lanes[lane].group] += number
+        group = lanes[lane].group
+        out[group] = out.get(group, 0) + number
     return out
 
 

@@ -103,8 +103,11 @@ def _as_it_is_now(
     if finished.again or settled.others_ready or not topology.aside.tasks.isdisjoint(changed):
         return None
     jobs = {row.run_id: row.job for row in locked.rows}
-    lanes = Counter(row.lane for row in locked.rows if row.id in finished.ends)
-    return foreseen.after(life.server, lanes, [_ready(row, now, jobs[run_of(row.task_id)]) for row in settled.ready])
+    ended: dict[int, int] = {}
+    for row in locked.rows:
+        if row.id in finished.ends:
+            ended[row.lane] = ended.get(row.lane, 0) + 1
+    return foreseen.after(life.server, ended, [_ready(row, now, jobs[run_of(row.task_id)]) for row in settled.ready])
 
 
 def _ready(row: Follower, now: datetime, job: str) -> Ready:
