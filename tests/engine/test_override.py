@@ -242,34 +242,39 @@ def test_a_tick_takes_back_what_the_end_of_an_override_left_out_as_rule_51_says(
 
 
 @pytest.mark.parametrize(
-    "fact",
+    ("kind", "fact"),
     [
-        "override_until = 'tomorrow'",
-        "override_until = '0001-01-01'",
-        "override_threads = 'x'",
-        "override_threads = NULL",
-        "override_until = 5",
+        ("sqlite", "override_until = 'tomorrow'"),
+        ("sqlite", "override_until = '0001-01-01'"),
+        ("sqlite", "override_until = 5"),
+        ("sqlite", "override_threads = 'x'"),
+        ("sqlite", "override_threads = NULL"),
+        ("postgresql", "override_until = 'infinity'"),
+        ("postgresql", "override_until = '0044-03-15 BC'"),
+        ("postgresql", "override_threads = NULL"),
     ],
 )
-def test_an_override_that_cannot_be_read_closes_its_own_server_alone(sqlite, fact):
-    sqlite.instant = NOON
-    batch = Play(sqlite)
+def test_an_override_that_cannot_be_read_closes_its_own_server_alone(request, kind, fact):
+    database: Clocked = request.getfixturevalue(kind)
+    database.instant = NOON
+    batch = Play(database)
     batch.server("AOS1", 2)
     override(batch, 10, NOON + HOUR)
     batch.server("AOS2", 2)
-    with sqlite.write() as tx:
-        tx.execute(text("PRAGMA ignore_check_constraints = 1"))
+    with database.write() as tx:
+        if kind == "sqlite":
+            tx.execute(text("PRAGMA ignore_check_constraints = 1"))
         tx.execute(text(f"UPDATE batchq_server SET {fact} WHERE name = 'AOS1'"))
         topologies.changed(tx)
     run = batch.submit(tasks(3))
     batch.deliver()
     assert sorted(batch.states(run).values()) == ["executing", "executing", "ready"]
     assert {name for name, _ in batch.running()} == {"AOS2"}
-    with sqlite.read() as tx:
+    with database.read() as tx:
         first, second = views.servers(tx)
         assert views.setup_problems(tx)[0].startswith("Server AOS1 has an override that cannot be read")
     assert first["override"] == {"threads": 0, "until": None, "by": "", "why": ""}
     assert (first["threads"], second["threads"], second["override"]) == (0, 2, None)
     assert end(batch) == ["server AOS1: override unreadable → none"]
-    with sqlite.read() as tx:
+    with database.read() as tx:
         assert views.server_view(tx, "AOS1")["threads"] == 2
