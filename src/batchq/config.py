@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import getpass
 import hashlib
+import os
+import platform
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +23,10 @@ from batchq.errors import InvalidInput
 
 # RabbitMQ refuses a longer name, and so does every client of AMQP.
 QUEUE_BYTES = 255
+# The variable that says who acts.
+USER = "BATCHQ_USER"
+# As long as the columns that keep it.
+USER_CHARACTERS = 200
 # Keys of a URL's query whose values must not be shown.
 SECRET_WORDS = re.compile("pass|secret|token|key", re.IGNORECASE)
 
@@ -146,6 +153,20 @@ def users_zone(name: str | None = None) -> str:
         raise InvalidInput(
             "This machine's time zone has no IANA name: say which one is meant, in BATCHQ_TIMEZONE or beside the times."
         ) from None
+
+
+def acting_user() -> str:
+    """Name of the person who acts in this process: BATCHQ_USER, else user@host."""
+    name = os.environ.get(USER, "").strip() or f"{_login()}@{platform.node()}"
+    # A name of the environment may hold bytes that no database takes.
+    return "".join(each if each.isprintable() else "?" for each in name[:USER_CHARACTERS])
+
+
+def _login() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container may run under a number without a name
+        return str(os.getuid())
 
 
 def masked(url: str) -> str:

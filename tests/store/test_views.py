@@ -458,7 +458,7 @@ def test_periods_cover_the_time_without_holes_and_gaps_have_no_threads(stage):
     stage.server("AOS1", windows=[NIGHT])
     found = read(stage, views.periods, "AOS1", NOON, NOON + timedelta(days=1))
     assert found == [
-        {"server": "AOS1", "start": start, "end": end, "threads": threads}
+        {"server": "AOS1", "start": start, "end": end, "threads": threads, "override": None}
         for start, end, threads in [
             ("2026-01-31T12:00:00.000000Z", "2026-01-31T17:00:00.000000Z", 0),
             ("2026-01-31T17:00:00.000000Z", "2026-02-01T06:30:00.000000Z", 20),

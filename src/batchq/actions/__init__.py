@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from batchq.actions.change import Change
     from batchq.actions.file import apply
     from batchq.actions.group import delete_group, pause_group, resume_group, set_group
+    from batchq.actions.override import end_override, override_server
     from batchq.actions.run import cancel_run
     from batchq.actions.server import (
         add_groups,
@@ -36,12 +37,14 @@ __all__ = [
     "delete_server",
     "disable",
     "enable",
+    "end_override",
     "ensure_server",
     "find_group",
     "find_job",
     "find_run",
     "find_server",
     "find_task",
+    "override_server",
     "pause_group",
     "remove_groups",
     "remove_window",
@@ -63,12 +66,14 @@ __getattr__ = attributes(
         "delete_server": "batchq.actions.server",
         "disable": "batchq.actions.server",
         "enable": "batchq.actions.server",
+        "end_override": "batchq.actions.override",
         "ensure_server": "batchq.actions.server",
         "find_group": "batchq.store.find",
         "find_job": "batchq.store.find",
         "find_run": "batchq.store.find",
         "find_server": "batchq.store.find",
         "find_task": "batchq.store.find",
+        "override_server": "batchq.actions.override",
         "pause_group": "batchq.actions.group",
         "remove_groups": "batchq.actions.server",
         "remove_window": "batchq.actions.window",

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
-from datetime import date, time
+from datetime import UTC, date, datetime, time
 from typing import Any, NamedTuple
 
 from sqlalchemy import String, bindparam, cast, select, update
 
 from batchq.core.limits import named, of_job
+from batchq.core.override import Override
 from batchq.core.topology import Aside, Server, Topology
-from batchq.core.windows import UNREADABLE, Window, is_zone, parse_days, parse_time
+from batchq.core.windows import UNREADABLE, YEARS, Window, is_zone, parse_days, parse_time
 from batchq.store import moves, trouble
 from batchq.store.columns import BINDING, DISPATCH, GROUP, JOB, LIMIT, SERVER, WINDOW
 from batchq.store.lane import ReadyLane, ready_lanes
@@ -108,7 +109,7 @@ def _per_run(tx: Tx) -> dict[str, int]:
 
 
 class StoredServer(NamedTuple):
-    """A server's row; its numbers may be unreadable."""
+    """A server's row, with the end of its override as text; its numbers and its override may be unreadable."""
 
     id: int
     name: str
@@ -117,6 +118,10 @@ class StoredServer(NamedTuple):
     liveness: str
     epoch: object
     pool: object
+    override_threads: object
+    override_until: str | None
+    override_by: object
+    override_why: object
 
 
 class StoredWindow(NamedTuple):
@@ -132,11 +137,16 @@ class StoredWindow(NamedTuple):
     only: str | None
 
 
-# The date is read as text: one unreadable date must not keep the other windows from being read.
+# The date and the end of an override are read as text: an unreadable one must not keep the others from being read.
 _WINDOWS = select(
     *(column for column in WINDOW if column.name != "only"), cast(WINDOW.only, String).label("only")
 ).order_by(WINDOW.id)
-_SERVERS = select(*(SERVER[field] for field in StoredServer._fields)).order_by(SERVER.name)
+_until = cast(SERVER.override_until, String).label("override_until")
+_SERVERS = select(*(_until if field == "override_until" else SERVER[field] for field in StoredServer._fields)).order_by(
+    SERVER.name
+)
+# The end of an override whose row nobody can read: it holds until somebody sets another one, or none.
+_NEVER = datetime(YEARS[-1], 1, 1, tzinfo=UTC)
 
 
 def _server_of(row: StoredServer, groups: Collection[str], windows: Collection[Window]) -> Server:
@@ -154,7 +164,22 @@ def _server_of(row: StoredServer, groups: Collection[str], windows: Collection[W
         alive=row.liveness == Liveness.RUNNING.value,
         epoch=epoch,
         pool=pool,
+        override=override_of(row),
     )
+
+
+def override_of(row: StoredServer) -> Override | None:
+    """The override that a row describes, or None; an unreadable one keeps its server closed (rule 51)."""
+    if row.override_until is None:
+        return None
+    try:
+        threads, until = row.override_threads, datetime.fromisoformat(row.override_until)
+        if not isinstance(threads, int) or threads < 0 or until.year not in YEARS[1:-1]:
+            raise ValueError
+        until = until.replace(tzinfo=UTC) if until.tzinfo is None else until.astimezone(UTC)
+        return Override(threads, until, str(row.override_by or ""), str(row.override_why or ""))
+    except (ValueError, TypeError):
+        return Override(0, _NEVER, readable=False)
 
 
 def window_of(row: StoredWindow) -> Window:
