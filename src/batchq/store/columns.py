@@ -61,6 +61,8 @@ def status_is(state: State) -> InNoIndex:
 
 # SQLite uses a partial index only for a query that repeats the index's own words.
 OUT = status_in_index(State.QUEUED, State.EXECUTING)
+FAILED = status_in_index(State.ERROR, State.CANCELED)
+FAILED_ATTEMPT: ColumnElement[bool] = literal_column("batchq_attempt.status <> 'success'")
 RUN_IS_OPEN: ColumnElement[bool] = literal_column("batchq_run.status IN ('storing', 'executing', 'canceling')")
 STORING = and_(RUN_IS_OPEN, RUN.status == literal_column("'storing'"))
 
