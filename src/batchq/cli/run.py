@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 
 import click
 
 from batchq import actions, views
 from batchq.cli.context import TIMED_OUT, database, forward, timezone, users_now
-from batchq.cli.fields import SECONDS
+from batchq.cli.fields import SECONDS, SINCE, TIMES
 from batchq.cli.live import Until, follow
 from batchq.cli.output import (
     Part,
@@ -26,6 +27,11 @@ from batchq.cli.reading import ask, print_list, print_view
 from batchq.cli.task import tasks_table
 from batchq.core.states import RUN_ENDED, RunState
 
+NO_RUNS = "No runs. `batchq submit FILE` starts one."
+NO_RUN_FITS = "No runs fit. `batchq runs list` without filters shows the newest."
+# Columns of a list that are there only if one of its runs needs them.
+RARE = ("Run by", "Company", "Held")
+
 
 @click.command("list")
 @click.option("--job", metavar="NAME", help="Only runs of this job.")
@@ -36,15 +42,22 @@ from batchq.core.states import RUN_ENDED, RunState
     type=click.Choice([state.value for state in RunState]),
     help="Only these.",
 )
-@click.option("--limit", type=click.IntRange(1, 100_000), default=20, show_default=True, help="How many at most.")
+@click.option("--since", type=SINCE, metavar="TIME", help=f"Leave out what ended before {TIMES}.")
+@click.option("-n", "--limit", type=click.IntRange(1, 100_000), default=20, show_default=True, help="How many at most.")
 @output_option
 @watch_option
-def list_(job: str | None, statuses: tuple[str, ...], limit: int, output: str, watch: bool) -> None:
+def list_(
+    job: str | None, statuses: tuple[str, ...], since: datetime | None, limit: int, output: str, watch: bool
+) -> None:
     """List runs, the newest first."""
     if job is not None:
         ask(lambda tx: actions.find_job(tx, job))
+    empty = NO_RUN_FITS if job or statuses or since else NO_RUNS
     print_list(
-        lambda tx: views.runs(tx, job=job, statuses=statuses, limit=limit), runs_table, output=output, watch=watch
+        lambda tx: views.runs(tx, job=job, statuses=statuses, since=since, limit=limit),
+        lambda runs: runs_table(runs, empty),
+        output=output,
+        watch=watch,
     )
 
 
@@ -102,24 +115,30 @@ def wait_for(run: int, timeout: float | None, output: str) -> None:
         raise click.exceptions.Exit(1)
 
 
-def runs_table(runs: Sequence[views.RunCounts]) -> Table:
-    """Runs for people."""
+def runs_table(runs: Sequence[views.RunCounts], empty: str = NO_RUNS) -> Table:
+    """Runs for people; columns that only some runs need are there if one of these is."""
     now = users_now()
-    return Table(
-        ("Run", "Job", "Status", "Submitted", "Time", "Tasks"),
-        [
-            (
-                str(run["run"]),
-                run["job"],
-                label(run["status"]),
-                local(run["submitted_at"], now),
-                lasted(run, now),
-                counted(run["tasks"]),
-            )
-            for run in runs
-        ],
-        empty="No runs. `batchq submit FILE` starts one.",
-    )
+    cells: dict[str, list[str]] = {
+        "Run": [str(run["run"]) for run in runs],
+        "Job": [run["job"] for run in runs],
+        "Run by": [run["run_by"] or "" for run in runs],
+        "Company": [run["company"] or "" for run in runs],
+        "Status": [label(run["status"]) for run in runs],
+        "Submitted": [local(run["submitted_at"], now) for run in runs],
+        "Time": [lasted(run, now) for run in runs],
+        "Tasks": [counted(run["tasks"]) for run in runs],
+        "Held": [_held(run, now) for run in runs],
+    }
+    shown = {title: column for title, column in cells.items() if title not in RARE or any(column)}
+    return Table(tuple(shown), list(zip(*shown.values(), strict=True)), empty=empty, clip="Held" in shown)
+
+
+def _held(run: views.RunLine, now: datetime) -> str:
+    """Name the holder of a run, the time and the reason; empty if nobody holds it."""
+    if not run["held"]:
+        return ""
+    why = f": {run['held_why']!r}" if run["held_why"] else ""
+    return f"by {run['held_by'] or 'somebody'}, {local(run['held_at'], now)}{why}"
 
 
 def _drawn(view: views.RunView) -> Iterator[Part]:
@@ -129,4 +148,6 @@ def _drawn(view: views.RunView) -> Iterator[Part]:
     named = {"run by": view["run_by"], "company": view["company"]}
     whose = ", ".join(f"{said} {name}" for said, name in named.items() if name is not None)
     yield f"{name}: {label(view['status'])}, submitted {submitted}, {lasted(view, now)}{whose and f'; {whose}'}"
+    if view["held"]:
+        yield f"held {_held(view, now)}"
     yield tasks_table(view["tasks"], now)
