@@ -13,6 +13,7 @@ from sqlalchemy import update
 from batchq import views
 from batchq.cli import log, output
 from batchq.cli.failures import drawn
+from batchq.cli.run import runs_table
 from batchq.cli.task import table_of_all
 from batchq.core.states import State
 from batchq.store.columns import RUN, TASK, task_id
@@ -134,10 +135,10 @@ def test_an_empty_list_says_what_to_do_next(batchq, batchq_json, words, sentence
 
 def test_errors_are_counted_by_their_pattern(batchq, batchq_json, night):
     head, first, second, *rest = rows(batchq("task", "errors").stdout)
-    assert head == ["COUNT", "TASKS", "FIRST", "LAST", "NEWEST", "ERROR"]
+    assert head == ["COUNT", "FIRST", "LAST", "NEWEST", "ERROR"]
     like = "ConnectionError: the rates of … January could not be read from …: away"
-    assert (first[:2], first[4:]) == (["2", "1"], ["NIGHT 2 / A", like])
-    assert second[4:] == ["JOB 1 1 / TASK 2", "RuntimeError: TASK … was told to fail"]
+    assert (first[0], first[3:]) == ("2", ["NIGHT / A, run 2", like])
+    assert second[3:] == ["JOB 1 / TASK 2, run 1", "RuntimeError: TASK … was told to fail"]
     assert rest == [[""], ["batchq task log 2 A"]]
     with night.database.read() as tx:
         assert batchq_json("task", "errors") == views.failures(tx)
@@ -156,20 +157,16 @@ def test_runs_are_chosen_by_their_end(batchq_json, night):
 
 
 def test_a_list_of_runs_tells_whose_they_are_and_who_holds_them_if_there_is_something_to_tell(batchq, night):
-    assert rows(batchq("runs", "list", "--job", "JOB 1").stdout)[0] == [
-        "RUN",
-        "JOB",
-        "STATUS",
-        "SUBMITTED",
-        "TIME",
-        "TASKS",
-    ]
+    head, *_ = rows(batchq("runs", "list", "--job", "JOB 1").stdout)
+    assert head == ["RUN", "JOB", "STATUS", "SUBMITTED", "TIME", "TASKS"]
     hold = {"held": True, "held_by": "olav", "held_at": datetime.now(UTC), "held_why": "month end"}
     change(night, update(Run).where(RUN.id == 3).values(hold))
-    head, held, _, _ = batchq("runs", "list").stdout.splitlines()
-    assert head.split() == ["RUN", "JOB", "RUN", "BY", "STATUS", "SUBMITTED", "TIME", "TASKS", "HELD"]
-    assert re.search(r"1 Executing +by olav, \d\d:\d\d:\d\d: 'month end'$", held)
-    assert re.match(r"held by olav, \d\d:\d\d:\d\d: 'month end'$", batchq("runs", "show", 3).stdout.splitlines()[1])
+    head, *lines = rows(batchq("runs", "list").stdout)
+    assert head == ["RUN", "JOB", "STATUS", "SUBMITTED", "TIME", "TASKS", "NOTE"]
+    assert re.fullmatch(r"held by olav, \d\d:\d\d:\d\d: 'month end'", lines[0][-1])
+    assert lines[1][-1] == "run by anna"
+    assert lines[2][-1] == "2 Ended, 1 Error, 4 Didn't run"
+    assert batchq("runs", "show", 3).stdout.splitlines()[1] == lines[0][-1]
 
 
 # --- logs ---------------------------------------------------------------------------------------------------
@@ -258,7 +255,11 @@ def test_no_line_of_a_list_wraps_on_a_terminal_of_100_columns(batchq, night, mon
     now = datetime.now(UTC)
     with night.database.read() as tx:
         tasks, errors = views.tasks(tx), views.failures(tx)
-    for parts, lines in (([table_of_all(tasks, now)], len(tasks) + 2), (drawn(errors, now, ""), len(errors) + 4)):
+    change(night, update(Run).where(RUN.id == 3).values(held=True, held_by="olav", held_at=now, held_why=LONG))
+    with night.database.read() as tx:
+        runs = views.runs(tx)
+    each = [[table_of_all(tasks, now)], list(drawn(errors, now, "")), [runs_table(runs, "", now)]]
+    for parts, lines in zip(each, (len(tasks) + 2, len(errors) + 4, len(runs) + 2), strict=True):
         shown = screen(parts)
         assert len(shown) == lines
         assert max(map(len, shown)) <= 100

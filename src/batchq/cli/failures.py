@@ -48,7 +48,6 @@ def drawn(found: Sequence[views.FailureView], now: datetime, empty: str) -> Iter
     rows = [
         (
             str(one["count"]),
-            str(one["tasks"]),
             local(one["first_at"], now),
             local(one["last_at"], now),
             _where(one["newest"][0]),
@@ -56,7 +55,7 @@ def drawn(found: Sequence[views.FailureView], now: datetime, empty: str) -> Iter
         )
         for one in found
     ]
-    yield Table(("Count", "Tasks", "First", "Last", "Newest", "Error"), rows, empty=empty, clip=True)
+    yield Table(("Count", "First", "Last", "Newest", "Error"), rows, empty=empty, clip=True)
     if found:
         newest = found[0]["newest"][0]
         yield ""
@@ -64,4 +63,4 @@ def drawn(found: Sequence[views.FailureView], now: datetime, empty: str) -> Iter
 
 
 def _where(attempt: views.FailedAttempt) -> str:
-    return f"{attempt['job']} {attempt['run']} / {attempt['task']}"
+    return f"{attempt['job']} / {attempt['task']}, run {attempt['run']}"

@@ -58,7 +58,7 @@ STYLES = {
 class Table:
     """Rows for people; a status or a server's state gets its colour. `empty` is said without rows.
 
-    On a terminal `clip` cuts the last column where the line ends; else it goes on in further lines.
+    On a terminal `clip` cuts what does not fit, first of the last column; else it goes on in further lines.
     """
 
     columns: tuple[str, ...]
@@ -161,20 +161,24 @@ def _grid(table: Table) -> RenderableType:
     for column in table.columns:
         grid.add_column(column, overflow="fold")
     if table.clip:
-        last = grid.columns[-1]
-        last.no_wrap, last.overflow, last.max_width = True, "ellipsis", max(_room(table), NARROWEST)
+        for each, width in zip(grid.columns, _fitting(table), strict=True):
+            each.no_wrap, each.overflow, each.max_width = True, "ellipsis", width
     for row in table.rows:
         grid.add_row(*(styled(cell) for cell in row))
     return grid
 
 
-def _room(table: Table) -> int:
-    """The columns of the terminal that the other cells of a table leave to the last one."""
+def _fitting(table: Table) -> list[int]:
+    """The widths with which a row fits on the terminal: the last column is cut first, then the widest of all."""
     from rich.cells import cell_len
 
     lines = [table.columns, *table.rows]
-    taken = sum(max(cell_len(printable(line[at])) for line in lines) + GAP for at in range(len(table.columns) - 1))
-    return get_terminal_size().columns - taken
+    widths = [max(cell_len(printable(line[at])) for line in lines) for at in range(len(table.columns))]
+    room = get_terminal_size().columns - GAP * (len(widths) - 1)
+    widths[-1] = min(widths[-1], max(room - sum(widths[:-1]), NARROWEST))
+    while sum(widths) > room and max(widths) > NARROWEST:
+        widths[widths.index(max(widths))] -= 1
+    return widths
 
 
 def styled(cell: str) -> Text:

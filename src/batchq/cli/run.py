@@ -29,8 +29,6 @@ from batchq.core.states import RUN_ENDED, RunState
 
 NO_RUNS = "No runs. `batchq submit FILE` starts one."
 NO_RUN_FITS = "No runs fit. `batchq runs list` without filters shows the newest."
-# Columns of a list that are there only if one of its runs needs them.
-RARE = ("Run by", "Company", "Held")
 
 
 @click.command("list")
@@ -115,22 +113,25 @@ def wait_for(run: int, timeout: float | None, output: str) -> None:
         raise click.exceptions.Exit(1)
 
 
-def runs_table(runs: Sequence[views.RunCounts], empty: str = NO_RUNS) -> Table:
-    """Runs for people; columns that only some runs need are there if one of these is."""
-    now = users_now()
-    cells: dict[str, list[str]] = {
-        "Run": [str(run["run"]) for run in runs],
-        "Job": [run["job"] for run in runs],
-        "Run by": [run["run_by"] or "" for run in runs],
-        "Company": [run["company"] or "" for run in runs],
-        "Status": [label(run["status"]) for run in runs],
-        "Submitted": [local(run["submitted_at"], now) for run in runs],
-        "Time": [lasted(run, now) for run in runs],
-        "Tasks": [counted(run["tasks"]) for run in runs],
-        "Held": [_held(run, now) for run in runs],
-    }
-    shown = {title: column for title, column in cells.items() if title not in RARE or any(column)}
-    return Table(tuple(shown), list(zip(*shown.values(), strict=True)), empty=empty, clip="Held" in shown)
+def runs_table(runs: Sequence[views.RunCounts], empty: str = NO_RUNS, now: datetime | None = None) -> Table:
+    """Runs for people; there are notes only if a run needs one."""
+    now = now or users_now()
+    columns: tuple[str, ...] = ("Run", "Job", "Status", "Submitted", "Time", "Tasks", "Note")
+    rows: list[tuple[str, ...]] = [
+        (
+            str(run["run"]),
+            run["job"],
+            label(run["status"]),
+            local(run["submitted_at"], now),
+            lasted(run, now),
+            counted(run["tasks"]),
+            "; ".join(filter(None, (_held(run, now), _whose(run)))),
+        )
+        for run in runs
+    ]
+    if not any(row[-1] for row in rows):
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
+    return Table(columns, rows, empty=empty, clip=True)
 
 
 def _held(run: views.RunLine, now: datetime) -> str:
@@ -138,16 +139,21 @@ def _held(run: views.RunLine, now: datetime) -> str:
     if not run["held"]:
         return ""
     why = f": {run['held_why']!r}" if run["held_why"] else ""
-    return f"by {run['held_by'] or 'somebody'}, {local(run['held_at'], now)}{why}"
+    return f"held by {run['held_by'] or 'somebody'}, {local(run['held_at'], now)}{why}"
+
+
+def _whose(run: views.RunLine) -> str:
+    """Name the user and the company of a run; empty without them."""
+    named = {"run by": run["run_by"], "company": run["company"]}
+    return ", ".join(f"{said} {name}" for said, name in named.items() if name is not None)
 
 
 def _drawn(view: views.RunView) -> Iterator[Part]:
     now = users_now()
     submitted = local(view["submitted_at"], now)
     name = f"{view['job']} run {view['run']}"
-    named = {"run by": view["run_by"], "company": view["company"]}
-    whose = ", ".join(f"{said} {name}" for said, name in named.items() if name is not None)
+    whose = _whose(view)
     yield f"{name}: {label(view['status'])}, submitted {submitted}, {lasted(view, now)}{whose and f'; {whose}'}"
     if view["held"]:
-        yield f"held {_held(view, now)}"
+        yield _held(view, now)
     yield tasks_table(view["tasks"], now)
