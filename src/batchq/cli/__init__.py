@@ -19,7 +19,7 @@ GROUPS = {
 
     RUN is a run's number, or `last` for the newest one.
     """,
-    "task": """Tasks of a run: list, show, log, why.
+    "task": """Tasks: list, errors, show, log, why.
 
     RUN is a run's number, or `last` for the newest one; TASK is the task's name.
     """,
@@ -59,9 +59,10 @@ COMMANDS = {
     "runs show": ("run:show", "Show a run and its tasks."),
     "runs watch": ("run:watch", "Watch a run until it ends."),
     "runs cancel": ("run:cancel", "Cancel a run: nothing more of it starts, tasks that are executing finish."),
-    "task list": ("task:list_", "List the tasks of a run."),
+    "task list": ("task:list_", "List the tasks of a run, or of all runs."),
+    "task errors": ("failures:errors", "List what went wrong: failed attempts, counted by error."),
     "task show": ("task:show", "Show a task: where it stands, what it runs, its conditions and attempts."),
-    "task log": ("task:log", "Print what an attempt of a task logged."),
+    "task log": ("log:log", "Print what an attempt of a task logged."),
     "task why": ("task:why", "Say why a task has not started, or didn't run."),
     "group list": (
         "group:list_",

@@ -67,6 +67,8 @@ def status_is(state: State) -> InNoIndex:
 IN_LINE = and_(status_in_index(State.READY), literal_column("NOT batchq_task.aside"))
 # SQLite uses a partial index only for a query that repeats the index's own words.
 OUT = status_in_index(State.QUEUED, State.EXECUTING)
+FAILED = status_in_index(State.ERROR, State.CANCELED)
+FAILED_ATTEMPT: ColumnElement[bool] = literal_column("batchq_attempt.status <> 'success'")
 RUN_IS_OPEN: ColumnElement[bool] = literal_column("batchq_run.status IN ('storing', 'executing', 'canceling')")
 # A run of which tasks may start.
 MAY_START = and_(literal_column("NOT batchq_run.held"), literal_column("batchq_run.status = 'executing'"))

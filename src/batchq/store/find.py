@@ -33,6 +33,10 @@ class RunRow(NamedTuple):
     submitted_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
+    held: bool
+    held_by: str | None
+    held_at: datetime | None
+    held_why: str | None
 
 
 RUN_ROWS = select(*(RUN[field] for field in RunRow._fields))

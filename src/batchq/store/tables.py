@@ -323,6 +323,7 @@ class AttemptRow(Row, table=True):
     """
 
     __tablename__ = "batchq_attempt"
+    __table_args__ = (partial("batchq_attempt_failed", "ended_at", where="status <> 'success'"),)
     task_id: int = Field(sa_column=Column(BIG, ForeignKey("batchq_task.id", ondelete="CASCADE"), primary_key=True))
     attempt: int = Field(primary_key=True)
     server: str = Field(max_length=NAME)

@@ -11,9 +11,11 @@ from batchq.lazy import attributes
 if TYPE_CHECKING:
     from batchq.core.priority import PRIORITY_NAMES
     from batchq.store.find import definition
+    from batchq.views.failure import FailedAttempt, FailureView, failures
     from batchq.views.group import GroupView, groups
     from batchq.views.instants import clock, iso
     from batchq.views.job import JobLine, JobView, job_view, jobs
+    from batchq.views.listing import Chosen, ListedTask, tasks
     from batchq.views.problems import setup_problems
     from batchq.views.run import RunCounts, RunLine, RunView, run_view, runs
     from batchq.views.server import (
@@ -37,11 +39,15 @@ if TYPE_CHECKING:
 __all__ = [
     "PRIORITY_NAMES",
     "AttemptView",
+    "Chosen",
     "ConditionView",
     "ExecutingView",
+    "FailedAttempt",
+    "FailureView",
     "GroupView",
     "JobLine",
     "JobView",
+    "ListedTask",
     "NextChange",
     "OverrideView",
     "PeriodView",
@@ -57,6 +63,7 @@ __all__ = [
     "clock",
     "definition",
     "executing",
+    "failures",
     "groups",
     "iso",
     "job_view",
@@ -71,17 +78,22 @@ __all__ = [
     "setup_problems",
     "status_view",
     "task_view",
+    "tasks",
 ]
 
 __getattr__ = attributes(
     __name__,
     {
         "AttemptView": "batchq.views.task",
+        "Chosen": "batchq.views.listing",
         "ConditionView": "batchq.views.why",
         "ExecutingView": "batchq.views.server",
+        "FailedAttempt": "batchq.views.failure",
+        "FailureView": "batchq.views.failure",
         "GroupView": "batchq.views.group",
         "JobLine": "batchq.views.job",
         "JobView": "batchq.views.job",
+        "ListedTask": "batchq.views.listing",
         "NextChange": "batchq.views.server",
         "OverrideView": "batchq.views.server",
         "PRIORITY_NAMES": "batchq.core.priority",
@@ -98,6 +110,7 @@ __getattr__ = attributes(
         "clock": "batchq.views.instants",
         "definition": "batchq.store.find",
         "executing": "batchq.views.server",
+        "failures": "batchq.views.failure",
         "groups": "batchq.views.group",
         "iso": "batchq.views.instants",
         "job_view": "batchq.views.job",
@@ -112,5 +125,6 @@ __getattr__ = attributes(
         "setup_problems": "batchq.views.problems",
         "status_view": "batchq.views.status",
         "task_view": "batchq.views.task",
+        "tasks": "batchq.views.listing",
     },
 )
