@@ -11,6 +11,8 @@ from batchq.lazy import attributes
 if TYPE_CHECKING:
     from batchq.core.priority import PRIORITY_NAMES
     from batchq.store.find import definition
+    from batchq.views.acted import JobResult, RunResult
+    from batchq.views.audit import AuditLine, audit_lines
     from batchq.views.failure import FailedAttempt, FailureView, failures
     from batchq.views.group import GroupView, groups
     from batchq.views.instants import clock, iso
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PRIORITY_NAMES",
     "AttemptView",
+    "AuditLine",
     "Chosen",
     "ConditionView",
     "ExecutingView",
@@ -46,6 +49,7 @@ __all__ = [
     "FailureView",
     "GroupView",
     "JobLine",
+    "JobResult",
     "JobView",
     "ListedTask",
     "NextChange",
@@ -54,12 +58,14 @@ __all__ = [
     "Reasons",
     "RunCounts",
     "RunLine",
+    "RunResult",
     "RunView",
     "ServerView",
     "StatusView",
     "TaskLine",
     "TaskView",
     "WindowView",
+    "audit_lines",
     "clock",
     "definition",
     "executing",
@@ -86,12 +92,14 @@ __getattr__ = attributes(
     {
         "AttemptView": "batchq.views.task",
         "Chosen": "batchq.views.listing",
+        "AuditLine": "batchq.views.audit",
         "ConditionView": "batchq.views.why",
         "ExecutingView": "batchq.views.server",
         "FailedAttempt": "batchq.views.failure",
         "FailureView": "batchq.views.failure",
         "GroupView": "batchq.views.group",
         "JobLine": "batchq.views.job",
+        "JobResult": "batchq.views.acted",
         "JobView": "batchq.views.job",
         "ListedTask": "batchq.views.listing",
         "NextChange": "batchq.views.server",
@@ -101,12 +109,14 @@ __getattr__ = attributes(
         "Reasons": "batchq.views.why",
         "RunCounts": "batchq.views.run",
         "RunLine": "batchq.views.run",
+        "RunResult": "batchq.views.acted",
         "RunView": "batchq.views.run",
         "ServerView": "batchq.views.server",
         "StatusView": "batchq.views.status",
         "TaskLine": "batchq.views.task",
         "TaskView": "batchq.views.task",
         "WindowView": "batchq.views.server",
+        "audit_lines": "batchq.views.audit",
         "clock": "batchq.views.instants",
         "definition": "batchq.store.find",
         "executing": "batchq.views.server",
