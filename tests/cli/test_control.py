@@ -96,9 +96,7 @@ def test_filters_choose_the_runs_that_an_action_suits(batchq_json, four, filters
     assert [result["run"] for result in done if result["held"]] == runs
 
 
-@pytest.mark.parametrize(
-    "filters", [["--status", "error"], ["--since", "0s"], ["--older-than", "1d"]], ids=str
-)
+@pytest.mark.parametrize("filters", [["--status", "error"], ["--since", "0s"], ["--older-than", "1d"]], ids=str)
 def test_no_run_matches(batchq, four, filters):
     result = batchq("runs", "hold", *filters, "--yes", code=1)
     assert (result.stdout, result.stderr) == ("", "There is no such run to hold.\n")

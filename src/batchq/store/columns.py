@@ -63,6 +63,10 @@ def status_is(state: State) -> InNoIndex:
 
 # SQLite uses a partial index only for a query that repeats the index's own words.
 OUT = status_in_index(State.QUEUED, State.EXECUTING)
+# A ready task that dispatch looks at; one of a held run lies aside. In the words of the index of ready tasks.
+IN_LINE = and_(status_in_index(State.READY), literal_column("NOT batchq_task.aside"))
+# A run of which tasks may start.
+MAY_START = and_(literal_column("NOT batchq_run.held"), literal_column("batchq_run.status = 'executing'"))
 RUN_IS_OPEN: ColumnElement[bool] = literal_column("batchq_run.status IN ('storing', 'executing', 'canceling')")
 # Rows of the run are left to be moved by a hold, a release or a cancel.
 MOVING: ColumnElement[bool] = literal_column("batchq_run.moving_from IS NOT NULL")

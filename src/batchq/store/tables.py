@@ -231,7 +231,10 @@ class TaskRow(Row, table=True):  # type: ignore[no-redef]  # the plugin's **kwar
         one_of("joined", Join),
         CheckConstraint("pending >= 0", name="pending_not_negative"),
         UniqueConstraint("run_id", "name", name="batchq_task_name"),
-        partial("batchq_task_ready", "group_name", "own_class DESC", "ready_at", "id", where="status = 'ready'"),
+        partial(
+            *("batchq_task_ready", "group_name", "own_class DESC", "ready_at", "id"),
+            where="status = 'ready' AND NOT aside",
+        ),
         partial("batchq_task_out", "status", "group_name", "server_id", where="status IN ('queued', 'executing')"),
         partial("batchq_task_failed", "run_id", where="status IN ('error', 'canceled')"),
         partial("batchq_task_unsettled", "run_id", "id", where="unsettled"),

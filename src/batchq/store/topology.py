@@ -9,11 +9,10 @@ from typing import NamedTuple
 
 from sqlalchemy import Select, String, bindparam, cast, literal_column, select, update
 
-from batchq.core.states import State
 from batchq.core.topology import Aside, Server, Topology
 from batchq.core.windows import UNREADABLE, Window, is_zone, parse_days, parse_time
 from batchq.store import moves, trouble
-from batchq.store.columns import BINDING, DISPATCH, GROUP, SERVER, TASK, WINDOW, status_in_index
+from batchq.store.columns import BINDING, DISPATCH, GROUP, IN_LINE, SERVER, TASK, WINDOW
 from batchq.store.sql.dialect import dialect
 from batchq.store.sql.statement import Reply, Statement
 from batchq.store.tables import Dispatch, Liveness
@@ -51,9 +50,7 @@ _STANDING = Statement(
     row=Carried,
 )
 # One look into the index for each group. For EXISTS, PostgreSQL would read every ready task and then count the groups.
-_one_ready: Select[int] = (
-    select(literal_column("1")).where(status_in_index(State.READY), TASK.group_name == GROUP.name).limit(1)
-)
+_one_ready: Select[int] = select(literal_column("1")).where(IN_LINE, TASK.group_name == GROUP.name).limit(1)
 _GROUPS_READY = Statement(select(GROUP.name).where(_one_ready.scalar_subquery().is_not(None)), row=GroupName)
 
 

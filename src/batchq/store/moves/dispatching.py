@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from sqlalchemy import bindparam, func, select, update
 
-from batchq.core.states import RunState, State
-from batchq.store.columns import RUN, TASK, status_in_index, status_is
+from batchq.core.states import State
+from batchq.store.columns import IN_LINE, MAY_START, RUN, TASK, status_in_index, status_is
 from batchq.store.moves.becoming import becomes
 from batchq.store.moves.listing import Listing
 from batchq.store.moves.ticketing import Ticket, new_token
@@ -87,9 +87,8 @@ class Ready(NamedTuple):
 _of_group = (
     select(TASK.id, TASK.name, TASK.group_name, TASK.attempt, TASK.own_class, TASK.ready_at, RUN.job)
     .join(Run, RUN.id == TASK.run_id)
-    .where(status_in_index(State.READY), TASK.group_name == bindparam("group"))
     # Rows follow a hold or a cancel in pieces: the run itself says that nothing of it may start.
-    .where(~RUN.held, RUN.status == RunState.EXECUTING.value)
+    .where(IN_LINE, MAY_START, TASK.group_name == bindparam("group"))
     .order_by(TASK.own_class.desc(), TASK.ready_at, TASK.id)
     .limit(bindparam("limit"))
     .with_for_update(of=TaskRow.__table__, skip_locked=True, key_share=True)
@@ -158,7 +157,7 @@ def in_order(rows: Iterable[Ready]) -> list[Ready]:
 def numbers_ready(tx: Tx, group: str, limit: int) -> list[int]:
     """The ids of a group's first ready tasks in the order of dispatch, broken rows among them."""
     order = (TASK.own_class.desc(), TASK.ready_at, TASK.id)
-    ready = select(TASK.id).where(status_in_index(State.READY), TASK.group_name == group).order_by(*order)
+    ready = select(TASK.id).where(IN_LINE, TASK.group_name == group).order_by(*order)
     return list(tx.execute(ready.limit(limit)).scalars())
 
 
@@ -198,9 +197,7 @@ class Early(NamedTuple):
 
 
 _NOT_BEFORE = Listing(
-    select(TASK.id, TASK.attempt, TASK.ready_at, TASK.retry_delay).where(
-        status_in_index(State.READY), TASK.ready_at > bindparam("now")
-    ),
+    select(TASK.id, TASK.attempt, TASK.ready_at, TASK.retry_delay).where(IN_LINE, TASK.ready_at > bindparam("now")),
     TASK.id,
     Early,
 )
@@ -221,7 +218,7 @@ def not_before(tx: Tx, now: datetime, aside: Collection[int] = (), alone: Collec
 
 def numbers_not_before(tx: Tx, now: datetime) -> list[int]:
     """The ids of the ready tasks that may not start yet, broken rows among them."""
-    later = select(TASK.id).where(status_in_index(State.READY), TASK.ready_at > now)
+    later = select(TASK.id).where(IN_LINE, TASK.ready_at > now)
     return list(tx.execute(later.order_by(TASK.id)).scalars())
 
 

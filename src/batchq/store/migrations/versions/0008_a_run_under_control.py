@@ -26,6 +26,7 @@ def upgrade() -> None:
             " ALTER TABLE batchq_task RENAME CONSTRAINT batchq_task_priority_not_null"
             " TO batchq_task_own_class_not_null; END IF; END $$"
         )
+    op.drop_index("batchq_task_ready", "batchq_task")
     _columns()
     _tables()
     _audit_stays()
@@ -89,11 +90,13 @@ def _columns() -> None:
             op.add_column(table, column)
     _index("batchq_run_moving", "batchq_run", ["id"], "moving_from IS NOT NULL")
     _index("batchq_run_retrying", "batchq_run", ["id"], "retry IS NOT NULL")
+    ready: list[str | sa.TextClause] = ["group_name", sa.text("own_class DESC"), "ready_at", "id"]
+    _index("batchq_task_ready", "batchq_task", ready, "status = 'ready' AND NOT aside")
     _index("batchq_task_aside", "batchq_task", ["run_id", "id"], "aside")
     _index("batchq_task_abort", "batchq_task", ["id"], "abort")
 
 
-def _index(name: str, table: str, columns: list[str], where: str) -> None:
+def _index(name: str, table: str, columns: Sequence[str | sa.TextClause], where: str) -> None:
     op.create_index(name, table, columns, sqlite_where=sa.text(where), postgresql_where=sa.text(where))
 
 
