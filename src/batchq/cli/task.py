@@ -1,4 +1,4 @@
-"""`batchq task`: list and show the tasks of a run, print their logs, say why they wait."""
+"""`batchq task`: list and show the tasks of a run, print their logs, say why they wait, abort them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batchq import actions, views
-from batchq.cli.context import timezone, users_now
+from batchq.cli.context import database, timezone, users_now
 from batchq.cli.live import note
 from batchq.cli.output import (
     Part,
@@ -21,6 +21,7 @@ from batchq.cli.output import (
     local,
     output_option,
     print_json,
+    say,
     watch_option,
 )
 from batchq.cli.reading import ask, print_list, print_view
@@ -101,6 +102,28 @@ def why(run: str, task: str, output: str) -> None:
         print_json({**said, "status": view["status"], "why": view["why"]})
     else:
         click.echo(printable(f"{task}: {_sentence(view)}."))
+
+
+@click.command()
+@click.argument("run")
+@click.argument("task")
+@click.option("--reason", metavar="TEXT", help="Why.")
+@click.option("--dry-run", is_flag=True, help="Only print what would change.")
+@click.option("--yes", is_flag=True, help="Taken for scripts; nothing is asked.")
+@output_option
+def abort(run: str, task: str, reason: str | None, dry_run: bool, yes: bool, output: str) -> None:
+    """Stop a task that executes: it is canceled, and not tried again.
+
+    Within about a second its server sends its process SIGTERM, and SIGKILL 5 seconds
+    later if it still runs. An operation that succeeds before that stays a success.
+    Tasks on the threads pool cannot be aborted.
+    """
+    changes = actions.abort_task(database(), run, task, reason=reason, dry_run=dry_run)
+    if output == "json":
+        print_json({"dry_run": dry_run, "changes": changes})
+    else:
+        for change in changes or [f"task {task}: is being aborted already"]:
+            say(printable(change))
 
 
 def tasks_table(tasks: Sequence[views.TaskLine], now: datetime) -> Table:

@@ -3,6 +3,7 @@
 Every function takes the transaction first. Rows are locked in the order: server, runs, tasks, dispatch.
 """
 
+from batchq.store.moves.aborting import LastAttempt, clear_aborts, last_attempt, mark_for_abort
 from batchq.store.moves.canceling import begin_cancel
 from batchq.store.moves.claiming import (
     Executing,
@@ -69,6 +70,7 @@ __all__ = [
     "Early",
     "Executing",
     "Follower",
+    "LastAttempt",
     "LockedTask",
     "Occupied",
     "Peeked",
@@ -80,6 +82,7 @@ __all__ = [
     "anything_open",
     "begin_cancel",
     "claimed",
+    "clear_aborts",
     "clear_unsettled",
     "close_runs",
     "count",
@@ -97,12 +100,14 @@ __all__ = [
     "hasten",
     "in_order",
     "is_storing",
+    "last_attempt",
     "left_executing",
     "lock_now",
     "lock_out",
     "lock_runs",
     "lock_tickets",
     "locked",
+    "mark_for_abort",
     "mark_unsettled",
     "move_sharing",
     "new_token",
