@@ -85,6 +85,9 @@ def _not_started(host: Host, arrival: Arrival, row: Start, reason: str, cause: E
 class Execution(Request):
     """One claimed attempt in the pool; however it ends, exactly one report reaches the ledger."""
 
+    # When its process was told to end, as an operator aborts the task (monotonic seconds).
+    abort_began: float | None = None
+
     def __init__(self, server: Host, arrival: Arrival, row: Start, consumer: Consumer) -> None:
         operations = server.app.tasks  # once: Celery takes a lock for each look
         super().__init__(
@@ -102,7 +105,6 @@ class Execution(Request):
         self.server = server
         self.arrival = arrival
         self.row = row
-        self.abort_began: float | None = None  # when its process was told to end (monotonic seconds)
         self.soft_limit, self.hard_limit = server.worker_limits.of(operations.get(row.operation), row.time_limit)
 
     def start(self, pool: Pool) -> None:
