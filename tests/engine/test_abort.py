@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from batchq import actions, aside, engine
+from batchq import actions, aside, engine, views
 from batchq.actions.task import abort_attempt
 from batchq.core.aborting import FAST, THREADS
 from batchq.core.ends import End, Failure, Success
@@ -251,14 +251,23 @@ def test_its_thread_goes_to_the_next_task_with_the_commit_that_stores_the_abort(
 # --- the action ---------------------------------------------------------------------------------------------
 
 
-def test_the_action_marks_the_attempt_and_says_so_once(batch: Play) -> None:
+def test_the_action_marks_the_attempt_once_and_the_audit_keeps_who_and_why(
+    batch: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Rule 39.
+    monkeypatch.setenv("BATCHQ_USER", "olav")
     run = executing(batch)
-    said = [f"task A of run {run}: is being aborted on AOS1 (attempt 1): month end"]
+    said = {"run": run, "job": "ABORTED", "name": "A", "action": "abort", "status": "executing"}
+    said |= {"attempt": 1, "server": "AOS1"}
     assert actions.abort_task(batch.database, run, "A", reason="month end", dry_run=True) == said
     assert batch.task(run, "A").abort is False
-    assert actions.abort_task(batch.database, "last", "A", reason="month end") == said
-    assert batch.task(run, "A").abort is True
-    assert actions.abort_task(batch.database, run, "A") == []
+    for again in (run, "last", str(run)):
+        assert actions.abort_task(batch.database, again, "A", reason="month end") == said
+        assert batch.task(run, "A").abort is True
+    with batch.database.read() as tx:
+        (line,) = views.audit_lines(tx)
+    told = [line[key] for key in ("who", "by", "what", "kind", "name", "before", "after", "why")]
+    assert told == ["olav", "python", "abort", "task", f"{run} / A", "no", "yes", "month end"]
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
-from batchq import engine
-from batchq.actions.change import Change, Step, perform, rehearse
+from batchq import aside, engine
+from batchq.actions.change import Change, Step, check_reason, take
 from batchq.core import aborting
 from batchq.core.states import LABELS, NOT_STARTED, State
 from batchq.errors import Action, Advice, Conflict
@@ -15,50 +13,50 @@ from batchq.store.database import Database
 from batchq.store.find import find_run, find_task, no_run
 from batchq.store.moves import LastAttempt
 from batchq.store.transaction import Tx
+from batchq.views import TaskResult
 
 INSTEAD = Advice("{} cancels what has not started of its run.", Action.CANCEL)
 
 
 def abort_task(
     database: Database, run: str | int, task: str, *, reason: str | None = None, dry_run: bool = False
-) -> list[str]:
+) -> TaskResult:
     """Have a task that executes stopped, within about a second: it is canceled, and not tried again (rule 32).
 
-    Returns the differences, none if its abort was asked for already. With `dry_run` nothing is changed. If the
-    operation succeeds before it is stopped, the task is a success. Raises NotFound; Conflict if the task does not
-    execute, or its server's pool cannot stop it.
+    An operation that succeeds before it is stopped stays a success. With `dry_run` nothing is changed. Raises NotFound;
+    Conflict if the task does not execute, or its server's pool cannot stop it.
     """
+    check_reason(reason)
+    if dry_run:
+        with database.read() as tx:
+            return _result(_executing(tx, _number(tx, run, task)))
+    return aside.run(database, lambda tx: _abort(tx, _number(tx, run, task), None, reason))
 
-    def steps(tx: Tx) -> Iterator[Step]:
-        number = find_run(tx, run)
-        return _aborting(tx, find_task(tx, number, task), reason=reason)
 
-    return _done(database, steps, dry_run=dry_run)
-
-
-def abort_attempt(database: Database, task: int, token: str) -> list[str]:
+def abort_attempt(database: Database, task: int, token: str, *, reason: str | None = None) -> TaskResult:
     """Have one attempt stopped, by its task's id and its token, as `abort_task` does."""
-    return _done(database, lambda tx: _aborting(tx, task, token))
+    return aside.run(database, _abort, task, token, reason)
 
 
-def _done(database: Database, steps: Callable[[Tx], Iterator[Step]], *, dry_run: bool = False) -> list[str]:
-    return rehearse(database, steps) if dry_run else perform(database, steps)
+def _number(tx: Tx, run: str | int, task: str) -> int:
+    return find_task(tx, find_run(tx, run), task)
 
 
-def _aborting(tx: Tx, task: int, token: str | None = None, reason: str | None = None) -> Iterator[Step]:
+def _abort(tx: Tx, task: int, token: str | None, reason: str | None) -> TaskResult:
     found = _executing(tx, task, token)
     if found.abort:
-        return
-    said = f"is being aborted on {found.server} (attempt {found.attempt}){f': {reason}' if reason else ''}"
+        return _result(found)  # asked for before, and told in the audit then
 
     def make() -> None:
         if not engine.abort(tx, task, str(found.token)):
             _executing(tx, task, found.token)
 
-    yield Step((Change("task", f"{found.name} of run {found.run_id}", "abort", "no", "yes", said=said),), make)
+    name = f"{found.run_id} / {found.name}"
+    take(tx, [Step((Change("task", name, "abort", "no", "yes", word="abort"),), make)], 0, reason)
+    return _result(found)
 
 
-def _executing(tx: Tx, task: int, token: str | None) -> LastAttempt:
+def _executing(tx: Tx, task: int, token: str | None = None) -> LastAttempt:
     """The task's attempt; raises Conflict if it does not execute, under this token if one is given."""
     found = moves.last_attempt(tx, task)
     if found is None:
@@ -76,3 +74,15 @@ def _not_executing(found: LastAttempt) -> Conflict:
         return Conflict(f"{task} does not execute ({label}).", advice=INSTEAD)
     what = "that attempt of it" if found.status == State.EXECUTING else f"it ({label})"
     return Conflict(f"{task} is not aborted: {what} has ended already.")
+
+
+def _result(found: LastAttempt) -> TaskResult:
+    return {
+        "run": found.run_id,
+        "job": found.job,
+        "name": found.name,
+        "action": "abort",
+        "status": found.status,
+        "attempt": found.attempt,
+        "server": found.server,
+    }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batchq import actions, views
+from batchq.cli.bulk import change_options
 from batchq.cli.context import database, timezone, users_now
 from batchq.cli.live import note
 from batchq.cli.output import (
@@ -107,10 +108,7 @@ def why(run: str, task: str, output: str) -> None:
 @click.command()
 @click.argument("run")
 @click.argument("task")
-@click.option("--reason", metavar="TEXT", help="Why.")
-@click.option("--dry-run", is_flag=True, help="Only print what would change.")
-@click.option("--yes", is_flag=True, help="Taken for scripts; nothing is asked.")
-@output_option
+@change_options
 def abort(run: str, task: str, reason: str | None, dry_run: bool, yes: bool, output: str) -> None:
     """Stop a task that executes: it is canceled, and not tried again.
 
@@ -118,12 +116,12 @@ def abort(run: str, task: str, reason: str | None, dry_run: bool, yes: bool, out
     later if it still runs. An operation that succeeds before that stays a success.
     Tasks on the threads pool cannot be aborted.
     """
-    changes = actions.abort_task(database(), run, task, reason=reason, dry_run=dry_run)
+    result = actions.abort_task(database(), run, task, reason=reason, dry_run=dry_run)
     if output == "json":
-        print_json({"dry_run": dry_run, "changes": changes})
+        print_json(result)
     else:
-        for change in changes or [f"task {task}: is being aborted already"]:
-            say(printable(change))
+        would = "would be aborted" if dry_run else "is being aborted"
+        say(f"{result['name']} of run {result['run']} {would}: attempt {result['attempt']} on {result['server']}.")
 
 
 def tasks_table(tasks: Sequence[views.TaskLine], now: datetime) -> Table:

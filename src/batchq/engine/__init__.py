@@ -1,7 +1,7 @@
-"""The verbs that move work forward: submit, settle, dispatch, claim, finish, recover, cancel, abort; a module for each.
+"""The verbs that move work forward: submit, settle, dispatch, claim, finish, recover, hold, cancel, abort.
 
-Each function takes the transaction that it works in, and none sends a message. A caller publishes the tickets that it
-gets back after the commit.
+Each has a module. Each function takes the transaction that it works in, and none sends a message. A caller publishes
+the tickets that it gets back after the commit.
 """
 
 from batchq.engine.aborting import abort, aborted
@@ -9,6 +9,7 @@ from batchq.engine.advancing import Advance, advance, hand_out
 from batchq.engine.canceling import cancel
 from batchq.engine.dispatching import dispatch, follow_clock
 from batchq.engine.flush import Flush, Life, Offer, Report, Served
+from batchq.engine.holding import go_on, hold, move_on, release
 from batchq.engine.recovering import (
     STOPPED,
     lose,
@@ -37,12 +38,16 @@ __all__ = [
     "cancel",
     "dispatch",
     "follow_clock",
+    "go_on",
     "hand_out",
+    "hold",
     "is_overdue",
     "lose",
     "lose_again",
+    "move_on",
     "offer_again",
     "recover_missing",
+    "release",
     "retire",
     "serve",
     "settle",

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 
 from celery.worker import state
 
+from batchq import user
 from batchq.actions.task import abort_attempt
 from batchq.errors import Conflict, DatabaseUnreachable, NotFound
 from batchq.server.execution import Execution
@@ -36,7 +37,8 @@ class Aborts:
         while self._asked:
             asked = self._asked.popleft()
             try:
-                abort_attempt(database, *asked)
+                with user.acting("page", "remote control"):
+                    abort_attempt(database, *asked)
             except (Conflict, NotFound) as error:
                 logger.warning("%s", error)
             except DatabaseUnreachable:

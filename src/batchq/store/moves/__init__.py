@@ -4,7 +4,7 @@ Every function takes the transaction first. Rows are locked in the order: server
 """
 
 from batchq.store.moves.aborting import LastAttempt, clear_aborts, last_attempt, mark_for_abort
-from batchq.store.moves.canceling import begin_cancel
+from batchq.store.moves.canceling import begin_cancel, cancel_tasks, not_started
 from batchq.store.moves.claiming import (
     Executing,
     Start,
@@ -33,6 +33,23 @@ from batchq.store.moves.dispatching import (
     ready,
 )
 from batchq.store.moves.finishing import LockedTask, locked, write_outcomes
+from batchq.store.moves.holding import (
+    RUN_IS_HELD,
+    Moving,
+    bring_back,
+    end_moving,
+    hold_run,
+    lock_run,
+    moved_up_to,
+    moving,
+    moving_runs,
+    put_aside,
+    put_aside_from,
+    release_run,
+    rows_at_once,
+    take_tickets_back,
+    tickets_of,
+)
 from batchq.store.moves.settling import (
     CountedRun,
     Follower,
@@ -66,12 +83,14 @@ from batchq.store.moves.ticketing import (
 from batchq.store.moves.ticking import anything_open
 
 __all__ = [
+    "RUN_IS_HELD",
     "CountedRun",
     "Early",
     "Executing",
     "Follower",
     "LastAttempt",
     "LockedTask",
+    "Moving",
     "Occupied",
     "Peeked",
     "Ready",
@@ -81,6 +100,8 @@ __all__ = [
     "UnsettledRun",
     "anything_open",
     "begin_cancel",
+    "bring_back",
+    "cancel_tasks",
     "claimed",
     "clear_aborts",
     "clear_unsettled",
@@ -91,6 +112,7 @@ __all__ = [
     "counted",
     "discard_unstored",
     "emptied",
+    "end_moving",
     "executing_on",
     "failures",
     "followers",
@@ -98,20 +120,26 @@ __all__ = [
     "grant",
     "hand_out",
     "hasten",
+    "hold_run",
     "in_order",
     "is_storing",
     "last_attempt",
     "left_executing",
     "lock_now",
     "lock_out",
+    "lock_run",
     "lock_runs",
     "lock_tickets",
     "locked",
     "mark_for_abort",
     "mark_unsettled",
     "move_sharing",
+    "moved_up_to",
+    "moving",
+    "moving_runs",
     "new_token",
     "not_before",
+    "not_started",
     "numbers_not_before",
     "numbers_out",
     "numbers_ready",
@@ -119,10 +147,16 @@ __all__ = [
     "occupancy",
     "occupancy_later",
     "peek",
+    "put_aside",
+    "put_aside_from",
     "ready",
+    "release_run",
     "requeue",
+    "rows_at_once",
     "start_own",
     "start_runs",
+    "take_tickets_back",
+    "tickets_of",
     "tickets_out",
     "unqueue",
     "unsettled_ends",

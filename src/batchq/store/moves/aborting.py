@@ -8,10 +8,10 @@ from typing import NamedTuple
 from sqlalchemy import bindparam, select, update
 
 from batchq.core.states import State
-from batchq.store.columns import SERVER, TASK, status_is
+from batchq.store.columns import RUN, SERVER, TASK, status_is
 from batchq.store.sql.lists import among
 from batchq.store.sql.statement import Statement
-from batchq.store.tables import Server, TaskRow
+from batchq.store.tables import Run, Server, TaskRow
 from batchq.store.transaction import Tx
 
 
@@ -20,6 +20,7 @@ class LastAttempt(NamedTuple):
 
     id: int
     run_id: int
+    job: str
     name: str
     status: str
     token: str | None
@@ -39,11 +40,10 @@ _CLEAR = Statement(update(TaskRow).where(among(TASK.id, "tasks")).values(abort=F
 
 def last_attempt(tx: Tx, task: int) -> LastAttempt | None:
     """The newest attempt of the task of this id; None if there is no such task."""
-    columns = (TASK.id, TASK.run_id, TASK.name, TASK.status, TASK.token, TASK.attempt, TASK.abort)
-    statement = select(*columns, SERVER.name.label("server"), SERVER.pool_kind).outerjoin(
-        Server, SERVER.id == TASK.server_id
-    )
-    found = tx.execute(statement.where(TASK.id == task)).one_or_none()
+    columns = (TASK.id, TASK.run_id, RUN.job, TASK.name, TASK.status, TASK.token, TASK.attempt, TASK.abort)
+    statement = select(*columns, SERVER.name.label("server"), SERVER.pool_kind)
+    joined = statement.join(Run, RUN.id == TASK.run_id).outerjoin(Server, SERVER.id == TASK.server_id)
+    found = tx.execute(joined.where(TASK.id == task)).one_or_none()
     return None if found is None else LastAttempt._make(found)
 
 

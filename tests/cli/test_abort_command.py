@@ -25,17 +25,19 @@ def is_marked(stage) -> bool:
 
 def test_an_abort_says_what_happens_and_where(batchq, stage, run):
     said = batchq("task", "abort", run, "TASK 1", "--reason", "wrong month", "--yes").stdout
-    assert said == f"task TASK 1 of run {run}: is being aborted on AOS1 (attempt 1): wrong month\n"
+    assert said == f"TASK 1 of run {run} is being aborted: attempt 1 on AOS1.\n"
     assert is_marked(stage)
-    assert batchq("task", "abort", "last", "TASK 1").stdout == "task TASK 1: is being aborted already\n"
+    assert batchq("task", "abort", "last", "TASK 1").stdout == said
 
 
 def test_a_dry_run_says_it_and_changes_nothing(batchq, batchq_json, stage, run):
-    said = [f"task TASK 1 of run {run}: is being aborted on AOS1 (attempt 1)"]
-    assert batchq("task", "abort", run, "TASK 1", "--dry-run").stdout.splitlines() == said
-    assert batchq_json("task", "abort", run, "TASK 1", "--dry-run") == {"dry_run": True, "changes": said}
+    said = batchq("task", "abort", run, "TASK 1", "--dry-run").stdout
+    assert said == f"TASK 1 of run {run} would be aborted: attempt 1 on AOS1.\n"
+    result = {"run": run, "job": "JOB 1", "name": "TASK 1", "action": "abort", "status": "executing"}
+    result |= {"attempt": 1, "server": "AOS1"}
+    assert batchq_json("task", "abort", run, "TASK 1", "--dry-run") == result
     assert not is_marked(stage)
-    assert batchq_json("task", "abort", run, "TASK 1") == {"dry_run": False, "changes": said}
+    assert batchq_json("task", "abort", run, "TASK 1") == result
     assert is_marked(stage)
 
 
@@ -67,12 +69,12 @@ def test_an_abort_of_a_task_that_has_ended_says_so(batchq, stage, run):
         (
             THREADS,
             "AOS1 runs tasks in threads, and no thread",
-            "Server AOS1 runs tasks in threads: they can be neither",
+            "Server AOS1 runs tasks in threads: they can",
         ),
         (
             FAST,
             "AOS1 was started with -O fast, so that",
-            "Tasks of server AOS1 cannot be aborted: AOS1 was started with",
+            "Tasks of server AOS1 cannot be aborted: AOS1",
         ),
     ],
 )
