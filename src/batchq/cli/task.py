@@ -1,4 +1,4 @@
-"""`batchq task`: list tasks, show one, say why it waits."""
+"""`batchq task`: list tasks, show one, say why it waits, abort it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchq import actions, views
-from batchq.cli.context import timezone, users_now
+from batchq.cli.bulk import change_options
+from batchq.cli.context import database, timezone, users_now
 from batchq.cli.fields import SINCE, TIMES
 from batchq.cli.live import note
 from batchq.cli.output import (
@@ -22,6 +23,7 @@ from batchq.cli.output import (
     local,
     output_option,
     print_json,
+    say,
     watch_option,
 )
 from batchq.cli.reading import ask, print_view
@@ -97,6 +99,25 @@ def why(run: str, task: str, output: str) -> None:
         print_json({**said, "status": view["status"], "why": view["why"]})
     else:
         click.echo(printable(f"{task}: {sentence(view)}."))
+
+
+@click.command()
+@click.argument("run")
+@click.argument("task")
+@change_options
+def abort(run: str, task: str, reason: str | None, dry_run: bool, yes: bool, output: str) -> None:
+    """Stop a task that executes: it is canceled, and not tried again.
+
+    Within about a second its server sends its process SIGTERM, and SIGKILL 5 seconds
+    later if it still runs. An operation that succeeds before that stays a success.
+    Tasks on the threads pool cannot be aborted.
+    """
+    result = actions.abort_task(database(), run, task, reason=reason, dry_run=dry_run)
+    if output == "json":
+        print_json(result)
+    else:
+        would = "would be aborted" if dry_run else "is being aborted"
+        say(f"{result['name']} of run {result['run']} {would}: attempt {result['attempt']} on {result['server']}.")
 
 
 def tasks_table(tasks: Sequence[views.TaskLine], now: datetime) -> Table:

@@ -3,6 +3,7 @@
 Every function takes the transaction first. Rows are locked in the order: server, runs, tasks, dispatch.
 """
 
+from batchq.store.moves.aborting import LastAttempt, clear_aborts, last_attempt, mark_for_abort
 from batchq.store.moves.canceling import begin_cancel, cancel_tasks, not_started
 from batchq.store.moves.claiming import (
     Executing,
@@ -90,6 +91,7 @@ __all__ = [
     "Early",
     "Executing",
     "Follower",
+    "LastAttempt",
     "LockedTask",
     "Moving",
     "Occupancy",
@@ -106,6 +108,7 @@ __all__ = [
     "bring_back",
     "cancel_tasks",
     "claimed",
+    "clear_aborts",
     "clear_unsettled",
     "close_runs",
     "count",
@@ -124,6 +127,7 @@ __all__ = [
     "hasten",
     "hold_run",
     "is_storing",
+    "last_attempt",
     "left_executing",
     "lock_now",
     "lock_out",
@@ -131,6 +135,7 @@ __all__ = [
     "lock_runs",
     "lock_tickets",
     "locked",
+    "mark_for_abort",
     "mark_unsettled",
     "move_sharing",
     "moved_up_to",

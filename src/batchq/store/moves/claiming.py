@@ -52,11 +52,12 @@ class Start(NamedTuple):
 
 
 class Executing(NamedTuple):
-    """An attempt that a server executes, as the database has it."""
+    """An attempt that a server executes, as the database has it; `abort` if an operator wants it stopped."""
 
     id: int
     token: str
     epoch: int
+    abort: bool = False
 
 
 class LeftExecuting(NamedTuple):
@@ -102,6 +103,7 @@ _CLAIM = Statement(
         claimed_at=bindparam("now"),
         ended_at=None,
         error=None,
+        abort=False,
     )
     .returning(TASK.id),
     row=Id,
@@ -112,7 +114,7 @@ _START_OWN = Statement(
         .where(TASK.id == given.task, _OWN.standing, _unchanged)
         .values(status=_OWN.status, token=given.renewed, attempt=TASK.attempt + 1, offers=0)
         .values(server_id=bindparam("server"), epoch=bindparam("epoch_"), queued_at=bindparam("now"))
-        .values(claimed_at=bindparam("now"), ended_at=None, error=None)
+        .values(claimed_at=bindparam("now"), ended_at=None, error=None, abort=False)
         .returning(*_of_task, *_its_run)
     ),
     columns={"task": TASK.id, "renewed": TASK.token},
@@ -126,7 +128,7 @@ _CLAIMED = Statement(
     row=Start,
 )
 _EXECUTING_ON = Statement(
-    select(TASK.id, TASK.token, TASK.epoch)
+    select(TASK.id, TASK.token, TASK.epoch, TASK.abort)
     .where(OUT, status_in_index(State.EXECUTING), TASK.server_id == bindparam("server"))
     .order_by(TASK.id),
     row=Executing,
