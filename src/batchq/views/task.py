@@ -12,7 +12,8 @@ from sqlalchemy import and_, func, select
 from batchq.core import secrets
 from batchq.core.json import JSON
 from batchq.core.states import NOT_STARTED, TERMINAL, State
-from batchq.store.columns import ATTEMPT, CONDITION, SERVER, TASK
+from batchq.store import moves
+from batchq.store.columns import ATTEMPT, SERVER, TASK
 from batchq.store.find import no_task, run_row
 from batchq.store.group import PRIORITY_NAMES
 from batchq.store.tables import AttemptRow, Server, TaskRow
@@ -25,15 +26,22 @@ from batchq.views.why import ConditionView, Reasons, conditions_of, why_of_task
 SERVER_NAME = func.coalesce(ATTEMPT.server, SERVER.name).label("server")
 
 
+# What another task may handle (rule 7): canceled, it was aborted.
+FAILED = (State.ERROR, State.CANCELED)
+
+
 class TaskLine(TypedDict):
-    """A task in its run; `why` is null once it started, `handled_by` names the task that took its error out."""
+    """A task in its run; `why` is null once it started, `handled_by` names the task that took its failure out.
+
+    A gate has no `operation`.
+    """
 
     name: str
     status: str
     group: str
     server: str | None
     attempts: int
-    operation: str
+    operation: str | None
     ready_at: str | None
     started_at: str | None
     ended_at: str | None
@@ -90,26 +98,15 @@ def task_line(row: Selected, why: str | None, handled_by: str | None) -> TaskLin
         "group": row.group_name,
         "server": row.server if started else None,
         "attempts": row.attempt,
-        "operation": row.operation,
+        "operation": row.operation or None,
         "ready_at": iso(row.ready_at),
         "started_at": iso(row.claimed_at) if started else None,
         "ended_at": iso(row.ended_at) if state in TERMINAL else None,
         "error": row.error,
-        "handled_by": handled_by if state is State.ERROR else None,
+        "handled_by": handled_by if state in FAILED else None,
         "why": why,
         "result": json.loads(row.result) if row.result is not None else None,
     }
-
-
-def handlers(tx: Tx, run: int) -> dict[int, str]:
-    """Per task whose failure another one handles, the name of the first that did so with success (rule 7)."""
-    rows = tx.execute(
-        select(CONDITION.predecessor_id, TASK.name)
-        .join(TaskRow, TASK.id == CONDITION.task_id)
-        .where(TASK.run_id == run, CONDITION.handles, TASK.status == State.SUCCESS.value)
-        .order_by(TASK.id.desc())
-    )
-    return {row.predecessor_id: row.name for row in rows}
 
 
 def task_view(tx: Tx, run: int, name: str, now: datetime | None = None, *, timezone: str | None = None) -> TaskView:
@@ -120,8 +117,8 @@ def task_view(tx: Tx, run: int, name: str, now: datetime | None = None, *, timez
     job = run_row(tx, run).job
     row = _row(tx, run, name)
     after = conditions_of(tx, run, row.id)
-    handled = handlers(tx, run) if row.status == State.ERROR else {}
-    line = task_line(row, why_of_task(row, after, Reasons(tx, now, timezone)), handled.get(row.id))
+    handled = moves.handlers(tx, [row.id] if row.status in FAILED else [])
+    line = task_line(row, why_of_task(tx, run, row, Reasons(tx, now, timezone)), handled.get(row.id))
     return {
         "run": run,
         "job": job,
@@ -140,8 +137,8 @@ def task_view(tx: Tx, run: int, name: str, now: datetime | None = None, *, timez
 
 
 def _row(tx: Tx, run: int, name: str) -> Selected:
-    statement = with_server((*TaskRow.__table__.c, SERVER_NAME))
-    row = tx.execute(statement.where(TASK.run_id == run, TASK.name == name)).one_or_none()
+    statement = with_server((*TaskRow.__table__.c, SERVER_NAME)).where(TASK.run_id == run, TASK.name == name)
+    row = tx.execute(statement.where(~TASK.unnamed)).one_or_none()
     if row is None:
         raise no_task(tx, run, name)
     return row

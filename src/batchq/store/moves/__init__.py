@@ -32,6 +32,7 @@ from batchq.store.moves.dispatching import (
     ready,
 )
 from batchq.store.moves.finishing import LockedTask, locked, write_outcomes
+from batchq.store.moves.handling import handlers
 from batchq.store.moves.settling import (
     CountedRun,
     Follower,
@@ -50,7 +51,7 @@ from batchq.store.moves.settling import (
     unsettled_ends,
     unsettled_runs,
 )
-from batchq.store.moves.starting import discard_unstored, give_up, is_storing, numbers_storing, start_runs
+from batchq.store.moves.starting import discard_unstored, give_up, is_storing, numbers_storing, open_gates, start_runs
 from batchq.store.moves.ticketing import (
     Ticket,
     TicketOut,
@@ -94,6 +95,7 @@ __all__ = [
     "give_up",
     "grant",
     "hand_out",
+    "handlers",
     "hasten",
     "in_order",
     "is_storing",
@@ -113,6 +115,7 @@ __all__ = [
     "numbers_storing",
     "occupancy",
     "occupancy_later",
+    "open_gates",
     "peek",
     "ready",
     "requeue",
