@@ -60,11 +60,11 @@ class Catalogue:
 
         self.app.loader.import_default_modules()
         registered = self.app.tasks
-        refused = {run for run in {task.run for task in job.tasks} if run not in registered or not self.allows(run)}
+        refused = {run for run in job.operations if run not in registered or not self.allows(run)}
         if not refused:
             arguments.check(job, self.app.tasks)
             return
-        unknown = {task.run: task.name for task in reversed(job.tasks) if task.run in refused}
+        unknown = {task.run: task.name for task in reversed(job.tasks) if task.run is not None and task.run in refused}
         operation, task = next(reversed(unknown.items()))
         if operation == "shell.run":
             raise InvalidInput(f"{job.name} / {task}: shell.run is switched off; BATCHQ_ALLOW_SHELL=1 allows it.")

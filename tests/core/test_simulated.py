@@ -20,6 +20,7 @@ from batchq.core.thread_hours import full_hours
 from batchq.core.topology import Server, Topology
 from batchq.core.windows import Window
 from support import rules
+from support.nodes import condition_of
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)  # a Monday, 14:00 in Oslo
 SECOND = timedelta(seconds=1)
@@ -356,17 +357,18 @@ class Night:
 def random_night(rng: random.Random) -> Night:
     begin = NOON + timedelta(minutes=59, seconds=rng.choice([0, 30, 45]))
     seconds = rng.randint(20, 70)
-    job = rules.random_plan(rng.randint(1, 12), rng)
+    job = rules.random_plan(rng.randint(1, 12), rng, levels=rng.randint(0, 2), gates=rng.choice([0, 0.2]), early=True)
     tasks = tuple(
         SimTask(
             name,
             rng.choice([0, 1, 2, 5, 9, 20]),
-            tuple(Condition(task, Outcome(outcome), handles) for task, outcome, handles in conditions),
+            tuple(map(condition_of, conditions)),
             Join(job.joins[name]),
             rng.choice(GROUPS),
             rng.randint(0, 3),
             rng.random() < 0.25,
             name in job.ignored,
+            gate=name in job.gates,
         )
         for name, conditions in job.after.items()
     )
@@ -395,10 +397,12 @@ class Slow:
         self.started: dict[str, int] = {}
         self.ended: dict[str, int] = {}
         self.sums: Counter[str] = Counter()
+        self.history: list[str] = []
         bound = {server.name: server.groups for server in night.topology.servers}
         self.served = {name: rules.serves(bound, name, GROUPS) for name in bound}
 
     def play(self) -> None:
+        self.end(0)  # gates may have ended
         for second in range(self.night.seconds):
             while self.end(second) or self.start(second):
                 pass
@@ -429,6 +433,7 @@ class Slow:
         for name, state in self.states.items():
             if state != before[name]:
                 (self.ready if state == "ready" else self.ended)[name] = second
+        self.history += [f"fails {name}" for name in over if self.states[name] == "error"]
         return bool(over)
 
     def start(self, second: int) -> bool:
@@ -444,6 +449,7 @@ class Slow:
                 assert self.free(second)[place] > 0, f"{place} has no free thread for {name} after {second} s"
                 self.states[name] = "executing"
                 self.started[name] = second
+                self.history.append(f"starts {name}")
         return any(allowed)
 
     def book(self, second: int) -> None:
@@ -488,7 +494,7 @@ def test_a_random_night_goes_as_one_that_is_played_second_by_second(rng):
     assert seconds({name: task.ended_at for name, task in found.items()}, night.begin) == slow.ended
     assert sums(simulation) == {name: pytest.approx(slow.sums[name]) for name in sums(simulation)}
     if all(state in rules.ENDS for state in slow.states.values()):
-        assert simulation.jobs[0].verdict == rules.verdict(night.job, slow.states)
+        assert simulation.jobs[0].verdict == rules.verdict(night.job, slow.states, slow.history)
         assert seconds({"J": simulation.jobs[0].ended_at}, night.begin)["J"] == max(slow.ended.values())
     else:
         assert simulation.jobs[0].verdict is None

@@ -20,9 +20,13 @@ def refusal(text: str | bytes, **options: object) -> str:
     return str(refused.value)
 
 
+GATE = "tasks.T: 'run' is missing; without it the task is a gate, which takes 'after', 'join' and 'stage', and no"
+WORDS = "use success, error, finished, skipped or over"
 # What is wrong with a task, on line 5 of its file.
 TASK_FAULTS = [
-    ("{}", "tasks.T: 'run' is missing"),
+    ("{retries: 1}", f"{GATE} 'retries'"),
+    ("{group: BG1}", f"{GATE} 'group'"),
+    ("{rum: x}", "tasks.T: unknown key 'rum' (closest: 'run')"),
     ("7", "tasks.T: must be a mapping, not 7"),
     ("[x]", "tasks.T: must be a mapping, not a list"),
     ("{run: 7}", "tasks.T.run: must be text, not 7; put it in quotes"),
@@ -82,9 +86,9 @@ TASK_FAULTS = [
     ),
     (
         "{run: x, after: {A: fail}}",
-        "tasks.T.after.A: no outcome 'fail' (closest: 'failed'); use success, error or finished",
+        f"tasks.T.after.A: no outcome 'fail' (closest: 'failed'); {WORDS}",
     ),
-    ("{run: x, after: {A: }}", "tasks.T.after.A: no outcome nothing; use success, error or finished"),
+    ("{run: x, after: {A: }}", f"tasks.T.after.A: no outcome nothing; {WORDS}"),
     ("{run: x, after: {A: {handles: true}}}", "tasks.T.after.A: 'outcome' is missing"),
     (
         "{run: x, after: {A: {outcome: error, handle: true}}}",
@@ -96,8 +100,42 @@ TASK_FAULTS = [
     ),
     (
         "{run: x, after: {A: {outcome: success, handles: true}}}",
-        "tasks.T.after: 'A' is asked for success, which has no failure to handle; use error or finished",
+        "tasks.T.after: 'A' is asked for success, which has no failure to handle; use error, finished or over",
     ),
+    (
+        "{run: x, after: {A: {outcome: skipped, handles: true}}}",
+        "tasks.T.after: 'A' is asked for skipped, which has no failure to handle; use error, finished or over",
+    ),
+    (
+        "{after: {A: {outcome: error, handles: true}}}",
+        "tasks.T.after: a gate does nothing, so it handles no failure; "
+        "give 'A' 'ignore_failure', or let a task handle it",
+    ),
+    (
+        "{run: x, join: all, after: {all: [A]}}",
+        "tasks.T.join: cannot stand beside 'all' or 'any' in 'after', which say it",
+    ),
+    (
+        "{run: x, join: any, after: [A, {all: [A]}]}",
+        "tasks.T.join: cannot stand beside 'all' or 'any' in 'after', which say it",
+    ),
+    ("{run: x, after: {any: []}}", "tasks.T.after: 'any' joins no conditions; name one, or leave it out"),
+    ("{run: x, after: {any: [A, A]}}", "tasks.T.after: 'A' is asked for success twice"),
+    ("{run: x, after: {all: [A, {any: [C, A]}]}}", "tasks.T.after: no task named 'C'"),
+    ("{run: x, after: {all: [A, {any: [T, A]}]}}", "tasks.T.after: the task waits for itself; take that condition out"),
+    (
+        "{run: x, after: [A, {any: [{A: fail}]}]}",
+        f"tasks.T.after.1.any.0.A: no outcome 'fail' (closest: 'failed'); {WORDS}",
+    ),
+    ("{run: x, after: {any: [{A: fail}]}}", f"tasks.T.after.any.0.A: no outcome 'fail' (closest: 'failed'); {WORDS}"),
+    (
+        "{run: x, after: {any: [7]}}",
+        "tasks.T.after.any: must be a task name, a mapping of task names to outcomes, "
+        "or a list of these, not 7; put the name in quotes",
+    ),
+    ("{run: x, after: {any: A}}", f"tasks.T.after.any: no outcome 'A'; {WORDS}"),
+    ("{run: x, after: {any: error}}", "tasks.T.after: no task named 'any'"),
+    ("{run: x, stage: ''}", "tasks.T.stage: a name must not be empty"),
     ("{run: x, after: [A, A]}", "tasks.T.after: 'A' is asked for success twice"),
     ("{run: x, join: any, after: [A, {A: ok}]}", "tasks.T.after: 'A' is asked for success twice"),
     (
@@ -414,9 +452,48 @@ tasks:
     ]
 
 
+NESTED = """\
+job: J
+tasks:
+  A: x
+  T:
+    run: x
+    after:
+      all:
+        - A
+        - any:
+            - A
+            - {said}
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        ("{A: fail}", f"tasks.T.after.all.1.any.1.A: no outcome 'fail' (closest: 'failed'); {WORDS}."),
+        ("B", "tasks.T.after: no task named 'B'."),
+        ("T", "tasks.T.after: the task waits for itself; take that condition out."),
+    ],
+)
+def test_a_fault_within_joins_is_told_with_its_line_as_rule_50_says(said, sentence):
+    assert refusal(NESTED.replace("{said}", said)) == f"job.yaml:11: {sentence}"
+
+
+@pytest.mark.parametrize("levels", [5, 6])
+def test_joins_stand_within_each_other_five_levels_deep_as_rule_50_says(levels):
+    after = "A"
+    for level in range(levels):
+        after = f"{{{'any' if level % 2 else 'all'}: [A, {after}]}}" if level else "{all: [A]}"
+    text = f"job: J\ntasks:\n  A: x\n  T: {{run: x, after: {after}}}\n"
+    if levels <= 5:
+        assert loads(text)
+    else:
+        assert "'all' and 'any' stand within each other, 5 levels deep at most" in refusal(text)
+
+
 def test_no_more_than_ten_faults_are_told():
-    lines = refusal("job: J\ntasks:\n" + "".join(f"  T{n}: {{}}\n" for n in range(50))).split("\n")
-    assert lines[9] == "job.yaml:12: tasks.T9: 'run' is missing."
+    lines = refusal("job: J\ntasks:\n" + "".join(f"  T{n}: 7\n" for n in range(50))).split("\n")
+    assert lines[9] == "job.yaml:12: tasks.T9: must be a mapping, not 7."
     assert lines[10:] == ["job.yaml: these are the first 10 faults, there may be more."]
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
-from sqlalchemy import insert, literal, select
+from sqlalchemy import Column, insert, literal, select
 from sqlalchemy.sql.schema import ScalarElementColumnDefault
 
 from batchq.core import secrets
-from batchq.core.conditions import Join
+from batchq.core.conditions import Condition, Join, Joined, flat, gate_nodes, handling
 from batchq.core.limits import named, of_job, of_run, written
 from batchq.core.priority import PRIORITIES
 from batchq.core.states import RunState
@@ -25,7 +25,7 @@ from batchq.store.group import NamedGroup, named_groups
 from batchq.store.lane import lanes_for
 from batchq.store.limit import require_limits
 from batchq.store.sql.dialect import dialect
-from batchq.store.sql.statement import Statement
+from batchq.store.sql.statement import NoRow, Statement
 from batchq.store.tables import Run, TaskCondition, TaskRow
 from batchq.store.transaction import Tx
 
@@ -36,14 +36,15 @@ if TYPE_CHECKING:
 MOST_ALIKE = 250
 # The fewest conditions that sharing must save: it costs one more statement.
 WORTH_SHARING = 4
-# How a task's conditions are joined, and each one's position, outcome and whether it handles a failure.
-Node = tuple[Join, tuple[tuple[int, str, bool], ...]]
+# How a task's conditions are joined, each one's position, outcome and whether it handles a failure; and whether it is a
+# gate, which moves in another way than a task with the same conditions.
+Node = tuple[Join, tuple[tuple[int, str, bool], ...], bool]
 
 
 class TaskValues(TypedDict):
     """The columns of a task before its run has a number; `id` is its position in the job.
 
-    `limits` are the named limits of the task and of its job, sorted.
+    `limits` are the named limits of the task and of its job, sorted. Most tasks have none of the last three.
     """
 
     id: int
@@ -63,6 +64,9 @@ class TaskValues(TypedDict):
     waits_with: int | None
     sharing: int
     limits: tuple[str, ...]
+    gate: NotRequired[bool]
+    unnamed: NotRequired[bool]
+    stage: NotRequired[str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,7 @@ class Number:
             "id": first + row["id"],
             "run_id": self.run,
             "own_class": priority,
-            "lane": self.lanes[group, row["limits"]],
+            "lane": 0 if row.get("gate") else self.lanes[group, row["limits"]],
             "waits_with": None if leader is None else first + leader,
         }
 
@@ -111,20 +115,37 @@ class Number:
 
 
 def rows_of(job: JobSpec) -> Rows:
-    """The rows of a job."""
-    positions = {task.name: position for position, task in enumerate(job.tasks)}
-    tasks = [_task(job, task, position) for position, task in enumerate(job.tasks)]
+    """The rows of a job; the gates of joins within joins come after its tasks (rule 50)."""
+    gates: dict[Joined, str] = {}
     # By the conditions' identity: tasks that follow the same ones mostly have them as one tuple.
-    nodes: dict[tuple[int, Join], Node] = {}
-    for task in job.tasks:
-        if (key := (id(task.after), task.join)) not in nodes:
-            after = tuple((positions[each.task], str(each.outcome), each.handles) for each in task.after)
-            nodes[key] = task.join, after
-    return Rows(tasks, list(_share(tasks, [nodes[id(task.after), task.join] for task in job.tasks])))
+    keys = [(id(task.after), task.join) for task in job.tasks]
+    plain = {key: flat(task.after, task.join, gates) for key, task in dict(zip(keys, job.tasks, strict=True)).items()}
+    inner = list(gate_nodes(gates))
+    names = [*(task.name for task in job.tasks), *(name for name, _, _ in inner)]
+    positions = {name: position for position, name in enumerate(names)}
+    nodes = {key: _numbered(*conditions, positions) for key, conditions in plain.items()}
+    tasks = [_task(job, task, at, nodes[key]) for at, (key, task) in enumerate(zip(keys, job.tasks, strict=True))]
+    joins = [_numbered(after, join, positions) for _, after, join in inner]
+    tasks += [_gate(name, positions[name], node) for (name, _, _), node in zip(inner, joins, strict=True)]
+    every = [*(nodes[key] for key in keys), *joins]
+    kinds = [(*node, row.get("gate", False)) for node, row in zip(every, tasks, strict=True)]
+    leading = {positions[name] for joined, name in gates.items() if any(handling((joined,), Join.ALL))}
+    return Rows(tasks, list(_share(tasks, kinds, leading)))
 
 
-def _share(tasks: list[TaskValues], nodes: list[Node]) -> Iterator[tuple[int, int, str, bool]]:
-    """Let tasks share the conditions that they have in common; yields the conditions to store."""
+def _numbered(
+    after: Iterable[Condition], join: Join, positions: Mapping[str, int]
+) -> tuple[Join, tuple[tuple[int, str, bool], ...]]:
+    return join, tuple((positions[each.task], str(each.outcome), each.handles) for each in after)
+
+
+def _share(
+    tasks: list[TaskValues], nodes: list[Node], leading: Collection[int]
+) -> Iterator[tuple[int, int, str, bool]]:
+    """Let tasks share the conditions that they have in common; yields the conditions to store.
+
+    `leading` gates lead from a failure to a task that handles it.
+    """
     alike = Counter(nodes)
     leaders: dict[Node, TaskValues] = {}
     for task, node in zip(tasks, nodes, strict=True):
@@ -133,43 +154,83 @@ def _share(tasks: list[TaskValues], nodes: list[Node]) -> Iterator[tuple[int, in
             leader["sharing"] += 1
             task["waits_with"] = leader["id"]
             continue
-        _, conditions = node
+        _, conditions, _ = node
         # A task that handles a failure keeps its conditions: the verdict asks the task itself (rule 7), not its leader.
-        if (alike[node] - 1) * len(conditions) >= WORTH_SHARING and not any(handles for _, _, handles in conditions):
+        handler = any(handles or before in leading for before, _, handles in conditions)
+        if (alike[node] - 1) * len(conditions) >= WORTH_SHARING and not handler:
             leaders[node] = task
         yield from ((before, task["id"], outcome, handles) for before, outcome, handles in conditions)
 
 
-def _task(job: JobSpec, task: TaskSpec, position: int) -> TaskValues:
+def _task(
+    job: JobSpec, task: TaskSpec, position: int, node: tuple[Join, tuple[tuple[int, str, bool], ...]]
+) -> TaskValues:
+    join, conditions = node
+    if task.run is None:
+        return {**_gate(task.name, position, node), "unnamed": False, "stage": task.stage}
     priority = task.priority or job.priority
-    return {
+    row: TaskValues = {
         "id": position,
         "name": task.name,
         "operation": task.run,
         "args": json.dumps(task.args),
         "kwargs": secrets.packed(task.kwargs, task.secret),
-        "group_name": task.group or job.group or DEFAULT_GROUP,
+        "group_name": group_of(job, task),
         "own_class": PRIORITIES[priority] if priority else None,
         "own_priority": priority is not None,
         "retries": task.retries,
         "retry_delay": task.retry_delay,
         "time_limit": task.time_limit,
         "ignore_failure": task.ignore_failure,
-        "joined": task.join,
-        "pending": len(task.after),
+        "joined": join,
+        "pending": len(conditions),
         "waits_with": None,
         "sharing": 0,
-        "limits": _limits(job, task),
+        "limits": limits_of(job, task),
+    }
+    return {**row, "gate": False, "unnamed": False, "stage": task.stage} if task.stage else row
+
+
+def _gate(name: str, position: int, node: tuple[Join, tuple[tuple[int, str, bool], ...]]) -> TaskValues:
+    """The row of a gate: it runs nothing, anywhere; its priority is its own, so that no group is asked for one."""
+    join, conditions = node
+    return {
+        "id": position,
+        "name": name,
+        "operation": "",
+        "args": "[]",
+        "kwargs": "{}",
+        "group_name": DEFAULT_GROUP,
+        "own_class": PRIORITIES["normal"],
+        "own_priority": True,
+        "retries": 0,
+        "retry_delay": 0,
+        "time_limit": None,
+        "ignore_failure": False,
+        "joined": join,
+        "pending": len(conditions),
+        "waits_with": None,
+        "sharing": 0,
+        "limits": (),
+        "gate": True,
+        "unnamed": True,
+        "stage": None,
     }
 
 
-def _limits(job: JobSpec, task: TaskSpec) -> tuple[str, ...]:
+def limits_of(job: JobSpec, task: TaskSpec) -> tuple[str, ...]:
+    """The named limits of a task and of its job, sorted (rule 29)."""
     return tuple(sorted({*job.limits, *task.limits})) if job.limits or task.limits else ()
 
 
+def group_of(job: JobSpec, task: TaskSpec) -> str:
+    """The group of a task: its own, or that of its job (rule 10)."""
+    return task.group or job.group or DEFAULT_GROUP
+
+
 def groups_of(job: JobSpec) -> set[str]:
-    """The groups that a job's tasks are in (rule 10)."""
-    return {task.group or job.group or DEFAULT_GROUP for task in job.tasks}
+    """The groups that a job's tasks are in (rule 10); a gate is in none."""
+    return {group_of(job, task) for task in job.tasks if task.run is not None}
 
 
 # --- storing ------------------------------------------------------------------------------------------------
@@ -185,14 +246,16 @@ _OPEN_RUNS = Statement(
 )
 
 
-def open_run(tx: Tx, job: JobSpec) -> tuple[Number, datetime]:
+def open_run(tx: Tx, job: JobSpec, tasks: int | None = None) -> tuple[Number, datetime]:
     """Insert a run, as `open_runs` does."""
-    (number,), now = open_runs(tx, [job])
+    (number,), now = open_runs(tx, [job], None if tasks is None else [tasks])
     return number, now
 
 
-def open_runs(tx: Tx, specs: Sequence[JobSpec]) -> tuple[list[Number], datetime]:
+def open_runs(tx: Tx, specs: Sequence[JobSpec], tasks: Sequence[int] | None = None) -> tuple[list[Number], datetime]:
     """Insert a run of each job, still `storing`, its groups and the jobs' newest definitions.
+
+    `tasks` counts each run's tasks with the gates of its inner joins; without it no job has such joins.
 
     Returns the numbers that give the runs' rows their ids, in the order of the jobs, and the instant. Raises
     DatabaseOutdated or DatabaseTooNew unless the schema is the newest one; Conflict for a job that is withheld.
@@ -206,7 +269,9 @@ def open_runs(tx: Tx, specs: Sequence[JobSpec]) -> tuple[list[Number], datetime]
     ids, found = jobs.keep(tx, kept, specs, now), groups.rows
     numbers, limited = reserved(), limits_named(specs)
     require_limits(tx, limited)
-    _OPEN_RUNS.later(tx, [_run(run, ids[job.name], job, now) for run, job in zip(numbers, specs, strict=True)])
+    counts = [len(job.tasks) for job in specs] if tasks is None else tasks
+    each = zip(numbers, specs, counts, strict=True)
+    _OPEN_RUNS.later(tx, [_run(run, ids[job.name], job, count, now) for run, job, count in each])
     return [
         Number(run, found, _lanes(tx, job, found, ids[job.name], run)) for run, job in zip(numbers, specs, strict=True)
     ], now
@@ -216,7 +281,7 @@ def _lanes(
     tx: Tx, job: JobSpec, groups: Mapping[str, NamedGroup], job_id: int, run: int
 ) -> dict[tuple[str, tuple[str, ...]], int]:
     """The lanes of a job's tasks, by group and by named limits; makes those that lack."""
-    kinds = {(task.group or job.group or DEFAULT_GROUP, _limits(job, task)) for task in job.tasks}
+    kinds = {(group_of(job, task), limits_of(job, task)) for task in job.tasks if task.run is not None}
     common = [] if job.tasks_at_once is None else [of_job(job_id)]
     found, wanted = {}, {}
     for group, limits in kinds:
@@ -234,15 +299,15 @@ def _lanes(
 
 def limits_named(specs: Iterable[JobSpec]) -> set[str]:
     """The named limits of jobs and their tasks."""
-    return {limit for job in specs for task in job.tasks for limit in _limits(job, task)}
+    return {limit for job in specs for task in job.tasks if task.run is not None for limit in limits_of(job, task)}
 
 
-def _run(number: int, job_id: int, job: JobSpec, now: datetime) -> dict[str, object]:
+def _run(number: int, job_id: int, job: JobSpec, tasks: int, now: datetime) -> dict[str, object]:
     return {
         "id": number,
         "job_id": job_id,
         "job": job.name,
-        "open_tasks": len(job.tasks),
+        "open_tasks": tasks,
         "run_by": job.run_by,
         "company": job.company,
         "submitted_at": now,
@@ -262,23 +327,34 @@ _at_first = {
     for column in TASK
     if isinstance(column.default, ScalarElementColumnDefault) and column.name not in _stored
 }
-_ADD_TASKS = Statement(
-    lambda given: insert(TaskRow).from_select(
-        [*_stored, *_at_first],
-        select(
-            *(getattr(given, name) for name in _stored),
-            *(literal(value, TASK[name].type) for name, value in _at_first.items()),
+# Few tasks have these; a statement of their own keeps that of the others as short as it is.
+_marked = _stored | {name: TASK[name] for name in ("gate", "unnamed", "stage")}
+
+
+def _adding(columns: Mapping[str, Column[Any]]) -> Statement[NoRow]:
+    return Statement(
+        lambda given: insert(TaskRow).from_select(
+            [*columns, *_at_first],
+            select(
+                *(getattr(given, name) for name in columns),
+                *(literal(value, TASK[name].type) for name, value in _at_first.items()),
+            ),
+            include_defaults=False,
         ),
-        include_defaults=False,
-    ),
-    columns=_stored,
-)
+        columns=columns,
+    )
+
+
+_ADD_TASKS, _ADD_MARKED = _adding(_stored), _adding(_marked)
 
 
 def add_tasks(tx: Tx, rows: Sequence[Mapping[str, object]]) -> None:
     """Insert tasks."""
-    if rows:
-        _ADD_TASKS.later(tx, rows)
+    marked = [row for row in rows if "gate" in row]
+    if len(marked) < len(rows):
+        _ADD_TASKS.later(tx, [row for row in rows if "gate" not in row] if marked else rows)
+    if marked:
+        _ADD_MARKED.later(tx, marked)
 
 
 _condition = {name: CONDITION[name] for name in ("predecessor_id", "task_id", "outcome", "handles")}

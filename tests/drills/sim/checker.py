@@ -22,7 +22,7 @@ from support import rules
 # Rule 6, without what an operator's retry may do.
 MOVES = {
     None: {"waiting"},
-    "waiting": {"ready", "didnt_run", "canceled"},
+    "waiting": {"ready", "success", "didnt_run", "canceled"},
     "ready": {"queued", "executing", "canceled"},
     "queued": {"executing", "ready", "canceled"},
     "executing": {"success", "error", "ready", "canceled"},
@@ -388,7 +388,8 @@ class Judge:
             return
         for name, state in states.items():
             due = rules.judged(plan, states | {name: "waiting"}, name)
-            wrong = due != {"success": "ready", "error": "ready"}.get(state, state)
+            started = {"success": "ready", "error": "ready"} if name not in plan.gates else {}
+            wrong = due != started.get(state, state)
             if wrong and state != "canceled":
                 self.say(4, f"{name} of run {run.id} ended in {state}, its conditions say {due}")
         if run.status == "canceled":
@@ -419,8 +420,8 @@ class Judge:
     def _plan(self, run: int) -> tuple[rules.Plan, dict[str, str]]:
         """The run's plan, and its tasks' states by the journal."""
         plan = self.history.plans[self.facts.runs[run].job]
-        states = {self.facts.tasks[id_].name: str(task.status) for id_, task in self.tasks.items() if id_ >> 20 == run}
-        return plan, states
+        own = ((self.facts.tasks[id_], task) for id_, task in self.tasks.items() if id_ >> 20 == run)
+        return plan, {row.name: str(task.status) for row, task in own if not row.unnamed}
 
     def _name(self, task: int) -> str:
         row = self.facts.tasks.get(task)

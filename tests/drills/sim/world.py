@@ -720,7 +720,9 @@ class World:
 
     def _submit(self) -> None:
         rng, name = self.rng, f"JOB {len(self.plans) + 1}"
-        self.plans[name] = plan = rules.random_plan(rng.randint(1, 6), rng, most=3)
+        self.plans[name] = plan = rules.random_plan(
+            rng.randint(1, 6), rng, most=3, levels=rng.choice([0, 0, 2]), gates=rng.choice([0, 0, 0.2])
+        )
         job, self.retries[name] = job_of(name, plan, rng)
 
         def act(database: Database) -> None:
@@ -967,10 +969,12 @@ def job_of(
     """The plan as a job, and how often each of its tasks may be tried again: one of `retried`."""
     retries = {task: rng.choice(retried) for task in plan.after}
     tasks = [
-        TaskSpec(
+        TaskSpec(name=task, after=in_a_file(conditions), join=plan.joins[task])
+        if task in plan.gates
+        else TaskSpec(
             name=task,
             run="demo.work",
-            after=[{before: {"outcome": outcome, "handles": handles}} for before, outcome, handles in conditions],
+            after=in_a_file(conditions),
             join=plan.joins[task],
             ignore_failure=task in plan.ignored,
             group=rng.choice(GROUPS),
@@ -981,6 +985,14 @@ def job_of(
         for task, conditions in plan.after.items()
     ]
     return JobSpec(name=name, tasks=tuple(tasks)), retries
+
+
+def in_a_file(conditions: Sequence[Any]) -> list[Any]:
+    """The conditions of a plan as a file says them."""
+    return [
+        {each[0]: in_a_file(each[1])} if len(each) == 2 else {each[0]: {"outcome": each[1], "handles": each[2]}}
+        for each in conditions
+    ]
 
 
 def _clock(instant: datetime, zone: str) -> str:

@@ -36,6 +36,7 @@ from batchq.store.moves.dispatching import (
     refuse_odd,
 )
 from batchq.store.moves.finishing import LockedTask, locked, write_outcomes
+from batchq.store.moves.handling import handlers
 from batchq.store.moves.holding import (
     RUN_IS_HELD,
     Moving,
@@ -71,7 +72,7 @@ from batchq.store.moves.settling import (
     unsettled_ends,
     unsettled_runs,
 )
-from batchq.store.moves.starting import discard_unstored, give_up, is_storing, numbers_storing, start_runs
+from batchq.store.moves.starting import discard_unstored, give_up, is_storing, numbers_storing, open_gates, start_runs
 from batchq.store.moves.ticketing import (
     Ticket,
     TicketOut,
@@ -124,6 +125,7 @@ __all__ = [
     "give_up",
     "grant",
     "hand_out",
+    "handlers",
     "hasten",
     "hold_run",
     "is_storing",
@@ -150,6 +152,7 @@ __all__ = [
     "numbers_storing",
     "occupancy",
     "occupancy_later",
+    "open_gates",
     "peek",
     "put_aside",
     "put_aside_from",
