@@ -85,6 +85,7 @@ EVENTS = {
     "resume": 3,
     "threads": 2,
     "windows": 3,
+    "override": 2,
     "bindings": 2,
     "disable": 2,
     "enable": 3,
@@ -772,6 +773,18 @@ class World:
     def _on_windows(self) -> None:
         self._set("windows", windows=[self._window() for _ in range(self.rng.randint(0, 2))])
 
+    def _on_override(self) -> None:
+        name, threads = self.rng.choice(self.names), self.rng.randint(0, 3)
+        until = self.wall() + timedelta(seconds=self.rng.choice([3, 10, 20, 60]))
+        facts: dict[str, Any] = {"timezone": "UTC", "ahead": self.ahead}
+        if self.rng.random() < 0.3:
+            self._ask("override", name, lambda database: actions.end_override(database, name, **facts))
+        else:  # refused where the clock jumped beyond its end meanwhile
+            facts |= {"by": "sim"}
+            self._ask(
+                "override", name, lambda database: actions.override_server(database, name, threads, until, **facts)
+            )
+
     def _on_bindings(self) -> None:
         self._set("bindings", groups=self.rng.sample(GROUPS, self.rng.randint(0, 2)))
 
@@ -898,6 +911,7 @@ class World:
         for name in self.names:
             actions.ensure_server(self.shared, name)
             actions.set_server(self.shared, name, enabled=True, threads=self.rng.randint(1, 3), windows=())
+            actions.end_override(self.shared, name, timezone="UTC")
         actions.set_groups(self.shared, self.names[0], [])
         self._inspect()
         return self.mono
