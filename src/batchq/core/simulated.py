@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from itertools import accumulate, pairwise
 
 from batchq.core.conditions import Condition, Join
+from batchq.core.retries import PLAIN, Policy
 from batchq.core.states import RunState, State
 from batchq.core.thread_hours import Hour
 from batchq.core.topology import DEFAULT_GROUP, Topology
@@ -17,13 +18,17 @@ from batchq.core.why import why_ready
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A task as the simulation finds it; `since` is when it became ready, started on `server` (an id), or ended."""
+    """A task as the simulation finds it; `since` is when it became ready, started on `server` (an id), or ended.
+
+    `retried_at` of its attempts came before an operator's retry.
+    """
 
     state: State = State.WAITING
     since: datetime | None = None
     server: int | None = None
     attempts: int = 0
     aborted: bool = False
+    retried_at: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,7 @@ class SimTask:
     ignore_failure: bool = False
     retries: int = 0
     retry_delay: float = 0.0
+    policy: Policy = PLAIN
     found: Found = Found()
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from heapq import heappop, heappush
 
+from batchq.core import retries
 from batchq.core.admission import admit, candidates_wanted, free_threads
 from batchq.core.conditions import Ended, readiness, resolution, verdict
 from batchq.core.simulated import (
@@ -207,11 +208,10 @@ class _Simulator:
         self.busy[standing.server] -= 1
         self.attempts[attempt] = replace(self.attempts[attempt], end=self.now)
         task, canceling = standing.task, self.jobs[standing.job].canceling
-        standing.state = after_attempt(
-            ok=not task.fails, attempt=standing.attempts, retries=task.retries, canceling=canceling
-        )
+        retry = standing.attempts - task.found.retried_at
+        standing.state = after_attempt(ok=not task.fails, attempt=retry, retries=task.retries, canceling=canceling)
         if standing.state is State.READY:
-            self._make_ready(number, self.now + SECOND * task.retry_delay)
+            self._make_ready(number, self.now + SECOND * retries.wait(retry, task.retry_delay, task.policy))
             return False
         standing.ended_at = self.now
         return True

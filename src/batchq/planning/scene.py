@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import cast
 
 from batchq import views
-from batchq.core import secrets
+from batchq.core import retries, secrets
 from batchq.core.conditions import Condition, Join
 from batchq.core.simulated import Found, SimRun, SimTask
 from batchq.core.states import TERMINAL, Outcome, RunState, State
@@ -123,6 +123,7 @@ def _subject(tx: Tx, run: OpenRun) -> Subject:
 
 def _stored(row: OpenTask, run: OpenRun, duration: float | None) -> TaskSpec:
     """A task as it was stored, with the expected duration of the job's newest definition."""
+    policy = retries.read(row.policy)
     after = (
         Condition(run.tasks[each.predecessor_id].name, Outcome(each.outcome), each.handles) for each in run.after(row)
     )
@@ -137,6 +138,11 @@ def _stored(row: OpenTask, run: OpenRun, duration: float | None) -> TaskSpec:
         priority=cast(Priority, PRIORITY_NAMES[row.own_class]),
         retries=row.retries,
         retry_delay=row.retry_delay,
+        retry_backoff=policy.backoff,
+        retry_delay_max=policy.most,
+        retry_jitter=policy.jitter,
+        retry_on=policy.on or None,
+        retry_never_on=policy.never or None,
         time_limit=row.time_limit,
         duration=duration,
         ignore_failure=row.ignore_failure,
@@ -147,7 +153,8 @@ def _found(row: OpenTask) -> Found:
     state = State(row.status)
     since = row.ended_at if state in TERMINAL else row.claimed_at if state is State.EXECUTING else row.ready_at
     aborted = state is State.CANCELED and row.claimed_at is not None
-    return Found(state, since, row.server_id if state is State.EXECUTING else None, row.attempt, aborted)
+    server = row.server_id if state is State.EXECUTING else None
+    return Found(state, since, server, row.attempt, aborted, row.retried_at)
 
 
 def priorities_of(document: Document) -> dict[str, int]:
@@ -181,4 +188,5 @@ def _simulated(job: JobSpec, task: TaskSpec, guess: Guess, priorities: Mapping[s
         ignore_failure=task.ignore_failure,
         retries=task.retries,
         retry_delay=task.retry_delay,
+        policy=task.policy,
     )

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from batchq.core.conditions import Condition, Join
 from batchq.core.json import JSON
+from batchq.core.retries import full_name
 from batchq.core.states import Outcome
 from batchq.errors import InvalidInput
 from batchq.spec.faults import Fault, Path, faults_in, shown
@@ -88,6 +89,13 @@ class Task:
         self.success.__bool__()
 
 
+def _names(errors: object) -> object:
+    """The names of errors: a class stands for its full one, and all else is left to the model to judge."""
+    if not isinstance(errors, list | tuple):
+        return errors
+    return [full_name(each) if isinstance(each, type) else each for each in errors]
+
+
 def _success(after: After | Task) -> After:
     return after.success if isinstance(after, Task) else after
 
@@ -122,6 +130,12 @@ class Job:
         priority: Priority | None = None,
         retries: int = 0,
         retry_delay: float = 0.0,
+        retry_backoff: float = 1.0,
+        retry_delay_max: float | None = None,
+        retry_jitter: float = 0.0,
+        retry_on: Sequence[str | type[BaseException]] | None = None,
+        retry_never_on: Sequence[str | type[BaseException]] | None = None,
+        repeatable: bool = False,
         time_limit: float | None = None,
         duration: float | None = None,
         ignore_failure: bool = False,
@@ -130,7 +144,8 @@ class Job:
 
         A signature's arguments become the task's; its options are refused, as they would be lost. `after` takes earlier
         tasks, or the form of a job file. `secret` names keyword arguments that nobody may see. `retry_delay`,
-        `time_limit` and `duration` are seconds; `duration` serves the plan alone.
+        `retry_delay_max`, `time_limit` and `duration` are seconds; `duration` serves the plan alone. `retry_on` and
+        `retry_never_on` take classes too.
         """
         if name in self._tasks:
             raise InvalidInput(f"Job {shown(self.name)}: another task is named {shown(name)}.")
@@ -152,6 +167,12 @@ class Job:
             priority=priority,
             retries=retries,
             retry_delay=retry_delay,
+            retry_backoff=retry_backoff,
+            retry_delay_max=retry_delay_max,
+            retry_jitter=retry_jitter,
+            retry_on=_names(retry_on),
+            retry_never_on=_names(retry_never_on),
+            repeatable=repeatable,
             time_limit=time_limit,
             duration=duration,
             ignore_failure=ignore_failure,

@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from sqlalchemy import insert, literal, select
 from sqlalchemy.sql.schema import ScalarElementColumnDefault
 
-from batchq.core import secrets
+from batchq.core import retries, secrets
 from batchq.core.conditions import Join
 from batchq.core.states import RunState
 from batchq.core.topology import DEFAULT_GROUP
@@ -21,7 +21,8 @@ from batchq.store import schema
 from batchq.store.columns import CONDITION, RUN, TASK, task_id
 from batchq.store.group import PRIORITIES, named_groups
 from batchq.store.sql.dialect import dialect
-from batchq.store.sql.statement import Statement
+from batchq.store.sql.statement import NoRow, Statement
+from batchq.store.sql.untyped import Columns
 from batchq.store.tables import Run, TaskCondition, TaskRow
 from batchq.store.transaction import Tx
 
@@ -37,7 +38,10 @@ Node = tuple[Join, tuple[tuple[int, str, bool], ...]]
 
 
 class TaskValues(TypedDict):
-    """The columns of a task before its run has a number; `id` is its position in the job."""
+    """The columns of a task before its run has a number; `id` is its position in the job.
+
+    Columns that few tasks use are there only for these.
+    """
 
     id: int
     name: str
@@ -55,6 +59,8 @@ class TaskValues(TypedDict):
     pending: int
     waits_with: int | None
     sharing: int
+    policy: NotRequired[str]
+    repeatable: NotRequired[bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +134,7 @@ def _share(tasks: list[TaskValues], nodes: list[Node]) -> Iterator[tuple[int, in
 
 def _task(job: JobSpec, task: TaskSpec, position: int) -> TaskValues:
     priority = task.priority or job.priority
-    return {
+    row: TaskValues = {
         "id": position,
         "name": task.name,
         "operation": task.run,
@@ -146,6 +152,11 @@ def _task(job: JobSpec, task: TaskSpec, position: int) -> TaskValues:
         "waits_with": None,
         "sharing": 0,
     }
+    if policy := retries.written(task.policy):
+        row["policy"] = policy
+    if task.repeatable:
+        row["repeatable"] = True
+    return row
 
 
 def groups_of(job: JobSpec) -> set[str]:
@@ -201,7 +212,7 @@ def _run(number: int, job_id: int, job: JobSpec, now: datetime) -> dict[str, obj
     }
 
 
-# The columns that a task is stored with; all others begin with the column's default.
+# The columns that every task is stored with; all others begin with the column's default.
 _stored = {
     name: TASK[name]
     for name in (
@@ -214,23 +225,36 @@ _at_first = {
     for column in TASK
     if isinstance(column.default, ScalarElementColumnDefault) and column.name not in _stored
 }
-_ADD_TASKS = Statement(
-    lambda given: insert(TaskRow).from_select(
-        [*_stored, *_at_first],
-        select(
-            *(getattr(given, name) for name in _stored),
-            *(literal(value, TASK[name].type) for name, value in _at_first.items()),
+# The columns that few tasks use, with the value for those that use only others of them.
+_seldom: dict[str, object] = {"policy": None, "repeatable": False}
+
+
+def _inserting(stored: Columns) -> Statement[NoRow]:
+    return Statement(
+        lambda given: insert(TaskRow).from_select(
+            [*stored, *_at_first],
+            select(
+                *(getattr(given, name) for name in stored),
+                *(literal(value, TASK[name].type) for name, value in _at_first.items()),
+            ),
+            include_defaults=False,
         ),
-        include_defaults=False,
-    ),
-    columns=_stored,
-)
+        columns=stored,
+    )
+
+
+_ADD_TASKS = _inserting(_stored)
+_ADD_SPECIAL = _inserting(_stored | {name: TASK[name] for name in _seldom})
 
 
 def add_tasks(tx: Tx, rows: Sequence[Mapping[str, object]]) -> None:
-    """Insert tasks."""
-    if rows:
-        _ADD_TASKS.later(tx, rows)
+    """Insert tasks; those with a column that few use take a statement of their own."""
+    special = [_seldom | {**row} for row in rows if not _seldom.keys().isdisjoint(row)]
+    plain = [row for row in rows if _seldom.keys().isdisjoint(row)] if special else rows
+    if plain:
+        _ADD_TASKS.later(tx, plain)
+    if special:
+        _ADD_SPECIAL.later(tx, special)
 
 
 _condition = {name: CONDITION[name] for name in ("predecessor_id", "task_id", "outcome", "handles")}

@@ -9,7 +9,7 @@ from typing import TypedDict
 
 from sqlalchemy import and_, func, select
 
-from batchq.core import secrets
+from batchq.core import retries, secrets
 from batchq.core.json import JSON
 from batchq.core.states import NOT_STARTED, TERMINAL, State
 from batchq.store.columns import ATTEMPT, CONDITION, SERVER, TASK
@@ -44,19 +44,21 @@ class TaskLine(TypedDict):
 
 
 class AttemptView(TypedDict):
-    """An attempt that ended, with its log."""
+    """An attempt that ended, with its log; `ready_at` is when it could have started, and `error_class` a full name."""
 
     attempt: int
     server: str | None
     status: str
+    ready_at: str | None
     started_at: str | None
     ended_at: str | None
     error: str | None
+    error_class: str | None
     log: str | None
 
 
 class TaskView(TaskLine):
-    """A task with its run, arguments, conditions and ended attempts."""
+    """A task with its run, arguments, conditions and ended attempts; without `retry_on` all errors are tried again."""
 
     run: int
     job: str
@@ -65,6 +67,12 @@ class TaskView(TaskLine):
     priority: str
     retries: int
     retry_delay: float
+    retry_backoff: float
+    retry_delay_max: float | None
+    retry_jitter: float
+    retry_on: list[str]
+    retry_never_on: list[str]
+    repeatable: bool
     time_limit: float | None
     ignore_failure: bool
     join: str
@@ -119,6 +127,7 @@ def task_view(tx: Tx, run: int, name: str, now: datetime | None = None, *, timez
     """
     job = run_row(tx, run).job
     row = _row(tx, run, name)
+    policy = retries.read(row.policy)
     after = conditions_of(tx, run, row.id)
     handled = handlers(tx, run) if row.status == State.ERROR else {}
     line = task_line(row, why_of_task(row, after, Reasons(tx, now, timezone)), handled.get(row.id))
@@ -131,11 +140,17 @@ def task_view(tx: Tx, run: int, name: str, now: datetime | None = None, *, timez
         "priority": PRIORITY_NAMES.get(row.own_class, str(row.own_class)),
         "retries": row.retries,
         "retry_delay": row.retry_delay,
+        "retry_backoff": policy.backoff,
+        "retry_delay_max": policy.most,
+        "retry_jitter": policy.jitter,
+        "retry_on": list(policy.on),
+        "retry_never_on": list(policy.never),
+        "repeatable": row.repeatable,
         "time_limit": row.time_limit,
         "ignore_failure": row.ignore_failure,
         "join": row.joined,
         "after": after,
-        "history": [_attempt(attempt) for attempt in _attempts(tx, row.id)],
+        "history": [_attempt(attempt, row) for attempt in _attempts(tx, row.id)],
     }
 
 
@@ -152,13 +167,17 @@ def _attempts(tx: Tx, task: int) -> Sequence[Selected]:
     return tx.execute(statement.order_by(ATTEMPT.attempt)).all()
 
 
-def _attempt(row: Selected) -> AttemptView:
+def _attempt(row: Selected, task: Selected) -> AttemptView:
+    # The row of a success does not say it: nothing has changed since in the row of its task.
+    ready_at = task.ready_at if row.attempt == task.attempt and row.ready_at is None else row.ready_at
     return {
         "attempt": row.attempt,
         "server": row.server,
         "status": row.status,
+        "ready_at": iso(ready_at),
         "started_at": iso(row.claimed_at),
         "ended_at": iso(row.ended_at),
         "error": row.error,
+        "error_class": row.error_class,
         "log": row.log,
     }

@@ -12,6 +12,7 @@ from batchq.store.moves.claiming import (
     grant,
     left_executing,
     lock_tickets,
+    of_operations,
     start_own,
 )
 from batchq.store.moves.dispatching import (
@@ -31,7 +32,7 @@ from batchq.store.moves.dispatching import (
     peek,
     ready,
 )
-from batchq.store.moves.finishing import LockedTask, locked, write_outcomes
+from batchq.store.moves.finishing import LockedTask, Outcomes, locked, write_outcomes
 from batchq.store.moves.settling import (
     CountedRun,
     Follower,
@@ -71,6 +72,7 @@ __all__ = [
     "Follower",
     "LockedTask",
     "Occupied",
+    "Outcomes",
     "Peeked",
     "Ready",
     "Start",
@@ -113,6 +115,7 @@ __all__ = [
     "numbers_storing",
     "occupancy",
     "occupancy_later",
+    "of_operations",
     "peek",
     "ready",
     "requeue",

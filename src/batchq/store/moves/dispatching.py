@@ -193,10 +193,11 @@ class Early(NamedTuple):
     attempt: int
     ready_at: datetime
     retry_delay: float
+    retry_after: float | None
 
 
 _NOT_BEFORE = Listing(
-    select(TASK.id, TASK.attempt, TASK.ready_at, TASK.retry_delay).where(
+    select(TASK.id, TASK.attempt, TASK.ready_at, TASK.retry_delay, TASK.retry_after).where(
         status_in_index(State.READY), TASK.ready_at > bindparam("now")
     ),
     TASK.id,
