@@ -202,7 +202,11 @@ def test_a_lost_server_is_an_error_that_has_a_name(batch: Play, names: list[str]
 
 @pytest.mark.parametrize(
     ("reason", "name", "again"),
-    [(Reason.TIMED_OUT, "batchq.TimedOut", True), (Reason.NOT_STARTED, None, False), (Reason.LOST, "batchq.Lost", False)],
+    [
+        (Reason.TIMED_OUT, "batchq.TimedOut", True),
+        (Reason.NOT_STARTED, None, False),
+        (Reason.LOST, "batchq.Lost", False),
+    ],
 )
 def test_what_no_operation_raised_has_a_name_of_batchq_or_none(
     batch: Play, reason: Reason, name: str | None, again: bool

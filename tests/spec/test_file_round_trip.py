@@ -47,7 +47,7 @@ def tasks(draw: st.DrawFn) -> dict[str, Any]:
                     "priority": priorities,
                     "retries": st.integers(0, 5),
                     "retry_delay": st.floats(0, 1e6),
-                    "retry_backoff": st.floats(1, 10),
+                    "retry_backoff": st.floats(1, 2),
                     "retry_delay_max": st.floats(1e6, 1e7),
                     "retry_jitter": st.floats(0, 1),
                     "retry_on": st.lists(errors, min_size=1, max_size=3, unique=True),

@@ -9,7 +9,6 @@ import pytest
 from celery import Celery
 
 import batchq
-
 from batchq.core.conditions import Condition, Join
 from batchq.core.states import MET_BY, Outcome, State
 from batchq.errors import InvalidInput
