@@ -62,9 +62,12 @@ def test_a_life_tells_the_operations_of_its_app_that_may_run_once_more() -> None
 
 def test_an_operation_says_that_it_may_run_once_more() -> None:
     app = Celery("shop", set_as_current=False)
-    app.task(lambda: None, name="again", repeatable=True)
-    app.task(lambda: None, name="once")
-    app.task(lambda: None, name="odd", repeatable="yes")
+
+    def act() -> None: ...
+
+    app.task(act, name="again", repeatable=True)
+    app.task(act, name="once")
+    app.task(act, name="odd", repeatable="yes")
     assert Catalogue(app, Settings()).repeatable() == ["again"]
 
 
