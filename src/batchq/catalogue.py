@@ -42,6 +42,10 @@ class Catalogue:
         """Whether a job may run the task of this name: one that the settings allow, and neither Celery's nor ours."""
         return _allowed(operation, self.settings.allowed_operations, self.settings.allow_shell)
 
+    def repeatable(self) -> list[str]:
+        """The names of the tasks that do no harm if they run once more: `@app.task(repeatable=True)`."""
+        return [name for name, task in self.app.tasks.items() if getattr(task, "repeatable", False) is True]
+
     def rate_limits(self, operations: Iterable[str]) -> str | None:
         """A sentence that names the operations with a `rate_limit`, which does not hold here; None if none has one."""
         if self.app.conf.worker_disable_rate_limits:

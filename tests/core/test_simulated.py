@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchq.core.conditions import Condition, Join
+from batchq.core.retries import Policy
 from batchq.core.simulated import Found, Planned, SimRun, SimTask, Simulation
 from batchq.core.simulation import simulate
 from batchq.core.states import Outcome, RunState, State
@@ -149,6 +150,18 @@ def test_what_fails_is_tried_again_as_often_as_it_may():
     assert starts == [timedelta(0), timedelta(minutes=11), timedelta(minutes=22)]
     assert (task.attempts, task.state, task.ended_at) == (3, State.ERROR, NOON + timedelta(minutes=23))
     assert task.waited == timedelta(0)
+
+
+def test_the_waits_of_what_fails_grow_without_jitter_and_count_from_an_operators_retry():
+    policy = Policy(backoff=2, most=240, jitter=0.5)
+    task = SimTask("A", 60, fails=True, retries=3, retry_delay=60, policy=policy)
+    simulation = planned(servers(1), SimRun("J", (task,)))
+    starts = [attempt.start - NOON for attempt in simulation.attempts]
+    assert starts == [timedelta(minutes=at) for at in (0, 2, 5, 10)]
+
+    found = Found(State.READY, NOON, attempts=4, retried_at=4)
+    again = planned(servers(1), SimRun("J", (replace(task, found=found),)))
+    assert [attempt.start - NOON for attempt in again.attempts] == starts
 
 
 def test_tasks_that_take_no_time_follow_each_other_at_one_instant():

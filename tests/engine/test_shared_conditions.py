@@ -13,6 +13,7 @@ from batchq.planning import open_runs
 from batchq.spec import JobSpec, TaskSpec
 from batchq.store import run as runs
 from batchq.store.columns import CONDITION
+from batchq.store.rows import rows_of
 from play import Play, check_counters
 
 LAYERS = [[f"{layer}.{number}" for number in range(10)] for layer in range(4)]
@@ -37,7 +38,7 @@ def after(**conditions: object) -> JobSpec:
 
 def sharing(job: JobSpec) -> dict[str, str]:
     """Which task waits with which."""
-    rows = runs.rows_of(job).tasks
+    rows = rows_of(job).tasks
     return {row["name"]: rows[row["waits_with"]]["name"] for row in rows if row["waits_with"] is not None}
 
 

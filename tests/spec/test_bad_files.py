@@ -43,6 +43,43 @@ TASK_FAULTS = [
     ("{run: x, retries: true}", "tasks.T.retries: must be a whole number, not true"),
     ("{run: x, retry_delay: -0.5}", "tasks.T.retry_delay: must be at least 0, not -0.5"),
     ("{run: x, retry_delay: .inf}", "tasks.T.retry_delay: must be a finite number"),
+    ("{run: x, retry_backoff: 0.5}", "tasks.T.retry_backoff: must be at least 1, not 0.5"),
+    ("{run: x, retry_backoff: 1001}", "tasks.T.retry_backoff: must be at most 1,000, not 1001"),
+    ("{run: x, retry_backoff: '2'}", "tasks.T.retry_backoff: must be a number, not '2'"),
+    ("{run: x, retry_jitter: 1.5}", "tasks.T.retry_jitter: must be at most 1, not 1.5"),
+    ("{run: x, retry_delay_max: -1}", "tasks.T.retry_delay_max: must be at least 0, not -1"),
+    (
+        "{run: x, retry_delay: 9, retry_delay_max: 5}",
+        "tasks.T.retry_delay_max: is less than retry_delay, 9 s; leave one of them out",
+    ),
+    (
+        "{run: x, retries: 5, retry_delay: 3600, retry_backoff: 100}",
+        "tasks.T.retry_backoff: lets a retry wait for more than a year; give it a retry_delay_max",
+    ),
+    ("{run: x, retry_bakoff: 2}", "tasks.T: unknown key 'retry_bakoff' (closest: 'retry_backoff')"),
+    ("{run: x, retry_on: ConnectionError}", "tasks.T.retry_on: must be a list, not text"),
+    ("{run: x, retry_on: []}", "tasks.T.retry_on: names no error; leave it out, and all are meant"),
+    ("{run: x, retry_on: [7]}", "tasks.T.retry_on.0: must be text, not 7; put it in quotes"),
+    ("{run: x, retry_on: [A, A]}", "tasks.T.retry_on: 'A' is there twice"),
+    (
+        "{run: x, retry_on: [Connection Error]}",
+        "tasks.T.retry_on.0: 'Connection Error' cannot be the name of an error's class (closest: 'ConnectionError')",
+    ),
+    (
+        "{run: x, retry_never_on: [shop..!]}",
+        "tasks.T.retry_never_on.0: 'shop..!' cannot be the name of an error's class; "
+        "write it as in Python: ConnectionError, or shop.errors.Late",
+    ),
+    (
+        "{run: x, retry_on: [batchq.Lots]}",
+        "tasks.T.retry_on.0: batchq has no error 'batchq.Lots' (closest: 'batchq.Lost'); "
+        "it has batchq.Final, batchq.Lost, batchq.TimedOut",
+    ),
+    (
+        "{run: x, retry_on: [batchq.Final]}",
+        "tasks.T.retry_on: batchq.Final is never tried again; leave it out",
+    ),
+    ("{run: x, repeatable: 1}", "tasks.T.repeatable: must be true or false, not 1"),
     ("{run: x, duration: -1}", "tasks.T.duration: must be at least 0, not -1"),
     ("{run: x, duration: an hour}", "tasks.T.duration: must be a number, not 'an hour'"),
     ("{run: x, time_limit: 0}", "tasks.T.time_limit: must be more than 0, not 0"),

@@ -26,6 +26,7 @@ json_values = st.recursive(
     max_leaves=6,
 )  # fmt: skip
 priorities = st.sampled_from(["low", "normal", "high", "critical"])
+errors = st.sampled_from(["OSError", "batchq.Lost", "batchq.TimedOut", "shop.errors.Late", "f.<locals>.É"])
 # Two windows of one zone could overlap, so each has a zone of its own.
 zones = st.lists(st.sampled_from(["Europe/Oslo", "UTC", "America/New_York"]), unique=True, max_size=3)
 clocks = st.times().map(lambda clock: clock.strftime("%H:%M:%S"))
@@ -47,6 +48,12 @@ def tasks(draw: st.DrawFn) -> dict[str, Any]:
                     "priority": priorities,
                     "retries": st.integers(0, 5),
                     "retry_delay": st.floats(0, 1e6),
+                    "retry_backoff": st.floats(1, 2),
+                    "retry_delay_max": st.floats(1e6, 1e7),
+                    "retry_jitter": st.floats(0, 1),
+                    "retry_on": st.lists(errors, min_size=1, max_size=3, unique=True),
+                    "retry_never_on": st.lists(errors, min_size=1, max_size=3, unique=True),
+                    "repeatable": st.booleans(),
                     "time_limit": st.floats(0.001, 1e6),
                     "duration": st.floats(0, 1e6),
                     "ignore_failure": st.booleans(),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from celery import Celery
 
+import batchq
 from batchq.core.conditions import Condition, Join, Joined
 from batchq.core.states import MET_BY, Outcome, State
 from batchq.errors import InvalidInput
@@ -49,14 +50,17 @@ def test_every_field_reaches_the_specification():
     job = Job("J", group="BG1", priority="high", run_by="anna", company="NO01")
     job.task(
         "T", "x", args=(1, "two"), kwargs={"a": None}, join="any", group="BG2", priority="low", retries=3,
-        retry_delay=1.5, time_limit=60, duration=45.5, ignore_failure=True,
+        retry_delay=1.5, retry_backoff=2, retry_delay_max=9, retry_jitter=0.5, retry_on=[OSError, "Late"],
+        retry_never_on=(batchq.Lost,), repeatable=True, time_limit=60, duration=45.5, ignore_failure=True,
     )  # fmt: skip
     assert job.spec() == JobSpec(
         name="J", group="BG1", priority="high", run_by="anna", company="NO01",
         tasks=(
             TaskSpec(
                 name="T", run="x", args=[1, "two"], kwargs={"a": None}, join=Join.ANY, group="BG2", priority="low",
-                retries=3, retry_delay=1.5, time_limit=60, duration=45.5, ignore_failure=True,
+                retries=3, retry_delay=1.5, retry_backoff=2, retry_delay_max=9, retry_jitter=0.5,
+                retry_on=("OSError", "Late"), retry_never_on=("batchq.Lost",), repeatable=True, time_limit=60,
+                duration=45.5, ignore_failure=True,
             ),
         ),
     )  # fmt: skip
@@ -195,6 +199,8 @@ def recursive() -> list[object]:
     [
         ({"run": 7}, "run: must be text, not 7; put it in quotes"),
         ({"retries": 6}, "retries: must be at most 5, not 6"),
+        ({"retry_on": "OSError"}, "retry_on: must be a list, not text"),
+        ({"retry_on": [7]}, "retry_on.0: must be text, not 7; put it in quotes"),
         ({"retry_delay": 10**400}, "retry_delay: must be a number, not a huge number"),
         ({"args": "secret"}, "args: must be a list, not text"),
         ({"args": [object()]}, "args.0: must be JSON, not a Python object"),

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from itertools import accumulate, pairwise
 
 from batchq.core.conditions import After, Condition, Join, Node, handling, leaves, unfolded
+from batchq.core.retries import PLAIN, Policy
 from batchq.core.states import RunState, State
 from batchq.core.thread_hours import Hour
 from batchq.core.topology import DEFAULT_GROUP, Topology
@@ -19,7 +20,8 @@ from batchq.core.why import why_ready
 class Found:
     """A task as the simulation finds it; `since` is when it became ready, started on `server` (an id), or ended.
 
-    A task that ended before had `started` for the last time then.
+    A task that ended before had `started` for the last time then. `retried_at` of its attempts came before an
+    operator's retry.
     """
 
     state: State = State.WAITING
@@ -28,6 +30,7 @@ class Found:
     attempts: int = 0
     aborted: bool = False
     started: datetime | None = None
+    retried_at: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,7 @@ class SimTask:
     ignore_failure: bool = False
     retries: int = 0
     retry_delay: float = 0.0
+    policy: Policy = PLAIN
     found: Found = Found()
     gate: bool = False
 

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from heapq import heappop, heappush
 from itertools import count
 
+from batchq.core import retries
 from batchq.core.admission import admit, candidates_wanted, free_threads
 from batchq.core.conditions import Ended, moved, readiness, resolution, took_over, verdict
 from batchq.core.simulated import (
@@ -219,11 +220,10 @@ class _Simulator:
         self.busy[standing.server] -= 1
         self.attempts[attempt] = replace(self.attempts[attempt], end=self.now)
         task, canceling = standing.task, self.jobs[standing.job].canceling
-        standing.state = after_attempt(
-            ok=not task.fails, attempt=standing.attempts, retries=task.retries, canceling=canceling
-        )
+        retry = standing.attempts - task.found.retried_at
+        standing.state = after_attempt(ok=not task.fails, attempt=retry, retries=task.retries, canceling=canceling)
         if standing.state is State.READY:
-            self._make_ready(number, self.now + SECOND * task.retry_delay)
+            self._make_ready(number, self.now + SECOND * retries.wait(retry, task.retry_delay, task.policy))
             return False
         standing.ended_at, standing.end = self.now, next(self.steps)
         return True

@@ -13,6 +13,7 @@ from batchq.engine.settling import close, settle_ends
 from batchq.store import moves
 from batchq.store import run as runs
 from batchq.store.database import Database
+from batchq.store.rows import Rows, rows_of
 from batchq.store.transaction import Tx
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class Written(NamedTuple):
     """A job and the rows of a run of it."""
 
     job: JobSpec
-    rows: runs.Rows
+    rows: Rows
 
     @property
     def size(self) -> int:
@@ -57,7 +58,7 @@ def submit_all(database: Database, jobs: Iterable[JobSpec]) -> list[int]:
     """
     stored: list[int] = []
     try:
-        for lot in _lots(Written(job, runs.rows_of(job)) for job in jobs):
+        for lot in _lots(Written(job, rows_of(job)) for job in jobs):
             stored += _submit(database, lot)
     except Exception as error:
         if stored:

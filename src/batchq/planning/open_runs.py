@@ -36,6 +36,8 @@ class OpenTask(NamedTuple):
     own_priority: bool
     retries: int
     retry_delay: float
+    retried_at: int
+    policy: str | None
     time_limit: float | None
     ignore_failure: bool
     gate: bool

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import cast
 
 from batchq import views
-from batchq.core import secrets
+from batchq.core import retries, secrets
 from batchq.core.conditions import Join
 from batchq.core.priority import PRIORITIES
 from batchq.core.simulated import Found, SimRun, SimTask
@@ -125,6 +125,7 @@ def _subject(tx: Tx, run: OpenRun) -> Subject:
 
 def _stored(row: OpenTask, run: OpenRun, duration: float | None) -> TaskSpec:
     """A task as it was stored, with the expected duration of the job's newest definition."""
+    policy = retries.read(row.policy)
     return TaskSpec.model_construct(
         name=row.name,
         run=None if row.gate else row.operation,
@@ -136,6 +137,11 @@ def _stored(row: OpenTask, run: OpenRun, duration: float | None) -> TaskSpec:
         priority=cast(Priority, PRIORITY_NAMES[row.own_class]),
         retries=row.retries,
         retry_delay=row.retry_delay,
+        retry_backoff=policy.backoff,
+        retry_delay_max=policy.most,
+        retry_jitter=policy.jitter,
+        retry_on=policy.on or None,
+        retry_never_on=policy.never or None,
         time_limit=row.time_limit,
         duration=duration,
         ignore_failure=row.ignore_failure,
@@ -147,7 +153,8 @@ def _found(row: OpenTask) -> Found:
     since = row.ended_at if state in TERMINAL else row.claimed_at if state is State.EXECUTING else row.ready_at
     aborted = state is State.CANCELED and row.claimed_at is not None
     server = row.server_id if state is State.EXECUTING else None
-    return Found(state, since, server, row.attempt, aborted, row.claimed_at if state in TERMINAL else None)
+    started = row.claimed_at if state in TERMINAL else None
+    return Found(state, since, server, row.attempt, aborted, started, row.retried_at)
 
 
 def priorities_of(document: Document) -> dict[str, int]:
@@ -182,4 +189,5 @@ def _simulated(job: JobSpec, task: TaskSpec, guess: Guess, priorities: Mapping[s
         retries=task.retries,
         retry_delay=task.retry_delay,
         gate=task.run is None,
+        policy=task.policy,
     )

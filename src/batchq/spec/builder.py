@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from batchq.core.conditions import Condition, Join, Joined, is_nested
 from batchq.core.json import JSON
+from batchq.core.retries import full_name
 from batchq.core.states import Outcome
 from batchq.errors import InvalidInput
 from batchq.spec.faults import Fault, Path, faults_in, shown
@@ -110,6 +111,13 @@ class Task:
         self.success.__bool__()
 
 
+def _names(errors: object) -> object:
+    """The names of errors: a class stands for its full one, and all else is left to the model to judge."""
+    if not isinstance(errors, list | tuple):
+        return errors
+    return [full_name(each) if isinstance(each, type) else each for each in errors]
+
+
 def _success(after: After | Task) -> After:
     return after.success if isinstance(after, Task) else after
 
@@ -145,6 +153,12 @@ class Job:
         priority: Priority | None = None,
         retries: int = 0,
         retry_delay: float = 0.0,
+        retry_backoff: float = 1.0,
+        retry_delay_max: float | None = None,
+        retry_jitter: float = 0.0,
+        retry_on: Sequence[str | type[BaseException]] | None = None,
+        retry_never_on: Sequence[str | type[BaseException]] | None = None,
+        repeatable: bool = False,
         time_limit: float | None = None,
         duration: float | None = None,
         ignore_failure: bool = False,
@@ -153,7 +167,8 @@ class Job:
 
         A signature's arguments become the task's; its options are refused, as they would be lost. `after` takes earlier
         tasks, or the form of a job file. `stage` is a label (rule 53). `secret` names keyword arguments that nobody may
-        see. `retry_delay`, `time_limit` and `duration` are seconds; `duration` serves the plan alone.
+        see. `retry_delay`, `retry_delay_max`, `time_limit` and `duration` are seconds, and `duration` serves the plan
+        alone. `retry_on` and `retry_never_on` take classes too.
         """
         said, joined = self._after(name, after, join)
         operation, args, kwargs, celery_task = self._called(name, run, args, kwargs)
@@ -172,6 +187,12 @@ class Job:
             priority=priority,
             retries=retries,
             retry_delay=retry_delay,
+            retry_backoff=retry_backoff,
+            retry_delay_max=retry_delay_max,
+            retry_jitter=retry_jitter,
+            retry_on=_names(retry_on),
+            retry_never_on=_names(retry_never_on),
+            repeatable=repeatable,
             time_limit=time_limit,
             duration=duration,
             ignore_failure=ignore_failure,

@@ -24,15 +24,17 @@ from pydantic import (
 from batchq.config import Settings, users_zone
 from batchq.core.conditions import MOST_LEVELS, After, Condition, Join, Joined
 from batchq.core.json import JSON
+from batchq.core.retries import MOST_BACKOFF
+from batchq.core.retries import YEAR_SECONDS as YEAR_SECONDS
 from batchq.core.states import SYNONYMS, Outcome
 from batchq.core.windows import YEARS, format_days, format_time, parse_date, parse_days, parse_time, zone
+from batchq.spec.error_names import error_name
 from batchq.spec.faults import Fault, Path, RuleBroken, near, shown, unknown_keys
 
 Priority: TypeAlias = Literal["low", "normal", "high", "critical"]
 
 MOST_UNITS = 1_000_000
 MOST_THREADS = 100_000
-YEAR_SECONDS = 366 * 24 * 3600
 DEPTH = 64
 JOINS = frozenset(map(str, Join))
 INT64 = range(-(2**63), 2**63)
@@ -288,6 +290,12 @@ def _days(value: JSON) -> tuple[str, ...] | None:
     return None if value is None else tuple(format_days(parse_days(value)))
 
 
+def _errors(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names:
+        raise ValueError("names no error; leave it out, and all are meant")
+    return _distinct(names)
+
+
 def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
     twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
@@ -334,6 +342,9 @@ Kwargs = Annotated[dict[str, JSON], AfterValidator(_json)]
 Threads = Annotated[int, Field(strict=True, ge=0, le=MOST_THREADS)]
 Units = Annotated[int, Field(strict=True, ge=0, le=MOST_UNITS)]
 Seconds = Annotated[float, Field(strict=True, le=YEAR_SECONDS, allow_inf_nan=False)]
+Backoff = Annotated[float, Field(strict=True, ge=1, le=MOST_BACKOFF, allow_inf_nan=False)]
+Share = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
+Errors = Annotated[tuple[Annotated[Name, AfterValidator(error_name)], ...], AfterValidator(_errors)]
 TimeOfDay = Annotated[str, AfterValidator(_time)]
 Zone = Annotated[str, BeforeValidator(_zone, json_schema_input_type=str | None)]
 Date = Annotated[date, BeforeValidator(_date, json_schema_input_type=str)]

@@ -29,19 +29,23 @@ from batchq.core.conditions import (
     joins_in,
     leaves,
 )
+from batchq.core.retries import FINAL, PLAIN, YEAR_SECONDS, Policy
 from batchq.core.states import MET_BY, Outcome, State
 from batchq.core.windows import Window, overlaps, parse_days, parse_time
 from batchq.spec.faults import MOST_FAULTS, Fault, RuleBroken, near, shown
 from batchq.spec.fields import (
     Args,
+    Backoff,
     Conditions,
     Date,
     Days,
+    Errors,
     Kwargs,
     Name,
     Names,
     Priority,
     Seconds,
+    Share,
     Sizes,
     Threads,
     TimeOfDay,
@@ -52,6 +56,8 @@ from batchq.spec.fields import (
 
 MOST_WINDOWS = 50
 MOST_TASKS = 2**20  # of a run, with the gates that its inner joins become (rule 50)
+# The values of PLAIN: nearly all tasks have them, and a policy for each would cost as much as its row.
+AS_EVER = (PLAIN.backoff, PLAIN.most, PLAIN.jitter, PLAIN.on, PLAIN.never)
 
 
 class Spec(BaseModel):
@@ -68,6 +74,8 @@ class TaskSpec(Spec):
     `secret` names keyword arguments that nobody may see. `retry_delay`, `time_limit` and `duration` are seconds;
     `duration` is an estimate, for the plan alone.
     `group` and `priority` None = the job's (rules 10, 28). `limits` are named ones; the job's count too (rule 29).
+    `retry_delay_max` is in seconds too, and `retry_jitter` a part of the delay; `retry_on` None = all errors (rule 30).
+    A `repeatable` task does no harm if it runs once more.
     """
 
     later = frozenset({"children"})
@@ -84,6 +92,12 @@ class TaskSpec(Spec):
     priority: Priority | None = None
     retries: Annotated[int, Field(strict=True, ge=0, le=5)] = 0
     retry_delay: Annotated[Seconds, Field(ge=0)] = 0.0
+    retry_backoff: Backoff = 1.0
+    retry_delay_max: Annotated[Seconds, Field(ge=0)] | None = None
+    retry_jitter: Share = 0.0
+    retry_on: Errors | None = None
+    retry_never_on: Errors | None = None
+    repeatable: StrictBool = False
     time_limit: Annotated[Seconds, Field(gt=0)] | None = None
     duration: Annotated[Seconds, Field(ge=0)] | None = None
     ignore_failure: StrictBool = False
@@ -97,6 +111,8 @@ class TaskSpec(Spec):
             raise RuleBroken(Fault(("after",), fault))
         if self.run is None:
             _check_gate(self)
+        if misfit := _retry_fault(self):
+            raise RuleBroken(misfit)
         for name in self.secret:
             if name not in self.kwargs:
                 raise RuleBroken(Fault(("secret",), f"no {shown(name)} in kwargs{near(name, self.kwargs)}"))
@@ -105,6 +121,30 @@ class TaskSpec(Spec):
             if size > (most := sizes_of(info).argument_bytes):
                 raise ValueError(f"args and kwargs take {size:,} bytes as JSON, at most {most:,} are allowed")
         return self
+
+    @property
+    def policy(self) -> Policy:
+        """How the task is tried again, beside `retries` and `retry_delay` (rule 30)."""
+        said = (
+            self.retry_backoff,
+            self.retry_delay_max,
+            self.retry_jitter,
+            self.retry_on or (),
+            self.retry_never_on or (),
+        )
+        return PLAIN if said == AS_EVER else Policy(*said)
+
+
+def _retry_fault(task: TaskSpec) -> Fault | None:
+    """The fault of settings that contradict each other, or let a retry wait for years (rule 30)."""
+    delay, most = task.retry_delay, task.retry_delay_max
+    if FINAL in (task.retry_on or ()):
+        return Fault(("retry_on",), f"{FINAL} is never tried again; leave it out")
+    if most is not None and most < delay:
+        return Fault(("retry_delay_max",), f"is less than retry_delay, {delay:g} s; leave one of them out")
+    if most is None and delay * task.retry_backoff ** max(task.retries - 1, 0) > YEAR_SECONDS:
+        return Fault(("retry_backoff",), "lets a retry wait for more than a year; give it a retry_delay_max")
+    return None
 
 
 JOIN_BESIDE = Fault(("join",), "cannot stand beside 'all' or 'any' in 'after', which say it")

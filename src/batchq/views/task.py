@@ -9,7 +9,7 @@ from typing import TypedDict
 
 from sqlalchemy import and_, func, select
 
-from batchq.core import secrets
+from batchq.core import retries, secrets
 from batchq.core.json import JSON
 from batchq.core.priority import PRIORITY_NAMES
 from batchq.core.states import NOT_STARTED, TERMINAL, State
@@ -55,11 +55,15 @@ class TaskLine(TypedDict):
 
 
 class AttemptView(TypedDict):
-    """An attempt that ended, with its log; `reason` says how it failed, `error_class` names its exception's class."""
+    """An attempt that ended, with its log; `ready_at` is when it could have started.
+
+    `reason` says how it failed, and `error_class` is the full name of its exception's class.
+    """
 
     attempt: int
     server: str | None
     status: str
+    ready_at: str | None
     started_at: str | None
     ended_at: str | None
     error: str | None
@@ -69,7 +73,7 @@ class AttemptView(TypedDict):
 
 
 class TaskView(TaskLine):
-    """A task with its run, arguments, conditions and ended attempts."""
+    """A task with its run, arguments, conditions and ended attempts; without `retry_on` all errors are tried again."""
 
     run: int
     job: str
@@ -78,6 +82,12 @@ class TaskView(TaskLine):
     priority: str
     retries: int
     retry_delay: float
+    retry_backoff: float
+    retry_delay_max: float | None
+    retry_jitter: float
+    retry_on: list[str]
+    retry_never_on: list[str]
+    repeatable: bool
     time_limit: float | None
     ignore_failure: bool
     join: str
@@ -123,6 +133,7 @@ def task_view(tx: Tx, run: int, name: str, now: datetime | None = None, *, timez
     """
     job = run_row(tx, run).job
     row = _row(tx, run, name)
+    policy = retries.read(row.policy)
     after = conditions_of(tx, run, row.id)
     handled = moves.handlers(tx, [row.id] if row.status in FAILED else [])
     line = task_line(row, why_of_task(tx, run, row, Reasons(tx, now, timezone)), handled.get(row.id))
@@ -135,11 +146,17 @@ def task_view(tx: Tx, run: int, name: str, now: datetime | None = None, *, timez
         "priority": PRIORITY_NAMES.get(row.own_class, str(row.own_class)),
         "retries": row.retries,
         "retry_delay": row.retry_delay,
+        "retry_backoff": policy.backoff,
+        "retry_delay_max": policy.most,
+        "retry_jitter": policy.jitter,
+        "retry_on": list(policy.on),
+        "retry_never_on": list(policy.never),
+        "repeatable": row.repeatable,
         "time_limit": row.time_limit,
         "ignore_failure": row.ignore_failure,
         "join": row.joined,
         "after": after,
-        "history": [_attempt(attempt) for attempt in _attempts(tx, row.id)],
+        "history": [_attempt(attempt, row) for attempt in _attempts(tx, row.id)],
     }
 
 
@@ -157,11 +174,14 @@ def _attempts(tx: Tx, task: int) -> Sequence[Selected]:
     return tx.execute(statement.order_by(ATTEMPT.attempt)).all()
 
 
-def _attempt(row: Selected) -> AttemptView:
+def _attempt(row: Selected, task: Selected) -> AttemptView:
+    # The row of a success does not say it: nothing has changed since in the row of its task.
+    ready_at = task.ready_at if row.attempt == task.attempt and row.ready_at is None else row.ready_at
     return {
         "attempt": row.attempt,
         "server": row.server,
         "status": row.status,
+        "ready_at": iso(ready_at),
         "started_at": iso(row.claimed_at),
         "ended_at": iso(row.ended_at),
         "error": row.error,

@@ -13,6 +13,7 @@ from batchq.store.moves.claiming import (
     grant,
     left_executing,
     lock_tickets,
+    of_operations,
     start_own,
 )
 from batchq.store.moves.dispatching import (
@@ -35,7 +36,7 @@ from batchq.store.moves.dispatching import (
     ready_alone,
     refuse_odd,
 )
-from batchq.store.moves.finishing import LockedTask, locked, write_outcomes
+from batchq.store.moves.finishing import LockedTask, Outcomes, locked, write_outcomes
 from batchq.store.moves.handling import handlers
 from batchq.store.moves.holding import (
     RUN_IS_HELD,
@@ -97,6 +98,7 @@ __all__ = [
     "Moving",
     "Occupancy",
     "Occupied",
+    "Outcomes",
     "Peeked",
     "Pile",
     "Ready",
@@ -152,6 +154,7 @@ __all__ = [
     "numbers_storing",
     "occupancy",
     "occupancy_later",
+    "of_operations",
     "open_gates",
     "peek",
     "put_aside",
