@@ -11,9 +11,8 @@ from sqlalchemy import func, select
 from batchq import Job, views
 from batchq.planning import open_runs
 from batchq.spec import JobSpec, TaskSpec
-from batchq.store import run as runs
 from batchq.store.columns import CONDITION
-from batchq.store.rows import rows_of
+from batchq.store.rows import MOST_ALIKE, rows_of
 from play import Play, check_counters
 
 LAYERS = [[f"{layer}.{number}" for number in range(10)] for layer in range(4)]
@@ -68,10 +67,10 @@ def test_who_shares_with_whom(tasks, expected):
 
 
 def test_so_many_share_at_most_and_the_next_ones_begin_anew():
-    many = {f"T{number}": {"after": "A"} for number in range(2 * runs.MOST_ALIKE + 10)}
+    many = {f"T{number}": {"after": "A"} for number in range(2 * MOST_ALIKE + 10)}
     counted = Counter(sharing(after(**many)).values())
-    first, second, third = "T0", f"T{runs.MOST_ALIKE}", f"T{2 * runs.MOST_ALIKE}"
-    assert counted == {first: runs.MOST_ALIKE - 1, second: runs.MOST_ALIKE - 1, third: 9}
+    first, second, third = "T0", f"T{MOST_ALIKE}", f"T{2 * MOST_ALIKE}"
+    assert counted == {first: MOST_ALIKE - 1, second: MOST_ALIKE - 1, third: 9}
 
 
 def test_layers_store_the_conditions_of_a_layer_once_and_go_as_they_should(batch: Play):

@@ -192,7 +192,7 @@ def test_like_errors_of_another_reason_or_class_are_others(stage):
         stage.report(server, row, Failure(reason, "away"), None)
     change(stage, update(AttemptRow).where(ATTEMPT.task_id == task_id(1, 1)).values(error_class="app.Away"))
     found = {(one["reason"], one["error_class"]) for one in read(stage, views.failures)}
-    assert found == {("lost", None), ("error", "app.Away"), ("error", None)}
+    assert found == {("lost", "batchq.Lost"), ("error", "app.Away"), ("error", None)}
 
 
 # --- runs, holds and reasons --------------------------------------------------------------------------------
