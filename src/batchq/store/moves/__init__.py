@@ -16,13 +16,14 @@ from batchq.store.moves.claiming import (
 )
 from batchq.store.moves.dispatching import (
     Early,
+    Occupancy,
     Occupied,
     Peeked,
+    Pile,
     Ready,
     counted,
     hand_out,
     hasten,
-    in_order,
     not_before,
     numbers_not_before,
     numbers_ready,
@@ -30,6 +31,8 @@ from batchq.store.moves.dispatching import (
     occupancy_later,
     peek,
     ready,
+    ready_alone,
+    refuse_odd,
 )
 from batchq.store.moves.finishing import LockedTask, locked, write_outcomes
 from batchq.store.moves.holding import (
@@ -89,8 +92,10 @@ __all__ = [
     "Follower",
     "LockedTask",
     "Moving",
+    "Occupancy",
     "Occupied",
     "Peeked",
+    "Pile",
     "Ready",
     "Start",
     "Ticket",
@@ -118,7 +123,6 @@ __all__ = [
     "hand_out",
     "hasten",
     "hold_run",
-    "in_order",
     "is_storing",
     "left_executing",
     "lock_now",
@@ -145,6 +149,8 @@ __all__ = [
     "put_aside",
     "put_aside_from",
     "ready",
+    "ready_alone",
+    "refuse_odd",
     "release_run",
     "requeue",
     "rows_at_once",

@@ -11,7 +11,7 @@ from sqlalchemy import and_, bindparam, func, or_, select, update
 from batchq.core.states import State
 from batchq.store.columns import DISPATCH, OUT, RUN, SERVER, TASK, status_in_index, status_is
 from batchq.store.moves.becoming import becomes
-from batchq.store.moves.dispatching import Ready
+from batchq.store.moves.dispatching import Pile, Ready
 from batchq.store.moves.ticketing import new_token
 from batchq.store.sql.lists import among
 from batchq.store.sql.statement import Id, Reply, Statement
@@ -32,6 +32,8 @@ class Start(NamedTuple):
     id: int
     name: str
     group_name: str
+    lane: int
+    own_class: int
     attempt: int
     retries: int
     operation: str
@@ -42,6 +44,11 @@ class Start(NamedTuple):
     job: str
     run_by: str | None
     company: str | None
+
+    @property
+    def pile(self) -> Pile:
+        """The pile of ready tasks in which it lay."""
+        return Pile(self.lane, self.own_class)
 
 
 class Executing(NamedTuple):
@@ -67,7 +74,7 @@ _OWN = becomes(State.READY, State.EXECUTING)
 
 # What a server must know of an attempt to start it: of its task, and of its run.
 _of_task = (
-    *(TASK.id, TASK.name, TASK.group_name, TASK.attempt, TASK.retries),
+    *(TASK.id, TASK.name, TASK.group_name, TASK.lane, TASK.own_class, TASK.attempt, TASK.retries),
     *(TASK.operation, TASK.args, TASK.kwargs, TASK.time_limit, TASK.token),
 )
 _of_run = (RUN.job, RUN.run_by, RUN.company)

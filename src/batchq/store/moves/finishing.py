@@ -23,7 +23,7 @@ class LockedTask(NamedTuple):
     id: int
     run_id: int
     status: str
-    group_name: str
+    lane: int
     token: str | None
     attempt: int
     retries: int
@@ -44,7 +44,7 @@ _LOCKED = Statement(
         TASK.id,
         TASK.run_id,
         TASK.status,
-        TASK.group_name,
+        TASK.lane,
         TASK.token,
         TASK.attempt,
         TASK.retries,
