@@ -161,16 +161,6 @@ def holds_all_but_tickets() -> AbstractContextManager[None]:
     return replaced((moves, "take_tickets_back", lambda tx, tasks: None))
 
 
-def serves_without_the_flag() -> AbstractContextManager[None]:
-    """A server's commit that starts what it made ready, though the run is held."""
-    locked = moves.locked
-
-    def as_if_free(tx: Any, tasks: Any) -> Any:
-        return SimpleNamespace(rows=[row._replace(held=False) for row in locked(tx, tasks).rows])
-
-    return replaced((moves, "locked", as_if_free))
-
-
 def releases_the_flag_alone() -> AbstractContextManager[None]:
     """A release that leaves the rows aside: nobody looks at them again."""
     return replaced((moves, "bring_back", lambda tx, run, limit: []))
@@ -263,7 +253,6 @@ MUTANTS: list[Callable[[], AbstractContextManager[None]]] = [
     gives_up_servers_that_live,
     cancels_all_but_tickets,
     holds_all_but_tickets,
-    serves_without_the_flag,
     releases_the_flag_alone,
     pauses_all_but_tickets,
     changes_without_telling,
