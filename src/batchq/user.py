@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import getpass
-import os
-import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-
-VARIABLE = "BATCHQ_USER"
-LONGEST = 200  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,39 +16,35 @@ class Actor:
     by: str
 
 
-_actor: ContextVar[Actor | None] = ContextVar("batchq_actor", default=None)
+# The way, and the person if it is not the user of this process.
+_acting: ContextVar[tuple[str, str | None]] = ContextVar("batchq_acting", default=("python", None))
 
 
-def acting_user() -> str:
-    """The name of the person for whom this process acts: `BATCHQ_USER`, else user@host."""
-    name = os.environ.get(VARIABLE, "").strip() or f"{_login()}@{platform.node()}"
-    # The environment may hold bytes that no database takes.
-    return "".join(each if each.isprintable() else "?" for each in name[:LONGEST])
+def actor() -> Actor:
+    """The person and the way of the action under way; outside of `acting` the user of this process, by Python."""
+    from batchq.config import USER_CHARACTERS, acting_user  # it takes pydantic along, which no `--help` should wait for
+
+    by, who = _acting.get()
+    return Actor((who or acting_user())[:USER_CHARACTERS], by)
+
+
+@contextmanager
+def acting(by: str, who: str | None = None) -> Iterator[None]:
+    """Let the actions of the body be taken `by` this way, for the person `who`: by default the process's user."""
+    token = _acting.set((by, who))
+    try:
+        yield
+    finally:
+        _acting.reset(token)
+
+
+def acting_for(who: str | None) -> AbstractContextManager[None]:
+    """Let the actions of the body be taken for this person, by the way that they are taken anyhow."""
+    by, standing = _acting.get()
+    return acting(by, who or standing)
 
 
 def by_whom(who: str | None, why: str | None) -> str:
     """The person and the reason in brackets, after what was done; empty if nobody knows."""
     said = [f"by {who}" if who else "", repr(why) if why else ""]
     return f" ({': '.join(filter(None, said))})" if any(said) else ""
-
-
-def _login() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a container's user may have no name
-        return str(os.getuid())
-
-
-def actor() -> Actor:
-    """The person and the way of the action under way; outside of `acting` the user of this process, by Python."""
-    return _actor.get() or Actor(acting_user(), "python")
-
-
-@contextmanager
-def acting(by: str, who: str | None = None) -> Iterator[None]:
-    """Let the actions of the body be taken `by` this way, for the person `who`: by default the process's user."""
-    token = _actor.set(Actor((who or acting_user())[:LONGEST], by))
-    try:
-        yield
-    finally:
-        _actor.reset(token)

@@ -48,6 +48,7 @@ TICKS = ["ticking:1", "tick-committed:1", "ticket-published:1"]
 # In this order: the first needs two free threads, and leaves one.
 SUBMIT = ["ticket-published:1", "forward-committed:1", "run-stored:1"]
 HALF_STORED = "chunk-stored:1"
+HALF_HELD = "run-moving:1"
 CHILD = ["operation-ahead", "operation", "operation-over"]
 # What happens only after a life that left something executing.
 AGAIN = ["recovering", "enlisted"]
@@ -149,7 +150,7 @@ def test_what_names_no_point_or_no_pass_is_refused(asked: str, sentence: str) ->
 def test_every_point_has_its_place_in_the_code_and_in_a_story() -> None:
     source = "".join(path.read_text() for path in Path(batchq.__file__).parent.rglob("*.py"))
     placed = re.findall(r'crash\.point\("([^"]+)"\)', source)
-    told = [*TICKS, *SUBMIT, HALF_STORED, *(point for story in SERVER.values() for point in story if point)]
+    told = [*TICKS, *SUBMIT, HALF_STORED, HALF_HELD, *(point for story in SERVER.values() for point in story if point)]
 
     assert {*placed, "operation"} == set(crash.POINTS)
     assert set(map(name_of, told)) == set(crash.POINTS)
@@ -366,3 +367,29 @@ def test_what_is_stored_when_a_submit_ends_goes_its_way_and_half_a_job_does_noth
 @RABBITMQ
 def test_what_is_stored_when_a_submit_ends_goes_its_way_on_rabbitmq(site: Site) -> None:
     submits(site)
+
+
+# --- an operator ends ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@SHORT
+def test_a_hold_whose_command_ends_is_in_force_and_a_tick_moves_the_rows(site: Site) -> None:
+    whole(site)
+    site.kill("coordinator")
+    run = site.submit(many("HELD", 12, gate="held"))
+    site.cli("runs", "hold", str(run), code=crash.EXIT_CODE, BATCHQ_CRASH=HALF_HELD)
+    with site.database.read() as tx:
+        held, moving = tx.execute(select(Run.held, Run.moving_from).where(Run.id == run)).one()
+    assert (held, moving is None) == (True, False)
+    site.start_coordinator()
+    site.wait_for("the tick", lambda: _moved(site, run))
+    site.open_gate("held")
+    actions.release_run(site.database, run)
+    site.wait_end(run)
+    judge(site, [run], THREADS)
+
+
+def _moved(site: Site, run: int) -> bool:
+    with site.database.read() as tx:
+        return tx.execute(select(Run.moving_from).where(Run.id == run)).scalar() is None

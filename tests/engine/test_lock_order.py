@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-import psycopg
 import pytest
 from sqlalchemy import text
 
@@ -25,15 +20,13 @@ from batchq.server.publisher import Publisher
 from batchq.store import moves, trouble
 from batchq.store import server as servers
 from batchq.store import topology as topologies
-from batchq.store.database import Database
 from batchq.store.transaction import Tx
 from batchq.store.trouble import What
 from play import Clocked, Play
+from support.locks import elsewhere, meanwhile, other_of, wait_for_locks
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
-SECONDS = 30.0
 FAILED = Failure(Reason.ERROR, "told to fail")
-WAITS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
 
 class Nowhere(Publisher):
@@ -62,49 +55,6 @@ def batch(postgresql: Clocked) -> Play:
 @pytest.fixture
 def coordinator(postgresql: Clocked) -> Coordinator:
     return Coordinator(postgresql, Settings(), Nowhere())
-
-
-@contextmanager
-def elsewhere(database: Database) -> Iterator[Tx]:
-    """A transaction of another process, the first to fail in a deadlock; rolled back at the end if it is still open."""
-    other = Database(database.url.render_as_string(hide_password=False))
-    try:
-        with closing(Tx(other)) as tx:
-            tx.execute(text("SET LOCAL deadlock_timeout = '1ms'"))
-            yield tx
-    finally:
-        other.dispose()
-
-
-@contextmanager
-def meanwhile(database: Database, act: Callable[[], Any], waiting: int = 1) -> Iterator[list[Any]]:
-    """Let `act` begin in a thread; the body runs once so many wait for a lock, and at the end it has ended.
-
-    What it returned, or raised, is in the list then.
-    """
-    ended: list[Any] = []
-
-    def run() -> None:
-        try:
-            ended.append(act())
-        except Exception as error:
-            ended.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    wait_for_locks(database, waiting)
-    yield ended
-    thread.join(SECONDS)
-    assert ended, "it still waits"
-
-
-def wait_for_locks(database: Database, number: int) -> None:
-    """Return once so many connections to the database wait for a lock."""
-    address = database.url.render_as_string(hide_password=False).replace("+psycopg", "")
-    deadline = time.monotonic() + SECONDS
-    with psycopg.connect(address, autocommit=True) as connection:
-        while connection.execute(WAITS).fetchone()[0] < number:
-            assert time.monotonic() < deadline, "nobody waits for a lock"
 
 
 def one_task(batch: Play, name: str = "ONE") -> tuple[int, Any]:
@@ -211,13 +161,6 @@ def test_a_ticket_that_left_while_dispatch_was_waited_for_is_waited_for_too_but_
         operator.__exit__(None, None, None)
     assert ended == [["server AOS1: enabled yes → no"]]
     assert batch.states(run) == {"A": "executing"}
-
-
-def other_of(database: Clocked) -> Clocked:
-    """The same database, for a thread of its own, with the same clock."""
-    other = Clocked(database.url.render_as_string(hide_password=False))
-    other.instant = database.instant
-    return other
 
 
 def test_a_change_of_priority_waits_for_a_run_that_is_settled_and_holds_none_of_its_tasks(batch, postgresql):

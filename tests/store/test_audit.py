@@ -120,15 +120,13 @@ def test_a_line_says_when_who_by_what_way_and_why(batch: Play):
     }
 
 
-def test_a_person_is_batchq_user_or_else_the_login(monkeypatch: pytest.MonkeyPatch):
+def test_without_a_word_the_user_of_the_process_acts_by_python(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("BATCHQ_USER", "olav")
-    assert (user.actor().who, user.actor().by) == ("olav", "python")
-    monkeypatch.delenv("BATCHQ_USER")
-    name, _, host = user.acting_user().partition("@")
-    assert name
-    assert host
+    assert user.actor() == user.Actor("olav", "python")
     with user.acting("cli"):
-        assert user.actor() == user.Actor(f"{name}@{host}", "cli")
+        assert user.actor() == user.Actor("olav", "cli")
+    with user.acting("page", who="anna"):
+        assert user.actor() == user.Actor("anna", "page")
 
 
 def test_what_is_refused_or_only_rehearsed_leaves_no_line(batch: Play):

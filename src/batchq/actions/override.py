@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, time
 from functools import partial
 
+from batchq import user
 from batchq.actions.change import Change, Step, perform
-from batchq.config import acting_user, users_zone
+from batchq.config import users_zone
 from batchq.core.override import Override, next_time
 from batchq.core.why import local
 from batchq.core.windows import YEARS
@@ -43,12 +44,13 @@ def override_server(
         raise InvalidInput(f"threads: {threads} is not allowed; use 0 to {MOST_THREADS:,}.")
     if len(reason) > MOST_CHARACTERS or "\0" in reason:
         raise InvalidInput(f"reason: it is too long, or no text; use {MOST_CHARACTERS:,} characters at most.")
-    zone, who = users_zone(timezone), by or acting_user()
+    zone, who = users_zone(timezone), by or user.actor().who
 
     def wanted(now: datetime) -> Override:
         return Override(threads, _end(until, zone, now), who, reason.strip())
 
-    return perform(database, lambda tx: _setting(tx, name, wanted, zone), ahead)
+    with user.acting_for(by):
+        return perform(database, lambda tx: _setting(tx, name, wanted, zone), ahead, reason=reason.strip() or None)
 
 
 def end_override(database: Database, name: str, *, timezone: str | None = None, ahead: int = 0) -> list[str]:

@@ -13,8 +13,9 @@ from batchq.store.database import Database
 from batchq.store.transaction import Tx
 from batchq.views import RunResult
 
-# The pieces of a large run that a hold or a cancel moves at once; a coordinator goes on with the rest.
-PIECES_AT_ONCE = 1
+# Transactions in which a hold or a cancel moves rows at once, the last one of a small run to find none left; a
+# coordinator goes on with the rest.
+PIECES_AT_ONCE = 2
 MOST_PIECES = 1_000_000
 MAY_BE_HELD = (RunState.STORING, RunState.EXECUTING)
 

@@ -51,8 +51,9 @@ def move_on(tx: Tx, run: int, now: datetime, first: int = 0) -> int | None:
         moved = moves.put_aside_from(tx, run, max(first, row.moving_from), limit)
     else:
         moved = moves.bring_back(tx, run, limit)
-    if len(moved) == limit:
+    if moved:
         return moved[-1] + 1
+    # Not along with rows: servers would wait for the run until all of these are written.
     moves.end_moving(tx, run)
     return None
 

@@ -27,7 +27,11 @@ WATCHED = {
         "old.status IS NOT new.status OR old.token IS NOT new.token OR old.attempt IS NOT new.attempt "
         "OR old.ready_at IS NOT new.ready_at",
     ),
-    "batchq_run": ("run", "id, status, open_tasks", "old.status IS NOT new.status"),
+    "batchq_run": (
+        "run",
+        "id, status, open_tasks, held",
+        "old.status IS NOT new.status OR old.held IS NOT new.held",
+    ),
     "batchq_server": (
         "server",
         "id, name, threads, enabled, liveness, epoch, pool, beat, override_threads, override_until",

@@ -111,11 +111,13 @@ class Judge:
     faults: list[str] = field(default_factory=list)
     tasks: dict[int, Task] = field(default_factory=dict)
     runs: dict[int, str] = field(default_factory=dict)
+    held: dict[int, int] = field(default_factory=dict)
     servers: dict[int, Server] = field(default_factory=dict)
     bindings: defaultdict[int, set[str]] = field(default_factory=lambda: defaultdict(set))
     windows: defaultdict[int, dict[int, Any]] = field(default_factory=lambda: defaultdict(dict))
     paused: dict[str, bool] = field(default_factory=dict)
     claims: dict[str, Claim] = field(default_factory=dict)
+    holding: list[tuple[int, bool]] = field(default_factory=list)
     claimed: list[tuple[Task, str]] = field(default_factory=list)
     gone: list[tuple[Task, float]] = field(default_factory=list)
     over: list[tuple[Task, int, bool]] = field(default_factory=list)
@@ -169,7 +171,10 @@ class Judge:
         if self.tasks.pop(id_).status != "waiting":
             self.say(1, f"task {id_} was deleted")
 
-    def _see_run(self, id_: int, status: str, *_: Any) -> None:
+    def _see_run(self, id_: int, status: str, open_tasks: int, held: int, *_: Any) -> None:
+        # By the commit that set the flag, which comes before the command returns.
+        if bool(held) != (id_ in self.held):
+            self.holding.append((id_, bool(held)))
         before = self.runs.get(id_)
         if before != status and status not in RUN_MOVES.get(before, ()):
             self.say(9, f"run {id_} went from {before} to {status}")
@@ -238,6 +243,12 @@ class Judge:
                 self._judge_missing(task, number)
         for server in self.beaten:
             server.beat_at = mono
+        for run, held in self.holding:
+            if held:
+                self.held.setdefault(run, number)
+            else:
+                self.held.pop(run, None)
+        self.holding.clear()
         for acts in (self.claimed, self.gone, self.over, self.beaten):
             acts.clear()
         if mono > self.history.calm_at:
@@ -262,6 +273,8 @@ class Judge:
         most = server.open_threads(list(self.windows[task.server].values()), wall)
         if not most:
             self.say(6, f"{who} while {server.name} was closed")
+        if self.held.get(task.id >> 20, commit) < commit:
+            self.say(12, f"{who} after its run was held")
         self._judge_condition(task, who)
         self._judge_number(claim, most, who)
         if commit > self.acknowledged.get(task.id >> 20, commit):
@@ -321,6 +334,8 @@ class Judge:
             if busy[id_] < server.open_threads(list(self.windows[id_].values()), wall)
         }
         for task in self.tasks.values():
+            if task.id >> 20 in self.held:
+                continue
             due = task.status == "queued" or (task.status == "ready" and task.ready_at <= wall)
             if due and any(self._takes(server, self.facts.tasks[task.id].group_name) for server in free):
                 since = self.waiting_since.setdefault(task.id, mono)

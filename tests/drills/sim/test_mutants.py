@@ -145,7 +145,25 @@ def gives_up_servers_that_live() -> AbstractContextManager[None]:
 
 def cancels_all_but_tickets() -> AbstractContextManager[None]:
     """A cancel that leaves out the tasks whose tickets are on their way."""
-    return replaced((moves, "tickets_of", lambda tx, run: []))
+    return replaced((moves, "cancel_tasks", _without_tickets(moves.cancel_tasks)))
+
+
+def _without_tickets(cancel: Any) -> Any:
+    def others(tx: Any, tasks: Any, now: Any) -> int:
+        out = set(moves.numbers_out(tx, State.QUEUED))
+        return int(cancel(tx, [task for task in tasks if task not in out], now))
+
+    return others
+
+
+def holds_all_but_tickets() -> AbstractContextManager[None]:
+    """A hold that leaves out the tasks whose tickets are on their way."""
+    return replaced((moves, "take_tickets_back", lambda tx, tasks: None))
+
+
+def releases_the_flag_alone() -> AbstractContextManager[None]:
+    """A release that leaves the rows aside: nobody looks at them again."""
+    return replaced((moves, "bring_back", lambda tx, run, limit: []))
 
 
 def pauses_all_but_tickets() -> AbstractContextManager[None]:
@@ -234,6 +252,8 @@ MUTANTS: list[Callable[[], AbstractContextManager[None]]] = [
     stores_outcomes_without_the_guard,
     gives_up_servers_that_live,
     cancels_all_but_tickets,
+    holds_all_but_tickets,
+    releases_the_flag_alone,
     pauses_all_but_tickets,
     changes_without_telling,
     tries_once_too_often,

@@ -38,6 +38,7 @@ from batchq.store import moves
 from batchq.store import run as runs
 from batchq.store.database import Database
 from batchq.store.group import name_groups
+from batchq.store.moves import holding
 from drills.sim.books import POISON, Books, driver, emptied
 from drills.sim.broker import SERVER_PATIENCE, Broker, Link
 from support import rules
@@ -81,6 +82,8 @@ FATES = ("refused", "fails", "deadlock", "reply lost", "dies before", "dies afte
 # What people and machines do in the faulty time, and how often it is drawn.
 EVENTS = {
     "cancel": 1,
+    "hold": 3,
+    "release": 3,
     "pause": 3,
     "resume": 3,
     "threads": 2,
@@ -750,10 +753,19 @@ class World:
         getattr(self, "_on_" + what.replace(" ", "_"))()
 
     def _on_cancel(self) -> None:
+        self._on_run("cancel", actions.cancel_run)
+
+    def _on_hold(self) -> None:
+        self._on_run("hold", actions.hold_run)
+
+    def _on_release(self) -> None:
+        self._on_run("release", actions.release_run)
+
+    def _on_run(self, what: str, act: Callable[[Database, int], object]) -> None:
         runs = driver(self.shared).execute("SELECT id FROM batchq_run").fetchall()
         if runs:
             (run,) = self.rng.choice(runs)
-            self._ask("cancel", run, lambda database: actions.cancel_run(database, run))
+            self._ask(what, run, lambda database: act(database, run))
 
     def _on_pause(self) -> None:
         group = self.rng.choice(GROUPS)
@@ -906,6 +918,8 @@ class World:
             process.stopped_until = process.children_stopped_until = 0.0
             if isinstance(process, Client):
                 process.kill()
+        for (run,) in driver(self.shared).execute("SELECT id FROM batchq_run WHERE held").fetchall():
+            actions.release_run(self.shared, run)
         for group in GROUPS:
             actions.resume_group(self.shared, group)
         for name in self.names:
@@ -944,6 +958,7 @@ class World:
                     (submitting, "ROWS_PER_TRANSACTION"),
                     (settling, "CONDITIONS_PER_TRANSACTION"),
                     (settling, "ROUNDS_PER_TRANSACTION"),
+                    (holding, "ROWS_ALONE"),
                 ):
                     stack.enter_context(patch.object(module, name, self.small))
                 for name, value in (("MOST_ALIKE", self.small), ("WORTH_SHARING", 1)):
