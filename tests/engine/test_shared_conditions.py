@@ -136,4 +136,4 @@ def test_each_is_shown_with_the_conditions_it_shares(batch: Play):
     assert [each["met"] for each in one["after"]] == [True] * 8 + [None] * 2
     tasks = {row.name: row for row in open_.tasks.values()}
     for name, before in (("0.3", []), ("1.0", LAYERS[0]), ("3.9", LAYERS[2])):
-        assert [open_.tasks[each.predecessor_id].name for each in open_.after(tasks[name])] == before
+        assert [each.task for each in open_.after(tasks[name])] == before
