@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchq.cli import graph
-from batchq.core.conditions import Condition, Join, Node
+from batchq.core.conditions import Condition, Join, Joined, Node
 from batchq.core.states import Outcome
 from batchq.spec import loads
 from stage import JOB_1
@@ -43,6 +43,49 @@ def test_join_and_handled_errors_are_named():
         }
     )
     assert drawn[-1] == "●─╯  C  after any of A error (handles it), B"
+
+
+NESTED = """
+job: J
+tasks:
+  A: x
+  B: x
+  C: x
+  T: {run: x, after: {all: [A, {any: [{B: {outcome: error, handles: true}}, C]}]}}
+  G: {after: {any: [{all: [{T: skipped}, C]}, {T: over}]}}
+"""
+
+
+def test_joins_within_joins_are_folded_into_the_task_behind_them_as_rule_50_says():
+    assert graph.text(nodes(NESTED)) == [
+        "●      A",
+        "│ ●    B",
+        "│ │ ●  C",
+        "●─┴─┤  T  after A and (B error (handles it) or C)",
+        "●───╯  G  after (T skipped and C) or T over",
+    ]
+    assert graph.mermaid(nodes(NESTED))[1:] == [
+        '    t1["A"]',
+        '    t2["B"]',
+        '    t3["C"]',
+        '    t4["T (A and (B error (handles it) or C))"]',
+        '    t5["G ((T skipped and C) or T over)"]',
+        "    t1 --> t4",
+        "    t2 -->|error (handles it)| t4",
+        "    t3 --> t4",
+        "    t4 -->|skipped| t5",
+        "    t3 --> t5",
+        "    t4 -->|over| t5",
+    ]
+    assert '    t4 [label="T (A and (B error (handles it) or C))"];' in graph.dot(nodes(NESTED))
+
+
+def test_a_wide_job_with_joins_shares_no_row_among_tasks_that_a_join_tells_apart():
+    wide = {f"A{n}": Node() for n in range(30)}
+    inner = Joined(Join.ANY, tuple(Condition(f"A{n}") for n in range(1, 30)))
+    drawn = graph.text(wide | {"T": Node((Condition("A0"), inner))})
+    assert len(drawn) == 31
+    assert drawn[-1].endswith("T    after A0 and (A1 or A2 or A3 or 26 more)")
 
 
 def test_tasks_that_nothing_links_do_not_stand_under_each_other():

@@ -194,7 +194,7 @@ def mermaid(nodes: Nodes) -> list[str]:
     """The job as a Mermaid flowchart."""
     ids = _ids(nodes)
     lines = ["flowchart TD"]
-    lines += [f'    {ids[name]}["{_entities(name)}{_entities(_joined(node))}"]' for name, node in nodes.items()]
+    lines += [f'    {ids[name]}["{_entities(name)}{_entities(_joined(node), "()")}"]' for name, node in nodes.items()]
     for condition, name in _edges(nodes):
         outcome = _outcome(condition).strip()
         lines.append(f"    {ids[condition.task]} -->{f'|{outcome}|' if outcome else ''} {ids[name]}")
@@ -235,9 +235,9 @@ def _joined(node: Node) -> str:
     return " (any)" if join is Join.ANY and len(after) > 1 else ""
 
 
-def _entities(name: str) -> str:
-    """The text for a quoted Mermaid label: letters, digits and ` -.,()` as they are, all else by number."""
-    return "".join(char if char.isalnum() or char in " -.,()" else f"#{ord(char)};" for char in name)
+def _entities(text: str, more: str = "") -> str:
+    """The text for a quoted Mermaid label: letters, digits, ` -.,` and `more` as they are, all else by number."""
+    return "".join(char if char.isalnum() or char in f" -.,{more}" else f"#{ord(char)};" for char in text)
 
 
 def _escaped(name: str) -> str:

@@ -187,7 +187,10 @@ def _drawn(view: views.TaskView) -> Iterator[Part]:
     yield f"{view['job']} run {view['run']} / {view['name']}: {sentence(view)}"
     arguments = [json.dumps(value, ensure_ascii=False) for value in view["args"]]
     arguments += [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in view["kwargs"].items()]
-    yield f"{view['operation']}({', '.join(arguments)}), group {view['group']}, priority {view['priority']}"
+    if view["operation"] is None:
+        yield "a gate, which runs nothing"
+    else:
+        yield f"{view['operation']}({', '.join(arguments)}), group {view['group']}, priority {view['priority']}"
     if view["retries"]:
         yield _retries(view)
     if view["repeatable"]:

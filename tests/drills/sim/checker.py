@@ -381,6 +381,10 @@ class Judge:
             self.say(1, f"{name} is still {task.status}")
             return
         starts = sum(line.task == task.id for line in self.starts)
+        if task.gate:
+            if starts or task.attempt or task.ready_at or task.unsettled:
+                self.say(2, f"{name} is a gate, and has a start")
+            return
         if starts > self.history.retries[run.job][task.name] + 1 or task.attempt > task.retries + 1:
             self.say(2, f"{name} started {starts} times, by the books {task.attempt}, with retries: {task.retries}")
         if task.status in ("success", "error"):

@@ -101,7 +101,7 @@ def settles_without_the_guard() -> AbstractContextManager[None]:
     """Conditions that are resolved already are counted again when the rest of their task's are."""
     followers = (
         select(CONDITION.predecessor_id, CONDITION.task_id, CONDITION.outcome)
-        .add_columns(TASK.status, TASK.joined, TASK.pending, TASK.met, TASK.impossible, TASK.sharing)
+        .add_columns(TASK.status, TASK.joined, TASK.gate, TASK.pending, TASK.met, TASK.impossible, TASK.sharing)
         .add_columns(TASK.name, TASK.group_name, TASK.attempt, TASK.own_class)
         .join(TaskRow, TASK.id == CONDITION.task_id)
         .where(among(CONDITION.predecessor_id, "tasks"))
