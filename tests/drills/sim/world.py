@@ -35,7 +35,7 @@ from batchq.server.surroundings import Arrival, Surroundings
 from batchq.server.watch import Watch
 from batchq.spec import JobSpec, TaskSpec
 from batchq.store import moves
-from batchq.store import run as runs
+from batchq.store import rows
 from batchq.store.database import Database
 from batchq.store.group import name_groups
 from batchq.store.moves import holding
@@ -962,7 +962,7 @@ class World:
                 ):
                     stack.enter_context(patch.object(module, name, self.small))
                 for name, value in (("MOST_ALIKE", self.small), ("WORTH_SHARING", 1)):
-                    stack.enter_context(patch.object(runs, name, value))
+                    stack.enter_context(patch.object(rows, name, value))
             stack.enter_context(patch.object(logging.getLogger("batchq"), "disabled", True))
             stack.enter_context(_quiet())
             yield
