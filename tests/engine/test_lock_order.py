@@ -12,7 +12,10 @@ from sqlalchemy import text
 from batchq import Job, actions, engine
 from batchq.config import Settings
 from batchq.coordinator import Coordinator
-from batchq.core.ends import Success
+from batchq.core.ends import End, Failure, Success
+from batchq.core.states import Reason
+from batchq.engine import Flush, Report
+from batchq.errors import Conflict
 from batchq.server.publisher import Publisher
 from batchq.store import moves, trouble
 from batchq.store import server as servers
@@ -23,6 +26,7 @@ from play import Clocked, Play
 from support.locks import elsewhere, meanwhile, other_of, wait_for_locks
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
+FAILED = Failure(Reason.ERROR, "told to fail")
 
 
 class Nowhere(Publisher):
@@ -249,3 +253,41 @@ def test_a_commit_that_reports_of_a_run_set_aside_locks_other_runs_before_dispat
             other.rollback()
     assert not isinstance(ended[0], Exception)
     assert batch.verdict(second) == "success"
+
+
+# --- aborts -------------------------------------------------------------------------------------------------
+
+
+def being_aborted(batch: Play, end: End = FAILED) -> tuple[int, Report]:
+    """A run whose task executes, and the report of its end."""
+    batch.live("AOS1", pool_kind="prefork")
+    run, ticket = one_task(batch)
+    batch.serve("AOS1", offers=[ticket])
+    _, row = batch.at("A", run)
+    return run, Report(row.id, row.token, end)
+
+
+@pytest.mark.parametrize(("end", "status"), [(Success(), "success"), (FAILED, "error")])
+def test_an_abort_waits_for_an_outcome_that_is_being_stored_which_then_counts_as_rule_32_says(
+    batch, postgresql, end, status
+):
+    run, report = being_aborted(batch, end)
+    life = batch.workers["AOS1"].life
+    with elsewhere(postgresql) as finish:
+        engine.serve(finish, life, Flush(reports=[report], active=1, pool=2))
+        finish.execute(text("SELECT 1"))
+        with meanwhile(postgresql, lambda: actions.abort_task(other_of(postgresql), run, "A")) as ended:
+            finish.commit()
+    (refusal,) = ended
+    assert isinstance(refusal, Conflict), refusal
+    assert batch.states(run) == {"A": status}
+    assert batch.task(run, "A").abort is False
+
+
+def test_an_outcome_waits_for_an_abort_that_is_being_stored_and_is_one_then(batch, postgresql):
+    run, report = being_aborted(batch)
+    with elsewhere(postgresql) as abort:
+        assert engine.abort(abort, report.task, report.token)
+        with meanwhile(postgresql, lambda: batch.serve("AOS1", [report])):
+            abort.commit()
+    assert batch.states(run) == {"A": "canceled"}

@@ -1,4 +1,4 @@
-"""Actions of people: apply a file, manage servers, groups, jobs and runs; and find things by name.
+"""Actions of people: apply a file, manage servers, groups, jobs, runs and tasks; and find things by name.
 
 Each action is one transaction, which also takes back the tickets that no longer hold. Tickets for what it
 freed leave with the next advance.
@@ -26,12 +26,14 @@ if TYPE_CHECKING:
         set_groups,
         set_server,
     )
+    from batchq.actions.task import abort_task
     from batchq.actions.window import add_window, remove_window
     from batchq.store.find import find_group, find_job, find_run, find_server, find_task
 
 __all__ = [
     "Change",
     "RunFilter",
+    "abort_task",
     "add_groups",
     "add_window",
     "apply",
@@ -68,6 +70,7 @@ __getattr__ = attributes(
     __name__,
     {
         "Change": "batchq.actions.change",
+        "abort_task": "batchq.actions.task",
         "RunFilter": "batchq.actions.bulk",
         "add_groups": "batchq.actions.server",
         "add_window": "batchq.actions.window",
@@ -85,9 +88,9 @@ __getattr__ = attributes(
         "find_run": "batchq.store.find",
         "find_server": "batchq.store.find",
         "find_task": "batchq.store.find",
+        "override_server": "batchq.actions.override",
         "hold_run": "batchq.actions.run",
         "hold_runs": "batchq.actions.run",
-        "override_server": "batchq.actions.override",
         "pause_group": "batchq.actions.group",
         "release_job": "batchq.actions.job",
         "release_run": "batchq.actions.run",

@@ -22,7 +22,7 @@ GROUPS = {
 
     RUN is a run's number, or `last` for the newest one.
     """,
-    "task": """Tasks: list, errors, show, log, why.
+    "task": """Tasks: list, errors, show, log, why, abort.
 
     RUN is a run's number, or `last` for the newest one; TASK is the task's name.
     """,
@@ -75,6 +75,7 @@ COMMANDS = {
     "task show": ("task:show", "Show a task: where it stands, what it runs, its conditions and attempts."),
     "task log": ("log:log", "Print what an attempt of a task logged."),
     "task why": ("task:why", "Say why a task has not started, or didn't run."),
+    "task abort": ("task:abort", "Stop a task that executes: it is canceled, and not tried again."),
     "group list": (
         "group:list_",
         "List the groups: how much waits and runs in each, who may take it, and why it waits.",

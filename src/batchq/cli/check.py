@@ -13,6 +13,7 @@ from batchq.cli.context import batch, database
 from batchq.cli.output import output_option, print_json, say
 from batchq.cli.override import told_zone
 from batchq.cli.wording import told
+from batchq.core.aborting import THREADS, unfit_pool
 from batchq.errors import BatchqError, BrokerUnreachable, QueueRefused
 from batchq.escape import printable
 from batchq.store import broken
@@ -172,7 +173,9 @@ def _notes(joined: BatchQ, opened: Database | None) -> Iterator[str]:
             name = group["group"]
             yield f"Group {name} is paused: nothing of it starts. `batchq group resume {name}` lets it go on."
     for server in servers:
-        if server["pool_kind"] == "threads":
+        if server["pool_kind"] == THREADS:
             shared = "one that ends the process, or changes its limits, signals or folder, does so for all"
             name = server["name"]
             yield f"Server {name} runs tasks in threads: they can be neither aborted nor timed out, and {shared}."
+        elif unfit := unfit_pool(server["pool_kind"], server["name"]):
+            yield f"Tasks of server {server['name']} cannot be aborted: {unfit}."

@@ -1,4 +1,4 @@
-"""`batchq task`: list tasks, show one, say why it waits."""
+"""`batchq task`: list tasks, show one, say why it waits, abort it."""
 
 from __future__ import annotations
 
@@ -10,18 +10,22 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from batchq import actions, views
-from batchq.cli.context import timezone, users_now
+from batchq.cli.bulk import change_options
+from batchq.cli.context import database, timezone, users_now
 from batchq.cli.fields import SINCE, TIMES
 from batchq.cli.live import note
 from batchq.cli.output import (
     Part,
     Table,
+    duration,
     first_line,
     label,
     lasted,
     local,
     output_option,
     print_json,
+    say,
+    waited,
     watch_option,
 )
 from batchq.cli.reading import ask, print_view
@@ -99,6 +103,25 @@ def why(run: str, task: str, output: str) -> None:
         click.echo(printable(f"{task}: {sentence(view)}."))
 
 
+@click.command()
+@click.argument("run")
+@click.argument("task")
+@change_options
+def abort(run: str, task: str, reason: str | None, dry_run: bool, yes: bool, output: str) -> None:
+    """Stop a task that executes: it is canceled, and not tried again.
+
+    Within about a second its server sends its process SIGTERM, and SIGKILL 5 seconds
+    later if it still runs. An operation that succeeds before that stays a success.
+    Tasks on the threads pool cannot be aborted.
+    """
+    result = actions.abort_task(database(), run, task, reason=reason, dry_run=dry_run)
+    if output == "json":
+        print_json(result)
+    else:
+        would = "would be aborted" if dry_run else "is being aborted"
+        say(f"{result['name']} of run {result['run']} {would}: attempt {result['attempt']} on {result['server']}.")
+
+
 def tasks_table(tasks: Sequence[views.TaskLine], now: datetime) -> Table:
     """Tasks for people."""
     rows = [
@@ -165,6 +188,10 @@ def _drawn(view: views.TaskView) -> Iterator[Part]:
     arguments = [json.dumps(value, ensure_ascii=False) for value in view["args"]]
     arguments += [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in view["kwargs"].items()]
     yield f"{view['operation']}({', '.join(arguments)}), group {view['group']}, priority {view['priority']}"
+    if view["retries"]:
+        yield _retries(view)
+    if view["repeatable"]:
+        yield "repeatable: to run it once more does no harm"
     if view["result"] is not None:
         yield f"result: {json.dumps(view['result'], ensure_ascii=False)}"
     if view["after"]:
@@ -184,17 +211,32 @@ def _drawn(view: views.TaskView) -> Iterator[Part]:
     if view["history"]:
         yield ""
         yield Table(
-            ("Attempt", "Server", "Status", "Reason", "Started", "Time", "Error"),
+            ("Attempt", "Server", "Status", "Reason", "Waited", "Started", "Time", "Class", "Error"),
             [
                 (
                     str(one["attempt"]),
                     one["server"] or "–",
                     label(one["status"]),
                     REASONS[one["reason"]],
+                    waited(one),
                     local(one["started_at"], now),
                     lasted(one, now),
+                    one["error_class"] or "–",
                     first_line(one["error"]),
                 )
                 for one in view["history"]
             ],
         )
+
+
+def _retries(view: views.TaskView) -> str:
+    """How often a task is tried again, when, and after which errors."""
+    said = [f"retries {view['retries']}", f"after {duration(view['retry_delay'])}"]
+    if view["retry_backoff"] != 1:
+        said[-1] += f" × {view['retry_backoff']:g} each time"
+    if view["retry_delay_max"] is not None:
+        said.append(f"at most {duration(view['retry_delay_max'])}")
+    if view["retry_jitter"]:
+        said.append(f"± {view['retry_jitter']:.0%}")
+    named = {"only on": view["retry_on"], "never on": view["retry_never_on"]}
+    return "; ".join([", ".join(said), *(f"{word} {', '.join(names)}" for word, names in named.items() if names)])

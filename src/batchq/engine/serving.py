@@ -110,7 +110,7 @@ def _as_it_is_now(
     for row in locked.rows:
         if row.id in finished.ends:
             ended[row.lane] = ended.get(row.lane, 0) + 1
-    ready = [_ready(row, now, jobs[run_of(row.task_id)]) for row in settled.ready if run_of(row.task_id) in jobs]
+    ready = [_ready(row, now, jobs[run]) for row in settled.ready if (run := run_of(row.task_id)) in jobs]
     return foreseen.after(life.server, ended, ready)
 
 

@@ -94,6 +94,12 @@ class Ledger:
         """Whether the attempt of this token is here, in whatever state."""
         return token in self._tokens
 
+    def waits(self, token: str) -> bool:
+        """Whether a ticket of this token is here whose attempt has not begun."""
+        return token in self._tokens and any(
+            arrival.offer.token == token for arrival in (*self._arrivals, *self._parked)
+        )
+
     @property
     def room(self) -> int:
         """How many more tickets this server could use now."""

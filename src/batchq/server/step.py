@@ -19,6 +19,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from batchq import crash, engine
 from batchq.config import Settings
+from batchq.core.ends import Failure
+from batchq.core.states import Reason
 from batchq.errors import (
     BatchqError,
     Conflict,
@@ -28,6 +30,7 @@ from batchq.errors import (
     NotFound,
 )
 from batchq.server import celery_gaps, execution, logs, options, pool, stop
+from batchq.server.aborting import Aborts
 from batchq.server.broker import hold_out
 from batchq.server.celery_types.worker import Worker
 from batchq.server.child import restore
@@ -95,6 +98,7 @@ class BatchServer(bootsteps.StartStopStep):
             raise options.UNFIT["autoscale"].said(self.name)
         batch.lead_to_broker(writes=False)
         self.kind = kind
+        self.pool_kind = pool.told(kind, worker.optimization)
         hold_out(self.app, self.name)
         self.worker_limits = WorkerLimits.taken_from(worker)
         worker.prefetch_multiplier = 1
@@ -115,7 +119,9 @@ class BatchServer(bootsteps.StartStopStep):
         try:
             if self.kind == "prefork":
                 pool.refuse_without_semaphores()
-            self.life = enlist(Enlistment(self.patient, self.settings, self.name, self.kind))
+            self.life = enlist(
+                Enlistment(self.patient, self.settings, self.name, self.pool_kind, repeatable=self._repeatable)
+            )
             crash.point("enlisted")
         except BatchqError as error:
             logger.critical("%s", error)
@@ -124,6 +130,11 @@ class BatchServer(bootsteps.StartStopStep):
             self.patient.dispose()
         return self
 
+    @property
+    def _repeatable(self) -> list[str]:
+        names: list[str] = self.app.batchq.catalogue.repeatable()
+        return names
+
     def start(self, worker: Worker) -> None:
         """Begin to serve: all that the worker's loop does for a batch server starts here."""
         self.publisher = Publisher(self.app, self.settings, patience=0.2)
@@ -131,8 +142,11 @@ class BatchServer(bootsteps.StartStopStep):
         self._say_what_does_not_hold()
         self._ends = False
         self.ledger = Ledger(self.life, self._surroundings(worker))
-        self.enlistment = Enlistment(self.database, self.settings, self.name, self.kind, anew=True)
-        self.watch = Watch(connection_of_its_own(self.database), self.settings, self.ledger)
+        self.enlistment = Enlistment(
+            self.database, self.settings, self.name, self.pool_kind, anew=True, repeatable=self._repeatable
+        )
+        self.aborts = Aborts(worker.hub.call_soon)
+        self.watch = Watch(connection_of_its_own(self.database), self.settings, self.ledger, self.aborts)
         self.fitting = Fitting(self.watch, self.ledger, self.pool, worker.hub)
         self.watch.start()
         celery_gaps.forget_no_attempts(worker.pool)
@@ -184,6 +198,7 @@ class BatchServer(bootsteps.StartStopStep):
             # asynpool hears of a dead child through its pipe, at times before the kernel has its exit status: then
             # it looks again only after 5 s, and the attempt would take a thread until then.
             self.pool.bury()
+        self.aborts.stop()
         self.fitting.fit()
         self.ledger.look_again()
 
@@ -251,7 +266,7 @@ class BatchServer(bootsteps.StartStopStep):
         lost = len(self.ledger.active)
         for attempt in map(state.requests.get, list(self.ledger.active)):
             if isinstance(attempt, Execution):
-                attempt.say_end(engine.STOPPED)
+                attempt.say_end(Failure(Reason.LOST, engine.STOPPED))
         self.ledger.active.clear()  # from now on their children report nothing but this stop
         self.pool.tell_to_end()
         self._settle_up(self.database, COLD_SECONDS)

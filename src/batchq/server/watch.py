@@ -15,6 +15,7 @@ from batchq.config import Settings
 from batchq.core.topology import Server
 from batchq.engine import Life
 from batchq.errors import DatabaseDamaged, DatabaseTooNew, DatabaseUnreachable
+from batchq.server.aborting import Aborts
 from batchq.server.celery_types.loop import Hub
 from batchq.server.ledger import Ledger
 from batchq.server.pool import Following
@@ -51,6 +52,7 @@ class Watch(threading.Thread):
         database: Database,
         settings: Settings,
         ledger: Ledger,
+        aborts: Aborts | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(name="batchq-watch", daemon=True)
@@ -59,6 +61,7 @@ class Watch(threading.Thread):
         self._database = database
         self._settings = settings
         self._ledger = ledger
+        self._aborts = aborts or Aborts()
         self._monotonic = monotonic
         self._missing: dict[str, float] = {}
         self._ended = threading.Event()
@@ -111,6 +114,7 @@ class Watch(threading.Thread):
 
     def _look(self) -> None:
         life = self._ledger.life
+        self._aborts.mark(self._database)
         with self._database.read() as tx:
             schema.refuse_newer(tx)
             topology = topologies.current(tx)
@@ -120,7 +124,9 @@ class Watch(threading.Thread):
         if server is None:
             return  # deleted while it counted as lost: the next heartbeat finds that out
         self.wanted = frozenset(g for g in groups if topology.serves(server, g)), server
-        self._look_for_lost(life, {row.token for row in executing if row.epoch == life.epoch})
+        mine = [row for row in executing if row.epoch == life.epoch]
+        self._aborts.find(row.token for row in mine if row.abort)
+        self._look_for_lost(life, {row.token for row in mine})
 
     def _look_for_lost(self, life: Life, executing: set[str]) -> None:
         """Declare attempts lost that SQL has here, and that this server has not had for a while (rule 31)."""

@@ -69,13 +69,13 @@ def status_is(state: State) -> InNoIndex:
 IN_LINE = and_(status_in_index(State.READY), literal_column("NOT batchq_task.aside"))
 # SQLite uses a partial index only for a query that repeats the index's own words.
 OUT = status_in_index(State.QUEUED, State.EXECUTING)
-# Rows of the run are left to be moved by a hold, a release or a cancel.
-MOVING: ColumnElement[bool] = literal_column("batchq_run.moving_from IS NOT NULL")
 FAILED = status_in_index(State.ERROR, State.CANCELED)
 FAILED_ATTEMPT: ColumnElement[bool] = literal_column("batchq_attempt.status <> 'success'")
 RUN_IS_OPEN: ColumnElement[bool] = literal_column("batchq_run.status IN ('storing', 'executing', 'canceling')")
 # A run of which tasks may start.
 MAY_START = and_(literal_column("NOT batchq_run.held"), literal_column("batchq_run.status = 'executing'"))
+# Rows of the run are left to be moved by a hold, a release or a cancel.
+MOVING: ColumnElement[bool] = literal_column("batchq_run.moving_from IS NOT NULL")
 STORING = and_(RUN_IS_OPEN, RUN.status == literal_column("'storing'"))
 
 # The task whose id a task's conditions carry: another one that it shares them with, or itself.

@@ -11,7 +11,7 @@ from batchq.lazy import attributes
 if TYPE_CHECKING:
     from batchq.core.priority import PRIORITY_NAMES
     from batchq.store.find import definition
-    from batchq.views.acted import JobResult, RunResult
+    from batchq.views.acted import JobResult, RunResult, TaskResult
     from batchq.views.audit import AuditLine, audit_lines
     from batchq.views.failure import FailedAttempt, FailureView, failures
     from batchq.views.group import GroupView, groups
@@ -63,6 +63,7 @@ __all__ = [
     "ServerView",
     "StatusView",
     "TaskLine",
+    "TaskResult",
     "TaskView",
     "WindowView",
     "audit_lines",
@@ -91,8 +92,8 @@ __getattr__ = attributes(
     __name__,
     {
         "AttemptView": "batchq.views.task",
-        "AuditLine": "batchq.views.audit",
         "Chosen": "batchq.views.listing",
+        "AuditLine": "batchq.views.audit",
         "ConditionView": "batchq.views.why",
         "ExecutingView": "batchq.views.server",
         "FailedAttempt": "batchq.views.failure",
@@ -110,6 +111,7 @@ __getattr__ = attributes(
         "RunCounts": "batchq.views.run",
         "RunLine": "batchq.views.run",
         "RunResult": "batchq.views.acted",
+        "TaskResult": "batchq.views.acted",
         "RunView": "batchq.views.run",
         "ServerView": "batchq.views.server",
         "StatusView": "batchq.views.status",

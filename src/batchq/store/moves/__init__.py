@@ -3,6 +3,7 @@
 Every function takes the transaction first. Rows are locked in the order: server, runs, tasks, dispatch.
 """
 
+from batchq.store.moves.aborting import LastAttempt, clear_aborts, last_attempt, mark_for_abort
 from batchq.store.moves.canceling import begin_cancel, cancel_tasks, not_started
 from batchq.store.moves.claiming import (
     Executing,
@@ -12,6 +13,7 @@ from batchq.store.moves.claiming import (
     grant,
     left_executing,
     lock_tickets,
+    of_operations,
     start_own,
 )
 from batchq.store.moves.dispatching import (
@@ -34,7 +36,8 @@ from batchq.store.moves.dispatching import (
     ready_alone,
     refuse_odd,
 )
-from batchq.store.moves.finishing import LockedTask, locked, write_outcomes
+from batchq.store.moves.finishing import LockedTask, Outcomes, locked, write_outcomes
+from batchq.store.moves.handling import handlers
 from batchq.store.moves.holding import (
     RUN_IS_HELD,
     Moving,
@@ -70,7 +73,7 @@ from batchq.store.moves.settling import (
     unsettled_ends,
     unsettled_runs,
 )
-from batchq.store.moves.starting import discard_unstored, give_up, is_storing, numbers_storing, start_runs
+from batchq.store.moves.starting import discard_unstored, give_up, is_storing, numbers_storing, open_gates, start_runs
 from batchq.store.moves.ticketing import (
     Ticket,
     TicketOut,
@@ -90,10 +93,12 @@ __all__ = [
     "Early",
     "Executing",
     "Follower",
+    "LastAttempt",
     "LockedTask",
     "Moving",
     "Occupancy",
     "Occupied",
+    "Outcomes",
     "Peeked",
     "Pile",
     "Ready",
@@ -106,6 +111,7 @@ __all__ = [
     "bring_back",
     "cancel_tasks",
     "claimed",
+    "clear_aborts",
     "clear_unsettled",
     "close_runs",
     "count",
@@ -121,9 +127,11 @@ __all__ = [
     "give_up",
     "grant",
     "hand_out",
+    "handlers",
     "hasten",
     "hold_run",
     "is_storing",
+    "last_attempt",
     "left_executing",
     "lock_now",
     "lock_out",
@@ -131,6 +139,7 @@ __all__ = [
     "lock_runs",
     "lock_tickets",
     "locked",
+    "mark_for_abort",
     "mark_unsettled",
     "move_sharing",
     "moved_up_to",
@@ -145,6 +154,8 @@ __all__ = [
     "numbers_storing",
     "occupancy",
     "occupancy_later",
+    "of_operations",
+    "open_gates",
     "peek",
     "put_aside",
     "put_aside_from",
