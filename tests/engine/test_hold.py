@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from importlib import import_module
+from pkgutil import iter_modules
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from batchq import actions
+from batchq.core.states import State
 from batchq.errors import Conflict
 from batchq.spec import Job
 from batchq.store import moves
 from batchq.store import run as runs
 from batchq.store.columns import RUN, TASK
+from batchq.store.moves.becoming import TaskMove
 from batchq.store.rows import rows_of
+from batchq.store.tables import Run
 from batchq.testing.clocked import in_memory
 from play import Play, check_counters
 
@@ -269,3 +274,88 @@ def test_a_held_run_is_canceled_and_closes(batch):
     assert asides(batch, run) == ""
     with pytest.raises(Conflict, match=r"is not held: it has ended \(Canceled\)"):
         actions.release_run(batch.database, run)
+
+
+# --- every way to become ready ------------------------------------------------------------------------------
+
+
+def flagged(batch: Play, run: int) -> None:
+    """Set the flag of the run, and nothing else: its rows are to follow by themselves."""
+    batch.database.run(lambda tx: tx.execute(update(Run).where(RUN.id == run).values(held=True)))
+
+
+def opened(batch: Play) -> int:
+    """A run that was held while it was stored opens."""
+    run, _ = batch.database.run(lambda tx: _store(tx, job().spec()))
+    flagged(batch, run)
+    batch.database.run(lambda tx: moves.start_runs(tx, [run], tx.now()))
+    return run
+
+
+def settled(batch: Play) -> int:
+    """A task ends, and the one that follows it becomes ready."""
+    run = batch.submit(job())
+    batch.deliver()
+    flagged(batch, run)
+    batch.finish("A")
+    return run
+
+
+def tried_again(batch: Play) -> int:
+    """An attempt fails, and there is another one."""
+    run = batch.submit(job())
+    batch.deliver()
+    flagged(batch, run)
+    batch.finish("A", ok=False)
+    return run
+
+
+def taken_back(batch: Play) -> int:
+    """Tickets that are out go back."""
+    run = batch.submit(job())
+    flagged(batch, run)
+    batch.database.run(lambda tx: moves.unqueue(tx, [(ticket.task, ticket.token) for ticket in batch.mail]))
+    batch.mail.clear()
+    return run
+
+
+def held_with_tickets(batch: Play) -> int:
+    """A hold takes the tickets of its run back."""
+    run = batch.submit(job())
+    actions.hold_run(batch.database, run)
+    batch.mail.clear()
+    return run
+
+
+# Each move of the store to ready, a way in which it is made, and the tasks that are aside then.
+WAYS: dict[tuple[str, str], tuple[Callable[[Play], int], str]] = {
+    ("starting", "_READIED"): (opened, "AB"),
+    ("settling", "_MOVED_ON"): (settled, "C"),
+    ("finishing", "_ENDED"): (tried_again, "A"),
+    ("ticketing", "_TAKEN_BACK"): (taken_back, "AB"),
+    ("holding", "_TAKEN_BACK"): (held_with_tickets, "AB"),
+}
+# An operator's retry has tests of its own.
+ELSEWHERE = {"retrying"}
+
+
+@pytest.mark.parametrize("way", WAYS, ids=".".join)
+def test_whatever_becomes_ready_in_a_held_run_is_aside(batch, way):
+    act, names = WAYS[way]
+    batch.server("AOS1", 2)
+    run = act(batch)
+    assert asides(batch, run) == names
+    batch.forward()
+    assert not batch.mail
+    check_counters(batch.database)
+
+
+def test_every_move_to_ready_is_in_the_table_of_ways():
+    places = [import_module(f"batchq.store.moves.{each.name}") for each in iter_modules(moves.__path__)]
+    found = {
+        (place.__name__.rpartition(".")[2], name)
+        for place in places
+        for name, value in vars(place).items()
+        if isinstance(value, TaskMove) and State.READY in value.after
+    }
+    assert {each for each in found if each[0] not in ELSEWHERE} == WAYS.keys()
