@@ -57,7 +57,7 @@ def _state_after(report: Report, row: LockedTask) -> State:
     end = report.end
     return after_attempt(
         ok=isinstance(end, Success),
-        attempt=row.attempt,
+        attempt=row.attempt - row.retried_at,
         retries=row.retries,
         canceling=row.run_status == RunState.CANCELING,
         final=isinstance(end, Failure) and end.final,

@@ -26,6 +26,7 @@ class LockedTask(NamedTuple):
     group_name: str
     token: str | None
     attempt: int
+    retried_at: int
     retries: int
     retry_delay: float
     server_id: int | None
@@ -46,6 +47,7 @@ _LOCKED = Statement(
         TASK.group_name,
         TASK.token,
         TASK.attempt,
+        TASK.retried_at,
         TASK.retries,
         TASK.retry_delay,
         TASK.server_id,
