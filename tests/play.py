@@ -207,7 +207,7 @@ def check_counters(database: Database) -> None:
     with database.read() as tx:
         tasks = {row.id: row for row in tx.execute(select(*TASK))}
         conditions = tx.execute(select(CONDITION.task_id, CONDITION.predecessor_id, CONDITION.outcome))
-        counted = Counter((row.task_id, came_true(row, tasks[row.predecessor_id])) for row in conditions)
+        counted = Counter((row.task_id, counts_as(row, tasks[row.predecessor_id])) for row in conditions)
         still_open: Counter[int] = Counter()
         sharing = Counter(row.waits_with for row in tasks.values())
         for row in tasks.values():
@@ -222,18 +222,28 @@ def check_counters(database: Database) -> None:
             assert sum(numbers.values()) == sum(counted[row.id, met] for met in (*numbers, GIVEN_UP)), row.name
             assert row.met == counted[row.id, True], f"{row.name}: {numbers} against {found}"
             assert 0 <= row.impossible - counted[row.id, False] <= either, f"{row.name}: {numbers} against {found}"
-        for row in tx.execute(select(*RUN)):
+        runs = {row.id: row for row in tx.execute(select(*RUN))}
+        for row in tasks.values():
+            run = runs[row.run_id]
+            assert not row.aside or row.status == "ready", row.name
+            assert row.status != "ready" or run.moving_from is not None or row.aside == run.held, row.name
+        for row in runs.values():
             assert row.open_tasks == still_open[row.id], f"run {row.id}: {row.status}"
             assert (row.ended_at is not None) == (row.open_tasks == 0)
 
 
-def came_true(condition: Any, end: Any) -> bool | str | None:
+def came_true(condition: Any, end: Any) -> bool | None:
     """Whether a condition came true, by the row of the task it waits for; None while it is open."""
-    if end.status == "canceled" and end.claimed_at is None:
-        return GIVEN_UP
-    if end.status not in TERMINAL or (end.unsettled and condition.task_id > (end.settled_up_to or 0)):
+    started = end.status not in ("canceled",) or end.claimed_at is not None
+    if end.status not in TERMINAL or not started or (end.unsettled and condition.task_id > (end.settled_up_to or 0)):
         return None
     return is_met(condition.outcome, end.status)
+
+
+def counts_as(condition: Any, end: Any) -> bool | str | None:
+    """Whether a condition came true, or that it asks for a task that was canceled with its run."""
+    given_up = end.status == "canceled" and end.claimed_at is None
+    return GIVEN_UP if given_up else came_true(condition, end)
 
 
 def busy(tx: Connection) -> tuple[int, dict[str, int]]:

@@ -6,15 +6,19 @@ import math
 import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
+from datetime import time as time_of_day
 
 import click
 
+from batchq import clock
 from batchq.cli.context import timezone
 from batchq.core.windows import DAYS, YEARS, Window, parse_date, parse_days, parse_time, zone
 
 TEXT = re.compile(r"\s*([\d:]+)\s*-\s*([\d:]+)\s*=\s*(-?\d{1,9})(?:\s+([^\s\[\]]+))?\s*(?:\[([^\[\]]*)\])?\s*")
 FORM = '"18:00-07:30=20 Europe/Oslo [mon-fri]"'
 LONGEST_HOURS = 24 * 400
+TIME_OF_DAY = re.compile(r"\d{1,2}:\d{2}(:\d{2})?")
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 LONGEST_SECONDS = 366 * 24 * 3600
 
 
@@ -92,6 +96,37 @@ def parse_hours(text: str) -> timedelta:
     return max(timedelta(hours=hours), timedelta(seconds=1))
 
 
+def parse_duration(text: str) -> float:
+    """Read a duration as seconds: a number, or one with s, m, h, d or w; ValueError for anything else."""
+    number, unit = (text[:-1], text[-1]) if text[-1:] in UNITS else (text, "s")
+    try:
+        return parse_seconds(str(float(number) * UNITS[unit]))
+    except ValueError:
+        raise ValueError(
+            f"{text[:80]!r} is no duration. Write seconds, or a number with s, m, h, d or w: 90, 5m, 1.5h."
+        ) from None
+
+
+def parse_since(text: str) -> datetime:
+    """Read the beginning of a time that lasts until now: an instant, a time of day, or a duration.
+
+    A time of day is the last such one, in the user's zone. ValueError for anything else.
+    """
+    if TIME_OF_DAY.fullmatch(text):
+        return _last(parse_time(text))
+    try:
+        return clock.now() - timedelta(seconds=parse_duration(text))
+    except ValueError:
+        return parse_instant(text)
+
+
+def _last(time: time_of_day) -> datetime:
+    now = clock.now().astimezone(zone(users_zone()))
+    today = datetime.combine(now.date(), time, now.tzinfo)
+    last = today if today <= now else datetime.combine(now.date() - timedelta(days=1), time, now.tzinfo)
+    return last.astimezone(UTC)
+
+
 def parse_seconds(text: str) -> float:
     """Read a number of seconds, 0 or more; ValueError unless it is a length of time."""
     try:
@@ -146,6 +181,8 @@ WINDOW = Read("window", parse_window)
 INSTANT = Read("instant", parse_instant)
 HOURS = Read("hours", parse_hours)
 SECONDS = Read("seconds", parse_seconds)
+DURATION = Read("duration", parse_duration)
+SINCE = Read("since", parse_since)
 NAME = Read("name", parse_name)
 SERVER = Read("server", parse_server)
 ADDRESS = Read("address", parse_address)

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from batchq.core.conditions import Join
 from batchq.core.rerun import Graph, Numbers, failed, rerun, state_by
 from batchq.core.states import State
-from batchq.engine.resetting import graph_of, move_on, send_back
+from batchq.engine.resetting import decide, graph_of, send_back
 from batchq.store import moves
 from batchq.store.database import Database
 from batchq.store.moves import RetriedRun, RetryingRun
@@ -62,7 +62,7 @@ class Mark:
         return [*reset, *(failed(graph) if self.seeds is None else self.seeds)]
 
 
-def go_on(database: Database, run: int) -> Iterator[None]:
+def reopen(database: Database, run: int) -> Iterator[None]:
     """Go on with a retry of the run that is under way, if there is one; each step is a transaction of its own."""
     with database.read() as tx:
         row = moves.run_to_retry(tx, run)
@@ -138,7 +138,7 @@ def _open(tx: Tx, run: RetriedRun, mark: Mark, tasks: int) -> Mark:
 
 
 def _move(tx: Tx, run: RetriedRun, mark: Mark, states: Mapping[int, State]) -> Mark:
-    move_on(tx, states, run.held, tx.now(), mark.accepted, mark.said)
+    decide(tx, states, run.held, tx.now(), mark.accepted, mark.said)
     return mark
 
 
@@ -176,7 +176,7 @@ class Unfinished:
 
     def _share(self, run: int, since: float) -> None:
         # An error ends the steps: the next tick begins anew.
-        steps = self._under_way.pop(run, None) or go_on(self._database, run)
+        steps = self._under_way.pop(run, None) or reopen(self._database, run)
         for _ in steps:
             if self._monotonic() - since >= SHARE:
                 self._under_way[run] = steps

@@ -35,7 +35,7 @@ def send_back(tx: Tx, tasks: Iterable[int], numbers: Mapping[int, Numbers]) -> N
     moves.count(tx, [{"task": keeper, **each._asdict()} for keeper, each in numbers.items()])
 
 
-def move_on(
+def decide(
     tx: Tx, states: Mapping[int, State], held: bool, now: datetime, accepted: int | None, said: str | None
 ) -> None:
     """Move waiting tasks on to these states; those that end with it are still to be settled.

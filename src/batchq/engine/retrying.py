@@ -9,8 +9,8 @@ from batchq import crash
 from batchq.core import rerun as core
 from batchq.core.rerun import Graph, Rerun
 from batchq.core.states import LABELS, RUN_ENDED, TERMINAL, RunState, State
-from batchq.engine.reopening import Mark, go_on
-from batchq.engine.resetting import graph_of, move_on, send_back, standing
+from batchq.engine.reopening import Mark, reopen
+from batchq.engine.resetting import decide, graph_of, send_back, standing
 from batchq.engine.settling import settle_runs
 from batchq.errors import Conflict
 from batchq.store import moves
@@ -87,7 +87,7 @@ def retry(database: Database, asked: Retry, note: Note) -> Retried:
         done = database.run(_at_once if at_once else _begin, look, plan, asked, note)
         if done is None:
             continue
-        for _ in () if at_once else go_on(database, asked.run):
+        for _ in () if at_once else reopen(database, asked.run):
             crash.point("retrying")
         return done
     raise Conflict(f"Run {asked.run} changes all the time. Try again.")
@@ -173,7 +173,7 @@ def _at_once(tx: Tx, look: Look, plan: Rerun, asked: Retry, note: Note) -> Retri
         look, plan = _look_again(tx, look, plan, asked)
     send_back(tx, plan.resets, plan.numbers)
     accepted = look.accepted(asked)
-    move_on(tx, plan.resets, look.run.held, tx.now(), accepted, asked.accepted)
+    decide(tx, plan.resets, look.run.held, tx.now(), accepted, asked.accepted)
     ended = sum(look.graph.tasks[task].state in TERMINAL for task in plan.resets)
     moves.open_again(tx, asked.run, ended)
     done = _retried(look, plan)

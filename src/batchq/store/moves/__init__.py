@@ -3,7 +3,7 @@
 Every function takes the transaction first. Rows are locked in the order: server, runs, tasks, dispatch.
 """
 
-from batchq.store.moves.canceling import begin_cancel
+from batchq.store.moves.canceling import begin_cancel, cancel_tasks, not_started
 from batchq.store.moves.claiming import (
     Executing,
     Start,
@@ -32,6 +32,23 @@ from batchq.store.moves.dispatching import (
     ready,
 )
 from batchq.store.moves.finishing import LockedTask, locked, write_outcomes
+from batchq.store.moves.holding import (
+    RUN_IS_HELD,
+    Moving,
+    bring_back,
+    end_moving,
+    hold_run,
+    lock_run,
+    moved_up_to,
+    moving,
+    moving_runs,
+    put_aside,
+    put_aside_from,
+    release_run,
+    rows_at_once,
+    take_tickets_back,
+    tickets_of,
+)
 from batchq.store.moves.retrying import (
     RetriedCondition,
     RetriedRun,
@@ -87,11 +104,13 @@ from batchq.store.moves.ticketing import (
 from batchq.store.moves.ticking import anything_open
 
 __all__ = [
+    "RUN_IS_HELD",
     "CountedRun",
     "Early",
     "Executing",
     "Follower",
     "LockedTask",
+    "Moving",
     "Occupied",
     "Peeked",
     "Ready",
@@ -106,6 +125,8 @@ __all__ = [
     "WaitingTask",
     "anything_open",
     "begin_cancel",
+    "bring_back",
+    "cancel_tasks",
     "claimed",
     "clear_unsettled",
     "close_runs",
@@ -117,6 +138,7 @@ __all__ = [
     "discard_unstored",
     "emptied",
     "end_at_once",
+    "end_moving",
     "executing_on",
     "failures",
     "followers",
@@ -126,12 +148,14 @@ __all__ = [
     "grant",
     "hand_out",
     "hasten",
+    "hold_run",
     "in_order",
     "is_storing",
     "is_unsettled",
     "left_executing",
     "lock_now",
     "lock_out",
+    "lock_run",
     "lock_run_to_retry",
     "lock_runs",
     "lock_tickets",
@@ -141,8 +165,12 @@ __all__ = [
     "mark",
     "mark_unsettled",
     "move_sharing",
+    "moved_up_to",
+    "moving",
+    "moving_runs",
     "new_token",
     "not_before",
+    "not_started",
     "numbers_not_before",
     "numbers_out",
     "numbers_ready",
@@ -151,14 +179,20 @@ __all__ = [
     "occupancy_later",
     "open_again",
     "peek",
+    "put_aside",
+    "put_aside_from",
     "ready",
+    "release_run",
     "requeue",
+    "rows_at_once",
     "run_to_retry",
     "runs_retrying",
     "start_own",
     "start_runs",
+    "take_tickets_back",
     "tasks_to_reset",
     "tasks_to_retry",
+    "tickets_of",
     "tickets_out",
     "unqueue",
     "unsettled_ends",

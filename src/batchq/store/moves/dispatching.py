@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from sqlalchemy import bindparam, func, select, update
 
-from batchq.core.states import State
+from batchq.core.states import RunState, State
 from batchq.store.columns import RUN, TASK, status_in_index, status_is
 from batchq.store.moves.becoming import becomes
 from batchq.store.moves.listing import Listing
@@ -88,6 +88,8 @@ _of_group = (
     select(TASK.id, TASK.name, TASK.group_name, TASK.attempt, TASK.own_class, TASK.ready_at, RUN.job)
     .join(Run, RUN.id == TASK.run_id)
     .where(status_in_index(State.READY), TASK.group_name == bindparam("group"))
+    # Rows follow a hold or a cancel in pieces: the run itself says that nothing of it may start.
+    .where(~RUN.held, RUN.status == RunState.EXECUTING.value)
     .order_by(TASK.own_class.desc(), TASK.ready_at, TASK.id)
     .limit(bindparam("limit"))
     .with_for_update(of=TaskRow.__table__, skip_locked=True, key_share=True)

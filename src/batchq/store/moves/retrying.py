@@ -76,7 +76,8 @@ _run = select(RUN.id, RUN.job_id, RUN.job, RUN.status, RUN.retry, RUN.verdicts, 
     RUN.id == bindparam("run")
 )
 _RUN = Statement(_run, row=RetriedRun)
-_LOCK_RUN = Statement(_run.with_for_update(key_share=True), row=RetriedRun)
+# As every action of an operator, it waits for whoever moves the run's rows in pieces.
+_LOCK_RUN = Statement(_run.with_for_update(), row=RetriedRun)
 _LOCK_JOB = Statement(select(JOB.id).where(JOB.id == bindparam("job")).with_for_update(key_share=True))
 # Nobody knows whether such an attempt did its work (rule 52).
 _DOUBTFUL = (Reason.LOST, Reason.TIMED_OUT, Reason.ABORTED)
