@@ -88,7 +88,7 @@ def retry(database: Database, asked: Retry, note: Note) -> Retried:
         if done is None:
             continue
         for _ in () if at_once else reopen(database, asked.run):
-            crash.point("retrying")
+            crash.point("run-moving")
         return done
     raise Conflict(f"Run {asked.run} changes all the time. Try again.")
 
