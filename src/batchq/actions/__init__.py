@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from batchq.actions.file import apply
     from batchq.actions.group import delete_group, pause_group, resume_group, set_group
     from batchq.actions.job import release_job, withhold_job
+    from batchq.actions.rerun import accept_task, retry_run, retry_runs, retry_task, set_run_priority
     from batchq.actions.run import cancel_run, cancel_runs, hold_run, hold_runs, release_run, release_runs
     from batchq.actions.server import (
         add_groups,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Change",
     "RunFilter",
+    "accept_task",
     "add_groups",
     "add_window",
     "apply",
@@ -55,8 +57,12 @@ __all__ = [
     "remove_groups",
     "remove_window",
     "resume_group",
+    "retry_run",
+    "retry_runs",
+    "retry_task",
     "set_group",
     "set_groups",
+    "set_run_priority",
     "set_server",
     "withhold_job",
 ]
@@ -66,6 +72,7 @@ __getattr__ = attributes(
     {
         "Change": "batchq.actions.change",
         "RunFilter": "batchq.actions.bulk",
+        "accept_task": "batchq.actions.rerun",
         "add_groups": "batchq.actions.server",
         "add_window": "batchq.actions.window",
         "apply": "batchq.actions.file",
@@ -90,8 +97,12 @@ __getattr__ = attributes(
         "remove_groups": "batchq.actions.server",
         "remove_window": "batchq.actions.window",
         "resume_group": "batchq.actions.group",
+        "retry_run": "batchq.actions.rerun",
+        "retry_runs": "batchq.actions.rerun",
+        "retry_task": "batchq.actions.rerun",
         "set_group": "batchq.actions.group",
         "set_groups": "batchq.actions.server",
+        "set_run_priority": "batchq.actions.rerun",
         "set_server": "batchq.actions.server",
         "withhold_job": "batchq.actions.job",
     },

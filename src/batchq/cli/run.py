@@ -130,7 +130,7 @@ def runs_table(runs: Sequence[views.RunCounts]) -> Table:
             (
                 str(run["run"]),
                 run["job"],
-                label(run["status"]),
+                standing(run),
                 local(run["submitted_at"], now),
                 lasted(run, now),
                 counted(run["tasks"]),
@@ -141,11 +141,16 @@ def runs_table(runs: Sequence[views.RunCounts]) -> Table:
     )
 
 
+def standing(run: views.RunLine) -> str:
+    """How a run stands, in one or a few words."""
+    return label(run["status"]) + (", being retried" if run["retrying"] else "")
+
+
 def _drawn(view: views.RunView) -> Iterator[Part]:
     now = users_now()
     submitted = local(view["submitted_at"], now)
     name = f"{view['job']} run {view['run']}"
     named = {"run by": view["run_by"], "company": view["company"]}
     whose = ", ".join(f"{said} {name}" for said, name in named.items() if name is not None)
-    yield f"{name}: {label(view['status'])}, submitted {submitted}, {lasted(view, now)}{whose and f'; {whose}'}"
+    yield f"{name}: {standing(view)}, submitted {submitted}, {lasted(view, now)}{whose and f'; {whose}'}"
     yield tasks_table(view["tasks"], now)

@@ -33,6 +33,7 @@ class RunRow(NamedTuple):
     submitted_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
+    retry: str | None
 
 
 RUN_ROWS = select(*(RUN[field] for field in RunRow._fields))

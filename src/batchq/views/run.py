@@ -29,12 +29,16 @@ _TASK_COLUMNS = (
     TASK.claimed_at,
     TASK.ended_at,
     TASK.error,
+    TASK.accepted,
     SERVER_NAME,
 )
 
 
 class RunLine(TypedDict):
-    """A run without its tasks; `started_at` is the instant of its first claim (rule 20)."""
+    """A run without its tasks; `started_at` is the instant of its first claim (rule 20).
+
+    `retrying` is true while a large retry is under way: the run has its old verdict until all its tasks are reset.
+    """
 
     run: int
     job: str
@@ -44,6 +48,7 @@ class RunLine(TypedDict):
     submitted_at: str | None
     started_at: str | None
     ended_at: str | None
+    retrying: bool
 
 
 class RunCounts(RunLine):
@@ -100,6 +105,7 @@ def run_line(row: RunRow | Selected) -> RunLine:
         "submitted_at": iso(row.submitted_at),
         "started_at": iso(row.started_at),
         "ended_at": iso(row.ended_at),
+        "retrying": row.retry is not None,
     }
 
 

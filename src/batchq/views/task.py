@@ -26,7 +26,10 @@ SERVER_NAME = func.coalesce(ATTEMPT.server, SERVER.name).label("server")
 
 
 class TaskLine(TypedDict):
-    """A task in its run; `why` is null once it started, `handled_by` names the task that took its error out."""
+    """A task in its run; `why` is null once it started, `handled_by` names the task that took its error out.
+
+    `accepted` says by whom and why the task counts as done without an attempt (rule 54).
+    """
 
     name: str
     status: str
@@ -39,6 +42,7 @@ class TaskLine(TypedDict):
     ended_at: str | None
     error: str | None
     handled_by: str | None
+    accepted: str | None
     why: str | None
     result: JSON
 
@@ -96,6 +100,7 @@ def task_line(row: Selected, why: str | None, handled_by: str | None) -> TaskLin
         "ended_at": iso(row.ended_at) if state in TERMINAL else None,
         "error": row.error,
         "handled_by": handled_by if state is State.ERROR else None,
+        "accepted": row.accepted,
         "why": why,
         "result": json.loads(row.result) if row.result is not None else None,
     }
