@@ -41,7 +41,7 @@ FLOORS = [
 # The nouns that people know, and the floors on which each has a file of its name.
 NOUNS = {
     "run": ["store", "views", "actions", "cli"],
-    "task": ["views", "cli"],
+    "task": ["views", "actions", "cli"],
     "job": ["store", "views", "actions", "cli"],
     "group": ["store", "views", "actions", "cli"],
     "server": ["store", "views", "actions", "cli"],

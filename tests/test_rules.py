@@ -17,6 +17,7 @@ import pytest
 
 from batchq import spec
 from batchq.core.conditions import Condition, Ended, Join, Node, readiness, settle, verdict
+from batchq.core.override import Override
 from batchq.core.states import LABELS, MET_BY, MOVES, RUN_MOVES, SYNONYMS, Outcome, RunState, State
 from batchq.core.topology import Server, Topology
 from batchq.core.why import waits_for, why_not, why_ready
@@ -236,6 +237,7 @@ def test_why_tells_the_first_reason_of_the_table_that_fits():
         ready(**dead),
         ready(**stopping),
         ready(**closed),
+        ready(override=Override(0, NOON + timedelta(hours=6), "olav", "licence")),
         ready(busy=2),
         ready(),
     ]

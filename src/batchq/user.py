@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -26,7 +27,9 @@ _actor: ContextVar[Actor | None] = ContextVar("batchq_actor", default=None)
 
 def acting_user() -> str:
     """The name of the person for whom this process acts: `BATCHQ_USER`, else user@host."""
-    return (os.environ.get(VARIABLE) or f"{_login()}@{os.uname().nodename}")[:LONGEST]
+    name = os.environ.get(VARIABLE, "").strip() or f"{_login()}@{platform.node()}"
+    # The environment may hold bytes that no database takes.
+    return "".join(each if each.isprintable() else "?" for each in name[:LONGEST])
 
 
 def by_whom(who: str | None, why: str | None) -> str:

@@ -53,7 +53,7 @@ def filled(said: str) -> list[str]:
     """The words of a command with names in it."""
     noun = said.split()[0]
     name = {"job": "JOB 1", "runs": "JOB 1", "server": "Batch1"}.get(noun, "")
-    given = {"RUN": "1", "TASK": "TASK 2", "NAME": name}
+    given = {"RUN": "1", "TASK": "TASK 5" if "abort" in said else "TASK 2", "NAME": name}
     return [given.get(word, word) for word in shlex.split(said)]
 
 
@@ -66,6 +66,7 @@ def test_what_a_command_prints_fits_its_schema(said: str, shown: str, batchq, ba
     stage.end("TASK 1", log="one line\n", result="[1]")
     stage.start("Batch1")
     stage.end("TASK 2", "ValueError: no")
+    assert stage.start("Batch1") == ["TASK 5"]
     (view,) = re.findall(r"`(\w+)`", shown)
     schema = {"$ref": f"#/$defs/{view}"}
 

@@ -17,7 +17,10 @@ from sqlalchemy import text
 from batchq import Job, actions, engine
 from batchq.config import Settings
 from batchq.coordinator import Coordinator
-from batchq.core.ends import Success
+from batchq.core.ends import End, Failure, Success
+from batchq.core.states import Reason
+from batchq.engine import Flush, Report
+from batchq.errors import Conflict
 from batchq.server.publisher import Publisher
 from batchq.store import moves, trouble
 from batchq.store import server as servers
@@ -29,6 +32,7 @@ from play import Clocked, Play
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 SECONDS = 30.0
+FAILED = Failure(Reason.ERROR, "told to fail")
 WAITS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
 
@@ -266,7 +270,7 @@ def test_a_commit_under_the_dispatch_lock_waits_for_no_follower_that_others_hold
     server.patience = 0.2
     with server.write() as tx:
         topologies.current(tx)
-    flush = engine.Flush(reports=[engine.Report(row.id, row.token, Success())], active=0, pool=2, likely={"default"})
+    flush = engine.Flush(reports=[engine.Report(row.id, row.token, Success())], active=0, pool=2, likely={row.pile})
     with elsewhere(postgresql) as other:
         held(other, ticket)
         served = server.run(engine.serve, life, flush)
@@ -291,13 +295,13 @@ def test_a_commit_that_reports_of_a_run_set_aside_locks_other_runs_before_dispat
     batch.deliver()
     a, c = (batch.at(name)[1] for name in "AC")
     left = engine.Flush(
-        reports=[engine.Report(c.id, c.token, Success())], active=1, pool=2, likely={"default"}, may_advance=False
+        reports=[engine.Report(c.id, c.token, Success())], active=1, pool=2, likely={c.pile}, may_advance=False
     )
     postgresql.run(engine.serve, life, left)
     postgresql.run(lambda tx: trouble.note(tx, {(What.RUN, first): "broken"}, "here", tx.now()))
     with server.write() as tx:
         topologies.current(tx)
-    flush = engine.Flush(reports=[engine.Report(a.id, a.token, Success())], active=0, pool=2, likely={"default"})
+    flush = engine.Flush(reports=[engine.Report(a.id, a.token, Success())], active=0, pool=2, likely={a.pile})
     with elsewhere(postgresql) as other:
         moves.lock_runs(other, [second])
         other.execute(text("SELECT 1"))
@@ -306,3 +310,41 @@ def test_a_commit_that_reports_of_a_run_set_aside_locks_other_runs_before_dispat
             other.rollback()
     assert not isinstance(ended[0], Exception)
     assert batch.verdict(second) == "success"
+
+
+# --- aborts -------------------------------------------------------------------------------------------------
+
+
+def being_aborted(batch: Play, end: End = FAILED) -> tuple[int, Report]:
+    """A run whose task executes, and the report of its end."""
+    batch.live("AOS1", pool_kind="prefork")
+    run, ticket = one_task(batch)
+    batch.serve("AOS1", offers=[ticket])
+    _, row = batch.at("A", run)
+    return run, Report(row.id, row.token, end)
+
+
+@pytest.mark.parametrize(("end", "status"), [(Success(), "success"), (FAILED, "error")])
+def test_an_abort_waits_for_an_outcome_that_is_being_stored_which_then_counts_as_rule_32_says(
+    batch, postgresql, end, status
+):
+    run, report = being_aborted(batch, end)
+    life = batch.workers["AOS1"].life
+    with elsewhere(postgresql) as finish:
+        engine.serve(finish, life, Flush(reports=[report], active=1, pool=2))
+        finish.execute(text("SELECT 1"))
+        with meanwhile(postgresql, lambda: actions.abort_task(other_of(postgresql), run, "A")) as ended:
+            finish.commit()
+    (refusal,) = ended
+    assert isinstance(refusal, Conflict), refusal
+    assert batch.states(run) == {"A": status}
+    assert batch.task(run, "A").abort is False
+
+
+def test_an_outcome_waits_for_an_abort_that_is_being_stored_and_is_one_then(batch, postgresql):
+    run, report = being_aborted(batch)
+    with elsewhere(postgresql) as abort:
+        assert engine.abort(abort, report.task, report.token)
+        with meanwhile(postgresql, lambda: batch.serve("AOS1", [report])):
+            abort.commit()
+    assert batch.states(run) == {"A": "canceled"}

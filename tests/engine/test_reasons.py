@@ -61,7 +61,7 @@ ENDS: dict[str, tuple[Callable[[Play], object], Reason | None]] = {
     "its process ends": (reported(LOST), Reason.LOST),
     "it runs too long": (reported(Failure(Reason.TIMED_OUT, "timed out: still running")), Reason.TIMED_OUT),
     "its server cannot start it": (reported(Failure(Reason.NOT_STARTED, "not started: no")), Reason.NOT_STARTED),
-    "an operator ends it": (reported(Failure(Reason.ABORTED, "terminated by an operator")), Reason.ABORTED),
+    "an operator ends it": (reported(Failure(Reason.ABORTED, "aborted by an operator")), Reason.ABORTED),
     "its server falls silent": (lambda batch: batch.lose("AOS1"), Reason.LOST),
     "its server begins a new life": (lambda batch: batch.live("AOS1"), Reason.LOST),
     "its server stops": (lambda batch: batch.stop("AOS1"), Reason.LOST),

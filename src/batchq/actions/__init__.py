@@ -1,4 +1,4 @@
-"""Actions of people: apply a file, manage servers, groups, jobs and runs; and find things by name.
+"""Actions of people: apply a file, manage servers, groups, jobs, runs and tasks; and find things by name.
 
 Each action is one transaction, which also takes back the tickets that no longer hold. Tickets for what it
 freed leave with the next advance.
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from batchq.actions.file import apply
     from batchq.actions.group import delete_group, pause_group, resume_group, set_group
     from batchq.actions.job import release_job, withhold_job
+    from batchq.actions.override import end_override, override_server
     from batchq.actions.rerun import accept_task, retry_run, retry_runs, retry_task, set_run_priority
     from batchq.actions.run import cancel_run, cancel_runs, hold_run, hold_runs, release_run, release_runs
     from batchq.actions.server import (
@@ -26,12 +27,14 @@ if TYPE_CHECKING:
         set_groups,
         set_server,
     )
+    from batchq.actions.task import abort_task
     from batchq.actions.window import add_window, remove_window
     from batchq.store.find import find_group, find_job, find_run, find_server, find_task
 
 __all__ = [
     "Change",
     "RunFilter",
+    "abort_task",
     "accept_task",
     "add_groups",
     "add_window",
@@ -42,6 +45,7 @@ __all__ = [
     "delete_server",
     "disable",
     "enable",
+    "end_override",
     "ensure_server",
     "find_group",
     "find_job",
@@ -50,6 +54,7 @@ __all__ = [
     "find_task",
     "hold_run",
     "hold_runs",
+    "override_server",
     "pause_group",
     "release_job",
     "release_run",
@@ -72,6 +77,7 @@ __getattr__ = attributes(
     {
         "Change": "batchq.actions.change",
         "RunFilter": "batchq.actions.bulk",
+        "abort_task": "batchq.actions.task",
         "accept_task": "batchq.actions.rerun",
         "add_groups": "batchq.actions.server",
         "add_window": "batchq.actions.window",
@@ -82,6 +88,7 @@ __getattr__ = attributes(
         "delete_server": "batchq.actions.server",
         "disable": "batchq.actions.server",
         "enable": "batchq.actions.server",
+        "end_override": "batchq.actions.override",
         "ensure_server": "batchq.actions.server",
         "find_group": "batchq.store.find",
         "find_job": "batchq.store.find",
@@ -90,6 +97,7 @@ __getattr__ = attributes(
         "find_task": "batchq.store.find",
         "hold_run": "batchq.actions.run",
         "hold_runs": "batchq.actions.run",
+        "override_server": "batchq.actions.override",
         "pause_group": "batchq.actions.group",
         "release_job": "batchq.actions.job",
         "release_run": "batchq.actions.run",

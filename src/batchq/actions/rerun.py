@@ -11,6 +11,7 @@ from batchq import engine, user
 from batchq.actions.bulk import RunFilter, Verb, act, each, facts, matching, result_of
 from batchq.actions.change import Change, Step, perform, record, rehearse
 from batchq.actions.job import some
+from batchq.core.priority import PRIORITIES
 from batchq.core.states import LABELS, RUN_ENDED, RunState
 from batchq.engine import Retried, Retry
 from batchq.errors import Conflict, InvalidInput
@@ -18,7 +19,6 @@ from batchq.store import run as runs
 from batchq.store.columns import RUN
 from batchq.store.database import Database
 from batchq.store.find import find_run
-from batchq.store.group import PRIORITIES
 from batchq.store.moves import lock_run
 from batchq.store.transaction import Tx
 from batchq.views import RunResult

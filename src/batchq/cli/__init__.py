@@ -22,7 +22,7 @@ GROUPS = {
 
     RUN is a run's number, or `last` for the newest one.
     """,
-    "task": """Tasks of a run: list, show, log, why.
+    "task": """Tasks: list, errors, show, log, why, abort.
 
     RUN is a run's number, or `last` for the newest one; TASK is the task's name.
     """,
@@ -72,12 +72,14 @@ COMMANDS = {
     "runs cancel": ("run:cancel", "Cancel a run: nothing more of it starts, tasks that are executing finish."),
     "runs retry": ("rerun:retry", "Run the failed tasks of a run again, and all that follows them."),
     "runs set": ("rerun:set_", "Set what is true of a run; its tasks that have not started follow."),
-    "task list": ("task:list_", "List the tasks of a run."),
+    "task list": ("task:list_", "List the tasks of a run, or of all runs."),
+    "task errors": ("failures:errors", "List what went wrong: failed attempts, counted by error."),
     "task show": ("task:show", "Show a task: where it stands, what it runs, its conditions and attempts."),
-    "task log": ("task:log", "Print what an attempt of a task logged."),
+    "task log": ("log:log", "Print what an attempt of a task logged."),
     "task why": ("task:why", "Say why a task has not started, or didn't run."),
     "task retry": ("rerun:retry_task", "Run a task again, and all that follows it."),
     "task accept": ("rerun:accept", "Take a task for done that waits or failed; all that follows it runs again."),
+    "task abort": ("task:abort", "Stop a task that executes: it is canceled, and not tried again."),
     "group list": (
         "group:list_",
         "List the groups: how much waits and runs in each, who may take it, and why it waits.",

@@ -29,7 +29,7 @@ class Chosen(TypedDict):
     job: str | None
     statuses: Sequence[str]
     since: datetime | None
-    older_than: float | None
+    older_than: timedelta | None
     reason: str | None
     dry_run: bool
     yes: bool
@@ -114,7 +114,7 @@ def _in_bulk(verb: Verb, chosen: Chosen) -> list[RunResult]:
 
     age, before = chosen["older_than"], None
     if age is not None:
-        before = ask(lambda tx: tx.now()) - timedelta(seconds=age)
+        before = ask(lambda tx: tx.now()) - age
     wanted = bulk.RunFilter(chosen["job"], chosen["statuses"], chosen["since"], before)
     runs = bulk.matching(database(), wanted, verb)
     if runs and not (chosen["dry_run"] or chosen["yes"]):

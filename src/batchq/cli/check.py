@@ -11,7 +11,9 @@ import click
 from batchq import clock, views
 from batchq.cli.context import batch, database
 from batchq.cli.output import output_option, print_json, say
+from batchq.cli.override import told_zone
 from batchq.cli.wording import told
+from batchq.core.aborting import THREADS, unfit_pool
 from batchq.errors import BatchqError, BrokerUnreachable, QueueRefused
 from batchq.escape import printable
 from batchq.store import broken
@@ -107,7 +109,7 @@ def _of_damage(opened: Database) -> Iterator[str]:
 def _of_servers(opened: Database) -> Iterator[str]:
     with opened.read() as tx:
         servers = views.servers(tx)
-        problems = views.setup_problems(tx) if servers else []
+        problems = views.setup_problems(tx, timezone=told_zone()) if servers else []
     if not servers:
         yield "There are no batch servers. `batchq server start NAME` starts one."
     elif all(server["state"] in ("stopped", "lost") for server in servers):
@@ -171,7 +173,9 @@ def _notes(joined: BatchQ, opened: Database | None) -> Iterator[str]:
             name = group["group"]
             yield f"Group {name} is paused: nothing of it starts. `batchq group resume {name}` lets it go on."
     for server in servers:
-        if server["pool_kind"] == "threads":
+        if server["pool_kind"] == THREADS:
             shared = "one that ends the process, or changes its limits, signals or folder, does so for all"
             name = server["name"]
             yield f"Server {name} runs tasks in threads: they can be neither aborted nor timed out, and {shared}."
+        elif unfit := unfit_pool(server["pool_kind"], server["name"]):
+            yield f"Tasks of server {server['name']} cannot be aborted: {unfit}."

@@ -6,19 +6,20 @@ import math
 import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
-from datetime import time as time_of_day
 
 import click
 
 from batchq import clock
 from batchq.cli.context import timezone
+from batchq.core.moments import is_duration, last_time, parse_duration
 from batchq.core.windows import DAYS, YEARS, Window, parse_date, parse_days, parse_time, zone
 
 TEXT = re.compile(r"\s*([\d:]+)\s*-\s*([\d:]+)\s*=\s*(-?\d{1,9})(?:\s+([^\s\[\]]+))?\s*(?:\[([^\[\]]*)\])?\s*")
 FORM = '"18:00-07:30=20 Europe/Oslo [mon-fri]"'
+CLOCK = re.compile(r"[0-9]{1,2}:[0-9]{2}(?::[0-9]{2})?")
+# How a help text names the forms of SINCE.
+TIMES = "18:00, 5m, 1.5h or 30d ago, or an instant"
 LONGEST_HOURS = 24 * 400
-TIME_OF_DAY = re.compile(r"\d{1,2}:\d{2}(:\d{2})?")
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 LONGEST_SECONDS = 366 * 24 * 3600
 
 
@@ -85,6 +86,28 @@ def parse_instant(text: str, zone_name: str | None = None) -> datetime:
     return (instant if instant.tzinfo else instant.replace(tzinfo=zone(zone_name or users_zone()))).astimezone(UTC)
 
 
+def parse_since(text: str, now: datetime | None = None, zone_name: str | None = None) -> datetime:
+    """Read when a stretch of time began that lasts until now, as UTC; ValueError for a time to come, or for no time.
+
+    The text is a duration, a time of day (the last such one), or an instant; the zone is as in `parse_instant`.
+    """
+    now = now or clock.now()
+    if is_duration(text):
+        return now - parse_duration(text)
+    if CLOCK.fullmatch(text):
+        return last_time(parse_time(text), zone_name or users_zone(), now)
+    try:
+        begin = parse_instant(text, zone_name)
+    except ValueError as error:
+        raise ValueError(
+            f"{text[:80]!r} is no time. Write a time of day, 18:00; a duration back from now, 90, 5m, 1.5h or 30d; "
+            "or an instant, 2026-12-24T18:00."
+        ) from error
+    if begin > now:
+        raise ValueError(f"{text!r} has not come yet. It must lie before now.")
+    return begin
+
+
 def parse_hours(text: str) -> timedelta:
     """Read a number of hours; ValueError unless it is a length of time."""
     try:
@@ -94,37 +117,6 @@ def parse_hours(text: str) -> timedelta:
     if not 0 < hours <= LONGEST_HOURS:
         raise ValueError(f"{text[:80]!r} is not a number of hours. It is more than 0, and at most {LONGEST_HOURS}.")
     return max(timedelta(hours=hours), timedelta(seconds=1))
-
-
-def parse_duration(text: str) -> float:
-    """Read a duration as seconds: a number, or one with s, m, h, d or w; ValueError for anything else."""
-    number, unit = (text[:-1], text[-1]) if text[-1:] in UNITS else (text, "s")
-    try:
-        return parse_seconds(str(float(number) * UNITS[unit]))
-    except ValueError:
-        raise ValueError(
-            f"{text[:80]!r} is no duration. Write seconds, or a number with s, m, h, d or w: 90, 5m, 1.5h."
-        ) from None
-
-
-def parse_since(text: str) -> datetime:
-    """Read the beginning of a time that lasts until now: an instant, a time of day, or a duration.
-
-    A time of day is the last such one, in the user's zone. ValueError for anything else.
-    """
-    if TIME_OF_DAY.fullmatch(text):
-        return _last(parse_time(text))
-    try:
-        return clock.now() - timedelta(seconds=parse_duration(text))
-    except ValueError:
-        return parse_instant(text)
-
-
-def _last(time: time_of_day) -> datetime:
-    now = clock.now().astimezone(zone(users_zone()))
-    today = datetime.combine(now.date(), time, now.tzinfo)
-    last = today if today <= now else datetime.combine(now.date() - timedelta(days=1), time, now.tzinfo)
-    return last.astimezone(UTC)
 
 
 def parse_seconds(text: str) -> float:
@@ -179,10 +171,10 @@ DAY_LIST = Read("days", parse_day_list)
 ZONE = Read("zone", lambda name: zone(name).key)
 WINDOW = Read("window", parse_window)
 INSTANT = Read("instant", parse_instant)
+SINCE = Read("since", parse_since)
+DURATION = Read("duration", parse_duration)
 HOURS = Read("hours", parse_hours)
 SECONDS = Read("seconds", parse_seconds)
-DURATION = Read("duration", parse_duration)
-SINCE = Read("since", parse_since)
 NAME = Read("name", parse_name)
 SERVER = Read("server", parse_server)
 ADDRESS = Read("address", parse_address)

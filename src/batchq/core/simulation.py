@@ -120,7 +120,8 @@ class _Simulator:
         if self.now == self.begin or (self.changes and self.changes[-1] <= self.now):
             while self.changes and self.changes[-1] <= self.now:
                 self.changes.pop()
-            fixed = (replace(each, threads=each.threads_now(self.now), windows=()) for each in self.topology.servers)
+            servers = self.topology.servers
+            fixed = (replace(each, threads=each.threads_now(self.now), windows=(), override=None) for each in servers)
             self.present = replace(self.topology, servers=tuple(fixed))
 
     # --- what happens to tasks ------------------------------------------------------------------------------

@@ -116,9 +116,13 @@ def may_move(before: State, after: State) -> bool:
     return after in MOVES[before]
 
 
-def after_attempt(*, ok: bool, attempt: int, retries: int, canceling: bool = False, final: bool = False) -> State:
-    """Where a task goes when its `attempt`-th start has ended: success, error, or ready again (rules 30-32)."""
+def after_attempt(
+    *, ok: bool, attempt: int, retries: int, canceling: bool = False, final: bool = False, aborted: bool = False
+) -> State:
+    """Where a task goes when its `attempt`-th start has ended: success, error, canceled, or ready (rules 30-32)."""
     if ok:
         return State.SUCCESS
+    if aborted:
+        return State.CANCELED
     again = attempt <= retries and not canceling and not final
     return State.READY if again else State.ERROR

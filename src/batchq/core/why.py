@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
 from batchq.core.conditions import Join, Node, resolution
+from batchq.core.override import Override
 from batchq.core.states import Outcome, State
 from batchq.core.topology import Server, Topology
-from batchq.core.windows import Window, covering, format_time, next_opening, zone
+from batchq.core.windows import Window, covering, format_time, threads_at, zone
 
 _WANTED = {Outcome.SUCCESS: "to succeed", Outcome.ERROR: "to fail", Outcome.FINISHED: "to finish"}
 _MISSED = {
@@ -79,18 +80,40 @@ def _reasons(
 
 
 def _closed(servers: Sequence[Server], now: datetime, timezone: str | None) -> str:
-    openings = [
-        (opening, server)
-        for server in servers
-        if (opening := next_opening(server.windows, server.threads, now)) is not None
-    ]
+    openings = [(opening, server) for server in servers if (opening := server.next_opening(now)) is not None]
     if not openings:
         lacks = "window that opens" if all(server.windows for server in servers) else "threads"
         return f"{names(servers)} {'have' if len(servers) > 1 else 'has'} no {lacks}"
     opening, server = min(openings, key=lambda pair: pair[0])
+    shut = [f"{each.name} is closed by {words}" for each in servers if (words := _shut(each, now, timezone))]
+    if (override := server.overridden(now)) is not None and opening == override.until:
+        return " and ".join(shut[:3])
     window = max(covering(server.windows, opening), key=lambda window: window.threads, default=None)
     shown = timezone or (window or next(each for each in server.windows if not each.vanished)).timezone
-    return f"no server has an open window until {local(opening, shown, now)} ({_which(server, window, shown)})"
+    until = f"no server has an open window until {local(opening, shown, now)} ({_which(server, window, shown)})"
+    return "; ".join([until, *shut[:3]])
+
+
+def _shut(server: Server, now: datetime, timezone: str | None) -> str | None:
+    """Words for the override that closes the server now, if it keeps a thread from work (rule 51)."""
+    override = server.overridden(now)
+    if override is None or not any(
+        threads_at(server.windows, server.threads, instant) for instant in (now, override.until)
+    ):
+        return None
+    return of_override(override, timezone or _zone(server), now)
+
+
+def _zone(server: Server) -> str:
+    """The zone of the server's windows, if it has one that this machine knows."""
+    return next((window.timezone for window in server.windows if not window.vanished), "UTC")
+
+
+def of_override(override: Override, timezone: str, now: datetime) -> str:
+    """`an override until 07:30 Europe/Oslo (olav: 'licence')` (rule 51)."""
+    if not override.readable:
+        return "an override that cannot be read"
+    return f"an override until {local(override.until, timezone, now)} ({override.origin})"
 
 
 def _which(server: Server, window: Window | None, timezone: str) -> str:
@@ -105,9 +128,13 @@ def _threads(number: int) -> str:
 
 
 def local(instant: datetime, timezone: str, now: datetime) -> str:
-    """`18:00 Europe/Oslo`; with its day, `Tue 24 Nov 18:00 Europe/Oslo`, if `now` lies on another one there."""
+    """`18:00 Europe/Oslo`; with its day, `Tue 24 Nov 18:00 Europe/Oslo`, if `now` lies on another one there.
+
+    An instant of another year is told with its year.
+    """
     there, here = instant.astimezone(zone(timezone)), now.astimezone(zone(timezone))
     day = "" if there.date() == here.date() else f"{there:%a %d %b} "
+    day += f"{there:%Y} " if there.year != here.year else ""
     return f"{day}{format_time(there.time().replace(microsecond=0))} {timezone}"
 
 

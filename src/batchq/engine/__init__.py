@@ -1,9 +1,10 @@
-"""The verbs that move work forward: submit, settle, dispatch, claim, finish, recover, hold, cancel; a module for each.
+"""The verbs that move work forward: submit, settle, dispatch, claim, finish, recover, hold, cancel, abort.
 
-Each function takes the transaction that it works in, and none sends a message. A caller publishes the tickets that it
-gets back after the commit.
+Each has a module. Each function takes the transaction that it works in, and none sends a message. A caller publishes
+the tickets that it gets back after the commit.
 """
 
+from batchq.engine.aborting import abort, aborted
 from batchq.engine.advancing import Advance, advance, hand_out
 from batchq.engine.canceling import cancel
 from batchq.engine.dispatching import dispatch, follow_clock
@@ -11,7 +12,6 @@ from batchq.engine.flush import Flush, Life, Offer, Report, Served
 from batchq.engine.holding import go_on, hold, move_on, release
 from batchq.engine.recovering import (
     STOPPED,
-    TERMINATED,
     lose,
     lose_again,
     recover_missing,
@@ -28,7 +28,6 @@ from batchq.engine.ticketing import is_overdue, offer_again, take_back
 
 __all__ = [
     "STOPPED",
-    "TERMINATED",
     "Advance",
     "Flush",
     "Life",
@@ -38,6 +37,8 @@ __all__ = [
     "Retry",
     "Served",
     "Unfinished",
+    "abort",
+    "aborted",
     "advance",
     "cancel",
     "dispatch",

@@ -1,4 +1,4 @@
-"""Finish: how attempts ended is stored, and tasks succeed, fail or become ready again (rules 30-32)."""
+"""Finish: how attempts ended is stored, and tasks succeed, fail, are canceled or become ready again (rules 30-32)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from batchq.core.ends import Failure, Success
-from batchq.core.states import RunState, State, after_attempt
+from batchq.core.states import Reason, RunState, State, after_attempt
+from batchq.engine.aborting import as_aborted
 from batchq.engine.flush import Life, Report
 from batchq.store import moves
 from batchq.store.moves import LockedTask
@@ -33,13 +34,16 @@ def finish(
     caller is `settling` them in this transaction. A report repeated after a commit whose reply was lost finds its own
     work done; it is not stale.
     """
-    rows, attempts, held, found = [], [], [], Finished()
+    rows, attempts, held, marked, found = [], [], [], [], Finished()
     standing = {row.id: row for row in locked.rows}
     for report in reports:
         row = standing.get(report.task)
         if row is None or (row.token, row.server_id, row.epoch) != (report.token, life.server, life.epoch):
             found.stale += 1
         elif row.status == State.EXECUTING:
+            if row.abort:
+                report = as_aborted(report)
+                marked.append(report.task)
             state = _state_after(report, row)
             standing[report.task] = row._replace(status=state)
             if state is State.READY:
@@ -52,6 +56,7 @@ def finish(
     if rows:
         moves.write_outcomes(tx, rows, attempts, now)
         moves.put_aside(tx, held)
+    moves.clear_aborts(tx, marked)
     return found
 
 
@@ -63,6 +68,7 @@ def _state_after(report: Report, row: LockedTask) -> State:
         retries=row.retries,
         canceling=row.run_status == RunState.CANCELING,
         final=isinstance(end, Failure) and end.final,
+        aborted=isinstance(end, Failure) and end.reason is Reason.ABORTED,
     )
 
 

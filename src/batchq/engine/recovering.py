@@ -23,7 +23,6 @@ from batchq.store.trouble import Key, What
 
 LOST = "lost: server {name} went away during this attempt; what it did is not known"
 STOPPED = "lost: its server was stopped during this attempt; what it did is not known"
-TERMINATED = "terminated by an operator ({signal})"
 MISSING = "lost: server {name} no longer has this attempt; what it did is not known"
 
 

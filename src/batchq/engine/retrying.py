@@ -16,6 +16,7 @@ from batchq.errors import Conflict
 from batchq.store import moves
 from batchq.store.database import Database
 from batchq.store.find import find_task
+from batchq.store.group import name_groups
 from batchq.store.moves import RetriedRun
 from batchq.store.transaction import Tx
 
@@ -51,11 +52,15 @@ class Retried:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """A run with its tasks and conditions, as they were at one moment, and the ids of the tasks that are named."""
+    """A run with its tasks and conditions, as they were at one moment, and the ids of the tasks that are named.
+
+    The groups `lacking` were deleted since; a task names them again (rule 13).
+    """
 
     run: RetriedRun
     graph: Graph
     named: Sequence[int] = ()
+    lacking: Sequence[str] = ()
 
     def seeds(self, retry: Retry) -> list[int]:
         """The tasks that are reset whatever they follow (rule 33d)."""
@@ -83,6 +88,8 @@ def retry(database: Database, asked: Retry, note: Note) -> Retried:
         with database.read() as tx:
             look = look_at(tx, asked)
         plan = planned(look, asked)
+        if look.lacking:  # before the run is locked: that is the order of locks
+            database.run(name_groups, look.lacking)
         at_once = len(plan.resets) <= AT_ONCE
         done = database.run(_at_once if at_once else _begin, look, plan, asked, note)
         if done is None:
@@ -111,7 +118,8 @@ def settle_up(database: Database, run: int) -> None:
 def look_at(tx: Tx, asked: Retry) -> Look:
     """Read the run; raises NotFound for a task that it does not have."""
     run = moves.run_to_retry(tx, asked.run)
-    return Look(run, graph_of(tx, asked.run), [find_task(tx, asked.run, name) for name in asked.tasks])
+    named = [find_task(tx, asked.run, name) for name in asked.tasks]
+    return Look(run, graph_of(tx, asked.run), named, moves.groups_lacking(tx, asked.run))
 
 
 def planned(look: Look, asked: Retry) -> Rerun:

@@ -10,6 +10,7 @@ from typing import cast
 from batchq import views
 from batchq.core import secrets
 from batchq.core.conditions import Condition, Join
+from batchq.core.priority import PRIORITIES
 from batchq.core.simulated import Found, SimRun, SimTask
 from batchq.core.states import TERMINAL, Outcome, RunState, State
 from batchq.core.topology import DEFAULT_GROUP, Topology
@@ -20,7 +21,7 @@ from batchq.planning.servers import choose_servers, with_pools
 from batchq.spec import Document, JobSpec, Priority, TaskSpec
 from batchq.store import topology as topologies
 from batchq.store.database import Database
-from batchq.store.group import PRIORITIES, group_priorities
+from batchq.store.group import group_priorities
 from batchq.store.transaction import Tx
 from batchq.views import PRIORITY_NAMES
 

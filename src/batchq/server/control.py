@@ -46,6 +46,7 @@ INSPECTION: Mapping[str, tuple[str, ...]] = {
 }
 QUEUES = Advice("the queues of a batch server follow its groups: use {}", Action.SET_GROUPS, ("NAME", "GROUP"))
 POOL = Advice("the pool of a batch server follows its threads and windows: use {}", Action.SET_THREADS, ("NAME", "N"))
+TICKET = Advice("this is a ticket, whose task would be offered again; {} cancels what has not started", Action.CANCEL)
 # Celery's commands that would change what is decided in SQL or by the job, with the answer that says so.
 DECIDED_ELSEWHERE: Mapping[str, Advice | str] = {
     "add_consumer": QUEUES,
@@ -156,28 +157,34 @@ def _terminate(state: State, signal: str, task_id: object, **_: object) -> dict[
 def _revoke(
     state: State, task_id: object, terminate: bool = False, signal: str | int | None = None, **_: object
 ) -> dict[str, str]:
-    """End the attempts of these ids that execute here, if told to terminate them; else say that they go on.
+    """Abort the attempts of these ids that execute here, if told to terminate them; else say that they go on.
 
-    Any other id is remembered for the host's own workers, which ask all workers for such ids when they start. Those
-    workers also write the host's results: here a result store that is away would stop the loop.
+    An abort is marked in SQL first, as by `batchq task abort` (rule 32), so no other signal can be chosen. A ticket
+    that waits here is refused. Any other id is remembered for the host's own workers, which ask all workers for such
+    ids when they start. Those also write the host's results: here a result store that is away would stop the loop.
     """
     ids = set(maybe_list(task_id) or ())
     attempts = [each for id_ in ids if isinstance(each := workers.requests.get(id_), Execution)]
-    workers.revoked.update(ids.difference(each.id for each in attempts))
-    if not attempts:
+    server = getattr(state.consumer.controller, "batch_server", None)
+    waiting = [id_ for id_ in ids if server is not None and server.ledger.waits(id_)]
+    workers.revoked.update(ids.difference(waiting, (each.id for each in attempts)))
+    if waiting:
+        return {"error": f"refused: {TICKET.told()}"}
+    if not attempts or server is None:
         return {"ok": "no attempt of this id executes here"}
     try:
-        number = signals.signum(signal or "TERM")
+        signals.signum(signal or "TERM")
     except (AttributeError, TypeError):
         return {"error": f"there is no signal {str(signal)[:NAME_CHARS]!r}"}
-    refusals = {each: each.not_ended_by(terminate) for each in attempts}
+    refusals = {each: each.not_aborted(terminate) for each in attempts}
     for attempt, refusal in refusals.items():
-        logger.warning("remote control: %s", refusal or f"{attempt} is terminated by an operator")
+        logger.warning("remote control: %s", refusal or f"{attempt} is to be aborted")
         if not refusal:
-            attempt.terminate(state.consumer.pool, number)
+            server.aborts.ask(attempt.row.id, attempt.id)
+    server.watch.look()
     if any(refusals.values()):
         return {"error": "; ".join(filter(None, refusals.values()))}
-    return {"ok": f"terminated: {', '.join(map(str, attempts))}"}
+    return {"ok": f"is being aborted: {', '.join(map(str, attempts))}"}
 
 
 # --- inspection alone ---------------------------------------------------------------------------------------

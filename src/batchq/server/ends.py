@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import signal
+from dataclasses import replace
 
 from billiard.common import human_status
 from billiard.exceptions import Terminated
 
+from batchq import engine
 from batchq.core.ends import Failure
 from batchq.core.states import Reason
-from batchq.engine import STOPPED, TERMINATED
 from batchq.server import stop
 from batchq.server.child.order import ERROR_CHARS
 
@@ -26,11 +26,10 @@ def timed_out(seconds: float) -> Failure:
     return Failure(Reason.TIMED_OUT, f"timed out: still running after {seconds:g} s")
 
 
-def aborted(number: int, error: str | None = None) -> Failure:
-    """An attempt aborted by an operator's signal to its process; `error` is the operation's own, if it raised one."""
-    names = {each.value: each.name for each in signal.Signals}
-    said = TERMINATED.format(signal=names.get(number, f"signal {number}"))
-    return Failure(Reason.ABORTED, f"{said} {UNKNOWN}" if error is None else f"{said}: {error}"[:ERROR_CHARS])
+def aborted(error: str | None = None) -> Failure:
+    """An attempt that an operator aborted (rule 32); `error` is what else is said about its end."""
+    failure = engine.aborted(error)
+    return replace(failure, error=failure.error[:ERROR_CHARS])
 
 
 def lost(error: BaseException) -> Failure:
@@ -40,5 +39,5 @@ def lost(error: BaseException) -> Failure:
     else:
         how = str(error).removeprefix("Worker exited prematurely: ").partition(" Job: ")[0].rstrip(".")
     if stop.begun() and "SIGTERM" in how:
-        return Failure(Reason.LOST, STOPPED)  # the signal that stopped the server reached its processes too
+        return Failure(Reason.LOST, engine.STOPPED)  # the signal that stopped the server reached its processes too
     return Failure(Reason.LOST, f"lost: its process ended ({how}) {UNKNOWN}")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
+import signal
 import time
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from billiard.common import TERM_SIGNAL
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
@@ -16,7 +18,7 @@ from celery.worker import state
 from celery.worker.request import Request
 
 from batchq.config import Settings
-from batchq.core import secrets
+from batchq.core import aborting, secrets
 from batchq.core.ends import End, Failure, Success
 from batchq.core.secrets import Veil
 from batchq.core.states import Reason
@@ -35,7 +37,14 @@ from batchq.server.surroundings import Arrival
 from batchq.store.columns import run_of
 from batchq.store.moves import Start
 
+logger = logging.getLogger(__name__)
+
+# From SIGTERM to SIGKILL (rule 32).
+KILL_SECONDS = 5.0
 INSTEAD = Advice("terminate it, or end its run with {}", Action.CANCEL)
+
+
+Ended = TypeVar("Ended", bound=End)
 
 
 class Host(Protocol):
@@ -43,6 +52,7 @@ class Host(Protocol):
 
     name: str
     kind: str
+    pool_kind: str
     app: Celery
     worker: Worker
     settings: Settings
@@ -75,6 +85,9 @@ def _not_started(host: Host, arrival: Arrival, row: Start, reason: str, cause: E
 class Execution(Request):
     """One claimed attempt in the pool; however it ends, exactly one report reaches the ledger."""
 
+    # When its process was told to end, as an operator aborts the task (monotonic seconds).
+    abort_began: float | None = None
+
     def __init__(self, server: Host, arrival: Arrival, row: Start, consumer: Consumer) -> None:
         operations = server.app.tasks  # once: Celery takes a lock for each look
         super().__init__(
@@ -92,7 +105,6 @@ class Execution(Request):
         self.server = server
         self.arrival = arrival
         self.row = row
-        self.ended_by: int | None = None  # the signal that an operator had sent to its process
         self.soft_limit, self.hard_limit = server.worker_limits.of(operations.get(row.operation), row.time_limit)
 
     def start(self, pool: Pool) -> None:
@@ -163,31 +175,41 @@ class Execution(Request):
 
     @property
     def _is_last(self) -> bool:
-        return bool(self.row.attempt > self.row.retries)
+        return self.abort_began is not None or bool(self.row.attempt > self.row.retries)
 
     def __str__(self) -> str:
         return f"{self.row.job} / {self.row.name} (run {run_of(self.row.id)}, attempt {self.row.attempt})"
 
     # --- an operator's wishes -------------------------------------------------------------------------------
 
-    def not_ended_by(self, terminate: bool) -> str | None:
-        """The reason why it goes on although it was revoked, in one sentence; None if it can be terminated."""
+    def not_aborted(self, terminate: bool) -> str | None:
+        """The reason why it goes on although it was revoked, in one sentence; None if it can be aborted."""
         if not terminate:
             return f"{self} executes, and is not revoked: {INSTEAD.told()}"
-        if self.server.kind == "threads":
-            return f"{self} runs in a thread of {self.server.name}, which cannot be terminated alone"
+        if unfit := aborting.unfit_pool(self.server.pool_kind, self.server.name):
+            return f"{self} cannot be aborted: {unfit}"
         return None
 
-    def terminate(self, pool: Pool, signal: int | None = None) -> None:
-        """Send its process this signal. An operation that succeeds all the same stays a success."""
-        number = signal or TERM_SIGNAL
-        if self.time_start is None:  # no process has it yet: Celery calls again when one has
-            self._terminate_on_ack = pool, number
+    def abort(self) -> None:
+        """Stop its process, if one has it, by SIGTERM; by SIGKILL in a later call, once KILL_SECONDS have passed.
+
+        An operation that succeeds all the same stays a success. No other attempt is hurt: a process has one at a time,
+        and the pool gives it no other before the loop has read how this one ended.
+        """
+        if self.time_start is None or self.not_aborted(terminate=True):
             return
-        self.ended_by = number
-        pool.terminate_job(self.worker_pid, number)
+        now = time.monotonic()
+        if self.abort_began is None:
+            self.abort_began = now
+            self.server.pool.stop_child(self.worker_pid, TERM_SIGNAL)
+            self._tell_abort()
+        elif now - self.abort_began >= KILL_SECONDS:
+            self.server.pool.stop_child(self.worker_pid, signal.SIGKILL)
+
+    def _tell_abort(self) -> None:
+        logger.warning("%s is aborted by an operator", self)
         task, request = self.app.tasks.get(self.row.operation), Context(self._request_dict, task=self.row.operation)
-        signals.task_revoked.send(sender=task, request=request, terminated=True, signum=number, expired=False)
+        signals.task_revoked.send(sender=task, request=request, terminated=True, signum=TERM_SIGNAL, expired=False)
 
     # --- called by the pool; on the threads pool from its threads -------------------------------------------
 
@@ -200,20 +222,26 @@ class Execution(Request):
             self.on_failure(values)
             return
         done = Done._make(values)
-        if done.spent:
+        if done.spent or self.abort_began is not None:  # told to end, it must be given nothing more
             self.server.pool.replace(self.worker_pid)
         if done.returned:
-            if self._hand_to(self.server.worker.pool) is None:
-                self._fail(ends.not_started("its process was spoiled, and the server takes no other while it stops"))
+            self._start_again()
             return
-        end = done.end
-        if isinstance(end, Failure) and self.ended_by:
-            end = ends.aborted(self.ended_by, end.error)
+        end = self._seen(done.end)
         self._report(end, done.log)
         if isinstance(end, Success):
             self.send_event("task-succeeded", result=None, runtime=time.time() - (self.time_start or 0))
         else:
             self.send_event("task-failed", exception=end.error, traceback="")
+
+    def _start_again(self) -> None:
+        """Give the order, which came back untouched, to another process."""
+        if self.abort_began is not None:
+            self._fail(ends.aborted())
+            return
+        self.time_start = None
+        if self._hand_to(self.server.worker.pool) is None:
+            self._fail(ends.not_started("its process was spoiled, and the server takes no other while it stops"))
 
     def on_failure(self, einfo: ExceptionInfo, send_failed_event: bool = True, return_ok: bool = False) -> None:
         """The child did not come back: it died, or could not be reached."""
@@ -224,8 +252,10 @@ class Execution(Request):
         if issubclass(type(error), TimeLimitExceeded):
             self.on_timeout(soft=False, timeout=self.hard_limit)
         elif issubclass(type(error), WorkerLostError | Terminated):
-            self._fail(ends.aborted(self.ended_by) if self.ended_by else ends.lost(error), error)
+            self._fail(ends.lost(error) if self.abort_began is None else ends.aborted(), error)
         else:
+            if self.abort_began is not None:
+                self.server.pool.replace(self.worker_pid)
             # Veiled here too: an error of sending may show the arguments that could not be sent.
             text = Veil(secrets.unpacked(self.row.kwargs)[1]).hide(exceptions.in_a_line(error))
             self._fail(Failure(Reason.ERROR, exceptions.clean(text)[:ERROR_CHARS]))
@@ -249,6 +279,7 @@ class Execution(Request):
                 self._tell(cause)
 
     def _fail(self, failure: Failure, cause: Exception | None = None) -> None:
+        failure = self._seen(failure)
         self.say_end(failure.error, cause)
         self._report(failure)
         self.send_event("task-failed", exception=failure.error, traceback="")
@@ -271,6 +302,12 @@ class Execution(Request):
                 id=row.token, root_id=row.token, task=row.operation, args=args, kwargs=kwargs, retries=row.attempt - 1
             )
             signals.task_retry.send(sender=task, request=request, reason=Retry(exc=error), einfo=einfo)
+
+    def _seen(self, end: Ended) -> Ended | Failure:
+        """An end in the light of an abort: what its process reports after SIGTERM is no failure of its own."""
+        if self.abort_began is None or not isinstance(end, Failure) or end.reason is Reason.ABORTED:
+            return end
+        return ends.aborted(end.error)
 
     def _report(self, end: End, log: str | None = None) -> None:
         state.task_ready(self, successful=isinstance(end, Success))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from operator import methodcaller
 from typing import TypeVar
 
@@ -92,6 +93,12 @@ class Ledger:
     def has(self, token: str) -> bool:
         """Whether the attempt of this token is here, in whatever state."""
         return token in self._tokens
+
+    def waits(self, token: str) -> bool:
+        """Whether a ticket of this token is here whose attempt has not begun."""
+        return token in self._tokens and any(
+            arrival.offer.token == token for arrival in (*self._arrivals, *self._parked)
+        )
 
     @property
     def room(self) -> int:
@@ -226,7 +233,7 @@ class Ledger:
     def _begin_own(self, rows: Sequence[Start]) -> None:
         """Start what this server handed to itself, as if its message had come."""
         for row in rows:
-            arrival = Arrival(Offer(row.id, row.token, row.group_name), LocalMessage(), self._monotonic())
+            arrival = Arrival(Offer.of(row), LocalMessage(), self._monotonic())
             self._tokens.add(row.token)
             self.active[row.token] = arrival
             crash.point("claim-committed")
@@ -236,9 +243,10 @@ class Ledger:
         for arrival in arrivals:
             token = arrival.offer.token
             if token in claimed:
-                self.active[token] = arrival
+                row = claimed[token]
+                self.active[token] = arrival = replace(arrival, offer=Offer.of(row))
                 crash.point("claim-committed")
-                self._around.start(arrival, claimed[token])
+                self._around.start(arrival, row)
                 crash.point("attempt-started")
                 # From the claim on the row has the truth; and a broker may not wait for hours (RabbitMQ: 30 min).
                 self.acknowledge(arrival.message)

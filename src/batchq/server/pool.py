@@ -12,6 +12,7 @@ from typing import Protocol
 from billiard import Lock
 from billiard.pool import RUN
 
+from batchq.core import aborting
 from batchq.errors import PlaceRefuses
 from batchq.server import quick
 from batchq.server.celery_types.loop import Hub
@@ -20,6 +21,8 @@ from batchq.server.celery_types.pool import Child, Pool, Processes
 logger = logging.getLogger(__name__)
 
 MODULES = {"prefork": "celery.concurrency.prefork", "threads": "celery.concurrency.thread"}
+# Celery's words for the strategy that gives a child its next task before it has read the end of the last one.
+UNFAIR = ("fast", "fcfs")
 SEMAPHORES = "Mount it, writable for this user, or start the server with --pool threads."
 # Each child costs the loop some milliseconds, in which it sees to nothing else.
 CHILDREN_AT_ONCE = 4
@@ -50,10 +53,18 @@ class Following(Protocol):
     def replace(self, pid: int) -> None:
         """Put another process in the place of this one, which is idle and must be given nothing more."""
 
+    def stop_child(self, pid: int, number: int) -> None:
+        """Send this signal to a process that executes an attempt, and to the programs that this has started."""
+
 
 def kind_of(pool_class: type) -> str | None:
     """`prefork` or `threads`; None for a pool that a batch server cannot use (rule 16)."""
     return next((kind for kind, module in MODULES.items() if pool_class.__module__ == module), None)
+
+
+def told(kind: str, optimization: str | None) -> str:
+    """The kind of a worker's pool as it is stored: with Celery's `-O fast` no task there can be aborted (rule 32)."""
+    return aborting.FAST if kind == "prefork" and optimization in UNFAIR else kind
 
 
 def refuse_without_semaphores() -> None:
@@ -99,6 +110,9 @@ class Threads:
 
     def replace(self, pid: int) -> None:
         """Nothing: there is one process for all."""
+
+    def stop_child(self, pid: int, number: int) -> None:
+        """Nothing: no thread can be stopped alone."""
 
 
 class Children:
@@ -177,9 +191,22 @@ class Children:
         inner = self._pool._pool
         if inner is None:
             return
-        child = next((child for child in inner._pool if child.pid == pid), None)
-        if child is not None:
+        if (child := _child(inner, pid)) is not None:
             _let_end(inner, child)
+
+    def stop_child(self, pid: int, number: int) -> None:
+        """Send the signal to a child, and to its process group if it leads one, as billiard does at a time limit."""
+        inner = self._pool._pool
+        if inner is None or (child := _child(inner, pid)) is None:
+            return
+        # The attempt is then reported as terminated, once the child is gone.
+        child._controlled_termination = child._job_terminated = True
+        with contextlib.suppress(OSError):
+            (os.killpg if os.getpgid(pid) == pid else os.kill)(pid, number)
+
+
+def _child(inner: Processes, pid: int) -> Child | None:
+    return next((child for child in inner._pool if child.pid == pid), None)
 
 
 def _idle(inner: Processes) -> Iterator[Child]:

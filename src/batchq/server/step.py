@@ -28,6 +28,7 @@ from batchq.errors import (
     NotFound,
 )
 from batchq.server import celery_gaps, execution, logs, options, pool, stop
+from batchq.server.aborting import Aborts
 from batchq.server.broker import hold_out
 from batchq.server.celery_types.worker import Worker
 from batchq.server.child import restore
@@ -95,6 +96,7 @@ class BatchServer(bootsteps.StartStopStep):
             raise options.UNFIT["autoscale"].said(self.name)
         batch.lead_to_broker(writes=False)
         self.kind = kind
+        self.pool_kind = pool.told(kind, worker.optimization)
         hold_out(self.app, self.name)
         self.worker_limits = WorkerLimits.taken_from(worker)
         worker.prefetch_multiplier = 1
@@ -115,7 +117,7 @@ class BatchServer(bootsteps.StartStopStep):
         try:
             if self.kind == "prefork":
                 pool.refuse_without_semaphores()
-            self.life = enlist(Enlistment(self.patient, self.settings, self.name, self.kind))
+            self.life = enlist(Enlistment(self.patient, self.settings, self.name, self.pool_kind))
             crash.point("enlisted")
         except BatchqError as error:
             logger.critical("%s", error)
@@ -131,8 +133,9 @@ class BatchServer(bootsteps.StartStopStep):
         self._say_what_does_not_hold()
         self._ends = False
         self.ledger = Ledger(self.life, self._surroundings(worker))
-        self.enlistment = Enlistment(self.database, self.settings, self.name, self.kind, anew=True)
-        self.watch = Watch(connection_of_its_own(self.database), self.settings, self.ledger)
+        self.enlistment = Enlistment(self.database, self.settings, self.name, self.pool_kind, anew=True)
+        self.aborts = Aborts(worker.hub.call_soon)
+        self.watch = Watch(connection_of_its_own(self.database), self.settings, self.ledger, self.aborts)
         self.fitting = Fitting(self.watch, self.ledger, self.pool, worker.hub)
         self.watch.start()
         celery_gaps.forget_no_attempts(worker.pool)
@@ -184,6 +187,7 @@ class BatchServer(bootsteps.StartStopStep):
             # asynpool hears of a dead child through its pipe, at times before the kernel has its exit status: then
             # it looks again only after 5 s, and the attempt would take a thread until then.
             self.pool.bury()
+        self.aborts.stop()
         self.fitting.fit()
         self.ledger.look_again()
 

@@ -13,9 +13,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from batchq import clock, engine
 from batchq.config import Settings
 from batchq.core.topology import Server
-from batchq.core.windows import next_change
 from batchq.engine import Life
 from batchq.errors import DatabaseDamaged, DatabaseTooNew, DatabaseUnreachable
+from batchq.server.aborting import Aborts
 from batchq.server.celery_types.loop import Hub
 from batchq.server.ledger import Ledger
 from batchq.server.pool import Following
@@ -52,6 +52,7 @@ class Watch(threading.Thread):
         database: Database,
         settings: Settings,
         ledger: Ledger,
+        aborts: Aborts | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(name="batchq-watch", daemon=True)
@@ -60,6 +61,7 @@ class Watch(threading.Thread):
         self._database = database
         self._settings = settings
         self._ledger = ledger
+        self._aborts = aborts or Aborts()
         self._monotonic = monotonic
         self._missing: dict[str, float] = {}
         self._ended = threading.Event()
@@ -112,6 +114,7 @@ class Watch(threading.Thread):
 
     def _look(self) -> None:
         life = self._ledger.life
+        self._aborts.mark(self._database)
         with self._database.read() as tx:
             schema.refuse_newer(tx)
             topology = topologies.current(tx)
@@ -121,7 +124,9 @@ class Watch(threading.Thread):
         if server is None:
             return  # deleted while it counted as lost: the next heartbeat finds that out
         self.wanted = frozenset(g for g in groups if topology.serves(server, g)), server
-        self._look_for_lost(life, {row.token for row in executing if row.epoch == life.epoch})
+        mine = [row for row in executing if row.epoch == life.epoch]
+        self._aborts.find(row.token for row in mine if row.abort)
+        self._look_for_lost(life, {row.token for row in mine})
 
     def _look_for_lost(self, life: Life, executing: set[str]) -> None:
         """Declare attempts lost that SQL has here, and that this server has not had for a while (rule 31)."""
@@ -179,7 +184,7 @@ class Fitting:
     def _wait_for_change(self, seen: Server, now: datetime) -> None:
         """Be there in the instant in which a window opens or closes, if that is before the next look."""
         if self._change is None or self._change[0] != seen or not self._change[1] <= now < self._change[1] + HOUR:
-            self._change = seen, now, next_change(seen.windows, seen.threads, now)
+            self._change = seen, now, seen.next_change(now)
         change = self._change[2]
         if change and 0 < (seconds := clock.real_seconds(change - now)) < LOOK_SECONDS:
             self._fit_soon(seconds + 0.001)

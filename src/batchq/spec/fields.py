@@ -30,6 +30,7 @@ from batchq.spec.faults import Fault, Path, RuleBroken, near, shown, unknown_key
 
 Priority: TypeAlias = Literal["low", "normal", "high", "critical"]
 
+MOST_UNITS = 1_000_000
 MOST_THREADS = 100_000
 YEAR_SECONDS = 366 * 24 * 3600
 DEPTH = 64
@@ -265,6 +266,7 @@ Names = Annotated[tuple[Name, ...], AfterValidator(_distinct)]
 Args = Annotated[list[JSON], AfterValidator(_json)]
 Kwargs = Annotated[dict[str, JSON], AfterValidator(_json)]
 Threads = Annotated[int, Field(strict=True, ge=0, le=MOST_THREADS)]
+Units = Annotated[int, Field(strict=True, ge=0, le=MOST_UNITS)]
 Seconds = Annotated[float, Field(strict=True, le=YEAR_SECONDS, allow_inf_nan=False)]
 TimeOfDay = Annotated[str, AfterValidator(_time)]
 Zone = Annotated[str, BeforeValidator(_zone, json_schema_input_type=str | None)]

@@ -35,6 +35,7 @@ from batchq.spec.fields import (
     Sizes,
     Threads,
     TimeOfDay,
+    Units,
     Zone,
     sizes_of,
 )
@@ -54,10 +55,10 @@ class TaskSpec(Spec):
 
     `secret` names keyword arguments that nobody may see. `retry_delay`, `time_limit` and `duration` are seconds;
     `duration` is an estimate, for the plan alone.
-    `group` and `priority` None = the job's (rules 10, 28).
+    `group` and `priority` None = the job's (rules 10, 28). `limits` are named ones; the job's count too (rule 29).
     """
 
-    later = frozenset({"children", "limits"})
+    later = frozenset({"children"})
 
     name: Name
     run: Name
@@ -73,6 +74,7 @@ class TaskSpec(Spec):
     time_limit: Annotated[Seconds, Field(gt=0)] | None = None
     duration: Annotated[Seconds, Field(ge=0)] | None = None
     ignore_failure: StrictBool = False
+    limits: Names = ()
 
     @model_validator(mode="after")
     def _fits(self, info: ValidationInfo) -> Self:
@@ -94,7 +96,11 @@ def _task(value: object, validate: ValidatorFunctionWrapHandler) -> TaskSpec:
 
 
 class JobSpec(Spec):
-    """A named piece of work: its tasks, what they have in common, and no circle among them (rule 1)."""
+    """A named piece of work: its tasks, what they have in common, and no circle among them (rule 1).
+
+    `limits` count for each of its tasks, `tasks_at_once` over all its runs, and with `one_at_a_time` a second run waits
+    for the end of the first (rule 29).
+    """
 
     later = frozenset({"start", "every", "cron", "timezone", "on_error"})
 
@@ -104,6 +110,9 @@ class JobSpec(Spec):
     priority: Priority | None = None
     run_by: Name | None = None
     company: Name | None = None
+    limits: Names = ()
+    tasks_at_once: Units | None = None
+    one_at_a_time: StrictBool = False
 
     @model_validator(mode="after")
     def _sound(self, info: ValidationInfo) -> Self:
@@ -119,11 +128,10 @@ class JobSpec(Spec):
 
 
 class GroupSpec(Spec):
-    """A batch group's own settings."""
-
-    later = frozenset({"limits"})
+    """A batch group's own settings; `per_run` is the most of its tasks that a run may have at once (rule 29)."""
 
     priority: Priority = "normal"
+    per_run: Units | None = None
 
 
 class WindowSpec(Spec):
@@ -176,6 +184,7 @@ class ServerSpec(Spec):
 class Document(Spec):
     """All that a file may hold."""
 
+    limits: dict[Name, Units] = {}
     groups: dict[Name, GroupSpec] = {}
     servers: dict[Name, ServerSpec] = {}
     jobs: dict[Name, JobSpec] = {}

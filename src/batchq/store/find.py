@@ -10,14 +10,14 @@ from sqlalchemy import func, select
 from sqlalchemy.sql.elements import ColumnElement
 
 from batchq.errors import Action, Advice, InvalidInput, NotFound, unknown
-from batchq.store.columns import GROUP, JOB, RUN, SERVER, TASK
+from batchq.store.columns import GROUP, JOB, LIMIT, RUN, SERVER, TASK
 from batchq.store.transaction import Tx
 
 T = TypeVar("T")
 
 LARGEST_NUMBER = 2**63 - 1
 # The column that names each kind of thing.
-NAMES = {"job": JOB.name, "server": SERVER.name, "group": GROUP.name}
+NAMES = {"job": JOB.name, "server": SERVER.name, "group": GROUP.name, "limit": LIMIT.name}
 
 
 class RunRow(NamedTuple):
@@ -34,6 +34,10 @@ class RunRow(NamedTuple):
     started_at: datetime | None
     ended_at: datetime | None
     retry: str | None
+    held: bool
+    held_by: str | None
+    held_at: datetime | None
+    held_why: str | None
 
 
 RUN_ROWS = select(*(RUN[field] for field in RunRow._fields))
@@ -91,6 +95,11 @@ def find_server(tx: Tx, name: str) -> int:
     return int(_find(tx, "server", SERVER.id, name))
 
 
+def find_limit(tx: Tx, name: str) -> str:
+    """The limit's name, if there is one; raises NotFound, with the closest (rule 29)."""
+    return str(_find(tx, "limit", LIMIT.name, name))
+
+
 def find_group(tx: Tx, name: str) -> str:
     """The group's name, if there is one; raises NotFound, with the closest (rule 13)."""
     return str(_find(tx, "group", GROUP.name, name))
@@ -106,7 +115,12 @@ def _find(tx: Tx, kind: str, column: ColumnElement[T], name: str) -> T:
 # --- the sentences ------------------------------------------------------------------------------------------
 
 NO_RUN_YET = "There is no run yet."
-LISTS = {"job": Action.LIST_JOBS, "server": Action.LIST_SERVERS, "group": Action.LIST_GROUPS}
+LISTS = {
+    "job": Action.LIST_JOBS,
+    "server": Action.LIST_SERVERS,
+    "group": Action.LIST_GROUPS,
+    "limit": Action.LIST_LIMITS,
+}
 
 
 def no_run(tx: Tx, run: int | str) -> NotFound:

@@ -14,12 +14,16 @@ from sqlalchemy.sql.schema import ScalarElementColumnDefault
 
 from batchq.core import secrets
 from batchq.core.conditions import Join
+from batchq.core.limits import named, of_job, of_run, written
+from batchq.core.priority import PRIORITIES
 from batchq.core.states import NOT_STARTED, RunState
 from batchq.core.topology import DEFAULT_GROUP
 from batchq.store import job as jobs
 from batchq.store import schema
 from batchq.store.columns import CONDITION, RUN, TASK, task_id
-from batchq.store.group import PRIORITIES, named_groups
+from batchq.store.group import NamedGroup, named_groups
+from batchq.store.lane import lanes_for
+from batchq.store.limit import require_limits
 from batchq.store.sql.dialect import dialect
 from batchq.store.sql.statement import Statement
 from batchq.store.tables import Run, TaskCondition, TaskRow
@@ -37,7 +41,10 @@ Node = tuple[Join, tuple[tuple[int, str, bool], ...]]
 
 
 class TaskValues(TypedDict):
-    """The columns of a task before its run has a number; `id` is its position in the job."""
+    """The columns of a task before its run has a number; `id` is its position in the job.
+
+    `limits` are the named limits of the task and of its job, sorted.
+    """
 
     id: int
     name: str
@@ -55,6 +62,7 @@ class TaskValues(TypedDict):
     pending: int
     waits_with: int | None
     sharing: int
+    limits: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,20 +79,26 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """Gives rows the ids that belong to a run, and tasks without a priority that of their group."""
+    """Gives rows the ids that belong to a run, and tasks their lanes; those without a priority get that of their group.
+
+    `lanes` are by group and by the named limits of a task.
+    """
 
     run: int
-    priorities: Mapping[str, int]
+    groups: Mapping[str, NamedGroup]
+    lanes: Mapping[tuple[str, tuple[str, ...]], int]
 
     def task(self, row: TaskValues) -> dict[str, object]:
         """The task's row."""
-        priority = row["own_class"] if row["own_priority"] else self.priorities[row["group_name"]]
+        group = row["group_name"]
+        priority = row["own_class"] if row["own_priority"] else self.groups[group].priority
         first, leader = task_id(self.run, 0), row["waits_with"]
         return {
             **row,
             "id": first + row["id"],
             "run_id": self.run,
             "own_class": priority,
+            "lane": self.lanes[group, row["limits"]],
             "waits_with": None if leader is None else first + leader,
         }
 
@@ -145,7 +159,12 @@ def _task(job: JobSpec, task: TaskSpec, position: int) -> TaskValues:
         "pending": len(task.after),
         "waits_with": None,
         "sharing": 0,
+        "limits": _limits(job, task),
     }
+
+
+def _limits(job: JobSpec, task: TaskSpec) -> tuple[str, ...]:
+    return tuple(sorted({*job.limits, *task.limits})) if job.limits or task.limits else ()
 
 
 def groups_of(job: JobSpec) -> set[str]:
@@ -184,10 +203,38 @@ def open_runs(tx: Tx, specs: Sequence[JobSpec]) -> tuple[list[Number], datetime]
     now = tx.now()
     schema.require_newest(tx, revision)
     jobs.refuse_withheld(kept)
-    ids, priorities = jobs.keep(tx, kept, specs, now), groups.priorities
-    numbers = reserved()
+    ids, found = jobs.keep(tx, kept, specs, now), groups.rows
+    numbers, limited = reserved(), limits_named(specs)
+    require_limits(tx, limited)
     _OPEN_RUNS.later(tx, [_run(run, ids[job.name], job, now) for run, job in zip(numbers, specs, strict=True)])
-    return [Number(run, priorities) for run in numbers], now
+    return [
+        Number(run, found, _lanes(tx, job, found, ids[job.name], run)) for run, job in zip(numbers, specs, strict=True)
+    ], now
+
+
+def _lanes(
+    tx: Tx, job: JobSpec, groups: Mapping[str, NamedGroup], job_id: int, run: int
+) -> dict[tuple[str, tuple[str, ...]], int]:
+    """The lanes of a job's tasks, by group and by named limits; makes those that lack."""
+    kinds = {(task.group or job.group or DEFAULT_GROUP, _limits(job, task)) for task in job.tasks}
+    common = [] if job.tasks_at_once is None else [of_job(job_id)]
+    found, wanted = {}, {}
+    for group, limits in kinds:
+        per_run = groups[group].per_run is not None
+        keys = [*map(named, limits), *common, *([of_run(run)] if per_run else [])]
+        if keys:
+            wanted[group, limits] = (group, written(keys), run if per_run else None)
+        elif (lane := groups[group].lane) is not None:
+            found[group, limits] = lane
+    if wanted:
+        made = lanes_for(tx, list(wanted.values()))
+        found |= {kind: made[group, keys] for kind, (group, keys, _) in wanted.items()}
+    return found
+
+
+def limits_named(specs: Iterable[JobSpec]) -> set[str]:
+    """The named limits of jobs and their tasks."""
+    return {limit for job in specs for task in job.tasks for limit in _limits(job, task)}
 
 
 def _run(number: int, job_id: int, job: JobSpec, now: datetime) -> dict[str, object]:
@@ -206,7 +253,7 @@ def _run(number: int, job_id: int, job: JobSpec, now: datetime) -> dict[str, obj
 _stored = {
     name: TASK[name]
     for name in (
-        *("id", "run_id", "name", "operation", "args", "kwargs", "group_name", "own_class", "own_priority"),
+        *("id", "run_id", "name", "operation", "args", "kwargs", "group_name", "own_class", "own_priority", "lane"),
         *("retries", "retry_delay", "time_limit", "ignore_failure", "joined", "pending", "waits_with", "sharing"),
     )
 }

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
+from batchq.core.override import Override
 from batchq.core.windows import Window, format_days, format_time
 from batchq.store.columns import BINDING, SERVER, WINDOW
 from batchq.store.group import insert_if_new, name_groups
@@ -93,6 +94,17 @@ def set_server(
         tx.execute(delete(ServerWindow).where(WINDOW.server_id == server))
         if windows:
             tx.execute(insert(ServerWindow), [_window_row(server, window) for window in windows])
+
+
+def set_override(tx: Tx, server: int, override: Override | None) -> None:
+    """Set another override, or none; `changed` and taking tickets back belong in the same transaction (rule 51)."""
+    values = {
+        "override_threads": override and override.threads,
+        "override_until": override and override.until,
+        "override_by": override and override.by,
+        "override_why": override and override.why,
+    }
+    tx.execute(update(Server).where(SERVER.id == server).values(**values))
 
 
 def _window_row(server: int, window: Window) -> dict[str, object]:

@@ -28,3 +28,15 @@ class JobResult(TypedDict):
     action: str
     withheld: bool
     open_runs: int
+
+
+class TaskResult(TypedDict):
+    """The result of an action on a task, or of its rehearsal: the attempt that executes, and where."""
+
+    run: int
+    job: str
+    name: str
+    action: str
+    status: str
+    attempt: int
+    server: str | None

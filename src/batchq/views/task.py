@@ -11,10 +11,10 @@ from sqlalchemy import and_, func, select
 
 from batchq.core import secrets
 from batchq.core.json import JSON
+from batchq.core.priority import PRIORITY_NAMES
 from batchq.core.states import NOT_STARTED, TERMINAL, State
 from batchq.store.columns import ATTEMPT, CONDITION, SERVER, TASK
 from batchq.store.find import no_task, run_row
-from batchq.store.group import PRIORITY_NAMES
 from batchq.store.tables import AttemptRow, Server, TaskRow
 from batchq.store.transaction import Tx
 from batchq.views.instants import iso
@@ -29,6 +29,7 @@ class TaskLine(TypedDict):
     """A task in its run; `why` is null once it started, `handled_by` names the task that took its error out.
 
     `accepted` says by whom and why the task counts as done without an attempt (rule 54).
+    `reason` says how its last attempt failed: `error`, `lost`, `timed_out`, `not_started` or `aborted`.
     """
 
     name: str
@@ -41,14 +42,16 @@ class TaskLine(TypedDict):
     started_at: str | None
     ended_at: str | None
     error: str | None
+    reason: str | None
     handled_by: str | None
     accepted: str | None
     why: str | None
     result: JSON
+    stage: str | None
 
 
 class AttemptView(TypedDict):
-    """An attempt that ended, with its log."""
+    """An attempt that ended, with its log; `reason` says how it failed, `error_class` names its exception's class."""
 
     attempt: int
     server: str | None
@@ -56,6 +59,8 @@ class AttemptView(TypedDict):
     started_at: str | None
     ended_at: str | None
     error: str | None
+    reason: str | None
+    error_class: str | None
     log: str | None
 
 
@@ -99,10 +104,12 @@ def task_line(row: Selected, why: str | None, handled_by: str | None) -> TaskLin
         "started_at": iso(row.claimed_at) if started else None,
         "ended_at": iso(row.ended_at) if state in TERMINAL else None,
         "error": row.error,
+        "reason": row.reason,
         "handled_by": handled_by if state is State.ERROR else None,
         "accepted": row.accepted,
         "why": why,
         "result": json.loads(row.result) if row.result is not None else None,
+        "stage": row.stage,
     }
 
 
@@ -145,7 +152,7 @@ def task_view(tx: Tx, run: int, name: str, now: datetime | None = None, *, timez
 
 
 def _row(tx: Tx, run: int, name: str) -> Selected:
-    statement = with_server((*TaskRow.__table__.c, SERVER_NAME))
+    statement = with_server((*TaskRow.__table__.c, ATTEMPT.reason, SERVER_NAME))
     row = tx.execute(statement.where(TASK.run_id == run, TASK.name == name)).one_or_none()
     if row is None:
         raise no_task(tx, run, name)
@@ -165,5 +172,7 @@ def _attempt(row: Selected) -> AttemptView:
         "started_at": iso(row.claimed_at),
         "ended_at": iso(row.ended_at),
         "error": row.error,
+        "reason": row.reason,
+        "error_class": row.error_class,
         "log": row.log,
     }

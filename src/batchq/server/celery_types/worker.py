@@ -33,6 +33,7 @@ class Worker(Protocol):
     time_limit: float | None
     max_tasks_per_child: str | float | None
     max_memory_per_child: str | float | None
+    optimization: str | None
     batch_server: Any
 
     def stats(self) -> dict[str, Any]: ...

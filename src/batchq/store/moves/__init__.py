@@ -3,6 +3,7 @@
 Every function takes the transaction first. Rows are locked in the order: server, runs, tasks, dispatch.
 """
 
+from batchq.store.moves.aborting import LastAttempt, clear_aborts, last_attempt, mark_for_abort
 from batchq.store.moves.canceling import begin_cancel, cancel_tasks, not_started
 from batchq.store.moves.claiming import (
     Executing,
@@ -16,13 +17,14 @@ from batchq.store.moves.claiming import (
 )
 from batchq.store.moves.dispatching import (
     Early,
+    Occupancy,
     Occupied,
     Peeked,
+    Pile,
     Ready,
     counted,
     hand_out,
     hasten,
-    in_order,
     not_before,
     numbers_not_before,
     numbers_ready,
@@ -30,6 +32,8 @@ from batchq.store.moves.dispatching import (
     occupancy_later,
     peek,
     ready,
+    ready_alone,
+    refuse_odd,
 )
 from batchq.store.moves.finishing import LockedTask, locked, write_outcomes
 from batchq.store.moves.holding import (
@@ -58,6 +62,7 @@ from batchq.store.moves.retrying import (
     conditions_to_retry,
     end_at_once,
     go_back,
+    groups_lacking,
     is_unsettled,
     lock_run_to_retry,
     lock_to_reset,
@@ -109,10 +114,13 @@ __all__ = [
     "Early",
     "Executing",
     "Follower",
+    "LastAttempt",
     "LockedTask",
     "Moving",
+    "Occupancy",
     "Occupied",
     "Peeked",
+    "Pile",
     "Ready",
     "RetriedCondition",
     "RetriedRun",
@@ -128,6 +136,7 @@ __all__ = [
     "bring_back",
     "cancel_tasks",
     "claimed",
+    "clear_aborts",
     "clear_unsettled",
     "close_runs",
     "conditions_to_retry",
@@ -146,12 +155,13 @@ __all__ = [
     "given_up",
     "go_back",
     "grant",
+    "groups_lacking",
     "hand_out",
     "hasten",
     "hold_run",
-    "in_order",
     "is_storing",
     "is_unsettled",
+    "last_attempt",
     "left_executing",
     "lock_now",
     "lock_out",
@@ -163,6 +173,7 @@ __all__ = [
     "locked",
     "make_ready",
     "mark",
+    "mark_for_abort",
     "mark_unsettled",
     "move_sharing",
     "moved_up_to",
@@ -182,6 +193,8 @@ __all__ = [
     "put_aside",
     "put_aside_from",
     "ready",
+    "ready_alone",
+    "refuse_odd",
     "release_run",
     "requeue",
     "rows_at_once",

@@ -11,7 +11,7 @@ from sqlalchemy import and_, bindparam, func, or_, select, update
 from batchq.core.states import State
 from batchq.store.columns import DISPATCH, OUT, RUN, SERVER, TASK, status_in_index, status_is
 from batchq.store.moves.becoming import becomes
-from batchq.store.moves.dispatching import Ready
+from batchq.store.moves.dispatching import Pile, Ready
 from batchq.store.moves.ticketing import new_token
 from batchq.store.sql.lists import among
 from batchq.store.sql.statement import Id, Reply, Statement
@@ -32,6 +32,8 @@ class Start(NamedTuple):
     id: int
     name: str
     group_name: str
+    lane: int
+    own_class: int
     attempt: int
     retries: int
     operation: str
@@ -43,13 +45,19 @@ class Start(NamedTuple):
     run_by: str | None
     company: str | None
 
+    @property
+    def pile(self) -> Pile:
+        """The pile of ready tasks in which it lay."""
+        return Pile(self.lane, self.own_class)
+
 
 class Executing(NamedTuple):
-    """An attempt that a server executes, as the database has it."""
+    """An attempt that a server executes, as the database has it; `abort` if an operator wants it stopped."""
 
     id: int
     token: str
     epoch: int
+    abort: bool = False
 
 
 class LeftExecuting(NamedTuple):
@@ -67,7 +75,7 @@ _OWN = becomes(State.READY, State.EXECUTING)
 
 # What a server must know of an attempt to start it: of its task, and of its run.
 _of_task = (
-    *(TASK.id, TASK.name, TASK.group_name, TASK.attempt, TASK.retries),
+    *(TASK.id, TASK.name, TASK.group_name, TASK.lane, TASK.own_class, TASK.attempt, TASK.retries),
     *(TASK.operation, TASK.args, TASK.kwargs, TASK.time_limit, TASK.token),
 )
 _of_run = (RUN.job, RUN.run_by, RUN.company)
@@ -95,6 +103,7 @@ _CLAIM = Statement(
         claimed_at=bindparam("now"),
         ended_at=None,
         error=None,
+        abort=False,
     )
     .returning(TASK.id),
     row=Id,
@@ -105,7 +114,7 @@ _START_OWN = Statement(
         .where(TASK.id == given.task, _OWN.standing, _unchanged)
         .values(status=_OWN.status, token=given.renewed, attempt=TASK.attempt + 1, offers=0)
         .values(server_id=bindparam("server"), epoch=bindparam("epoch_"), queued_at=bindparam("now"))
-        .values(claimed_at=bindparam("now"), ended_at=None, error=None)
+        .values(claimed_at=bindparam("now"), ended_at=None, error=None, abort=False)
         .returning(*_of_task, *_its_run)
     ),
     columns={"task": TASK.id, "renewed": TASK.token},
@@ -119,7 +128,7 @@ _CLAIMED = Statement(
     row=Start,
 )
 _EXECUTING_ON = Statement(
-    select(TASK.id, TASK.token, TASK.epoch)
+    select(TASK.id, TASK.token, TASK.epoch, TASK.abort)
     .where(OUT, status_in_index(State.EXECUTING), TASK.server_id == bindparam("server"))
     .order_by(TASK.id),
     row=Executing,

@@ -1,4 +1,4 @@
-"""Outcomes in SQL: executing → success, error or ready again, each with a row for the attempt (rules 30-32)."""
+"""Outcomes in SQL: executing → success, error, canceled or ready again, with a row for the attempt (rules 30-32)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class LockedTask(NamedTuple):
     id: int
     run_id: int
     status: str
-    group_name: str
+    lane: int
     token: str | None
     attempt: int
     retried_at: int
@@ -32,20 +32,21 @@ class LockedTask(NamedTuple):
     server_id: int | None
     epoch: int | None
     claimed_at: datetime | None
+    abort: bool
     job: str
     run_status: str
     held: bool
     open_tasks: int
 
 
-_ENDED = becomes(State.EXECUTING, State.SUCCESS, State.ERROR, State.READY)
+_ENDED = becomes(State.EXECUTING, State.SUCCESS, State.ERROR, State.CANCELED, State.READY)
 
 _LOCKED = Statement(
     select(
         TASK.id,
         TASK.run_id,
         TASK.status,
-        TASK.group_name,
+        TASK.lane,
         TASK.token,
         TASK.attempt,
         TASK.retried_at,
@@ -54,6 +55,7 @@ _LOCKED = Statement(
         TASK.server_id,
         TASK.epoch,
         TASK.claimed_at,
+        TASK.abort,
         RUN.job,
         RUN.status.label("run_status"),
         RUN.held,
@@ -103,6 +105,6 @@ def locked(tx: Tx, tasks: Collection[int]) -> Reply[LockedTask]:
 def write_outcomes(
     tx: Tx, rows: Sequence[Mapping[str, object]], attempts: Sequence[Mapping[str, object]], now: datetime
 ) -> None:
-    """executing → success, error or ready again, and a row for each attempt."""
+    """executing → success, error, canceled or ready again, and a row for each attempt."""
     _FINISH.later(tx, rows, now=now)
     _ATTEMPT.later(tx, attempts)

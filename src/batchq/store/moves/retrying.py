@@ -6,14 +6,27 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import and_, bindparam, exists, literal_column, or_, select, update
+from sqlalchemy import and_, bindparam, case, exists, func, literal_column, or_, select, update
 
 from batchq.core.states import RUN_ENDED, TERMINAL, Reason, RunState, State
-from batchq.store.columns import ATTEMPT, CONDITION, CONDITIONS_AT, JOB, RUN, TASK, status_in_index, status_is, task_id
+from batchq.store.columns import (
+    ATTEMPT,
+    CONDITION,
+    CONDITIONS_AT,
+    GROUP,
+    JOB,
+    LANE,
+    RUN,
+    TASK,
+    status_in_index,
+    status_is,
+    task_id,
+)
+from batchq.store.lane import PLAIN
 from batchq.store.moves.becoming import becomes, run_becomes
 from batchq.store.sql.lists import among
 from batchq.store.sql.statement import Id, NoRow, Reply, Statement
-from batchq.store.tables import AttemptRow, Run, TaskRow
+from batchq.store.tables import AttemptRow, Group, Lane, Run, TaskRow
 from batchq.store.transaction import Tx
 
 
@@ -161,6 +174,12 @@ _RESET = [becomes(state, State.WAITING) for state in (*sorted(TERMINAL), State.R
 _READIED = becomes(State.WAITING, State.READY)
 _ENDED = becomes(State.WAITING, State.SUCCESS, State.DIDNT_RUN)
 
+_lane_of_group = (
+    select(LANE.id)
+    .where(LANE.group_name == TASK.group_name, LANE.limits == literal_column(f"'{PLAIN}'"))
+    .correlate(TaskRow.__table__)
+    .scalar_subquery()
+)
 _GO_BACK = Statement(
     update(TaskRow)
     .where(among(TASK.id, "tasks"), status_in_index(State.WAITING, *(move.before for move in _RESET)))
@@ -168,6 +187,8 @@ _GO_BACK = Statement(
     .values(unsettled=False, settled_up_to=None, aside=False, abort=False, accepted=None)
     .values(token=None, offers=0, server_id=None, epoch=None, error=None, result=None)
     .values(ready_at=None, queued_at=None, claimed_at=None, ended_at=None)
+    # A task that had ended before there were lanes is in none.
+    .values(lane=case((TASK.lane == 0, func.coalesce(_lane_of_group, 0)), else_=TASK.lane))
 )
 _READY = Statement(
     update(TaskRow)
@@ -228,8 +249,16 @@ def open_again(tx: Tx, run: int, tasks: int) -> None:
     """An ended run → executing, with so many open tasks; an executing one gets so many more (rule 33h)."""
     states = [RunState.EXECUTING.value, *(move.before.value for move in _OPENED)]
     statement = update(Run).where(RUN.id == run, RUN.status.in_(states))
+    tx.execute(update(Lane).where(LANE.run_id == run, LANE.closed).values(closed=False))
     opened = {"status": RunState.EXECUTING.value, "ended_at": None, "verdicts": RUN.verdicts + 1}
     tx.execute(statement.values(open_tasks=RUN.open_tasks + tasks, **opened))
+
+
+def groups_lacking(tx: Tx, run: int) -> list[str]:
+    """The groups of the run's tasks that have been deleted since."""
+    names = select(TASK.group_name).where(TASK.run_id == run).distinct()
+    lacking = names.outerjoin(Group, GROUP.name == TASK.group_name).where(GROUP.name.is_(None))
+    return sorted(tx.execute(lacking).scalars())
 
 
 def runs_retrying(tx: Tx) -> list[RetryingRun]:

@@ -54,6 +54,7 @@ class Follower(NamedTuple):
     sharing: int
     name: str
     group_name: str
+    lane: int
     attempt: int
     own_class: int
 
@@ -76,7 +77,7 @@ _before = TaskRow.__table__.alias("before")
 _FOLLOWERS = Statement(
     select(CONDITION.predecessor_id, CONDITION.task_id, CONDITION.outcome)
     .add_columns(TASK.status, TASK.joined, TASK.pending, TASK.met, TASK.impossible, TASK.sharing)
-    .add_columns(TASK.name, TASK.group_name, TASK.attempt, TASK.own_class)
+    .add_columns(TASK.name, TASK.group_name, TASK.lane, TASK.attempt, TASK.own_class)
     .join(_before, _before.c.id == CONDITION.predecessor_id)
     .join(TaskRow, TASK.id == CONDITION.task_id)
     .where(among(CONDITION.predecessor_id, "tasks"), CONDITION.task_id > func.coalesce(_before.c.settled_up_to, 0))
