@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, select, update
 
-from batchq import Job, engine
+from batchq import Job, actions, engine
 from batchq.core.ends import Failure
 from batchq.core.states import Reason
 from batchq.engine import Retry
@@ -378,3 +378,119 @@ def test_each_retry_of_a_run_is_counted(batch: Play):
         play_on(batch, names("3"))
         with batch.database.read() as tx:
             assert tx.execute(select(RUN.verdicts)).scalar() == number
+
+
+def test_a_task_whose_group_was_deleted_and_that_has_no_lane_runs_again(batch: Play):
+    batch.server("AOS1")
+    job = Job("OLD")
+    job.task("A", "demo.work", group="BG1")
+    run = batch.play(job, failing={"A"}).run
+    batch.database.run(lambda tx: tx.execute(update(TaskRow).values(lane=0)))
+    actions.delete_group(batch.database, "BG1")
+    assert retry(batch, run) == {"A"}
+    assert play_on(batch) == ["A"]
+    assert batch.verdict(run) == "success"
+
+
+# --- a held run (rule 33b) ----------------------------------------------------------------------------------
+
+
+def test_the_tasks_of_a_held_run_become_ready_aside_and_start_when_it_is_released(batch: Play):
+    batch.server("AOS1")
+    job = Job("TWO")
+    job.task("A", "demo.work")
+    job.task("B", "demo.work")
+    run = batch.submit(job)
+    batch.deliver()
+    batch.finish("A", ok=False)
+    actions.hold_run(batch.database, run)
+    batch.mail.clear()
+    assert retry(batch, run) == {"A"}
+    assert play_on(batch) == []
+    assert batch.task(run, "A").aside
+    actions.release_run(batch.database, run)
+    assert play_on(batch) == ["A"]
+
+
+# --- two at once ---------------------------------------------------------------------------------------------
+
+
+def act(batch: Play, run: int, word: str) -> None:
+    """Take an operator's action."""
+    if word == "retry":
+        retry(batch, run)
+    else:
+        {"cancel": actions.cancel_run, "hold": actions.hold_run}[word](batch.database, run)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        ("retry", "retry", "No task of run 1 has failed"),
+        ("cancel", "retry", "is canceling"),
+        ("retry", "cancel", None),
+        ("hold", "retry", None),
+        ("retry", "hold", None),
+    ],
+)
+def test_the_second_of_two_people_finds_what_the_first_has_done(batch: Play, first: str, second: str, said: str | None):
+    batch.server("AOS1", 2)
+    job = Job("TWO")
+    job.task("A", "demo.work")
+    job.task("B", "demo.work")
+    run = batch.submit(job)
+    batch.deliver()
+    batch.finish("A", ok=False)
+    act(batch, run, first)
+    if said is None:
+        act(batch, run, second)
+        check_counters(batch.database)
+    else:
+        with pytest.raises(Conflict, match=said):
+            act(batch, run, second)
+
+
+# --- by hand (rule 54) ----------------------------------------------------------------------------------------
+
+
+def accept(batch: Play, run: int, task: str) -> set[str]:
+    return retry(batch, run, task, accepted="olav: 'by hand'")
+
+
+def test_an_accepted_task_is_a_success_without_an_attempt_and_what_follows_it_runs_as_rule_54_says(batch: Play):
+    run = batch.play(job_1(), failing=names("3")).run
+    assert accept(batch, run, "TASK 3") == set(names("3 6 7"))
+    assert play_on(batch) == names("7")
+    assert batch.states(run) == ends("1 2 3 4 7", "", "5 6")
+    assert batch.verdict(run) == "success"
+    row = batch.task(run, "TASK 3")
+    assert (row.accepted, row.attempt, row.error, row.result) == ("olav: 'by hand'", 1, None, None)
+
+
+def test_a_task_that_waits_for_one_that_failed_can_be_accepted_though_it_could_not_run(batch: Play):
+    run = canceled_while_3_executed(batch)
+    assert accept(batch, run, "TASK 7") == set(names("7"))
+    batch.forward()
+    assert batch.states(run) == ends("1 2 3 7", "", "5", "4 6")
+    assert batch.verdict(run) == "canceled"  # 4 and 6 were canceled with it
+
+
+def test_the_task_that_keeps_the_conditions_is_accepted_and_those_that_share_them_go_on(batch: Play):
+    batch.server("AOS1", 2)
+    run = batch.submit(four_alike())
+    batch.deliver()
+    assert accept(batch, run, "W1") == {"W1", "Z"}
+    assert sorted(play_on(batch)) == ["W2", "W3", "W4", "Z"]
+    assert batch.verdict(run) == "success"
+
+
+def test_a_lost_task_is_accepted_unasked_as_it_does_not_run_again(batch: Play):
+    run = failed_with(batch, Reason.LOST)
+    assert accept(batch, run, "TASK 2") == set(names("2 3 4 5 6 7"))
+    assert sorted(play_on(batch)) == names("3 4 7")
+
+
+@pytest.mark.parametrize(("task", "said"), [("TASK 1", "is Ended"), ("TASK 5", "is Didn't run")])
+def test_only_a_task_that_waits_or_failed_can_be_accepted(batch: Play, task: str, said: str):
+    run = batch.play(job_1(), failing=names("3")).run
+    assert said in refused(batch, run, task, accepted="olav: 'by hand'")

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import and_, bindparam, case, exists, func, literal_column, or_, select, update
+from sqlalchemy import and_, bindparam, case, func, literal_column, or_, select, update
 
 from batchq.core.states import RUN_ENDED, TERMINAL, Reason, RunState, State
 from batchq.store.columns import (
@@ -26,7 +26,7 @@ from batchq.store.lane import PLAIN
 from batchq.store.moves.becoming import becomes, run_becomes
 from batchq.store.sql.lists import among
 from batchq.store.sql.statement import Id, NoRow, Reply, Statement
-from batchq.store.tables import AttemptRow, Group, Lane, Run, TaskRow
+from batchq.store.tables import Group, Lane, Run, TaskRow
 from batchq.store.transaction import Tx
 
 
@@ -94,11 +94,15 @@ _LOCK_RUN = Statement(_run.with_for_update(), row=RetriedRun)
 _LOCK_JOB = Statement(select(JOB.id).where(JOB.id == bindparam("job")).with_for_update(key_share=True))
 # Nobody knows whether such an attempt did its work (rule 52).
 _DOUBTFUL = (Reason.LOST, Reason.TIMED_OUT, Reason.ABORTED)
-_doubtful = exists(
-    select(literal_column("1"))
-    .select_from(AttemptRow)
+# For EXISTS, PostgreSQL would read all attempts once.
+_doubtful = (
+    select(ATTEMPT.attempt)
     .where(ATTEMPT.task_id == TASK.id, ATTEMPT.attempt == TASK.attempt)
     .where(or_(*(ATTEMPT.reason == reason.value for reason in _DOUBTFUL)), ~ATTEMPT.repeatable)
+    .limit(1)
+    .correlate(TaskRow.__table__)
+    .scalar_subquery()
+    .is_not(None)
 )
 _task = select(
     TASK.id,
