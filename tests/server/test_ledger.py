@@ -281,6 +281,7 @@ def test_a_ticket_that_finds_no_thread_waits_and_goes_back_when_it_waited_too_lo
     bench.loop.turn()
     assert bench.states(run)["T1"] == "queued"
     assert message.acknowledged == 0
+    assert [bench.ledger.waits(ticket.token) for ticket in (first, second)] == [False, True]
 
     for arrival in bench.ledger._parked:
         arrival.since = 0.0

@@ -16,6 +16,7 @@ from batchq.store import group, moves, topology
 from batchq.store import server as servers
 from batchq.store.columns import JOB, TASK
 from batchq.store.moves import (
+    aborting,
     claiming,
     dispatching,
     finishing,
@@ -30,7 +31,7 @@ from batchq.store.sql.statement import Statement
 from batchq.store.tables import JobRow
 from play import Play
 
-MOVES = (claiming, dispatching, finishing, holding, retrying, settling, starting, ticketing, ticking)
+MOVES = (aborting, claiming, dispatching, finishing, holding, retrying, settling, starting, ticketing, ticking)
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 LARGE = ("batchq_task", "batchq_condition", "batchq_attempt", "batchq_run")
 # Indexes that hold the few rows in motion only: to read one of them from end to end is no scan of the table.
@@ -41,7 +42,7 @@ SMALL = (
 
 
 def story(batch: Play) -> None:
-    """Everything that happens to runs: success, error, retry, hold, cancel, lost tickets, attempts and servers."""
+    """All that happens to runs: success, error, retry, abort, hold, cancel, lost tickets, attempts and servers."""
     batch.server("AOS1", 2)
     batch.server("AOS2", 1, groups=["BG1"])
     job = Job("STORY")
@@ -53,6 +54,12 @@ def story(batch: Play) -> None:
         job.task(f"E{number}", "demo.work", after=second.finished)
         job.task(f"F{number}", "demo.work", after=second.error)
     batch.play(job, failing={"A"})
+    run = batch.submit(job)
+    batch.deliver()
+    _, row = batch.at("A", run)
+    assert batch.database.run(lambda tx: engine.abort(tx, row.id, row.token))
+    batch.finish("A", ok=False, run=run)
+    assert batch.verdict(run) == "error"
     run = batch.submit(job)
     batch.database.later(seconds=10)
     batch.tick()
@@ -172,6 +179,7 @@ def prepared() -> dict[str, Statement]:
     return {
         f"{module.__name__.split('.')[-1]}.{name.strip('_').lower()}": value
         for module in (
+            aborting,
             claiming,
             dispatching,
             finishing,

@@ -131,7 +131,7 @@ def note(task: TaskLine) -> str:
     if task["accepted"]:
         return f"accepted by {task['accepted']}"
     if task["handled_by"]:
-        return f"{first_line(task['error'])} (handled by {task['handled_by']})"
+        return f"{first_line(task['error'])} (handled by {task['handled_by']})".lstrip()
     if task["why"] and task["error"]:
         return f"{task['why']}, after {first_line(task['error'])}"
     return task["why"] or first_line(task["error"])

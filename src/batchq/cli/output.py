@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.text import Text
 
+    from batchq.views import AttemptView
+
 F = TypeVar("F", bound=Callable[..., object])
 T = TypeVar("T")
 
@@ -271,6 +273,12 @@ def lasted(view: Timed, now: datetime) -> str:
     if started is None:
         return "–"
     return duration(((instant(view["ended_at"]) or now) - started).total_seconds())
+
+
+def waited(attempt: AttemptView) -> str:
+    """The time that an attempt could have started, and had not; a dash where nobody knows it."""
+    ready, started = instant(attempt["ready_at"]), instant(attempt["started_at"])
+    return "–" if ready is None or started is None else duration((started - ready).total_seconds())
 
 
 def counted(numbers: Mapping[str, int]) -> str:

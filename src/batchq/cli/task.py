@@ -17,6 +17,7 @@ from batchq.cli.live import note
 from batchq.cli.output import (
     Part,
     Table,
+    duration,
     first_line,
     label,
     lasted,
@@ -24,6 +25,7 @@ from batchq.cli.output import (
     output_option,
     print_json,
     say,
+    waited,
     watch_option,
 )
 from batchq.cli.reading import ask, print_view
@@ -186,6 +188,10 @@ def _drawn(view: views.TaskView) -> Iterator[Part]:
     arguments = [json.dumps(value, ensure_ascii=False) for value in view["args"]]
     arguments += [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in view["kwargs"].items()]
     yield f"{view['operation']}({', '.join(arguments)}), group {view['group']}, priority {view['priority']}"
+    if view["retries"]:
+        yield _retries(view)
+    if view["repeatable"]:
+        yield "repeatable: to run it once more does no harm"
     if view["result"] is not None:
         yield f"result: {json.dumps(view['result'], ensure_ascii=False)}"
     if view["after"]:
@@ -205,17 +211,32 @@ def _drawn(view: views.TaskView) -> Iterator[Part]:
     if view["history"]:
         yield ""
         yield Table(
-            ("Attempt", "Server", "Status", "Reason", "Started", "Time", "Error"),
+            ("Attempt", "Server", "Status", "Reason", "Waited", "Started", "Time", "Class", "Error"),
             [
                 (
                     str(one["attempt"]),
                     one["server"] or "–",
                     label(one["status"]),
                     REASONS[one["reason"]],
+                    waited(one),
                     local(one["started_at"], now),
                     lasted(one, now),
+                    one["error_class"] or "–",
                     first_line(one["error"]),
                 )
                 for one in view["history"]
             ],
         )
+
+
+def _retries(view: views.TaskView) -> str:
+    """How often a task is tried again, when, and after which errors."""
+    said = [f"retries {view['retries']}", f"after {duration(view['retry_delay'])}"]
+    if view["retry_backoff"] != 1:
+        said[-1] += f" × {view['retry_backoff']:g} each time"
+    if view["retry_delay_max"] is not None:
+        said.append(f"at most {duration(view['retry_delay_max'])}")
+    if view["retry_jitter"]:
+        said.append(f"± {view['retry_jitter']:.0%}")
+    named = {"only on": view["retry_on"], "never on": view["retry_never_on"]}
+    return "; ".join([", ".join(said), *(f"{word} {', '.join(names)}" for word, names in named.items() if names)])

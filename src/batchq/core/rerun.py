@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from batchq.core.conditions import Condition, Join, Node, readiness, resolution
+from batchq.core.conditions import Condition, Join, Node, moved, readiness, resolution
 from batchq.core.states import TERMINAL, Outcome, State
 from batchq.core.why import waits_for
 
@@ -151,8 +151,7 @@ def _count(graph: Graph, keeper: int, reset: Collection[int]) -> Numbers:
 
 def state_by(join: Join, numbers: Numbers, *, gate: bool) -> State:
     """The state that a waiting task goes to by the numbers of its conditions (rule 5)."""
-    state = readiness(join, *numbers)
-    return State.SUCCESS if gate and state is State.READY else state
+    return moved(readiness(join, *numbers), gate=gate)
 
 
 def _state(standing: Standing, numbers: Mapping[int, Numbers]) -> State:

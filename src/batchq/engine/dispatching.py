@@ -144,7 +144,9 @@ def follow_clock(tx: Tx, now: datetime, aside: Collection[int] = (), alone: Coll
     """Bring forward the ready tasks that wait only because the clock was set back; returns their number."""
     rows: list[dict[str, object]] = []
     for row in moves.not_before(tx, now, aside, alone):
-        due = now + timedelta(seconds=row.retry_delay if row.attempt else 0)
+        # Of what an older process put off, only the task's own delay is known.
+        usual = row.retry_delay if row.attempt else 0
+        due = now + timedelta(seconds=usual if row.retry_after is None else row.retry_after)
         if row.ready_at > due:
             rows.append({"task": row.id, "standing": row.ready_at, "due": due})
     return moves.hasten(tx, rows)

@@ -38,12 +38,13 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """How an attempt ended, and what it wrote."""
+    """How an attempt ended, and what it wrote; a `repeatable` operation does no harm if it runs once more."""
 
     task: int
     token: str
     end: End
     log: str | None = None
+    repeatable: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

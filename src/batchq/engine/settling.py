@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import cast
 
-from batchq.core.conditions import Ended, Join, readiness, resolution, verdict
-from batchq.core.states import Outcome, RunState, State
+from batchq.core.conditions import Ended, Join, moved, readiness, resolution, verdict
+from batchq.core.states import TERMINAL, Outcome, RunState, State
 from batchq.store import moves
 from batchq.store.columns import run_of
 from batchq.store.moves import CountedRun, Follower, UnsettledRun
@@ -150,9 +150,12 @@ def within_budget(
 def _resolve(
     tx: Tx, ends: Mapping[int, State], conditions: Sequence[Follower], now: datetime, result: Settled
 ) -> dict[int, State]:
-    """Resolve these conditions, and move on the tasks behind them; returns the tasks that didn't run."""
+    """Resolve these conditions, and move on the tasks behind them.
+
+    Returns the tasks that ended by that: those that didn't run, and gates that succeeded.
+    """
     came, failed, waiting = _tally(ends, conditions)
-    counted, moved = [], []
+    counted, going = [], []
     fell: dict[int, State] = {}
     shared: dict[State, list[int]] = {}
     for task, stands in sorted(waiting.items()):
@@ -162,26 +165,26 @@ def _resolve(
         state = State.WAITING
         # An operator may have accepted the task that keeps the conditions: those that share them still wait.
         if stands.status == State.WAITING or (stands.sharing and stands.status == State.SUCCESS):
-            state = readiness(Join(stands.joined), pending, met, impossible)
+            state = moved(readiness(Join(stands.joined), pending, met, impossible), gate=stands.gate)
         if state is not State.WAITING and stands.sharing:
             shared.setdefault(state, []).append(task)
         if state is State.WAITING or stands.status != State.WAITING:
             counted.append(row)
             continue
         ready = state is State.READY
-        moved.append(row | {"state": state.value, "ready": now if ready else None, "ended": None if ready else now})
+        going.append(row | {"state": state.value, "ready": now if ready else None, "ended": None if ready else now})
         if ready:
             result.ready.append(stands)
         else:
             fell[task] = state
     moves.count(tx, counted)
-    moves.count_and_move(tx, moved)
+    moves.count_and_move(tx, going)
     followed = {state: moves.move_sharing(tx, tasks, state, now) for state, tasks in shared.items()}
     result.others_ready = result.others_ready or State.READY in followed
     if result.held:
-        _put_aside(tx, result.held, moved, followed.get(State.READY))
-    if State.DIDNT_RUN in followed:
-        fell |= dict.fromkeys((row.id for row in followed[State.DIDNT_RUN].rows), State.DIDNT_RUN)
+        _put_aside(tx, result.held, going, followed.get(State.READY))
+    for state in followed.keys() & TERMINAL:
+        fell |= dict.fromkeys((row.id for row in followed[state].rows), state)
     return fell
 
 
@@ -215,8 +218,10 @@ def close(tx: Tx, counted: Reply[CountedRun] | None, now: datetime) -> None:
         return
     given_up = moves.given_up(tx, counted)
     failures: dict[int, list[Ended]] = {run: [] for run in emptied}
-    for row in moves.failures(tx, emptied):
-        failures[row.run_id].append(Ended(State(row.status), row.ignore_failure, row.handled, row.aborted))
+    failed = moves.failures(tx, emptied)
+    handled = moves.handlers(tx, [row.id for row in failed if not row.ignore_failure])
+    for row in failed:
+        failures[row.run_id].append(Ended(State(row.status), row.ignore_failure, row.id in handled, row.aborted))
     closing = []
     for run, was in emptied.items():
         verdict_ = verdict(failures[run], canceled=was is RunState.CANCELING or run in given_up)

@@ -35,7 +35,7 @@ class TaskName(JobName):
 
 
 class PlannedTask(TaskName):
-    """A task with its instants; `duration_from` is a key of SOURCES.
+    """A task with its instants; `duration_from` is a key of SOURCES, or `gate`.
 
     `status` is one of `waiting`, `ready`, `executing`, `success`, `error`, `didnt_run`, `canceled`.
     """

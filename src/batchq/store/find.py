@@ -84,7 +84,7 @@ def definition(tx: Tx, name: str) -> str:
 
 def find_task(tx: Tx, run: int, name: str) -> int:
     """The id of the run's task of that name; raises NotFound, with the closest name."""
-    found = tx.execute(select(TASK.id).where(TASK.run_id == run, TASK.name == name)).scalar()
+    found = tx.execute(select(TASK.id).where(TASK.run_id == run, TASK.name == name, ~TASK.unnamed)).scalar()
     if found is None:
         raise no_task(tx, run, name)
     return int(found)
@@ -131,7 +131,7 @@ def no_run(tx: Tx, run: int | str) -> NotFound:
 
 def no_task(tx: Tx, run: int, name: str) -> NotFound:
     """The error for a task that the run does not have, with the closest name."""
-    names = tx.execute(select(TASK.name).where(TASK.run_id == run).order_by(TASK.id)).scalars()
+    names = tx.execute(select(TASK.name).where(TASK.run_id == run, ~TASK.unnamed).order_by(TASK.id)).scalars()
     advice = Advice(f"{{}} shows the tasks of run {run}.", Action.LIST_TASKS, (str(run),))
     return unknown("task", name, names, advice=advice)
 

@@ -105,7 +105,8 @@ def open_tasks(tx: Tx, group: str) -> int:
     """How many tasks of the group are not terminal."""
     ended = [state.value for state in TERMINAL]
     tasks = select(func.count()).select_from(TaskRow).join(Run, RUN.id == TASK.run_id)
-    return int(tx.execute(tasks.where(RUN_IS_OPEN, TASK.group_name == group, TASK.status.not_in(ended))).scalar_one())
+    tasks = tasks.where(RUN_IS_OPEN, TASK.group_name == group, ~TASK.gate, TASK.status.not_in(ended))
+    return int(tx.execute(tasks).scalar_one())
 
 
 def being_stored(tx: Tx) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import NamedTuple
@@ -138,6 +139,15 @@ def take_over(tx: Tx, server: int, life: Mapping[str, object], now: datetime) ->
         .returning(SERVER.epoch)
     )
     return int(tx.execute(statement).scalar_one())
+
+
+def repeatable_operations(tx: Tx, server: int) -> frozenset[str]:
+    """The operations that the life of the server said it may run once more; none where that cannot be read."""
+    life = tx.execute(select(SERVER.life).where(SERVER.id == server)).scalar()
+    try:
+        return frozenset(map(str, json.loads(life or "{}").get("repeatable", ())))
+    except (AttributeError, TypeError, ValueError):
+        return frozenset()
 
 
 def beat(tx: Tx, server: int, epoch: int, now: datetime) -> bool:

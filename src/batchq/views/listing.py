@@ -10,14 +10,15 @@ from itertools import islice
 from sqlalchemy import or_, select
 
 from batchq.core.states import NOT_STARTED, TERMINAL, State
+from batchq.store import moves
 from batchq.store.columns import FAILED, RUN, RUN_IS_OPEN, TASK, run_of
 from batchq.store.tables import Run
 from batchq.store.transaction import Tx
 from batchq.views.instants import iso
 from batchq.views.rows import Query, Selected
 from batchq.views.run import TASK_COLUMNS, ended_since, run_view
-from batchq.views.task import TaskLine, handlers, task_line, with_server
-from batchq.views.why import Reasons, conditions_of, why_of_task
+from batchq.views.task import TaskLine, task_line, with_server
+from batchq.views.why import Reasons, why_of_task
 
 # Runs whose tasks one statement reads: few at first, for most lists are full at once.
 FIRST_PAGE, LARGEST_PAGE = 20, 500
@@ -138,8 +139,7 @@ def _of_page(runs: Collection[int], chosen: Chosen) -> Query:
 
 def _lines(tx: Tx, rows: Sequence[Selected], reasons: Reasons) -> list[ListedTask]:
     """The lines of tasks of several runs, each with its reason."""
-    failed = {run_of(row.id) for row in rows if row.status == State.ERROR}
-    handled = {task: name for run in failed for task, name in handlers(tx, run).items()}
+    handled = moves.handlers(tx, [row.id for row in rows if row.status in _FAILING])
     return [
         {"run": run_of(row.id), "job": row.job, **task_line(row, _why(tx, row, reasons), handled.get(row.id))}
         for row in rows
@@ -149,4 +149,4 @@ def _lines(tx: Tx, rows: Sequence[Selected], reasons: Reasons) -> list[ListedTas
 def _why(tx: Tx, row: Selected, reasons: Reasons) -> str | None:
     if row.status not in NOT_STARTED and row.status != State.DIDNT_RUN:
         return None
-    return why_of_task(row, conditions_of(tx, run_of(row.id), row.id), reasons)
+    return why_of_task(tx, run_of(row.id), row, reasons)

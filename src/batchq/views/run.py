@@ -9,12 +9,13 @@ from typing import TypedDict
 from sqlalchemy import ColumnElement, func, literal, or_, select
 
 from batchq.core.states import RUN_OPEN, State
+from batchq.store import moves
 from batchq.store.columns import ATTEMPT, RUN, RUN_IS_OPEN, TASK
 from batchq.store.find import RUN_ROWS, RunRow, run_row
 from batchq.store.transaction import Tx
 from batchq.views.instants import iso
 from batchq.views.rows import Selected
-from batchq.views.task import SERVER_NAME, TaskLine, handlers, task_line, with_server
+from batchq.views.task import FAILED, SERVER_NAME, TaskLine, task_line, with_server
 from batchq.views.why import Reasons, why_of_tasks
 
 TASK_COLUMNS = (
@@ -79,9 +80,9 @@ def run_view(
     """
     found = run_row(tx, run)
     columns = (*TASK_COLUMNS, TASK.result if results else literal(None).label("result"))
-    tasks = tx.execute(with_server(columns).where(TASK.run_id == run).order_by(TASK.id)).all()
+    tasks = tx.execute(with_server(columns).where(TASK.run_id == run, ~TASK.unnamed).order_by(TASK.id)).all()
     why = why_of_tasks(tx, run, tasks, Reasons(tx, now, timezone))
-    handled = handlers(tx, run) if any(task.status == State.ERROR for task in tasks) else {}
+    handled = moves.handlers(tx, [task.id for task in tasks if task.status in FAILED])
     lines = [task_line(task, why.get(task.id), handled.get(task.id)) for task in tasks]
     return {**run_line(found), "tasks": lines}
 
@@ -109,7 +110,7 @@ def runs(
         chosen = chosen.where(ended_since(since))
     rows = [RunRow._make(row) for row in tx.execute(chosen)]
     counts: dict[int, dict[str, int]] = {row.id: {} for row in rows}
-    counted = select(TASK.run_id, TASK.status, func.count()).where(TASK.run_id.in_(list(counts)))
+    counted = select(TASK.run_id, TASK.status, func.count()).where(TASK.run_id.in_(list(counts)), ~TASK.unnamed)
     for run, status, number in tx.execute(counted.group_by(TASK.run_id, TASK.status)):
         counts[run][status] = number
     return [{**run_line(row), "tasks": _in_order(counts[row.id])} for row in rows]

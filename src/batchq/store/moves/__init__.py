@@ -13,6 +13,7 @@ from batchq.store.moves.claiming import (
     grant,
     left_executing,
     lock_tickets,
+    of_operations,
     start_own,
 )
 from batchq.store.moves.dispatching import (
@@ -35,7 +36,8 @@ from batchq.store.moves.dispatching import (
     ready_alone,
     refuse_odd,
 )
-from batchq.store.moves.finishing import LockedTask, locked, write_outcomes
+from batchq.store.moves.finishing import LockedTask, Outcomes, locked, write_outcomes
+from batchq.store.moves.handling import handlers
 from batchq.store.moves.holding import (
     RUN_IS_HELD,
     Moving,
@@ -94,7 +96,7 @@ from batchq.store.moves.settling import (
     unsettled_ends,
     unsettled_runs,
 )
-from batchq.store.moves.starting import discard_unstored, give_up, is_storing, numbers_storing, start_runs
+from batchq.store.moves.starting import discard_unstored, give_up, is_storing, numbers_storing, open_gates, start_runs
 from batchq.store.moves.ticketing import (
     Ticket,
     TicketOut,
@@ -119,6 +121,7 @@ __all__ = [
     "Moving",
     "Occupancy",
     "Occupied",
+    "Outcomes",
     "Peeked",
     "Pile",
     "Ready",
@@ -157,6 +160,7 @@ __all__ = [
     "grant",
     "groups_lacking",
     "hand_out",
+    "handlers",
     "hasten",
     "hold_run",
     "is_storing",
@@ -188,7 +192,9 @@ __all__ = [
     "numbers_storing",
     "occupancy",
     "occupancy_later",
+    "of_operations",
     "open_again",
+    "open_gates",
     "peek",
     "put_aside",
     "put_aside_from",

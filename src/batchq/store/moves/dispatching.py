@@ -240,10 +240,13 @@ class Early(NamedTuple):
     attempt: int
     ready_at: datetime
     retry_delay: float
+    retry_after: float | None
 
 
 _NOT_BEFORE = Listing(
-    select(TASK.id, TASK.attempt, TASK.ready_at, TASK.retry_delay).where(IN_LINE, TASK.ready_at > bindparam("now")),
+    select(TASK.id, TASK.attempt, TASK.ready_at, TASK.retry_delay, TASK.retry_after).where(
+        IN_LINE, TASK.ready_at > bindparam("now")
+    ),
     TASK.id,
     Early,
 )
