@@ -29,7 +29,7 @@ from batchq.store import moves, schema
 from batchq.store import server as servers
 from batchq.store import topology as topologies
 from batchq.store.database import Database
-from batchq.store.moves import Ticket
+from batchq.store.moves import RetryingRun, Ticket
 from batchq.store.transaction import Tx
 
 logger = logging.getLogger(__name__)
@@ -73,6 +73,7 @@ class Tick:
     aside: Aside
     tickets: list[Ticket] = field(default_factory=list)
     more: bool = False
+    retrying: list[RetryingRun] = field(default_factory=list)
 
 
 def discard_unstored(tick: Tick) -> None:
@@ -88,6 +89,11 @@ def settle(tick: Tick) -> None:
 def go_on(tick: Tick) -> None:
     """Move rows of runs that were held, released or canceled, where a command left some."""
     tick.more = engine.go_on(tick.tx, tick.now, tick.aside.runs) or tick.more
+
+
+def find_retries(tick: Tick) -> None:
+    """Find the runs with a large retry that is under way."""
+    tick.retrying = moves.runs_retrying(tick.tx)
 
 
 def follow_clock(tick: Tick) -> None:
@@ -117,6 +123,7 @@ STEPS: tuple[Callable[[Tick], None], ...] = (
     discard_unstored,
     settle,
     go_on,
+    find_retries,
     follow_clock,
     take_back,
     offer_again,
@@ -139,6 +146,8 @@ class Coordinator:
         self._publisher = publisher
         self._monotonic = monotonic
         self._silence = Silence(settings.lost_seconds)
+        self._unfinished = engine.Unfinished(database, monotonic)
+        self._retrying: list[RetryingRun] = []
 
     def tick(self, clock: float) -> None:
         """One tick at `clock` (monotonic seconds); raises DatabaseUnreachable, DatabaseTooNew or BrokerUnreachable."""
@@ -155,6 +164,8 @@ class Coordinator:
                 self._database.run(moves.unqueue, [(ticket.task, ticket.token) for ticket in refused])
             # Tickets that were taken back had threads, which others can have now.
             more = done.more or bool(refused)
+        # In transactions of its own, of which none lasts long.
+        self._unfinished.go_on(self._retrying)
 
     def _work_to_do(self, clock: float) -> bool:
         began = self._monotonic()
@@ -175,6 +186,7 @@ class Coordinator:
         tick = Tick(tx, self._settings, self._publisher, tx.now(), topologies.aside(tx))
         for step in STEPS:
             step(tick)
+        self._retrying = tick.retrying
         crash.point("ticking")
         return Advance(tick.tickets, tick.more)
 

@@ -30,7 +30,8 @@ RULE_6 = """
     executing ready
     executing canceled
     waiting canceled, ready canceled, queued canceled
-    success waiting, error waiting, didnt_run waiting, canceled waiting
+    waiting success
+    success waiting, error waiting, didnt_run waiting, canceled waiting, ready waiting
 """
 
 

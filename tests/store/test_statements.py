@@ -21,6 +21,7 @@ from batchq.store.moves import (
     dispatching,
     finishing,
     holding,
+    retrying,
     settling,
     starting,
     ticketing,
@@ -30,13 +31,13 @@ from batchq.store.sql.statement import Statement
 from batchq.store.tables import JobRow
 from play import Play
 
-MOVES = (aborting, claiming, dispatching, finishing, holding, settling, starting, ticketing, ticking)
+MOVES = (aborting, claiming, dispatching, finishing, holding, retrying, settling, starting, ticketing, ticking)
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 LARGE = ("batchq_task", "batchq_condition", "batchq_attempt", "batchq_run")
 # Indexes that hold the few rows in motion only: to read one of them from end to end is no scan of the table.
 SMALL = (
     *("batchq_task_ready", "batchq_task_out", "batchq_task_unsettled", "batchq_task_aside"),
-    *("batchq_condition_open", "batchq_run_open", "batchq_run_moving"),
+    *("batchq_condition_open", "batchq_run_open", "batchq_run_moving", "batchq_run_retrying"),
 )
 
 
@@ -74,6 +75,11 @@ def story(batch: Play) -> None:
     actions.hold_run(batch.database, run)
     batch.cancel(run)
     batch.lose(name)
+    batch.tick()
+    actions.retry_run(batch.database, run, lost=True)
+    batch.tick()
+    batch.database.run(moves.runs_retrying)
+    batch.cancel(run)
     batch.tick()
     assert not batch.database.run(moves.anything_open)
     assert batch.verdict(run) == "canceled"
@@ -177,6 +183,7 @@ def prepared() -> dict[str, Statement]:
             claiming,
             dispatching,
             finishing,
+            retrying,
             settling,
             starting,
             ticketing,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from batchq.actions.group import delete_group, pause_group, resume_group, set_group
     from batchq.actions.job import release_job, withhold_job
     from batchq.actions.override import end_override, override_server
+    from batchq.actions.rerun import accept_task, retry_run, retry_runs, retry_task, set_run_priority
     from batchq.actions.run import cancel_run, cancel_runs, hold_run, hold_runs, release_run, release_runs
     from batchq.actions.server import (
         add_groups,
@@ -34,6 +35,7 @@ __all__ = [
     "Change",
     "RunFilter",
     "abort_task",
+    "accept_task",
     "add_groups",
     "add_window",
     "apply",
@@ -60,8 +62,12 @@ __all__ = [
     "remove_groups",
     "remove_window",
     "resume_group",
+    "retry_run",
+    "retry_runs",
+    "retry_task",
     "set_group",
     "set_groups",
+    "set_run_priority",
     "set_server",
     "withhold_job",
 ]
@@ -70,8 +76,9 @@ __getattr__ = attributes(
     __name__,
     {
         "Change": "batchq.actions.change",
-        "abort_task": "batchq.actions.task",
         "RunFilter": "batchq.actions.bulk",
+        "abort_task": "batchq.actions.task",
+        "accept_task": "batchq.actions.rerun",
         "add_groups": "batchq.actions.server",
         "add_window": "batchq.actions.window",
         "apply": "batchq.actions.file",
@@ -88,9 +95,9 @@ __getattr__ = attributes(
         "find_run": "batchq.store.find",
         "find_server": "batchq.store.find",
         "find_task": "batchq.store.find",
-        "override_server": "batchq.actions.override",
         "hold_run": "batchq.actions.run",
         "hold_runs": "batchq.actions.run",
+        "override_server": "batchq.actions.override",
         "pause_group": "batchq.actions.group",
         "release_job": "batchq.actions.job",
         "release_run": "batchq.actions.run",
@@ -98,8 +105,12 @@ __getattr__ = attributes(
         "remove_groups": "batchq.actions.server",
         "remove_window": "batchq.actions.window",
         "resume_group": "batchq.actions.group",
+        "retry_run": "batchq.actions.rerun",
+        "retry_runs": "batchq.actions.rerun",
+        "retry_task": "batchq.actions.rerun",
         "set_group": "batchq.actions.group",
         "set_groups": "batchq.actions.server",
+        "set_run_priority": "batchq.actions.rerun",
         "set_server": "batchq.actions.server",
         "withhold_job": "batchq.actions.job",
     },

@@ -39,14 +39,16 @@ class Verb:
 
     `look` returns how many tasks it concerns, and raises Conflict if the run does not allow it. `make` takes it in the
     transaction that holds the run's lock; with it go the person's reason. `go_on` does the rest after the commit.
-    In bulk without a status it is taken on the runs that it `suits`.
+    In bulk without a status it is taken on the runs that it `suits`. An action that needs several transactions has
+    `take` instead: it gets the reason, and whether it is only to tell what it would do.
     """
 
     word: str
     suits: ColumnElement[bool]
-    look: Callable[[Tx, RunFacts], int]
-    make: Callable[[Tx, RunFacts, str | None], object]
+    look: Callable[[Tx, RunFacts], int] = lambda tx, run: 0
+    make: Callable[[Tx, RunFacts, str | None], object] = lambda tx, run, reason: None
     go_on: Callable[[Database, int], object] = lambda database, run: None
+    take: Callable[[Database, int, str | None, bool], RunResult] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,10 @@ def act(
     Raises NotFound; Conflict if the run does not allow it; InvalidInput for a reason of several lines.
     """
     check_reason(reason)
+    if verb.take is not None:
+        with database.read() as tx:
+            number = find_run(tx, run)
+        return verb.take(database, number, reason, dry_run)
     if dry_run:
         with database.read() as tx:
             return _look(tx, find_run(tx, run), verb)
@@ -106,14 +112,14 @@ def _or_refused(database: Database, run: int, verb: Verb, reason: str | None, dr
         return act(database, run, verb, reason, dry_run=dry_run)
     except Conflict as error:
         with database.read() as tx:
-            return _result(tx, facts(tx, run), verb, 0, refused=str(error))
+            return result_of(tx, facts(tx, run), verb.word, 0, refused=str(error))
 
 
 def _make(tx: Tx, run: int | str, verb: Verb, reason: str | None) -> RunResult:
     number = find_run(tx, run)
     moves.lock_run(tx, number)
     before = facts(tx, number)
-    result = _result(tx, before, verb, verb.look(tx, before))
+    result = result_of(tx, before, verb.word, verb.look(tx, before))
     verb.make(tx, before, reason)
     after = facts(tx, number)
     change = Change("run", str(number), "status", _standing(before), _standing(after), word=verb.word)
@@ -123,7 +129,7 @@ def _make(tx: Tx, run: int | str, verb: Verb, reason: str | None) -> RunResult:
 
 def _look(tx: Tx, run: int, verb: Verb) -> RunResult:
     found = facts(tx, run)
-    return _result(tx, found, verb, verb.look(tx, found))
+    return result_of(tx, found, verb.word, verb.look(tx, found))
 
 
 def facts(tx: Tx, run: int) -> RunFacts:
@@ -144,11 +150,12 @@ def number_of(tx: Tx, run: int, *states: State) -> int:
     return int(tx.execute(select(func.count()).select_from(TASK.id.table).where(*its)).scalar_one())
 
 
-def _result(tx: Tx, run: RunFacts, verb: Verb, tasks: int, refused: str | None = None) -> RunResult:
+def result_of(tx: Tx, run: RunFacts, word: str, tasks: int, refused: str | None = None) -> RunResult:
+    """The result of the action of this word on a run."""
     return {
         "run": run.id,
         "job": run.job,
-        "action": verb.word,
+        "action": word,
         "status": run.status,
         "held": run.held,
         "tasks": tasks,

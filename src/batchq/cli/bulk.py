@@ -82,10 +82,16 @@ def carry_out(word: str, **chosen: Unpack[Chosen]) -> None:
 
     Exits with 5 if a run refused it, with 1 if no run was meant, with 2 if many are meant and nobody can be asked.
     """
-    from batchq.actions import bulk
     from batchq.actions.run import VERBS
 
-    verb, dry_run = VERBS[word], chosen["dry_run"]
+    take(VERBS[word], **chosen)
+
+
+def take(verb: Verb, **chosen: Unpack[Chosen]) -> None:
+    """Take the action, as `carry_out` does."""
+    from batchq.actions import bulk
+
+    dry_run = chosen["dry_run"]
     if (chosen["run"] is None) != _filters(chosen):
         raise click.UsageError("Name one RUN, or choose runs by --job, --status, --since and --older-than.")
     if chosen["run"] is not None:
@@ -133,7 +139,7 @@ def _show(results: Sequence[RunResult], verb: Verb, chosen: Chosen) -> None:
         print_json(results if chosen["run"] is None else results[0])
     else:
         for result in results:
-            say(_said(result, chosen["dry_run"]), err=result["refused"] is not None)
+            _say(result, chosen["dry_run"])
     if not results:
         say(f"There is no such run to {verb.word}.", err=True)
         raise click.exceptions.Exit(NONE_MATCHED)
@@ -141,13 +147,30 @@ def _show(results: Sequence[RunResult], verb: Verb, chosen: Chosen) -> None:
         raise click.exceptions.Exit(REFUSED)
 
 
+def print_result(result: RunResult, *, dry_run: bool, output: str) -> None:
+    """Hand out what an action has freed, and print what came of it."""
+    if not dry_run:
+        forward()
+    if output == "json":
+        print_json(result)
+    else:
+        _say(result, dry_run)
+
+
+def _say(result: RunResult, dry_run: bool) -> None:
+    say(_said(result, dry_run), err=result["refused"] is not None)
+
+
 # What happens to the tasks that have not started, by action.
 TASKS = {
     "hold": "tasks that wait: {}",
     "release": "tasks that go on: {}",
     "cancel": "tasks canceled: {}",
-    "retry": "tasks that run again: {}",
+    "retry": "tasks reset: {}",
+    "accept": "tasks reset: {}",
 }
+# Actions that executing tasks do not care about.
+GO_ON = ("retry", "accept")
 
 
 def _said(result: RunResult, dry_run: bool) -> str:
@@ -157,6 +180,8 @@ def _said(result: RunResult, dry_run: bool) -> str:
     stands = f"{label(result['status'])}{', held' if result['held'] else ''}"
     executing = result["executing"]
     rest = f", {executing} executing {'finish' if executing > 1 else 'finishes'} first" if executing else ""
+    if result["action"] in GO_ON:
+        rest = ""
     tasks = TASKS[result["action"]].format(result["tasks"])
     would = f"would {result['action']}" if dry_run else stands
     return f"Run {result['run']} of {result['job']}: {would}; {tasks}{rest}."

@@ -128,6 +128,8 @@ class Lines:
 
 def note(task: TaskLine) -> str:
     """The reason that a task waits or didn't run, or its error."""
+    if task["accepted"]:
+        return f"accepted by {task['accepted']}"
     if task["handled_by"]:
         return f"{first_line(task['error'])} (handled by {task['handled_by']})".lstrip()
     if task["why"] and task["error"]:

@@ -140,7 +140,7 @@ def runs_table(runs: Sequence[views.RunCounts], empty: str = NO_RUNS, now: datet
         (
             str(run["run"]),
             run["job"],
-            label(run["status"]),
+            standing(run),
             local(run["submitted_at"], now),
             lasted(run, now),
             counted(run["tasks"]),
@@ -167,12 +167,17 @@ def _whose(run: views.RunLine) -> str:
     return ", ".join(f"{said} {name}" for said, name in named.items() if name is not None)
 
 
+def standing(run: views.RunLine) -> str:
+    """How a run stands, in one or a few words."""
+    return label(run["status"]) + (", being retried" if run["retrying"] else "")
+
+
 def _drawn(view: views.RunView) -> Iterator[Part]:
     now = users_now()
     submitted = local(view["submitted_at"], now)
     name = f"{view['job']} run {view['run']}"
     whose = _whose(view)
-    yield f"{name}: {label(view['status'])}, submitted {submitted}, {lasted(view, now)}{whose and f'; {whose}'}"
+    yield f"{name}: {standing(view)}, submitted {submitted}, {lasted(view, now)}{whose and f'; {whose}'}"
     if view["held"]:
         yield _held(view, now)
     yield tasks_table(view["tasks"], now)

@@ -54,11 +54,11 @@ NOT_STARTED = frozenset({State.WAITING, State.READY, State.QUEUED})
 RUN_OPEN = frozenset({RunState.STORING, RunState.EXECUTING, RunState.CANCELING})
 RUN_ENDED = frozenset({RunState.SUCCESS, RunState.ERROR, RunState.CANCELED})
 
-# Every move a task can make. Only a gate goes from waiting to success (rule 50). The last four rows are an operator's
-# retry.
+# Every move a task can make. An operator's retry makes those to `waiting`. Only a gate, and a task that an operator
+# accepts, goes from waiting to success (rules 50, 54).
 MOVES: dict[State, frozenset[State]] = {
     State.WAITING: frozenset({State.READY, State.SUCCESS, State.DIDNT_RUN, State.CANCELED}),
-    State.READY: frozenset({State.QUEUED, State.EXECUTING, State.CANCELED}),
+    State.READY: frozenset({State.QUEUED, State.EXECUTING, State.CANCELED, State.WAITING}),
     State.QUEUED: frozenset({State.EXECUTING, State.READY, State.CANCELED}),
     State.EXECUTING: frozenset({State.SUCCESS, State.ERROR, State.READY, State.CANCELED}),
     State.SUCCESS: frozenset({State.WAITING}),

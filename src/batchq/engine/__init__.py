@@ -19,6 +19,8 @@ from batchq.engine.recovering import (
     stop,
     take_over,
 )
+from batchq.engine.reopening import Unfinished
+from batchq.engine.retrying import Retried, Retry, rehearse, retry
 from batchq.engine.serving import serve
 from batchq.engine.settling import settle, settle_runs, unsettled
 from batchq.engine.submitting import submit, submit_all
@@ -31,7 +33,10 @@ __all__ = [
     "Life",
     "Offer",
     "Report",
+    "Retried",
+    "Retry",
     "Served",
+    "Unfinished",
     "abort",
     "aborted",
     "advance",
@@ -47,8 +52,10 @@ __all__ = [
     "move_on",
     "offer_again",
     "recover_missing",
+    "rehearse",
     "release",
     "retire",
+    "retry",
     "serve",
     "settle",
     "settle_runs",

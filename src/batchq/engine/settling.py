@@ -163,9 +163,12 @@ def _resolve(
         impossible = stands.impossible + failed[task]
         row: dict[str, object] = {"task": task, "pending": pending, "met": met, "impossible": impossible}
         state = State.WAITING
-        if stands.status == State.WAITING:
+        # An operator may have accepted the task that keeps the conditions: those that share them still wait.
+        if stands.status == State.WAITING or (stands.sharing and stands.status == State.SUCCESS):
             state = moved(readiness(Join(stands.joined), pending, met, impossible), gate=stands.gate)
-        if state is State.WAITING:
+        if state is not State.WAITING and stands.sharing:
+            shared.setdefault(state, []).append(task)
+        if state is State.WAITING or stands.status != State.WAITING:
             counted.append(row)
             continue
         ready = state is State.READY
@@ -174,8 +177,6 @@ def _resolve(
             result.ready.append(stands)
         else:
             fell[task] = state
-        if stands.sharing:
-            shared.setdefault(state, []).append(task)
     moves.count(tx, counted)
     moves.count_and_move(tx, going)
     followed = {state: moves.move_sharing(tx, tasks, state, now) for state, tasks in shared.items()}
@@ -212,10 +213,10 @@ def _tally(
 
 
 def close(tx: Tx, counted: Reply[CountedRun] | None, now: datetime) -> None:
-    """Give the runs that were counted down to nothing their verdicts (rule 7)."""
-    emptied = moves.emptied(counted) if counted is not None else {}
-    if not emptied:
+    """Give the runs that were counted down to nothing their verdicts (rules 7, 33h)."""
+    if counted is None or not (emptied := moves.emptied(counted)):
         return
+    given_up = moves.given_up(tx, counted)
     failures: dict[int, list[Ended]] = {run: [] for run in emptied}
     failed = moves.failures(tx, emptied)
     handled = moves.handlers(tx, [row.id for row in failed if not row.ignore_failure])
@@ -223,6 +224,6 @@ def close(tx: Tx, counted: Reply[CountedRun] | None, now: datetime) -> None:
         failures[row.run_id].append(Ended(State(row.status), row.ignore_failure, row.id in handled, row.aborted))
     closing = []
     for run, was in emptied.items():
-        verdict_ = verdict(failures[run], canceled=was is RunState.CANCELING)
+        verdict_ = verdict(failures[run], canceled=was is RunState.CANCELING or run in given_up)
         closing.append({"run": run, "was": was.value, "verdict": verdict_.value})
     moves.close_runs(tx, closing, now)

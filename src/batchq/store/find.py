@@ -33,6 +33,7 @@ class RunRow(NamedTuple):
     submitted_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
+    retry: str | None
     held: bool
     held_by: str | None
     held_at: datetime | None

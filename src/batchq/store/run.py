@@ -6,14 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from sqlalchemy import insert, literal, select
+from sqlalchemy import insert, literal, select, update
 from sqlalchemy.sql.schema import ScalarElementColumnDefault
 
 from batchq.core.limits import named, of_job, of_run, written
-from batchq.core.states import RunState
+from batchq.core.states import NOT_STARTED, RunState
 from batchq.store import job as jobs
 from batchq.store import schema
-from batchq.store.columns import CONDITION, RUN, TASK
+from batchq.store.columns import CONDITION, RUN, TASK, task_id
 from batchq.store.group import NamedGroup, named_groups
 from batchq.store.lane import lanes_for
 from batchq.store.limit import require_limits
@@ -167,3 +167,14 @@ def add_conditions(tx: Tx, rows: Sequence[tuple[int, int, str, bool]]) -> None:
     """Insert conditions: predecessor, task, outcome, and whether it handles a failure."""
     if rows:
         _ADD_CONDITIONS.later(tx, rows)
+
+
+def set_priority(tx: Tx, run: int, priority: int) -> bool:
+    """Give the tasks of a run that have not started a priority of their own; False if there is none (rule 54).
+
+    The caller has locked the run: who settles it moves its tasks on under the dispatch lock.
+    """
+    states = [state.value for state in NOT_STARTED]
+    its = (TASK.id >= task_id(run, 0), TASK.id < task_id(run + 1, 0), TASK.status.in_(states))
+    statement = update(TaskRow).where(*its).values(own_class=priority, own_priority=True)
+    return bool(tx.execute(statement).rowcount)

@@ -30,6 +30,7 @@ TASK_COLUMNS = (
     TASK.claimed_at,
     TASK.ended_at,
     TASK.error,
+    TASK.accepted,
     TASK.stage,
     ATTEMPT.reason,
     SERVER_NAME,
@@ -39,6 +40,7 @@ TASK_COLUMNS = (
 class RunLine(TypedDict):
     """A run without its tasks; `started_at` is the instant of its first claim (rule 20).
 
+    `retrying` is true while a large retry is under way: the run has its old verdict until all its tasks are reset.
     Nothing of a `held` run starts; who held it, when and why is told while it is held.
     """
 
@@ -50,6 +52,7 @@ class RunLine(TypedDict):
     submitted_at: str | None
     started_at: str | None
     ended_at: str | None
+    retrying: bool
     held: bool
     held_by: str | None
     held_at: str | None
@@ -129,6 +132,7 @@ def run_line(row: RunRow | Selected) -> RunLine:
         "submitted_at": iso(row.submitted_at),
         "started_at": iso(row.started_at),
         "ended_at": iso(row.ended_at),
+        "retrying": row.retry is not None,
         "held": row.held,
         "held_by": row.held_by if row.held else None,
         "held_at": iso(row.held_at) if row.held else None,

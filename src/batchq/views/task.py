@@ -34,7 +34,7 @@ class TaskLine(TypedDict):
     """A task in its run; `why` is null once it started, `handled_by` names the task that took its failure out.
 
     `reason` says how its last attempt failed: `error`, `lost`, `timed_out`, `not_started` or `aborted`. A gate has no
-    `operation`.
+    `operation`. `accepted` says by whom and why the task counts as done without an attempt (rule 54).
     """
 
     name: str
@@ -49,6 +49,7 @@ class TaskLine(TypedDict):
     error: str | None
     reason: str | None
     handled_by: str | None
+    accepted: str | None
     why: str | None
     result: JSON
     stage: str | None
@@ -120,6 +121,7 @@ def task_line(row: Selected, why: str | None, handled_by: str | None) -> TaskLin
         "error": row.error,
         "reason": row.reason,
         "handled_by": handled_by if state in FAILED else None,
+        "accepted": row.accepted,
         "why": why,
         "result": json.loads(row.result) if row.result is not None else None,
         "stage": row.stage,

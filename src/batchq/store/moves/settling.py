@@ -194,6 +194,13 @@ class CountedRun(NamedTuple):
     id: int
     open_tasks: int
     status: str
+    verdicts: int
+
+
+class RunId(NamedTuple):
+    """A run by the column of its tasks."""
+
+    run_id: int
 
 
 class FailedTask(NamedTuple):
@@ -211,7 +218,7 @@ _COUNT_OFF = Statement(
         update(Run)
         .where(RUN.id == given.run)
         .values(open_tasks=RUN.open_tasks - given.tasks)
-        .returning(RUN.id, RUN.open_tasks, RUN.status)
+        .returning(RUN.id, RUN.open_tasks, RUN.status, RUN.verdicts)
     ),
     columns={"run": RUN.id, "tasks": RUN.open_tasks},
     row=CountedRun,
@@ -238,6 +245,14 @@ _FAILURES = Statement(
     ),
     row=FailedTask,
 )
+# Canceled with its run, and never started since.
+_GIVEN_UP = Statement(
+    select(TASK.run_id)
+    .where(among(TASK.run_id, "runs"), status_in_index(State.ERROR, State.CANCELED))
+    .where(TASK.status == State.CANCELED.value, TASK.claimed_at.is_(None))
+    .distinct(),
+    row=RunId,
+)
 
 
 def count_off(tx: Tx, ended: Mapping[int, int]) -> Reply[CountedRun]:
@@ -254,6 +269,12 @@ def emptied(counted: Reply[CountedRun]) -> dict[int, RunState]:
 def failures(tx: Tx, runs: Collection[int]) -> list[FailedTask]:
     """The runs' tasks that ended in error or were aborted (rule 7)."""
     return _FAILURES(tx, runs=runs)
+
+
+def given_up(tx: Tx, counted: Reply[CountedRun]) -> set[int]:
+    """The runs that were retried, and have a task left that was canceled with its run (rule 33h)."""
+    runs = [row.id for row in counted.rows if row.verdicts and row.open_tasks == 0]
+    return {row.run_id for row in _GIVEN_UP(tx, runs=runs)} if runs else set()
 
 
 def close_runs(tx: Tx, runs: Sequence[Mapping[str, object]], now: datetime) -> Reply[NoRow]:

@@ -26,6 +26,7 @@ _ANYTHING_OPEN = Statement(
             exists(select(TASK.id).where(OUT, status_in_index(State.QUEUED))),
             exists(select(RUN.id).where(STORING)),
             exists(select(RUN.id).where(MOVING)),
+            exists(select(RUN.id).where(RUN.retry.is_not(None))),
             exists(select(TROUBLE.number)),
         )
     ),
@@ -34,8 +35,8 @@ _ANYTHING_OPEN = Statement(
 
 
 def anything_open(tx: Tx) -> bool:
-    """Whether a tick has work: an end to settle, a ready task, a ticket out, a run being stored or
-    moved, or a row set aside.
+    """Whether a tick has work: an end to settle, a ready task, a ticket out, a run being stored, moved or
+    retried, or a row set aside.
     """
     (work,) = _ANYTHING_OPEN(tx)
     return bool(work.to_do)

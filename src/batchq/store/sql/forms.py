@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import namedtuple
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ class Form:
 
     # Whether it runs as soon as it is bound; else it waits for others, to travel with them.
     at_once: ClassVar[bool]
+    # How many rows it takes at once; a statement with more is asked in pieces.
+    most_rows = sys.maxsize
 
     def __init__(self, compiled: Compiled, head: str = "") -> None:
         dialect = compiled.dialect

@@ -5,6 +5,7 @@ On a remote database they wait until somebody reads an answer, and then travel t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Generic, NamedTuple, TypeVar, overload
 
 from sqlalchemy import Connection
@@ -35,8 +36,8 @@ class Statement(Generic[Row]):
 
     With `columns`, by name, it takes many rows. `statement` is then a function: it gets a table of these columns and
     returns a statement that joins with it or inserts it. An update finds its rows by the first column. PostgreSQL gets
-    all rows in one statement. SQLite runs it once for each row, or once for all if it is `plain`: the rows may then
-    hold only numbers, truth values and words.
+    all rows in one statement, or the many rows of an update in a few. SQLite runs it once for each row, or once for all
+    if it is `plain`: the rows may then hold only numbers, truth values and words.
 
     `row` is the class of the rows that it returns. Raises TypeError if its fields are not named as the columns.
     """
@@ -84,9 +85,12 @@ class Statement(Generic[Row]):
 
     def later(self, tx: Connection, rows: Rows | None = None, /, **values: object) -> Reply[Row]:
         """Queue it to run before the next statement; on a remote database both share a round trip."""
-        form = self._forms.get(tx.dialect.name) or self.form(tx)
+        form, rows = self._forms.get(tx.dialect.name) or self.form(tx), rows or ()
+        if len(rows) > form.most_rows:
+            firsts = range(0, len(rows), form.most_rows)
+            return Pieces([self.later(tx, rows[first : first + form.most_rows], **values) for first in firsts])
         try:
-            bound = form.bind(values, rows or ())
+            bound = form.bind(values, rows)
         except Exception as error:  # a value that the database has no way to hold
             raise _unfit(error, form) from error
         return Reply(tx, form, bound)
@@ -148,6 +152,20 @@ class Reply(Generic[Found]):
             send(self._tx)
         assert self._answer is not None
         return self._answer
+
+
+class Pieces(Reply[Found]):
+    """The answers to the pieces of a statement with many rows, as one answer."""
+
+    __slots__ = ("_pieces",)
+
+    def __init__(self, pieces: Sequence[Reply[Found]]) -> None:
+        self._pieces = pieces
+
+    @property
+    def _answered(self) -> Answer:
+        answers = [piece._answered for piece in self._pieces]
+        return Answer([row for answer in answers for row in answer.rows], sum(answer.count for answer in answers))
 
 
 # Keys of a connection's `info`: its waiting replies, and the names of its prepared statements.
