@@ -34,8 +34,7 @@ from batchq.server.life import Enlistment, Machine, enlist
 from batchq.server.surroundings import Arrival, Surroundings
 from batchq.server.watch import Watch
 from batchq.spec import JobSpec, TaskSpec
-from batchq.store import moves
-from batchq.store import rows
+from batchq.store import moves, rows
 from batchq.store.database import Database
 from batchq.store.group import name_groups
 from batchq.store.moves import holding
