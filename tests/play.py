@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, select, update
 
 from batchq import engine
 from batchq.core.ends import Failure, Success
@@ -19,7 +19,7 @@ from batchq.store import server as servers
 from batchq.store import topology as topologies
 from batchq.store.columns import CONDITION, RUN, TASK
 from batchq.store.database import Database
-from batchq.store.tables import AttemptRow, Server
+from batchq.store.tables import AttemptRow, Server, TaskRow
 from batchq.testing.cast import Cast, Start, found
 from batchq.testing.clocked import Clocked
 from support.rules import is_met
@@ -124,6 +124,15 @@ class Play(Cast):
         """Cancel the run; returns how many tasks are canceled now."""
         return self.database.run(lambda tx: engine.cancel(tx, run, tx.now()))
 
+    def abort(self, task: str, run: int | None = None) -> None:
+        """Leave a running task as an operator's abort does: canceled, and to be settled."""
+        name, row = self.at(task, run)
+        end = update(TaskRow).where(TASK.id == row.id, TASK.status == "executing")
+        end = end.values(status="canceled", unsettled=True, token=None)
+        self.database.run(lambda tx: tx.execute(end.values(ended_at=tx.now())))
+        del self.workers[name].active[row.token]
+        self.forward()
+
     def executing(self) -> list[str]:
         """The names of the tasks that run now, in the order of their starts."""
         return [row.name for _, row in self.running()]
@@ -178,7 +187,7 @@ class Play(Cast):
 
     def states(self, run: int) -> dict[str, str]:
         with self.database.read() as tx:
-            rows = tx.execute(select(TASK.name, TASK.status).where(TASK.run_id == run).order_by(TASK.id))
+            rows = tx.execute(select(TASK.name, TASK.status).where(TASK.run_id == run, ~TASK.unnamed).order_by(TASK.id))
             return {row.name: row.status for row in rows}
 
     def verdict(self, run: int) -> str:

@@ -87,10 +87,20 @@ class Stage(Cast):
         self.mail = type(self.mail)(ticket for ticket in self.mail if ticket.task not in started)
         return [row.name for row in granted]
 
-    def end(self, task: str, error: str | None = None, *, result: str | None = None, log: str | None = None) -> None:
+    def end(
+        self,
+        task: str,
+        error: str | None = None,
+        *,
+        result: str | None = None,
+        log: str | None = None,
+        classes: tuple[str, ...] = (),
+    ) -> None:
         """Let an executing task end, in error if one is given, and advance."""
         ((server, row),) = [(server, row) for server, row in self.running() if row.name == task]
-        self.report(server, row, Success(result) if error is None else Failure(Reason.ERROR, error), log)
+        self.report(
+            server, row, Success(result) if error is None else Failure(Reason.ERROR, error, classes=classes), log
+        )
         self.forward()
 
     def play(self, failing: Collection[str] = ()) -> None:

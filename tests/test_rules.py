@@ -17,6 +17,7 @@ import pytest
 
 from batchq import spec
 from batchq.core.conditions import Condition, Ended, Join, Node, readiness, settle, verdict
+from batchq.core.override import Override
 from batchq.core.states import LABELS, MET_BY, MOVES, RUN_MOVES, SYNONYMS, Outcome, RunState, State
 from batchq.core.topology import Server, Topology
 from batchq.core.why import waits_for, why_not, why_ready
@@ -175,6 +176,14 @@ def test_job_1_ends_as_the_table_says():
         assert verdict(map(Ended, states.values())).value == expected
 
 
+def test_joins_within_joins_lead_where_the_table_says():
+    for after, *ends, expected in table("gates"):
+        text = f"job: J\ntasks: {{A: x, B: x, C: x, T: {{run: x, after: {after.strip('`')}}}}}"
+        nodes = {task.name: Node(task.after, task.join) for task in spec.loads(text).jobs["J"].tasks}
+        states = dict(zip("ABC", (State(end.replace("didn't run", "didnt_run")) for end in ends), strict=True))
+        assert label(settle(nodes, states | {"T": State.WAITING})["T"]) == expected
+
+
 def numbers(states: Mapping[str, State], wanted: State) -> str:
     return " ".join(name.removeprefix("TASK ") for name, state in states.items() if state is wanted) or "–"
 
@@ -229,13 +238,16 @@ def test_why_tells_the_first_reason_of_the_table_that_fits():
         *(asked(outcome, State.EXECUTING, waits_for) for outcome in Outcome),
         asked(Outcome.SUCCESS, State.ERROR, why_not),
         asked(Outcome.ERROR, State.SUCCESS, why_not),
+        asked(Outcome.SKIPPED, State.SUCCESS, why_not),
         asked(Outcome.FINISHED, State.DIDNT_RUN, why_not),
+        asked(Outcome.FINISHED, State.CANCELED, why_not),
         ready(paused=True, there=False),
         ready(there=False),
         ready(**dead, enabled=False),
         ready(**dead),
         ready(**stopping),
         ready(**closed),
+        ready(override=Override(0, NOON + timedelta(hours=6), "olav", "licence")),
         ready(busy=2),
         ready(),
     ]

@@ -202,7 +202,8 @@ class BatchQ:
         more = True
         while more:
             ahead, unsendable = self.settings.tickets_ahead, self.publisher.unsendable
-            step = aside.run(self.database, act, ahead=ahead, unsendable=unsendable)
+            aging = self.settings.priority_aging_seconds
+            step = aside.run(self.database, act, ahead=ahead, unsendable=unsendable, aging=aging)
             crash.point("forward-committed")
             more = not self.publish(step.tickets) or step.more
 

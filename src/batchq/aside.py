@@ -81,8 +81,8 @@ def _stages(tx: Tx, now: datetime) -> Iterator[tuple[What, Sequence[int], Act]]:
     yield What.TASK, queued, partial(_offer_and_claim, tx, version, now)
     yield What.TASK, moves.numbers_not_before(tx, now), partial(_follow_clock, tx, now)
     room = max(MOST, sum(server.threads for server in tx.topology.servers))
-    for group in topology.dispatch_input(tx).ready:
-        yield What.TASK, moves.numbers_ready(tx, group, room), partial(_hand_out, tx, version, now, group)
+    for lane in topology.dispatch_input(tx).ready:
+        yield What.TASK, moves.numbers_ready(tx, lane, room), partial(_hand_out, tx, version, now)
 
 
 def _settle(tx: Tx, now: datetime, runs: Sequence[int]) -> None:
@@ -113,8 +113,8 @@ def _follow_clock(tx: Tx, now: datetime, tasks: Sequence[int]) -> None:
     engine.follow_clock(tx, now, alone=tasks)
 
 
-def _hand_out(tx: Tx, version: int, now: datetime, group: str, tasks: Sequence[int]) -> None:
-    rows = moves.in_order(moves.peek(tx, {group: len(tasks)}, now, alone=tasks)[group].rows.rows)
+def _hand_out(tx: Tx, version: int, now: datetime, tasks: Sequence[int]) -> None:
+    rows = moves.ready_alone(tx, tasks, now)
     _claim(tx, version, now, [(ticket.task, ticket.token) for ticket in moves.hand_out(tx, rows, now)])
 
 

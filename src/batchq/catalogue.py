@@ -42,6 +42,10 @@ class Catalogue:
         """Whether a job may run the task of this name: one that the settings allow, and neither Celery's nor ours."""
         return _allowed(operation, self.settings.allowed_operations, self.settings.allow_shell)
 
+    def repeatable(self) -> list[str]:
+        """The names of the tasks that do no harm if they run once more: `@app.task(repeatable=True)`."""
+        return [name for name, task in self.app.tasks.items() if getattr(task, "repeatable", False) is True]
+
     def rate_limits(self, operations: Iterable[str]) -> str | None:
         """A sentence that names the operations with a `rate_limit`, which does not hold here; None if none has one."""
         if self.app.conf.worker_disable_rate_limits:
@@ -60,11 +64,11 @@ class Catalogue:
 
         self.app.loader.import_default_modules()
         registered = self.app.tasks
-        refused = {run for run in {task.run for task in job.tasks} if run not in registered or not self.allows(run)}
+        refused = {run for run in job.operations if run not in registered or not self.allows(run)}
         if not refused:
             arguments.check(job, self.app.tasks)
             return
-        unknown = {task.run: task.name for task in reversed(job.tasks) if task.run in refused}
+        unknown = {task.run: task.name for task in reversed(job.tasks) if task.run is not None and task.run in refused}
         operation, task = next(reversed(unknown.items()))
         if operation == "shell.run":
             raise InvalidInput(f"{job.name} / {task}: shell.run is switched off; BATCHQ_ALLOW_SHELL=1 allows it.")

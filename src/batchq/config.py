@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import getpass
 import hashlib
+import os
+import platform
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,11 +17,16 @@ from sqlalchemy.engine import make_url
 from tzlocal import get_localzone_name
 
 from batchq.core.json import JSON
+from batchq.core.priority import AGING
 from batchq.core.windows import zone
 from batchq.errors import InvalidInput
 
 # RabbitMQ refuses a longer name, and so does every client of AMQP.
 QUEUE_BYTES = 255
+# The variable that says who acts.
+USER = "BATCHQ_USER"
+# As long as the columns that keep it.
+USER_CHARACTERS = 200
 # Keys of a URL's query whose values must not be shown.
 SECRET_WORDS = re.compile("pass|secret|token|key", re.IGNORECASE)
 
@@ -51,6 +59,9 @@ class Settings(BaseSettings):
     max_pool: int = Field(200, gt=0, le=10_000, description="most processes, or threads, of a server's pool")
     fast_path: bool = Field(True, description="whether submit and finishing servers advance the work themselves")
     tickets_ahead: int = Field(0, ge=0, le=1000, description="tickets per open server beyond its free threads")
+    priority_aging_seconds: float = Field(
+        AGING, ge=0, description="time after which a task that waits rises by one priority; 0 = it never does"
+    )
     tick_seconds: float = Field(1.0, gt=0, le=60, description="time between two ticks of a coordinator")
     heartbeat_seconds: float = Field(2.0, gt=0, le=60, description="time between two heartbeats of a server")
     lost_seconds: float = Field(30.0, gt=0, description="silence after which a server counts as lost")
@@ -142,6 +153,20 @@ def users_zone(name: str | None = None) -> str:
         raise InvalidInput(
             "This machine's time zone has no IANA name: say which one is meant, in BATCHQ_TIMEZONE or beside the times."
         ) from None
+
+
+def acting_user() -> str:
+    """Name of the person who acts in this process: BATCHQ_USER, else user@host."""
+    name = os.environ.get(USER, "").strip() or f"{_login()}@{platform.node()}"
+    # A name of the environment may hold bytes that no database takes.
+    return "".join(each if each.isprintable() else "?" for each in name[:USER_CHARACTERS])
+
+
+def _login() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container may run under a number without a name
+        return str(os.getuid())
 
 
 def masked(url: str) -> str:

@@ -107,7 +107,9 @@ def offer_again(tick: Tick) -> None:
 
 def dispatch(tick: Tick) -> None:
     """Hand ready tasks out to servers with free threads."""
-    tick.tickets += engine.dispatch(tick.tx, tick.settings.tickets_ahead, tick.publisher.unsendable)
+    tick.tickets += engine.dispatch(
+        tick.tx, tick.settings.tickets_ahead, tick.publisher.unsendable, tick.settings.priority_aging_seconds
+    )
 
 
 # `take_back` takes the dispatch lock: from there on a step must wait for no run and no task, or two could deadlock.

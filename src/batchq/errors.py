@@ -46,6 +46,7 @@ class Action(StrEnum):
     LIST_JOBS = "list-jobs"
     LIST_TASKS = "list-tasks"
     LIST_GROUPS = "list-groups"
+    LIST_LIMITS = "list-limits"
     LIST_SERVERS = "list-servers"
     LIST_WINDOWS = "list-windows"
     SET_GROUPS = "set-groups"
@@ -63,6 +64,7 @@ IN_PYTHON = {
     Action.LIST_JOBS: "batchq.views.jobs",
     Action.LIST_TASKS: "batchq.views.run_view",
     Action.LIST_GROUPS: "batchq.views.groups",
+    Action.LIST_LIMITS: "batchq.views.limits",
     Action.LIST_SERVERS: "batchq.views.servers",
     Action.LIST_WINDOWS: "batchq.views.server_view",
     Action.SET_GROUPS: "batchq.actions.set_groups",

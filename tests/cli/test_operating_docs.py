@@ -44,7 +44,9 @@ def test_the_python_for_operators_runs(stage, set_up):
     batch = SimpleNamespace(database=stage.database)
     exec(book.block("docs/python.md", "actions"), {"batch": batch})
     with stage.database.read() as tx:
-        assert views.server_view(tx, "AOS1")["windows"][0]["window"] == "18:00-07:30=20 Europe/Oslo"
+        server = views.server_view(tx, "AOS1")
+        assert server["windows"][0]["window"] == "18:00-07:30=20 Europe/Oslo"
+        assert (server["override"]["threads"], server["override"]["why"]) == (10, "month end")
         assert views.groups(tx)[0]["paused"]
 
 

@@ -159,6 +159,30 @@ def test_a_log_is_that_of_the_last_attempt_or_of_the_one_asked_for(batchq, batch
     assert "Attempts that ended: 1, 2." in batchq("task", "log", 1, "A", "--attempt", "3", code=3).stderr
 
 
+def test_a_task_shows_how_it_is_tried_again_and_the_wait_and_class_of_each_attempt(batchq, batchq_json, stage):
+    stage.server("Batch1")
+    stage.submit(
+        "{job: J, tasks: {A: {run: demo.work, retries: 2, retry_delay: 10, retry_backoff: 2, retry_delay_max: 30, "
+        "retry_jitter: 0.2, retry_on: [OSError], retry_never_on: [batchq.Lost], repeatable: true}}}"
+    )
+    stage.start("Batch1")
+    stage.end("A", "BrokenPipeError: away", classes=("BrokenPipeError", "OSError"))
+    shown = batchq("task", "show", 1, "A").stdout
+
+    said = "retries 2, after 10.0 s × 2 each time, at most 30.0 s, ± 20%; only on OSError; never on batchq.Lost"
+    assert said in shown.splitlines()
+    assert "repeatable: to run it once more does no harm" in shown.splitlines()
+    assert "  0.0 s  " in shown
+    assert "  BrokenPipeError  " in shown
+    view = batchq_json("task", "show", 1, "A")
+    assert (view["retry_backoff"], view["retry_delay_max"], view["retry_jitter"]) == (2, 30, 0.2)
+    assert (view["retry_on"], view["retry_never_on"], view["repeatable"]) == (["OSError"], ["batchq.Lost"], True)
+    (attempt,) = view["history"]
+    assert attempt["error_class"] == "BrokenPipeError"
+    assert attempt["ready_at"] is not None
+    assert view["ready_at"] != attempt["ready_at"]
+
+
 @pytest.mark.parametrize(
     ("task", "sentence"),
     [

@@ -223,7 +223,7 @@ def test_the_periods_of_a_preview_cover_the_time_without_holes(batchq_json, stag
     assert found[0]["start"] == views.iso(first)
     assert found[-1]["end"] == views.iso(first + timedelta(hours=50.5))
     assert [one["end"] for one in found[:-1]] == [one["start"] for one in found[1:]]
-    assert all(list(one) == ["server", "start", "end", "threads"] for one in found)
+    assert all(list(one) == ["server", "start", "end", "threads", "override"] for one in found)
     for minute in range(0, 3030, 7):
         instant = first + timedelta(minutes=minute)
         (period,) = (one for one in found if one["start"] <= views.iso(instant) < one["end"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, time
 from itertools import permutations
@@ -23,6 +23,7 @@ from batchq.core.admission import (
     room,
     surplus,
 )
+from batchq.core.limits import Lane, Units
 from batchq.core.topology import Server, Topology
 from batchq.core.why import local, names, why_ready
 from batchq.core.windows import Window
@@ -66,6 +67,11 @@ def served(seen: Topology) -> dict[str, set[str]]:
 
 def by_name(seen: Topology, free: Mapping[int, int]) -> dict[str, int]:
     return {seen.by_id[server].name: threads for server, threads in free.items()}
+
+
+def lanes_of(tickets: Iterable[tuple[int, str]]) -> list[tuple[int, Lane]]:
+    """The tickets, each in a lane of its group without limits."""
+    return [(key, Lane(0, group)) for key, group in tickets]
 
 
 def random_tickets(rng: random.Random, most: int) -> list[str]:
@@ -200,7 +206,7 @@ def test_the_tickets_that_no_free_thread_answers_any_more_go_back_the_newest_fir
     free = {server.id: rng.randint(0, 2) for server in seen.servers}
     out = random_tickets(rng, 8)
     fitting = rules.fitting(out, by_name(seen, free), served(seen))
-    back = surplus(list(enumerate(out)), seen, free)
+    back = surplus(lanes_of(enumerate(out)), seen, free, Units(seen, {}))
     assert back == [number for number, fits in enumerate(fitting) if not fits]
 
 
@@ -407,8 +413,8 @@ def test_a_paused_group_gets_nothing_and_the_others_get_its_threads():
 def test_the_tickets_of_a_group_that_is_paused_go_back():
     seen = topology(AOS1="", AOS2="BG1")
     out = [(1, "BG1"), (2, "default"), (3, "BG1")]
-    assert surplus(out, seen, {1: 1, 2: 2}) == []
-    assert surplus(out, paused(seen, "BG1"), {1: 1, 2: 2}) == [1, 3]
+    assert surplus(lanes_of(out), seen, {1: 1, 2: 2}, Units(seen, {})) == []
+    assert surplus(lanes_of(out), paused(seen, "BG1"), {1: 1, 2: 2}, Units(seen, {})) == [1, 3]
 
 
 def test_pausing_a_group_changes_neither_its_bindings_nor_who_serves_it():

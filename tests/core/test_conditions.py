@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import re
 import time
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 import pytest
@@ -14,19 +16,25 @@ from batchq.core.conditions import (
     Condition,
     Ended,
     Join,
+    Joined,
     Node,
     find_cycle,
+    leaves,
     order,
     readiness,
     resolution,
+    resolved,
     settle,
+    took_over,
+    unfolded,
     verdict,
 )
 from batchq.core.states import TERMINAL, Outcome, RunState, State
 from batchq.core.why import waits_for, why_not
 from support import rules
+from support.nodes import nodes_of
 
-SUCCESS, ERROR, FINISHED = Outcome.SUCCESS, Outcome.ERROR, Outcome.FINISHED
+SUCCESS, ERROR, FINISHED, SKIPPED, OVER = Outcome
 OPEN = [State.WAITING, State.READY, State.QUEUED, State.EXECUTING]
 DEEP = 100_000
 RANDOM = st.randoms(use_true_random=True)  # one draw of a seed, where the other kind draws every choice
@@ -40,16 +48,6 @@ JOB_1 = {
     "TASK 6": Node((Condition("TASK 3", ERROR),)),
     "TASK 7": Node((Condition("TASK 3"), Condition("TASK 4"))),
 }
-
-
-def nodes_of(plan: rules.Plan) -> dict[str, Node]:
-    return {
-        name: Node(
-            tuple(Condition(task, Outcome(outcome), handles) for task, outcome, handles in conditions),
-            Join(plan.joins[name]),
-        )
-        for name, conditions in plan.after.items()
-    }
 
 
 def words(states: dict[str, State]) -> dict[str, str]:
@@ -157,6 +155,90 @@ def test_the_end_does_not_depend_on_which_ready_task_goes_first(tasks, rng):
     assert words(states) == rules.played(plan, failing)
 
 
+@settings(max_examples=2000, deadline=None)
+@given(st.integers(1, 30), RANDOM)
+def test_gates_joins_and_all_outcomes_settle_as_a_plain_evaluator_says_as_rules_4_and_50_say(tasks, rng):
+    plan = rules.random_plan(tasks, rng, levels=rng.randint(0, 4), gates=rng.choice([0, 0.3]))
+    nodes = nodes_of(plan)
+    states = settle(nodes, dict.fromkeys(nodes, State.WAITING))
+    assert words(states) == rules.settled(plan, dict.fromkeys(plan.after, "waiting"))
+    while ready := [name for name, state in states.items() if state is State.READY]:
+        for name in rng.sample(ready, rng.randint(1, len(ready))):
+            states[name] = rng.choice([State.SUCCESS, State.SUCCESS, State.ERROR, State.CANCELED])
+        expected = rules.settled(plan, words(states))
+        for name, node in nodes.items():
+            assert [resolved(each, states) for each in node.after] == [
+                rules.comes_to(each, words(states)) for each in plan.after[name]
+            ]
+        states = settle(nodes, states)
+        assert words(states) == expected
+    assert set(states.values()) <= TERMINAL
+
+
+def gate(*conditions: Condition | Joined, join: Join = Join.ALL) -> Node:
+    return Node(conditions, join, gate=True)
+
+
+A_FAILS = {"A": State.ERROR, "B": State.WAITING, "C": State.WAITING}
+
+
+def test_a_gate_succeeds_as_soon_as_its_conditions_are_met_and_its_followers_see_it_as_rule_50_says():
+    nodes = {"A": Node(), "B": gate(Condition("A", OVER)), "C": Node((Condition("B"),))}
+    assert settle(nodes, A_FAILS) == {"A": State.ERROR, "B": State.SUCCESS, "C": State.READY}
+
+
+def test_a_gate_without_conditions_succeeds_at_once_as_rule_50_says():
+    nodes = {"A": gate(), "B": gate(Condition("A")), "C": Node((Condition("B"),))}
+    assert settle(nodes, dict.fromkeys("ABC", State.WAITING)) == {
+        "A": State.SUCCESS, "B": State.SUCCESS, "C": State.READY,
+    }  # fmt: skip
+
+
+def test_a_gate_whose_conditions_cannot_come_true_didnt_run_as_rule_50_says():
+    nodes = {"A": Node(), "B": gate(Condition("A")), "C": Node((Condition("B", SKIPPED),))}
+    assert settle(nodes, A_FAILS) == {"A": State.ERROR, "B": State.DIDNT_RUN, "C": State.READY}
+
+
+def test_one_end_meets_skipped_and_over_and_misses_finished_in_the_same_round_as_rule_4_says():
+    nodes = {
+        "A": Node(),
+        "B": Node((Condition("A"),)),
+        "S": Node((Condition("B", SKIPPED),)),
+        "O": Node((Condition("B", OVER),)),
+        "F": Node((Condition("B", FINISHED),)),
+        "N": Node((Condition("F", SKIPPED), Condition("B", OVER))),
+    }
+    ended = settle(nodes, dict.fromkeys(nodes, State.WAITING) | {"A": State.ERROR})
+    assert words(ended) == {
+        "A": "error", "B": "didnt_run", "S": "ready", "O": "ready", "F": "didnt_run", "N": "ready",
+    }  # fmt: skip
+
+
+def test_a_chain_of_100_000_gates_settles_in_a_moment_without_recursion():
+    nodes = {"0": Node()} | {str(n): gate(Condition(str(n - 1))) for n in range(1, DEEP)}
+    began = time.process_time()
+    after = settle(nodes, dict.fromkeys(nodes, State.WAITING) | {"0": State.SUCCESS})
+    assert time.process_time() - began < 2
+    assert set(after.values()) == {State.SUCCESS}
+
+
+def test_equal_joins_of_several_tasks_become_one_gate_which_no_person_can_name():
+    inner = Joined(Join.ANY, (Condition("A"), Joined(Join.ALL, (Condition("B"), Condition("C")))))
+    nodes = {name: Node() for name in "ABC"} | {name: Node((Condition("A"), inner)) for name in ("X", "Y")}
+    plain = unfolded(nodes)
+    gates = {name: node for name, node in plain.items() if node.gate}
+    assert len(gates) == 2
+    assert all(name.startswith(" ") for name in gates)
+    assert plain["X"] == plain["Y"] == Node((Condition("A"), Condition(next(iter(gates)))))
+
+
+def test_a_join_that_stands_alone_needs_no_gate():
+    inner = Joined(Join.ANY, (Condition("A"), Condition("B", ERROR)))
+    nodes = {"A": Node(), "B": Node(), "T": Node((Joined(Join.ALL, (inner,)),))}
+    assert unfolded(nodes) == {"A": Node(), "B": Node(), "T": Node(inner.conditions, Join.ANY)}
+    assert leaves(nodes["T"].after) == inner.conditions
+
+
 def test_a_chain_of_100_000_that_didnt_run_settles_in_a_moment_without_recursion():
     nodes = {"0": Node()} | {str(n): Node((Condition(str(n - 1)),)) for n in range(1, DEEP)}
     states = dict.fromkeys(nodes, State.WAITING) | {"0": State.ERROR}
@@ -239,7 +321,7 @@ def test_a_task_behind_100_000_others_is_ordered_in_under_two_seconds():
 
 
 def predecessors(plan: rules.Plan) -> dict[str, list[str]]:
-    return {name: [task for task, _, _ in conditions] for name, conditions in plan.after.items()}
+    return {name: [task for task, _, _ in plan.leaves(name)] for name in plan.after}
 
 
 # --- the verdict (rule 7) -----------------------------------------------------------------------------------
@@ -266,6 +348,23 @@ def test_the_verdict_is_canceled_else_error_if_a_failure_counts_else_success_as_
     assert verdict(tasks, canceled=canceled) is RunState(expected)
 
 
+NOON = datetime(2027, 6, 1, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("started", "behind", "handles"),
+    [
+        (timedelta(seconds=1), False, True),
+        (timedelta(), False, True),  # in the same transaction, which stores the failure first
+        (timedelta(microseconds=-1), False, False),
+        (timedelta(hours=-1), True, True),  # the clock was set back; but it could not start before
+        (None, False, False),
+    ],
+)
+def test_a_task_handles_a_failure_after_which_it_started_as_rule_7_says(started, behind, handles):
+    assert took_over(NOON, None if started is None else NOON + started, behind=behind) is handles
+
+
 # --- why (rule 40) ------------------------------------------------------------------------------------------
 
 A, B, C, D, E = (Condition(name) for name in "ABCDE")
@@ -282,6 +381,39 @@ A, B, C, D, E = (Condition(name) for name in "ABCDE")
         (Node((A, Condition("B", ERROR)), Join.ANY), {}, "waits for A to succeed or B to fail"),
         (Node((A, B, C)), {}, "waits for A to succeed, B to succeed and C to succeed"),
         (Node((A, B, C, D, E)), {}, "waits for A to succeed, B to succeed, C to succeed and 2 more"),
+        (Node((Condition("A", OVER),)), {"A": "ready"}, "waits for A to be over"),
+        (Node((Condition("A", SKIPPED),)), {"A": "ready"}, "waits to see whether A runs"),
+        (
+            Node((A, Condition("B", SKIPPED), C)),
+            {},
+            "waits for A to succeed, to see whether B runs and for C to succeed",
+        ),
+        (
+            Node((A, Joined(Join.ANY, (B, Condition("C", ERROR))))),
+            {},
+            "waits for A to succeed and (B to succeed or C to fail)",
+        ),
+        (
+            Node((A, Joined(Join.ANY, (B, Condition("C", ERROR))))),
+            {"A": "success"},
+            "waits for B to succeed or C to fail",
+        ),
+        (Node((A, Joined(Join.ANY, (B, Condition("C", ERROR))))), {"B": "success"}, "waits for A to succeed"),
+        (
+            Node((A, Joined(Join.ANY, (B, Condition("C", ERROR))))),
+            {"B": "error"},
+            "waits for A to succeed and C to fail",
+        ),
+        (
+            Node((A, Joined(Join.ANY, (B, Condition("C", SKIPPED))))),
+            {},
+            "waits for A to succeed and (for B to succeed or to see whether C runs)",
+        ),
+        (
+            Node((Joined(Join.ANY, (A, Joined(Join.ALL, (B, C)))),)),
+            {},
+            "waits for A to succeed or (B to succeed and C to succeed)",
+        ),
         (Node((A, B)), {"A": "success", "B": "success"}, "is about to start"),
         (Node(), {}, "is about to start"),
     ],
@@ -297,7 +429,15 @@ def test_a_waiting_task_says_what_it_waits_for(node, states, sentence):
         ((A,), {"A": "error"}, "A failed"),
         ((Condition("A", ERROR),), {"A": "success"}, "A did not fail"),
         ((Condition("A", FINISHED),), {"A": "didnt_run"}, "A didn't run"),
-        ((A, B), {"A": "success", "B": "canceled"}, "B was canceled"),
+        ((A, B), {"A": "success", "B": "canceled"}, "B was aborted"),
+        ((Condition("A", SKIPPED),), {"A": "success"}, "A ran"),
+        ((Condition("A", SKIPPED),), {"A": "error"}, "A ran"),
+        ((Condition("A", FINISHED), Condition("B", OVER)), {"A": "didnt_run", "B": "canceled"}, "A didn't run"),
+        (
+            (A, Joined(Join.ANY, (B, Condition("C", ERROR)))),
+            {"A": "success", "B": "error", "C": "success"},
+            "B failed and C did not fail",
+        ),
         ((A, B), {"A": "error", "B": "didnt_run"}, "A failed and B didn't run"),
         ((A, B), {"A": "success", "B": "success"}, "its conditions can no longer come true"),
     ],
@@ -317,13 +457,13 @@ def test_every_way_to_miss_a_condition_has_its_words(outcome, state):
 @settings(max_examples=200, deadline=None)
 @given(st.integers(2, 20), RANDOM)
 def test_in_a_random_play_every_task_that_has_not_started_can_say_why(tasks, rng):
-    plan = rules.random_plan(tasks, rng)
+    plan = rules.random_plan(tasks, rng, levels=rng.randint(0, 4))
     nodes = nodes_of(plan)
     states = settle(nodes, {name: any_state(rng) for name in nodes})
     for name, state in states.items():
         if state is State.WAITING:
-            assert waits_for(nodes[name], states).startswith("waits for TASK ")
-        elif state is State.DIDNT_RUN and any(c.task in nodes for c in nodes[name].after):
+            assert re.match(r"waits \(*(for \(*|to see whether )TASK ", waits_for(nodes[name], states))
+        elif state is State.DIDNT_RUN and nodes[name].after:
             assert why_not(nodes[name], states)
 
 

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchq.core.admission import Matching, admit, free_threads, room
+from batchq.core.override import Override
 from batchq.core.topology import DEFAULT_GROUP, Server, Topology
 from batchq.core.windows import Window
 
@@ -37,6 +38,7 @@ def random_topology(rng: random.Random, servers: int, begin: datetime | None = N
             threads=rng.randint(0, 3),
             groups=frozenset(group for group in GROUPS if rng.random() < rng.choice([0, 0.4])),
             windows=random_windows(rng, begin) if begin else (),
+            override=random_override(rng, begin) if begin else None,
             enabled=rng.random() < 0.9,
             alive=rng.random() < 0.9,
             pool=rng.choice([None, None, 1, 5]),
@@ -48,6 +50,10 @@ def random_topology(rng: random.Random, servers: int, begin: datetime | None = N
 
 def random_windows(rng: random.Random, begin: datetime) -> tuple[Window, ...]:
     return tuple(random_window(rng, begin.date()) for _ in range(rng.choice([0, 1, 2, 3])))
+
+
+def random_override(rng: random.Random, begin: datetime) -> Override | None:
+    return Override(rng.randint(0, 4), begin + rng.randint(-48, 48) * 30 * MINUTE) if rng.random() < 0.3 else None
 
 
 def random_window(rng: random.Random, day: date) -> Window:

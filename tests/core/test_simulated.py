@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchq.core.conditions import Condition, Join
+from batchq.core.retries import Policy
 from batchq.core.simulated import Found, Planned, SimRun, SimTask, Simulation
 from batchq.core.simulation import simulate
 from batchq.core.states import Outcome, RunState, State
@@ -20,6 +21,7 @@ from batchq.core.thread_hours import full_hours
 from batchq.core.topology import Server, Topology
 from batchq.core.windows import Window
 from support import rules
+from support.nodes import condition_of
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)  # a Monday, 14:00 in Oslo
 SECOND = timedelta(seconds=1)
@@ -148,6 +150,18 @@ def test_what_fails_is_tried_again_as_often_as_it_may():
     assert starts == [timedelta(0), timedelta(minutes=11), timedelta(minutes=22)]
     assert (task.attempts, task.state, task.ended_at) == (3, State.ERROR, NOON + timedelta(minutes=23))
     assert task.waited == timedelta(0)
+
+
+def test_the_waits_of_what_fails_grow_without_jitter_and_count_from_an_operators_retry():
+    policy = Policy(backoff=2, most=240, jitter=0.5)
+    task = SimTask("A", 60, fails=True, retries=3, retry_delay=60, policy=policy)
+    simulation = planned(servers(1), SimRun("J", (task,)))
+    starts = [attempt.start - NOON for attempt in simulation.attempts]
+    assert starts == [timedelta(minutes=at) for at in (0, 2, 5, 10)]
+
+    found = Found(State.READY, NOON, attempts=4, retried_at=4)
+    again = planned(servers(1), SimRun("J", (replace(task, found=found),)))
+    assert [attempt.start - NOON for attempt in again.attempts] == starts
 
 
 def test_tasks_that_take_no_time_follow_each_other_at_one_instant():
@@ -356,17 +370,18 @@ class Night:
 def random_night(rng: random.Random) -> Night:
     begin = NOON + timedelta(minutes=59, seconds=rng.choice([0, 30, 45]))
     seconds = rng.randint(20, 70)
-    job = rules.random_plan(rng.randint(1, 12), rng)
+    job = rules.random_plan(rng.randint(1, 12), rng, levels=rng.randint(0, 2), gates=rng.choice([0, 0.2]), early=True)
     tasks = tuple(
         SimTask(
             name,
             rng.choice([0, 1, 2, 5, 9, 20]),
-            tuple(Condition(task, Outcome(outcome), handles) for task, outcome, handles in conditions),
+            tuple(map(condition_of, conditions)),
             Join(job.joins[name]),
             rng.choice(GROUPS),
             rng.randint(0, 3),
             rng.random() < 0.25,
             name in job.ignored,
+            gate=name in job.gates,
         )
         for name, conditions in job.after.items()
     )
@@ -395,10 +410,12 @@ class Slow:
         self.started: dict[str, int] = {}
         self.ended: dict[str, int] = {}
         self.sums: Counter[str] = Counter()
+        self.history: list[str] = []
         bound = {server.name: server.groups for server in night.topology.servers}
         self.served = {name: rules.serves(bound, name, GROUPS) for name in bound}
 
     def play(self) -> None:
+        self.end(0)  # gates may have ended
         for second in range(self.night.seconds):
             while self.end(second) or self.start(second):
                 pass
@@ -429,6 +446,7 @@ class Slow:
         for name, state in self.states.items():
             if state != before[name]:
                 (self.ready if state == "ready" else self.ended)[name] = second
+        self.history += [f"fails {name}" for name in over if self.states[name] == "error"]
         return bool(over)
 
     def start(self, second: int) -> bool:
@@ -444,6 +462,7 @@ class Slow:
                 assert self.free(second)[place] > 0, f"{place} has no free thread for {name} after {second} s"
                 self.states[name] = "executing"
                 self.started[name] = second
+                self.history.append(f"starts {name}")
         return any(allowed)
 
     def book(self, second: int) -> None:
@@ -488,7 +507,7 @@ def test_a_random_night_goes_as_one_that_is_played_second_by_second(rng):
     assert seconds({name: task.ended_at for name, task in found.items()}, night.begin) == slow.ended
     assert sums(simulation) == {name: pytest.approx(slow.sums[name]) for name in sums(simulation)}
     if all(state in rules.ENDS for state in slow.states.values()):
-        assert simulation.jobs[0].verdict == rules.verdict(night.job, slow.states)
+        assert simulation.jobs[0].verdict == rules.verdict(night.job, slow.states, slow.history)
         assert seconds({"J": simulation.jobs[0].ended_at}, night.begin)["J"] == max(slow.ended.values())
     else:
         assert simulation.jobs[0].verdict is None

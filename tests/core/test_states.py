@@ -24,7 +24,7 @@ from batchq.core.states import (
 # Rule 6, clause by clause.
 RULE_6 = """
     waiting ready, ready queued, queued executing, executing success, executing error
-    waiting didnt_run
+    waiting didnt_run, waiting success
     ready executing
     queued ready
     executing ready
@@ -69,11 +69,13 @@ def test_didnt_run_and_canceled_meet_no_condition_not_even_finished_as_rule_4_sa
     assert MET_BY[outcome] == ends
 
 
-def test_every_synonym_on_input_means_one_of_the_three_outcomes():
+def test_every_synonym_on_input_means_one_of_the_five_outcomes():
     words = {
         "success": "success ended succeeded ok afterok",
         "error": "error failure failed afternotok",
         "finished": "finished done afterany ended_or_error",
+        "skipped": "skipped omitted not_run didnt_run",
+        "over": "over always all_done",
     }
     assert {word: outcome.value for word, outcome in SYNONYMS.items()} == {
         word: outcome for outcome, all_words in words.items() for word in all_words.split()

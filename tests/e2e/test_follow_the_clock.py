@@ -99,6 +99,28 @@ def peak(claims: list[Claim], begin: datetime, end: datetime) -> int:
     return max(sum(each.at <= claim.at < (each.end or end) for each in own) for claim in own)
 
 
+def test_an_override_counts_at_once_and_its_end_too_as_rule_51_says(tmp_path: Path, broker: str) -> None:
+    with Site(tmp_path, broker=broker) as site:
+        site.apply("servers: {AOS1: {threads: 1}}")
+        site.start_broker()
+        site.start_coordinator()
+        site.start_server("AOS1")
+        run = site.submit(backlog(TASKS, 0.3))
+        site.wait_for("one to run", lambda: executing(site).get("AOS1") == 1)
+        timeline = Timeline(site)
+        begin = timeline.now()
+        end = begin + timedelta(seconds=5)
+        timeline.change(lambda: actions.override_server(site.database, "AOS1", 6, end, by="drill"))
+        seen = watch(site, lambda: datetime.now(UTC) > end + timedelta(seconds=3))
+        actions.cancel_run(site.database, run)
+        site.wait_end(run)
+
+        claims = timeline.judge([run])
+        assert (peak(claims, begin, end), peak(claims, end + timedelta(seconds=1), claims[-1].at)) == (6, 1)
+        assert (max(seen["children"]), "draining" in seen["states"]) == (6, True)
+        site.wait_for("the pool to shrink", lambda: children(site) <= 1)
+
+
 def test_what_runs_when_a_window_closes_ends_in_peace(tmp_path: Path, broker: str) -> None:
     with Site(tmp_path, broker=broker) as site:
         site.apply("servers: {AOS1: {threads: 2}}")

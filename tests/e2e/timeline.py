@@ -83,5 +83,7 @@ def executing(site: Site) -> dict[str, int]:
 
 
 def threads_of(server: Server, at: datetime) -> int:
-    """How many threads the server had at the instant, by the wall clocks of its windows (rules 18, 19)."""
-    return checker.Server(server.threads, True, frozenset(server.groups), tuple(server.windows)).threads_at(at)
+    """How many threads the server had at the instant, by its override, else by its windows (rules 18, 19, 51)."""
+    override = (server.override.threads, server.override.until) if server.override else None
+    told = checker.Server(server.threads, True, frozenset(server.groups), tuple(server.windows), override)
+    return told.threads_at(at)

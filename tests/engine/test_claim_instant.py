@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from datetime import UTC, datetime, time
+from datetime import UTC, datetime, time, timedelta
 from typing import Any
 
 import psycopg
@@ -47,8 +47,14 @@ def held_back(batch: Play) -> tuple[list[Any], Callable[[], None]]:
     return granted, lambda: granted.extend(batch.serve("AOS1", more_to_settle=True).granted)
 
 
-def test_a_window_that_closed_while_dispatch_was_waited_for_lets_nothing_start(batch, postgresql):
-    batch.server("AOS1", windows=[Window(time(11), time(12, 0, 1), 1, "UTC")])
+@pytest.mark.parametrize("overridden", [False, True])
+def test_a_window_or_an_override_that_ended_while_dispatch_was_waited_for_lets_nothing_start(
+    batch, postgresql, overridden
+):
+    closes = NOON + timedelta(seconds=1)
+    batch.server("AOS1", 0, windows=[] if overridden else [Window(time(11), closes.time(), 1, "UTC")])
+    if overridden:
+        actions.override_server(postgresql, "AOS1", 1, closes)
     job = Job("LATE")
     job.task("A", "demo.work")
     batch.change("AOS1", enabled=False)

@@ -15,6 +15,7 @@ from batchq.spec import Job
 from batchq.store import moves
 from batchq.store import run as runs
 from batchq.store.columns import RUN, TASK
+from batchq.store.rows import rows_of
 from batchq.testing.clocked import in_memory
 from play import Play, check_counters
 
@@ -135,7 +136,7 @@ def test_a_run_that_is_held_while_it_is_stored_starts_nothing_when_it_opens(batc
 def _store(tx: Any, spec: Any) -> Any:
     """Store a run that is not open yet."""
     number, now = runs.open_run(tx, spec)
-    rows = runs.rows_of(spec)
+    rows = rows_of(spec)
     runs.add_tasks(tx, [number.task(task) for task in rows.tasks])
     runs.add_conditions(tx, list(number.conditions(rows.conditions)))
     return number.run, now

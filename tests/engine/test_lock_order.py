@@ -270,7 +270,7 @@ def test_a_commit_under_the_dispatch_lock_waits_for_no_follower_that_others_hold
     server.patience = 0.2
     with server.write() as tx:
         topologies.current(tx)
-    flush = engine.Flush(reports=[engine.Report(row.id, row.token, Success())], active=0, pool=2, likely={"default"})
+    flush = engine.Flush(reports=[engine.Report(row.id, row.token, Success())], active=0, pool=2, likely={row.pile})
     with elsewhere(postgresql) as other:
         held(other, ticket)
         served = server.run(engine.serve, life, flush)
@@ -295,13 +295,13 @@ def test_a_commit_that_reports_of_a_run_set_aside_locks_other_runs_before_dispat
     batch.deliver()
     a, c = (batch.at(name)[1] for name in "AC")
     left = engine.Flush(
-        reports=[engine.Report(c.id, c.token, Success())], active=1, pool=2, likely={"default"}, may_advance=False
+        reports=[engine.Report(c.id, c.token, Success())], active=1, pool=2, likely={c.pile}, may_advance=False
     )
     postgresql.run(engine.serve, life, left)
     postgresql.run(lambda tx: trouble.note(tx, {(What.RUN, first): "broken"}, "here", tx.now()))
     with server.write() as tx:
         topologies.current(tx)
-    flush = engine.Flush(reports=[engine.Report(a.id, a.token, Success())], active=0, pool=2, likely={"default"})
+    flush = engine.Flush(reports=[engine.Report(a.id, a.token, Success())], active=0, pool=2, likely={a.pile})
     with elsewhere(postgresql) as other:
         moves.lock_runs(other, [second])
         other.execute(text("SELECT 1"))

@@ -37,12 +37,18 @@ class Choice:
     def __init__(self, plan: rules.Plan, failing: set[str], rng: random.Random) -> None:
         self.plan, self.failing, self.rng = plan, failing, rng
         self.ended = dict.fromkeys(plan.after, "waiting")
+        self.history: list[str] = []
 
     def __call__(self, running):
+        standing = rules.settled(self.plan, self.ended)
         for row in running:
-            assert rules.judged(self.plan, self.ended, row.name) == "ready", row.name
+            assert standing[row.name] == "ready", row.name
+            if (start := f"starts {row.name}") not in self.history:
+                self.history.append(start)
         chosen = self.rng.choice(running)
         self.ended[chosen.name] = "error" if chosen.name in self.failing else "success"
+        if chosen.name in self.failing:
+            self.history.append(f"fails {chosen.name}")
         return chosen
 
 
@@ -55,12 +61,14 @@ def test_a_random_job_with_random_failures_ends_as_the_rules_say(database, fast_
     @settings(max_examples=EXAMPLES[database.kind] // (1 if fast_path else 2), deadline=None)
     @given(st.integers(1, 25), RANDOM)
     def ends_as_the_rules_say(tasks, rng):
-        plan = rules.random_plan(tasks, rng)
+        plan = rules.random_plan(tasks, rng, levels=rng.randint(0, 4), gates=rng.choice([0, 0.2]), early=True)
         failing = {name for name in plan.after if rng.random() < 0.3}
-        run = batch.play(tried_once(plan, rng), failing, choose=Choice(plan, failing, rng))
+        choice = Choice(plan, failing, rng)
+        run = batch.play(tried_once(plan, rng), failing, choose=choice)
         assert run.states == rules.played(plan, failing)
-        assert run.verdict == rules.verdict(plan, run.states)
-        ran = [name for name, state in run.states.items() if state in ("success", "error")]
+        assert run.verdict == rules.verdict(plan, run.states, choice.history)
+        ended = [name for name, state in run.states.items() if state in ("success", "error")]
+        ran = [name for name in ended if name not in plan.gates]
         assert sorted(run.order) == sorted(ran)
 
     ends_as_the_rules_say()

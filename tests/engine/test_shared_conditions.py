@@ -13,6 +13,7 @@ from batchq.planning import open_runs
 from batchq.spec import JobSpec, TaskSpec
 from batchq.store import run as runs
 from batchq.store.columns import CONDITION
+from batchq.store.rows import rows_of
 from play import Play, check_counters
 
 LAYERS = [[f"{layer}.{number}" for number in range(10)] for layer in range(4)]
@@ -37,7 +38,7 @@ def after(**conditions: object) -> JobSpec:
 
 def sharing(job: JobSpec) -> dict[str, str]:
     """Which task waits with which."""
-    rows = runs.rows_of(job).tasks
+    rows = rows_of(job).tasks
     return {row["name"]: rows[row["waits_with"]]["name"] for row in rows if row["waits_with"] is not None}
 
 
@@ -136,4 +137,4 @@ def test_each_is_shown_with_the_conditions_it_shares(batch: Play):
     assert [each["met"] for each in one["after"]] == [True] * 8 + [None] * 2
     tasks = {row.name: row for row in open_.tasks.values()}
     for name, before in (("0.3", []), ("1.0", LAYERS[0]), ("3.9", LAYERS[2])):
-        assert [open_.tasks[each.predecessor_id].name for each in open_.after(tasks[name])] == before
+        assert [each.task for each in open_.after(tasks[name])] == before

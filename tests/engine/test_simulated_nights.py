@@ -8,10 +8,9 @@ from datetime import UTC, datetime, time, timedelta
 import pytest
 from sqlalchemy import select
 
-from batchq.core.conditions import Condition, Join
+from batchq.core.conditions import Join
 from batchq.core.simulated import SimRun, SimTask, Simulation
 from batchq.core.simulation import simulate
-from batchq.core.states import Outcome
 from batchq.core.topology import Server, Topology
 from batchq.core.windows import Window, next_change
 from batchq.spec import JobSpec, TaskSpec
@@ -19,6 +18,7 @@ from batchq.store import topology as topologies
 from batchq.store.columns import TASK
 from play import Clocked, Play
 from support import rules
+from support.nodes import condition_of
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -52,7 +52,7 @@ class Night:
             windows = [self.window(rng) for _ in range(rng.randint(0, 2))]
             groups = [group for group in GROUPS if rng.random() < rng.choice([0, 0.5])]
             self.engine.server(f"AOS{number}", rng.randint(0, 3), groups=groups, windows=windows)
-        shape = rules.random_plan(rng.randint(2, 25), rng)
+        shape = rules.random_plan(rng.randint(2, 25), rng, levels=rng.choice([0, 3]), gates=rng.choice([0, 0.2]))
         self.seconds = {name: rng.choice([0, 1, 3, 7, 11]) for name in shape.after}
         self.failing = {name for name in shape.after if rng.random() < 0.2}
         self.job = JobSpec(name="J", tasks=tuple(self.task(name, shape, rng) for name in shape.after))
@@ -62,10 +62,12 @@ class Night:
         return Window(start, end if end != start else time(11), rng.randint(0, 3), "UTC")
 
     def task(self, name: str, shape: rules.Plan, rng: random.Random) -> TaskSpec:
+        if name in shape.gates:
+            return TaskSpec(name=name, after=tuple(map(condition_of, shape.after[name])), join=Join(shape.joins[name]))
         return TaskSpec(
             name=name,
             run="demo.work",
-            after=tuple(Condition(task, Outcome(outcome), handles) for task, outcome, handles in shape.after[name]),
+            after=tuple(map(condition_of, shape.after[name])),
             join=Join(shape.joins[name]),
             group=rng.choice(GROUPS),
             priority=rng.choice(PRIORITIES),
@@ -91,6 +93,7 @@ class Night:
                 spec.ignore_failure,
                 spec.retries,
                 spec.retry_delay,
+                gate=spec.run is None,
             )
             for spec in self.job.tasks
         )
@@ -142,12 +145,12 @@ class Night:
         """State, server, start and end of each task, as the database has them."""
         names = {server.id: server.name for server in self.topology().servers}
         with self.database.read() as tx:
-            rows = tx.execute(select(*TASK).where(TASK.run_id == self.run)).all()
+            rows = tx.execute(select(*TASK).where(TASK.run_id == self.run, ~TASK.unnamed)).all()
         started = ("executing", "success", "error")
         return {
             row.name: (
                 row.status,
-                names[row.server_id] if row.status in started else None,
+                names.get(row.server_id) if row.status in started else None,
                 row.claimed_at if row.status in started else None,
                 row.ended_at if row.status in rules.ENDS else None,
             )

@@ -7,12 +7,13 @@ from datetime import UTC, datetime, time, timedelta
 import pytest
 
 from batchq import engine
+from batchq.core.priority import PRIORITIES
 from batchq.core.states import RunState
 from batchq.core.windows import Window
 from batchq.engine import Life, Offer, Served
 from batchq.spec import Job
 from batchq.store import moves
-from batchq.store.group import PRIORITIES, name_groups, set_priority
+from batchq.store.group import name_groups, set_priority
 from play import Play, busy, check_counters
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)  # 14:00 in Oslo

@@ -17,6 +17,9 @@ from typing import Any
 import pytest
 
 from batchq.core.ends import Failure
+from batchq.core.retries import CLASS_CHARS, MOST_CLASSES
+from batchq.core.secrets import Veil
+from batchq.server.child import exceptions
 from batchq.server.child.executing import execute
 from batchq.server.child.order import ERROR_CHARS, Current, Done, Order
 from batchq.server.execution import Execution
@@ -52,6 +55,9 @@ def test_whatever_is_raised_becomes_an_error_with_its_log(case: str, pool: Any) 
     assert f"raises {case}" in done.log or "left out" in done.log
     assert len(done.log) < 66_000
     assert "Traceback" in done.log or "left out" in done.log
+    assert all(type(name) is str and len(name) <= CLASS_CHARS for name in done.classes)
+    assert len(done.classes) <= MOST_CLASSES
+    assert done.classes[-1] == "BaseException"
 
 
 @pytest.mark.parametrize("pool", [run, in_a_thread], ids=["process", "thread"])
@@ -77,6 +83,27 @@ def test_a_soft_limit_that_comes_while_the_result_is_taken_is_no_result() -> Non
     done = run("hostile.return", case="a soft limit")
 
     assert (done.ok, done.error) == (False, "SoftTimeLimitExceeded: SoftTimeLimitExceeded()")
+
+
+# A class with a module or a name that no text can hold, and how its full name is told.
+NAMES: dict[str, tuple[type[BaseException], str]] = {
+    "a module that is no text": (type("Odd", (Exception,), {"__module__": 17}), "Odd"),
+    "a module that says whatever": (type("Odd", (Exception,), {"__module__": "a\x00b\ud800"}), "a\ufffdb?.Odd"),
+    "the name of another": (type("Final", (Exception,), {"__module__": "batchq"}), "batchq.Final"),
+    "a very long name": (type("N" * 100_000, (Exception,), {}), f"{__name__}.NNNN"),
+    "a secret": (type("letmein", (Exception,), {"__module__": "letmein"}), "***.***"),
+}
+
+
+@pytest.mark.parametrize("case", NAMES)
+def test_the_class_of_an_error_is_told_whatever_it_is_called(case: str) -> None:
+    kind, name = NAMES[case]
+    veil = Veil({"password": "letmein"})
+    found = exceptions.classes(kind("no"), veil.hide)
+
+    assert found[0].startswith(name)
+    assert len(found[0]) <= CLASS_CHARS
+    assert found[-2:] == ("Exception", "BaseException")
 
 
 class Told(Execution):

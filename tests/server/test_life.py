@@ -12,7 +12,9 @@ from typing import Any
 
 import psutil
 import pytest
+from celery import Celery
 
+from batchq.catalogue import Catalogue
 from batchq.config import Settings
 from batchq.coordinator import Silence
 from batchq.errors import Conflict, ServerRuns
@@ -49,6 +51,24 @@ def test_a_process_of_this_host_is_seen_alive_until_it_ends() -> None:
         assert seen_alive(row_of(facts)) is True
     assert seen_alive(row_of(facts)) is False
     assert seen_alive(row_of(this_life())) is True
+
+
+def test_a_life_tells_the_operations_of_its_app_that_may_run_once_more() -> None:
+    assert "repeatable" not in json.loads(this_life()["life"])
+    facts = this_life(repeatable=["b", "a"])
+    assert json.loads(facts["life"])["repeatable"] == ["a", "b"]
+    assert seen_alive(row_of(facts)) is True
+
+
+def test_an_operation_says_that_it_may_run_once_more() -> None:
+    app = Celery("shop", set_as_current=False)
+
+    def act() -> None: ...
+
+    app.task(act, name="again", repeatable=True)
+    app.task(act, name="once")
+    app.task(act, name="odd", repeatable="yes")
+    assert Catalogue(app, Settings()).repeatable() == ["again"]
 
 
 def test_a_pid_that_was_given_to_another_process_is_no_sign_of_life() -> None:

@@ -11,6 +11,7 @@ from celery import Celery, Task, signals
 from celery.app import trace as celerys
 from celery.exceptions import Ignore, MaxRetriesExceededError, Retry
 
+from batchq import Final
 from batchq.server.child.executing import execute
 from batchq.server.child.order import Current, Done, Order
 
@@ -280,3 +281,48 @@ def test_the_request_has_what_a_task_of_celery_finds_there() -> None:
         '"called_directly": false, "hostname": "AOS1@h", "group": null, "chord": null, "callbacks": null, '
         '"errbacks": null, "timelimit": [9, null], "argsrepr": "[1]", "kwargsrepr": "{\'day\': \'today\'}"}'
     )
+
+
+# --- errors after which no attempt follows ------------------------------------------------------------------
+
+AGAIN = ["on_retry", "task_retry"]
+FAILED = ["on_failure", "task_failure"]
+
+
+@pytest.mark.parametrize(
+    ("error", "policy", "ends"),
+    [
+        (OSError("away"), None, AGAIN),
+        (Final("no such order"), None, FAILED),
+        (OSError("away"), '{"retry_on": ["ConnectionError"]}', FAILED),
+        (BrokenPipeError("away"), '{"retry_on": ["ConnectionError"]}', AGAIN),
+        (OSError("away"), '{"retry_never_on": ["OSError"]}', FAILED),
+        (OSError("away"), "unreadable", FAILED),
+    ],
+)
+@pytest.mark.parametrize("kind", ["raised", "a reason", "of itself"])
+def test_an_error_that_is_not_tried_again_is_told_as_a_failure_by_rule_30c(
+    error: Exception, policy: str | None, ends: list[str], kind: str
+) -> None:
+    def asks(self: Task) -> None:
+        if kind == "a reason":
+            raise self.retry(exc=error)
+        raise error
+
+    options = {"autoretry_for": (Exception,)} if kind == "of itself" else {}
+    name = operation(asks, bind=True, max_retries=5, **options)
+    work = Current("J", 1, "A", 1)
+    done = execute(Order(name, "[]", "{}", "t", work, "AOS1@h", "BG1", 9999, 9999, last=False, policy=policy))
+
+    assert done.error == f"{type(error).__name__}: {error}"
+    assert done.classes[0] == ("batchq.Final" if isinstance(error, Final) else type(error).__name__)
+    assert [each.split()[0] for each in told if each.startswith(("on_", "task_retry", "task_failure"))] == ends
+
+
+def test_a_wish_for_a_retry_without_a_reason_is_an_error_of_celerys_name() -> None:
+    def asks(self: Task) -> None:
+        raise self.retry()
+
+    name = operation(asks, bind=True)
+    done = played(name, 1, retries=1)
+    assert (done.error, done.classes[0]) == ("Retry: the operation asked for it", "celery.exceptions.Retry")

@@ -20,9 +20,13 @@ def refusal(text: str | bytes, **options: object) -> str:
     return str(refused.value)
 
 
+GATE = "tasks.T: 'run' is missing; without it the task is a gate, which takes 'after', 'join' and 'stage', and no"
+WORDS = "use success, error, finished, skipped or over"
 # What is wrong with a task, on line 5 of its file.
 TASK_FAULTS = [
-    ("{}", "tasks.T: 'run' is missing"),
+    ("{retries: 1}", f"{GATE} 'retries'"),
+    ("{group: BG1}", f"{GATE} 'group'"),
+    ("{rum: x}", "tasks.T: unknown key 'rum' (closest: 'run')"),
     ("7", "tasks.T: must be a mapping, not 7"),
     ("[x]", "tasks.T: must be a mapping, not a list"),
     ("{run: 7}", "tasks.T.run: must be text, not 7; put it in quotes"),
@@ -39,6 +43,43 @@ TASK_FAULTS = [
     ("{run: x, retries: true}", "tasks.T.retries: must be a whole number, not true"),
     ("{run: x, retry_delay: -0.5}", "tasks.T.retry_delay: must be at least 0, not -0.5"),
     ("{run: x, retry_delay: .inf}", "tasks.T.retry_delay: must be a finite number"),
+    ("{run: x, retry_backoff: 0.5}", "tasks.T.retry_backoff: must be at least 1, not 0.5"),
+    ("{run: x, retry_backoff: 1001}", "tasks.T.retry_backoff: must be at most 1,000, not 1001"),
+    ("{run: x, retry_backoff: '2'}", "tasks.T.retry_backoff: must be a number, not '2'"),
+    ("{run: x, retry_jitter: 1.5}", "tasks.T.retry_jitter: must be at most 1, not 1.5"),
+    ("{run: x, retry_delay_max: -1}", "tasks.T.retry_delay_max: must be at least 0, not -1"),
+    (
+        "{run: x, retry_delay: 9, retry_delay_max: 5}",
+        "tasks.T.retry_delay_max: is less than retry_delay, 9 s; leave one of them out",
+    ),
+    (
+        "{run: x, retries: 5, retry_delay: 3600, retry_backoff: 100}",
+        "tasks.T.retry_backoff: lets a retry wait for more than a year; give it a retry_delay_max",
+    ),
+    ("{run: x, retry_bakoff: 2}", "tasks.T: unknown key 'retry_bakoff' (closest: 'retry_backoff')"),
+    ("{run: x, retry_on: ConnectionError}", "tasks.T.retry_on: must be a list, not text"),
+    ("{run: x, retry_on: []}", "tasks.T.retry_on: names no error; leave it out, and all are meant"),
+    ("{run: x, retry_on: [7]}", "tasks.T.retry_on.0: must be text, not 7; put it in quotes"),
+    ("{run: x, retry_on: [A, A]}", "tasks.T.retry_on: 'A' is there twice"),
+    (
+        "{run: x, retry_on: [Connection Error]}",
+        "tasks.T.retry_on.0: 'Connection Error' cannot be the name of an error's class (closest: 'ConnectionError')",
+    ),
+    (
+        "{run: x, retry_never_on: [shop..!]}",
+        "tasks.T.retry_never_on.0: 'shop..!' cannot be the name of an error's class; "
+        "write it as in Python: ConnectionError, or shop.errors.Late",
+    ),
+    (
+        "{run: x, retry_on: [batchq.Lots]}",
+        "tasks.T.retry_on.0: batchq has no error 'batchq.Lots' (closest: 'batchq.Lost'); "
+        "it has batchq.Final, batchq.Lost, batchq.TimedOut",
+    ),
+    (
+        "{run: x, retry_on: [batchq.Final]}",
+        "tasks.T.retry_on: batchq.Final is never tried again; leave it out",
+    ),
+    ("{run: x, repeatable: 1}", "tasks.T.repeatable: must be true or false, not 1"),
     ("{run: x, duration: -1}", "tasks.T.duration: must be at least 0, not -1"),
     ("{run: x, duration: an hour}", "tasks.T.duration: must be a number, not 'an hour'"),
     ("{run: x, time_limit: 0}", "tasks.T.time_limit: must be more than 0, not 0"),
@@ -82,9 +123,9 @@ TASK_FAULTS = [
     ),
     (
         "{run: x, after: {A: fail}}",
-        "tasks.T.after.A: no outcome 'fail' (closest: 'failed'); use success, error or finished",
+        f"tasks.T.after.A: no outcome 'fail' (closest: 'failed'); {WORDS}",
     ),
-    ("{run: x, after: {A: }}", "tasks.T.after.A: no outcome nothing; use success, error or finished"),
+    ("{run: x, after: {A: }}", f"tasks.T.after.A: no outcome nothing; {WORDS}"),
     ("{run: x, after: {A: {handles: true}}}", "tasks.T.after.A: 'outcome' is missing"),
     (
         "{run: x, after: {A: {outcome: error, handle: true}}}",
@@ -96,8 +137,42 @@ TASK_FAULTS = [
     ),
     (
         "{run: x, after: {A: {outcome: success, handles: true}}}",
-        "tasks.T.after: 'A' is asked for success, which has no failure to handle; use error or finished",
+        "tasks.T.after: 'A' is asked for success, which has no failure to handle; use error, finished or over",
     ),
+    (
+        "{run: x, after: {A: {outcome: skipped, handles: true}}}",
+        "tasks.T.after: 'A' is asked for skipped, which has no failure to handle; use error, finished or over",
+    ),
+    (
+        "{after: {A: {outcome: error, handles: true}}}",
+        "tasks.T.after: a gate does nothing, so it handles no failure; "
+        "give 'A' 'ignore_failure', or let a task handle it",
+    ),
+    (
+        "{run: x, join: all, after: {all: [A]}}",
+        "tasks.T.join: cannot stand beside 'all' or 'any' in 'after', which say it",
+    ),
+    (
+        "{run: x, join: any, after: [A, {all: [A]}]}",
+        "tasks.T.join: cannot stand beside 'all' or 'any' in 'after', which say it",
+    ),
+    ("{run: x, after: {any: []}}", "tasks.T.after: 'any' joins no conditions; name one, or leave it out"),
+    ("{run: x, after: {any: [A, A]}}", "tasks.T.after: 'A' is asked for success twice"),
+    ("{run: x, after: {all: [A, {any: [C, A]}]}}", "tasks.T.after: no task named 'C'"),
+    ("{run: x, after: {all: [A, {any: [T, A]}]}}", "tasks.T.after: the task waits for itself; take that condition out"),
+    (
+        "{run: x, after: [A, {any: [{A: fail}]}]}",
+        f"tasks.T.after.1.any.0.A: no outcome 'fail' (closest: 'failed'); {WORDS}",
+    ),
+    ("{run: x, after: {any: [{A: fail}]}}", f"tasks.T.after.any.0.A: no outcome 'fail' (closest: 'failed'); {WORDS}"),
+    (
+        "{run: x, after: {any: [7]}}",
+        "tasks.T.after.any: must be a task name, a mapping of task names to outcomes, "
+        "or a list of these, not 7; put the name in quotes",
+    ),
+    ("{run: x, after: {any: A}}", f"tasks.T.after.any: no outcome 'A'; {WORDS}"),
+    ("{run: x, after: {any: error}}", "tasks.T.after: no task named 'any'"),
+    ("{run: x, stage: ''}", "tasks.T.stage: a name must not be empty"),
     ("{run: x, after: [A, A]}", "tasks.T.after: 'A' is asked for success twice"),
     ("{run: x, join: any, after: [A, {A: ok}]}", "tasks.T.after: 'A' is asked for success twice"),
     (
@@ -414,9 +489,48 @@ tasks:
     ]
 
 
+NESTED = """\
+job: J
+tasks:
+  A: x
+  T:
+    run: x
+    after:
+      all:
+        - A
+        - any:
+            - A
+            - {said}
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        ("{A: fail}", f"tasks.T.after.all.1.any.1.A: no outcome 'fail' (closest: 'failed'); {WORDS}."),
+        ("B", "tasks.T.after: no task named 'B'."),
+        ("T", "tasks.T.after: the task waits for itself; take that condition out."),
+    ],
+)
+def test_a_fault_within_joins_is_told_with_its_line_as_rule_50_says(said, sentence):
+    assert refusal(NESTED.replace("{said}", said)) == f"job.yaml:11: {sentence}"
+
+
+@pytest.mark.parametrize("levels", [5, 6])
+def test_joins_stand_within_each_other_five_levels_deep_as_rule_50_says(levels):
+    after = "A"
+    for level in range(levels):
+        after = f"{{{'any' if level % 2 else 'all'}: [A, {after}]}}" if level else "{all: [A]}"
+    text = f"job: J\ntasks:\n  A: x\n  T: {{run: x, after: {after}}}\n"
+    if levels <= 5:
+        assert loads(text)
+    else:
+        assert "'all' and 'any' stand within each other, 5 levels deep at most" in refusal(text)
+
+
 def test_no_more_than_ten_faults_are_told():
-    lines = refusal("job: J\ntasks:\n" + "".join(f"  T{n}: {{}}\n" for n in range(50))).split("\n")
-    assert lines[9] == "job.yaml:12: tasks.T9: 'run' is missing."
+    lines = refusal("job: J\ntasks:\n" + "".join(f"  T{n}: 7\n" for n in range(50))).split("\n")
+    assert lines[9] == "job.yaml:12: tasks.T9: must be a mapping, not 7."
     assert lines[10:] == ["job.yaml: these are the first 10 faults, there may be more."]
 
 

@@ -26,6 +26,7 @@ json_values = st.recursive(
     max_leaves=6,
 )  # fmt: skip
 priorities = st.sampled_from(["low", "normal", "high", "critical"])
+errors = st.sampled_from(["OSError", "batchq.Lost", "batchq.TimedOut", "shop.errors.Late", "f.<locals>.É"])
 # Two windows of one zone could overlap, so each has a zone of its own.
 zones = st.lists(st.sampled_from(["Europe/Oslo", "UTC", "America/New_York"]), unique=True, max_size=3)
 clocks = st.times().map(lambda clock: clock.strftime("%H:%M:%S"))
@@ -42,10 +43,17 @@ def tasks(draw: st.DrawFn) -> dict[str, Any]:
                 optional={
                     "args": st.lists(json_values, max_size=3),
                     "kwargs": st.dictionaries(json_text, json_values, max_size=3),
+                    "stage": names,
                     "group": names,
                     "priority": priorities,
                     "retries": st.integers(0, 5),
                     "retry_delay": st.floats(0, 1e6),
+                    "retry_backoff": st.floats(1, 2),
+                    "retry_delay_max": st.floats(1e6, 1e7),
+                    "retry_jitter": st.floats(0, 1),
+                    "retry_on": st.lists(errors, min_size=1, max_size=3, unique=True),
+                    "retry_never_on": st.lists(errors, min_size=1, max_size=3, unique=True),
+                    "repeatable": st.booleans(),
                     "time_limit": st.floats(0.001, 1e6),
                     "duration": st.floats(0, 1e6),
                     "ignore_failure": st.booleans(),
@@ -56,8 +64,34 @@ def tasks(draw: st.DrawFn) -> dict[str, Any]:
         if forms:
             words = st.sampled_from(sorted(SYNONYMS))
             form["after"] = draw(st.dictionaries(st.sampled_from(sorted(forms)), words, max_size=3))
+            if draw(st.booleans()):
+                form.pop("join", None)
+                form["after"] = draw(joins(sorted(forms)))
+        if draw(st.integers(0, 4)) == 0:
+            form = {key: value for key, value in form.items() if key in ("after", "join", "stage")}
         forms[name] = form
     return forms
+
+
+def joins(names: list[str]) -> st.SearchStrategy[Any]:
+    """Joins within each other, at most five levels deep."""
+    leaves = st.sampled_from(names) | st.tuples(st.sampled_from(names), st.sampled_from(sorted(SYNONYMS))).map(
+        lambda pair: dict([pair])
+    )
+    within = leaves
+    for _ in range(5):
+        # One condition on each task: of two, `all` would refuse one.
+        lists = st.lists(within, min_size=1, max_size=3, unique_by=lambda each: str(named(each)))
+        within = leaves | st.tuples(st.sampled_from(["all", "any"]), lists).map(lambda pair: dict([pair]))
+    return lists | within.filter(lambda each: isinstance(each, dict))
+
+
+def named(condition: Any) -> str:
+    """The task that a condition names, or the whole join."""
+    if isinstance(condition, str):
+        return condition
+    ((task, asked),) = condition.items()
+    return str(condition) if isinstance(asked, list) else task
 
 
 @st.composite
@@ -123,7 +157,7 @@ def test_the_one_job_form_the_many_jobs_form_and_the_builder_say_the_same(name, 
     assert loads(json.dumps({"jobs": {name: form}}), format="json").jobs == one
     job = Job(name, **{key: value for key, value in form.items() if key != "tasks"})
     for task, fields in form["tasks"].items():
-        job.task(task, **fields)
+        (job.task if "run" in fields else job.gate)(task, **fields)
     assert {name: job.spec()} == one
 
 

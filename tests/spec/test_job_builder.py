@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from celery import Celery
 
-from batchq.core.conditions import Condition, Join
+import batchq
+from batchq.core.conditions import Condition, Join, Joined
 from batchq.core.states import MET_BY, Outcome, State
 from batchq.errors import InvalidInput
 from batchq.spec import Job, JobSpec, TaskSpec, load, loads
@@ -49,14 +50,17 @@ def test_every_field_reaches_the_specification():
     job = Job("J", group="BG1", priority="high", run_by="anna", company="NO01")
     job.task(
         "T", "x", args=(1, "two"), kwargs={"a": None}, join="any", group="BG2", priority="low", retries=3,
-        retry_delay=1.5, time_limit=60, duration=45.5, ignore_failure=True,
+        retry_delay=1.5, retry_backoff=2, retry_delay_max=9, retry_jitter=0.5, retry_on=[OSError, "Late"],
+        retry_never_on=(batchq.Lost,), repeatable=True, time_limit=60, duration=45.5, ignore_failure=True,
     )  # fmt: skip
     assert job.spec() == JobSpec(
         name="J", group="BG1", priority="high", run_by="anna", company="NO01",
         tasks=(
             TaskSpec(
                 name="T", run="x", args=[1, "two"], kwargs={"a": None}, join=Join.ANY, group="BG2", priority="low",
-                retries=3, retry_delay=1.5, time_limit=60, duration=45.5, ignore_failure=True,
+                retries=3, retry_delay=1.5, retry_backoff=2, retry_delay_max=9, retry_jitter=0.5,
+                retry_on=("OSError", "Late"), retry_never_on=("batchq.Lost",), repeatable=True, time_limit=60,
+                duration=45.5, ignore_failure=True,
             ),
         ),
     )  # fmt: skip
@@ -106,20 +110,68 @@ def test_a_condition_may_handle_the_failure():
     )
     assert refusal(lambda: (a.error & b.error).handles).startswith("Each condition handles for itself")
     assert refusal(lambda: job.task("U", "x", after=a.success.handles)) == (
-        "Job 'J': tasks.U.after: 'A' is asked for success, which has no failure to handle; use error or finished."
+        "Job 'J': tasks.U.after: 'A' is asked for success, which has no failure to handle; use error, finished or over."
     )
 
 
-def test_and_is_not_mixed_with_or():
+def test_and_and_or_stand_within_each_other_in_brackets_as_rule_50_says():
+    job = Job("J")
+    a, b, c, d = (job.task(name, "x") for name in "ABCD")
+    one, two, three, four = (Condition(name) for name in "ABCD")
+    job.task("T", "x", after=a & (b | c.error))
+    job.task("U", "x", after=(a & b) | (c & d))
+    job.task("V", "x", after=a.over & b & c.skipped)
+    job.task("W", "x", after=[a, b | c])
+    job.task("X", "x", after={"all": ["A", {"any": ["B", {"C": "error"}]}]})
+    after = {task.name: task.after for task in job.spec().tasks if task.after}
+    assert after == {
+        "T": (Joined(Join.ALL, (one, Joined(Join.ANY, (two, Condition("C", Outcome.ERROR))))),),
+        "U": (Joined(Join.ANY, (Joined(Join.ALL, (one, two)), Joined(Join.ALL, (three, four)))),),
+        "V": (Condition("A", Outcome.OVER), two, Condition("C", Outcome.SKIPPED)),
+        "W": (one, Joined(Join.ANY, (two, three))),
+        "X": after["T"],
+    }
+
+
+def test_join_stands_beside_no_join_within_the_conditions():
     job = Job("J")
     a, b, c = (job.task(name, "x") for name in "ABC")
-    mixed = "The conditions of one task are joined by & or by |, not by both."
-    assert refusal(lambda: (a & b) | c) == mixed
-    assert refusal(lambda: a.error & (b | c)) == mixed
+    said = "Job 'J': tasks.T.join: cannot stand beside 'all' or 'any' in 'after', which say it."
+    assert refusal(lambda: job.task("T", "x", after=a & (b | c), join="any")) == said
+    assert refusal(lambda: job.task("T", "x", after={"all": ["A"]}, join="any")) == said
+    assert refusal(lambda: job.task("T", "x", after=[a, b | c], join="all")) == said
     assert refusal(lambda: job.task("T", "x", after=a & b, join="any")) == (
         "Job 'J': tasks.T.join: any contradicts how the conditions are joined."
     )
-    assert refusal(lambda: job.task("T", "x", after=[a & b, c])).startswith("A list of conditions takes no & and |")
+
+
+def test_joins_are_five_levels_deep_at_most():
+    job = Job("J")
+    a, b = job.task("A", "x"), job.task("B", "x")
+    after = a & b
+    for level in range(4):
+        after = after | a if level % 2 == 0 else after & a
+    job.task("T", "x", after=after)
+    assert refusal(lambda: job.task("U", "x", after=after | b)) == (
+        "Job 'J': tasks.U.after: 'all' and 'any' stand within each other, 5 levels deep at most."
+    )
+    assert job.spec().tasks[-1].name == "T"
+
+
+def test_a_gate_has_conditions_and_a_stage_and_runs_nothing_as_rules_50_and_53_say():
+    job = Job("J")
+    a = job.task("A", "x", stage="load")
+    gate = job.gate("LOADED", after=a.over, stage="load")
+    job.task("T", "x", after=gate)
+    tasks = {task.name: task for task in job.spec().tasks}
+    assert tasks["LOADED"].run is None
+    assert {name: task.stage for name, task in tasks.items()} == {"A": "load", "LOADED": "load", "T": None}
+    assert refusal(lambda: job.gate("G", after=a.error.handles)).startswith(
+        "Job 'J': tasks.G.after: a gate does nothing, so it handles no failure"
+    )
+    assert refusal(lambda: job.gate("A")) == "Job 'J': another task is named 'A'."
+    text = job.spec().model_dump_json(exclude_defaults=True)
+    assert JobSpec.model_validate_json(text) == JobSpec.model_validate(job.spec().model_dump()) == job.spec()
 
 
 def test_the_words_and_and_or_are_refused_where_they_would_lose_a_condition():
@@ -147,6 +199,8 @@ def recursive() -> list[object]:
     [
         ({"run": 7}, "run: must be text, not 7; put it in quotes"),
         ({"retries": 6}, "retries: must be at most 5, not 6"),
+        ({"retry_on": "OSError"}, "retry_on: must be a list, not text"),
+        ({"retry_on": [7]}, "retry_on.0: must be text, not 7; put it in quotes"),
         ({"retry_delay": 10**400}, "retry_delay: must be a number, not a huge number"),
         ({"args": "secret"}, "args: must be a list, not text"),
         ({"args": [object()]}, "args.0: must be JSON, not a Python object"),
@@ -156,7 +210,7 @@ def recursive() -> list[object]:
         ({"kwargs": {"a": float("nan")}}, "kwargs.a: must be a finite number, not nan"),
         ({"kwargs": 7}, "kwargs: must be a mapping, not 7"),
         ({"kwargs": {"a": "x" * 70_000}}, "kwargs: takes more than 65,536 bytes as JSON"),
-        ({"after": {"A": "no"}}, "after.A: no outcome 'no'; use success, error or finished"),
+        ({"after": {"A": "no"}}, "after.A: no outcome 'no'; use success, error, finished, skipped or over"),
         ({"join": "one"}, "join: must be 'all' or 'any', not 'one'"),
         ({"group": "a\nb"}, r"group: the name 'a\nb' holds U+000A, which does not show; leave it out"),
     ],

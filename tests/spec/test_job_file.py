@@ -110,6 +110,8 @@ def test_what_is_not_said_has_its_default():
     assert (spec.args, spec.kwargs, spec.after, spec.join) == ([], {}, (), Join.ALL)
     assert (spec.group, spec.priority, spec.time_limit, spec.duration) == (None, None, None, None)
     assert (spec.retries, spec.retry_delay, spec.ignore_failure) == (0, 0, False)
+    assert (spec.retry_backoff, spec.retry_delay_max, spec.retry_jitter) == (1, None, 0)
+    assert (spec.retry_on, spec.retry_never_on, spec.repeatable) == (None, None, False)
     assert loads("servers: {AOS1: }").servers == {"AOS1": ServerSpec(threads=1)}
     assert loads("groups: {BG1: }").groups == {"BG1": GroupSpec(priority="normal")}
 
@@ -131,6 +133,12 @@ def test_every_key_of_a_task_and_a_job_is_read():
             priority: critical
             retries: 5
             retry_delay: 2.5
+            retry_backoff: 2
+            retry_delay_max: 60
+            retry_jitter: 0.2
+            retry_on: [ConnectionError, batchq.Lost]
+            retry_never_on: ["shop.f.<locals>.Late"]
+            repeatable: true
             time_limit: 60
             duration: 45
             ignore_failure: true
@@ -146,6 +154,12 @@ def test_every_key_of_a_task_and_a_job_is_read():
         priority="critical",
         retries=5,
         retry_delay=2.5,
+        retry_backoff=2,
+        retry_delay_max=60,
+        retry_jitter=0.2,
+        retry_on=("ConnectionError", "batchq.Lost"),
+        retry_never_on=("shop.f.<locals>.Late",),
+        repeatable=True,
         time_limit=60,
         duration=45,
         ignore_failure=True,

@@ -37,16 +37,17 @@ def scatter(database: Clocked, rng: random.Random, tasks: int) -> list[int]:
     return database.run(act)
 
 
-def by_hand(database: Clocked, tasks: Collection[int]) -> tuple[dict[int, int], dict[str, int]]:
+def by_hand(database: Clocked, tasks: Collection[int]) -> tuple[dict[int, int], dict[int, int], dict[int, int]]:
     with database.read() as tx:
-        rows = tx.execute(select(TASK.id, TASK.status, TASK.group_name, TASK.server_id)).all()
+        rows = tx.execute(select(TASK.id, TASK.status, TASK.lane, TASK.server_id)).all()
     counted = [row for row in rows if row.id in tasks]
     busy = Counter(row.server_id for row in counted if row.status == "executing" and row.server_id is not None)
-    return dict(busy), dict(Counter(row.group_name for row in counted if row.status == "queued"))
+    executing, out = (Counter(row.lane for row in counted if row.status == each) for each in ("executing", "queued"))
+    return dict(busy), dict(executing), dict(out)
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_each_executing_task_counts_for_its_server_and_each_ticket_for_its_group(database: Clocked, seed: int):
+def test_each_executing_task_counts_for_its_server_and_all_for_their_lanes(database: Clocked, seed: int):
     rng = random.Random(seed)
     tasks = scatter(database, rng, 60)
     aside, alone = rng.sample(tasks, 20), rng.sample(tasks, 20)
@@ -58,4 +59,4 @@ def test_each_executing_task_counts_for_its_server_and_each_ticket_for_its_group
 
 def test_nothing_is_busy_where_nothing_is_stored(database: Clocked):
     with database.read() as tx:
-        assert moves.occupancy(tx) == ({}, {})
+        assert moves.occupancy(tx) == ({}, {}, {})

@@ -18,6 +18,7 @@ from batchq.store import run as runs
 from batchq.store import server as servers
 from batchq.store.database import Database
 from batchq.store.group import group_priorities, name_groups
+from batchq.store.rows import rows_of
 from batchq.store.tables import ServerGroup, ServerWindow
 from batchq.testing.clocked import Clocked
 from stage import Stage
@@ -249,7 +250,7 @@ def test_a_group_that_a_run_names_at_that_moment_survives_or_is_made_anew(stage)
 
     deleting = threading.Thread(target=delete)
     with stage.database.write() as tx:
-        engine.submitting.store_at_once(tx, [engine.submitting.Written(job, runs.rows_of(job))])
+        engine.submitting.store_at_once(tx, [engine.submitting.Written(job, rows_of(job))])
         deleting.start()
         wait_for_one_that_waits(stage.database)
     deleting.join(30)

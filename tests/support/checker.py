@@ -203,18 +203,21 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True)
 class Server:
-    """What a server was told: threads, groups, windows, and whether it may start anything."""
+    """What a server was told: threads, groups, windows, whether it may start anything, and an override's end."""
 
     threads: int
     enabled: bool
     groups: frozenset[str]
     windows: tuple[Window, ...]
+    override: tuple[int, datetime] | None = None
 
     def open_threads(self, at: datetime) -> int:
-        """How many tasks it may run at once at the instant (rules 16 to 21)."""
+        """How many tasks it may run at once at the instant (rules 16 to 21, 51)."""
         return self.threads_at(at) if self.enabled else 0
 
     def threads_at(self, at: datetime) -> int:
+        if self.override is not None and at < self.override[1]:
+            return self.override[0]
         if not self.windows:
             return self.threads
         most = [0]
@@ -261,7 +264,9 @@ def _server(said: Mapping[str, Any]) -> Server:
         )
         for start, end, threads, zone, days, only in said["windows"]
     )
-    return Server(said["threads"], bool(said["enabled"]), frozenset(said["groups"]), windows)
+    override = said.get("override")
+    overriding = (override[0], datetime.fromisoformat(override[1])) if override else None
+    return Server(said["threads"], bool(said["enabled"]), frozenset(said["groups"]), windows, overriding)
 
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -279,6 +284,11 @@ def setup_in(tx: Connection) -> dict[str, Any]:
     columns = 'server_id, "start", "end", threads, timezone, days, "only"'
     for server, start, end, threads, zone, days, only in tx.execute(text(f"SELECT {columns} FROM batchq_window")):
         by_id[server]["windows"].append([start, end, threads, zone, days, only and str(only)])
+    columns = "name, override_threads, override_until"
+    for name, threads, until in tx.execute(text(f"SELECT {columns} FROM batchq_server")):
+        if until is not None:
+            end = datetime.fromisoformat(str(until))
+            servers[name]["override"] = [threads, (end if end.tzinfo else end.replace(tzinfo=UTC)).isoformat()]
     paused = tx.execute(text("SELECT name FROM batchq_group WHERE paused")).scalars()
     return {"servers": servers, "paused": sorted(paused)}
 

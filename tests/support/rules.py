@@ -7,33 +7,54 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta
 from itertools import combinations
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 # How many of the tasks have the conditions of another one.
 TWINS = 0.25
-OUTCOMES = ("success", "error", "finished")
+OUTCOMES = ("success", "error", "finished", "skipped", "over")
 ENDS = ("success", "error", "didnt_run", "canceled")
 DAY = timedelta(days=1)
 
 
+# A condition: task, outcome, handles. Or conditions that stand together as one: how they are joined, and they.
+ACondition: TypeAlias = "tuple[str, str, bool] | tuple[str, list[ACondition]]"
+
+
 @dataclass
 class Plan:
-    """A job: for each task its conditions (task, outcome, handles), how they are joined, and its flag."""
+    """A job: for each task its conditions, how they are joined, and its flag; `gates` run nothing."""
 
-    after: dict[str, list[tuple[str, str, bool]]]
+    after: dict[str, list[Any]]
     joins: dict[str, str]
     ignored: set[str] = field(default_factory=set)
+    gates: set[str] = field(default_factory=set)
+
+    def leaves(self, task: str) -> list[tuple[str, str, bool]]:
+        """All conditions of a task, out of the joins that they stand in."""
+        return list(_leaves(self.after[task]))
 
 
-# --- conditions (rules 2 to 7) ------------------------------------------------------------------------------
+def _leaves(conditions: Iterable[Any]) -> Iterator[tuple[str, str, bool]]:
+    for each in conditions:
+        if len(each) == 2:
+            yield from _leaves(each[1])
+        else:
+            yield each
+
+
+# --- conditions (rules 2 to 7, 50) --------------------------------------------------------------------------
 
 
 def is_met(outcome: str, state: str) -> bool:
-    """Rule 3; *didn't run* and *canceled* satisfy no condition, not even `finished` (rule 4)."""
+    """Rule 3; *didn't run* satisfies `skipped` and `over`, *canceled*, by an abort, `over` alone (rule 4)."""
+    if outcome == "over":
+        return state in ENDS
+    if outcome == "skipped":
+        return state == "didnt_run"
     return state in ("success", "error") if outcome == "finished" else state == outcome
 
 
@@ -42,20 +63,28 @@ def is_impossible(outcome: str, state: str) -> bool:
     return state in ENDS and not is_met(outcome, state)
 
 
+def comes_to(condition: Any, states: Mapping[str, str]) -> bool | None:
+    """Whether a condition, or a join of several, is met; None while that is open (rules 5 and 50)."""
+    if len(condition) == 2:
+        join, inner = condition
+        return joined(join, [comes_to(each, states) for each in inner])
+    before, outcome, _ = condition
+    return True if is_met(outcome, states[before]) else False if is_impossible(outcome, states[before]) else None
+
+
+def joined(join: str, results: list[bool | None]) -> bool | None:
+    """What a join comes to by what its conditions come to: `all` needs each of them, `any` one (rule 5)."""
+    if join == "any" and results:
+        return True if True in results else False if set(results) == {False} else None
+    return False if False in results else None if None in results else True
+
+
 def judged(plan: Plan, states: Mapping[str, str], task: str) -> str:
-    """What becomes of a waiting task while the others are in these states (rule 5)."""
-    conditions = plan.after[task]
-    met = [is_met(outcome, states[before]) for before, outcome, _ in conditions]
-    impossible = [is_impossible(outcome, states[before]) for before, outcome, _ in conditions]
-    if not conditions:
-        return "ready"
-    if plan.joins[task] == "any":
-        if any(met):
-            return "ready"
-        return "didnt_run" if all(impossible) else "waiting"
-    if any(impossible):
-        return "didnt_run"
-    return "ready" if all(met) else "waiting"
+    """What becomes of a waiting task while the others are in these states (rule 5); a gate succeeds (rule 50)."""
+    result = joined(plan.joins[task], [comes_to(each, states) for each in plan.after[task]])
+    if result is None:
+        return "waiting"
+    return ("success" if task in plan.gates else "ready") if result else "didnt_run"
 
 
 def settled(plan: Plan, states: Mapping[str, str]) -> dict[str, str]:
@@ -67,8 +96,8 @@ def settled(plan: Plan, states: Mapping[str, str]) -> dict[str, str]:
         states = after
 
 
-def played(plan: Plan, failing: Collection[str]) -> dict[str, str]:
-    """How every task ends if exactly the `failing` ones fail."""
+def played(plan: Plan, failing: Collection[str], aborted: Collection[str] = ()) -> dict[str, str]:
+    """How every task ends if exactly the `failing` ones fail, and the `aborted` ones are."""
     states = dict.fromkeys(plan.after, "waiting")
     while True:
         states = settled(plan, states)
@@ -76,33 +105,45 @@ def played(plan: Plan, failing: Collection[str]) -> dict[str, str]:
         if not ready:
             return states
         for task in ready:
-            states[task] = "error" if task in failing else "success"
+            states[task] = "canceled" if task in aborted else "error" if task in failing else "success"
 
 
-def verdict(plan: Plan, states: Mapping[str, str]) -> str:
-    """How a run ends that was not canceled (rule 7)."""
+def verdict(plan: Plan, states: Mapping[str, str], history: Sequence[str] | None = None) -> str:
+    """How a run ends that was not canceled (rule 7); `history` has `starts TASK 1` and `fails TASK 1` in their order.
+
+    Without it no task can have started before a failure that it handles. A canceled task is an aborted one.
+    """
     for task, state in states.items():
+        failed = max((at for at, said in enumerate(history or ()) if said == f"fails {task}"), default=0)
         handlers = [
             other
-            for other, conditions in plan.after.items()
-            for before, _, handles in conditions
+            for other in plan.after
+            for before, _, handles in plan.leaves(other)
             if before == task and handles and states[other] == "success"
+            if history is None or f"starts {other}" in history[failed:]
         ]
-        if state == "error" and task not in plan.ignored and not handlers:
+        if state in ("error", "canceled") and task not in plan.ignored and not handlers:
             return "error"
     return "success"
 
 
-def random_plan(tasks: int, rng: random.Random, most: int = 4) -> Plan:
+def random_plan(
+    tasks: int, rng: random.Random, most: int = 4, levels: int = 0, gates: float = 0.0, *, early: bool = False
+) -> Plan:
     """A job of so many tasks, each with up to `most` conditions on earlier ones, some with the same as another one;
-    the tasks are not in order.
+    the tasks are not in order. Conditions stand in joins of up to so many `levels`, and some tasks are gates.
+    With `early` a task may start before a failure that it handles.
     """
     names = [f"TASK {number}" for number in range(1, tasks + 1)]
     plan = Plan({}, {})
     for position, name in enumerate(names):
+        if rng.random() < gates:
+            plan.gates.add(name)
         if position and rng.random() < TWINS:
             twin = rng.choice(names[:position])
-            plan.joins[name], plan.after[name] = plan.joins[twin], list(plan.after[twin])
+            plan.joins[name], plan.after[name] = plan.joins[twin], plan.after[twin]
+            if name in plan.gates:
+                plan.after[name] = _without_handles(plan.after[name], all_=True)
             continue
         plan.joins[name] = join = rng.choice(["all", "all", "any"])
         before = rng.sample(names[:position], min(position, rng.randint(0, most)))
@@ -111,6 +152,14 @@ def random_plan(tasks: int, rng: random.Random, most: int = 4) -> Plan:
             outcome = plan.after[name][0][1]
             other = rng.choice([each for each in OUTCOMES if each != outcome])
             plan.after[name].append((before[0], other, False))
+        if position and levels and rng.random() < 0.5:
+            inner = [_random_join(rng, names[:position], levels) for _ in range(rng.randint(1, 2))]
+            # A list with joins in it has no `join` beside it: it stands in a join as a whole.
+            plan.after[name] = [(join, plan.after[name] + inner)]
+            plan.joins[name] = "all"
+        if name in plan.gates or not early:
+            inside = plan.joins[name] == "any" and len(plan.after[name]) > 1
+            plan.after[name] = _without_handles(plan.after[name], all_=name in plan.gates or inside)
         if rng.random() < 0.2:
             plan.ignored.add(name)
     shuffled = rng.sample(names, len(names))
@@ -118,9 +167,27 @@ def random_plan(tasks: int, rng: random.Random, most: int = 4) -> Plan:
     return plan
 
 
+def _random_join(rng: random.Random, names: list[str], levels: int) -> Any:
+    before = rng.sample(names, min(len(names), rng.randint(1, 3)))
+    inner = [_condition(rng, each) for each in before]
+    if levels > 1 and rng.random() < 0.4:
+        inner += [_random_join(rng, names, levels - 1)]
+    return rng.choice(["all", "any"]), inner
+
+
+def _without_handles(conditions: list[Any], *, all_: bool) -> list[Any]:
+    """The conditions as a gate may have them, which handles nothing (rule 7): `all_`, or only those joined by any."""
+    return [
+        (each[0], _without_handles(each[1], all_=all_ or each[0] == "any"))
+        if len(each) == 2
+        else (*each[:2], each[2] and not all_)
+        for each in conditions
+    ]
+
+
 def _condition(rng: random.Random, before: str) -> tuple[str, str, bool]:
-    outcome = rng.choice(["success", "success", "error", "finished"])
-    return before, outcome, outcome != "success" and rng.random() < 0.3
+    outcome = rng.choice(["success", "success", "success", "error", "error", "finished", "finished", "skipped", "over"])
+    return before, outcome, outcome in ("error", "finished", "over") and rng.random() < 0.3
 
 
 # --- groups and threads (rules 11, 12, 16) ------------------------------------------------------------------

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from batchq.actions.file import apply
     from batchq.actions.group import delete_group, pause_group, resume_group, set_group
     from batchq.actions.job import release_job, withhold_job
+    from batchq.actions.override import end_override, override_server
     from batchq.actions.run import cancel_run, cancel_runs, hold_run, hold_runs, release_run, release_runs
     from batchq.actions.server import (
         add_groups,
@@ -42,6 +43,7 @@ __all__ = [
     "delete_server",
     "disable",
     "enable",
+    "end_override",
     "ensure_server",
     "find_group",
     "find_job",
@@ -50,6 +52,7 @@ __all__ = [
     "find_task",
     "hold_run",
     "hold_runs",
+    "override_server",
     "pause_group",
     "release_job",
     "release_run",
@@ -78,12 +81,14 @@ __getattr__ = attributes(
         "delete_server": "batchq.actions.server",
         "disable": "batchq.actions.server",
         "enable": "batchq.actions.server",
+        "end_override": "batchq.actions.override",
         "ensure_server": "batchq.actions.server",
         "find_group": "batchq.store.find",
         "find_job": "batchq.store.find",
         "find_run": "batchq.store.find",
         "find_server": "batchq.store.find",
         "find_task": "batchq.store.find",
+        "override_server": "batchq.actions.override",
         "hold_run": "batchq.actions.run",
         "hold_runs": "batchq.actions.run",
         "pause_group": "batchq.actions.group",

@@ -14,7 +14,7 @@ from batchq.spec import Document
 from batchq.store import topology
 from batchq.store.database import Database
 from batchq.store.group import group_priorities
-from batchq.store.run import groups_of
+from batchq.store.rows import groups_of
 from batchq.store.transaction import Tx
 
 

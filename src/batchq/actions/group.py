@@ -7,12 +7,12 @@ from functools import partial
 
 from batchq.actions.change import Change, Step, perform, removal
 from batchq.actions.job import some
+from batchq.core.priority import PRIORITIES, PRIORITY_NAMES
 from batchq.core.topology import DEFAULT_GROUP
 from batchq.errors import Conflict, InvalidInput
 from batchq.store import group as groups
 from batchq.store.database import Database
 from batchq.store.find import find_group
-from batchq.store.group import PRIORITIES, PRIORITY_NAMES
 from batchq.store.transaction import Tx
 
 

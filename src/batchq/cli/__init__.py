@@ -22,7 +22,7 @@ GROUPS = {
 
     RUN is a run's number, or `last` for the newest one.
     """,
-    "task": """Tasks of a run: list, show, log, why, abort.
+    "task": """Tasks: list, errors, show, log, why, abort.
 
     RUN is a run's number, or `last` for the newest one; TASK is the task's name.
     """,
@@ -70,9 +70,10 @@ COMMANDS = {
     ),
     "runs release": ("run:release", "Release a held run: it goes on, and its tasks are as old as they were."),
     "runs cancel": ("run:cancel", "Cancel a run: nothing more of it starts, tasks that are executing finish."),
-    "task list": ("task:list_", "List the tasks of a run."),
+    "task list": ("task:list_", "List the tasks of a run, or of all runs."),
+    "task errors": ("failures:errors", "List what went wrong: failed attempts, counted by error."),
     "task show": ("task:show", "Show a task: where it stands, what it runs, its conditions and attempts."),
-    "task log": ("task:log", "Print what an attempt of a task logged."),
+    "task log": ("log:log", "Print what an attempt of a task logged."),
     "task why": ("task:why", "Say why a task has not started, or didn't run."),
     "task abort": ("task:abort", "Stop a task that executes: it is canceled, and not tried again."),
     "group list": (

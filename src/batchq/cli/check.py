@@ -11,6 +11,7 @@ import click
 from batchq import clock, views
 from batchq.cli.context import batch, database
 from batchq.cli.output import output_option, print_json, say
+from batchq.cli.override import told_zone
 from batchq.cli.wording import told
 from batchq.core.aborting import THREADS, unfit_pool
 from batchq.errors import BatchqError, BrokerUnreachable, QueueRefused
@@ -108,7 +109,7 @@ def _of_damage(opened: Database) -> Iterator[str]:
 def _of_servers(opened: Database) -> Iterator[str]:
     with opened.read() as tx:
         servers = views.servers(tx)
-        problems = views.setup_problems(tx) if servers else []
+        problems = views.setup_problems(tx, timezone=told_zone()) if servers else []
     if not servers:
         yield "There are no batch servers. `batchq server start NAME` starts one."
     elif all(server["state"] in ("stopped", "lost") for server in servers):

@@ -154,7 +154,7 @@ def _validated(file: Path) -> Validated:
             batch().check_operations(job)
     except InvalidInput as error:
         return {"file": os.fspath(file), "valid": False, "errors": told(error).splitlines(), "notes": []}
-    used = {task.run for job in document.jobs.values() for task in job.tasks}
+    used = {operation for job in document.jobs.values() for operation in job.operations}
     note = batch().rate_limits(used) if names_app() else None
     return {
         "file": os.fspath(file),

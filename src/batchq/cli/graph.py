@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from batchq.core.conditions import Condition, Join, Node, order
+from batchq.core.conditions import After, Condition, Join, Joined, Node, is_nested, leaves, order, outermost
 from batchq.core.states import Outcome
 from batchq.escape import printable
 
@@ -90,11 +90,11 @@ class Lanes:
 
 def _drawn(nodes: Nodes, most: int) -> list[Row]:
     """The rows of the drawing, or none if it needs more lanes than `most`."""
-    names = order({name: [condition.task for condition in node.after] for name, node in nodes.items()})
-    last = {condition.task: name for name in names for condition in nodes[name].after}
+    names = order(_before(nodes))
+    last = {condition.task: name for name in names for condition in leaves(nodes[name].after)}
     lanes, rows = Lanes(), []
     for name in names:
-        before = {condition.task for condition in nodes[name].after}
+        before = {condition.task for condition in leaves(nodes[name].after)}
         ending = {task for task in before if last[task] == name}
         at = lanes.place(ending)
         if len(lanes.tasks) > most:
@@ -106,28 +106,37 @@ def _drawn(nodes: Nodes, most: int) -> list[Row]:
     return rows
 
 
+def _before(nodes: Nodes) -> dict[str, list[str]]:
+    return {name: [condition.task for condition in leaves(node.after)] for name, node in nodes.items()}
+
+
 def _bundled(nodes: Nodes) -> dict[str, Node]:
     """The job with one node for all tasks that share their conditions and their followers."""
     followers: dict[str, set[tuple[str, Condition]]] = {name: set() for name in nodes}
     for name, node in nodes.items():
-        for condition in node.after:
-            followers[condition.task].add((name, Condition("", condition.outcome, condition.handles)))
+        for condition in leaves(node.after):
+            # Tasks in a join with others stay by themselves: which of them does what would be lost.
+            alone = condition.task if is_nested(node.after) else ""
+            followers[condition.task].add((name, Condition(alone, condition.outcome, condition.handles)))
     alike: dict[object, list[str]] = {}
     for name, node in nodes.items():
         alike.setdefault((frozenset(node.after), node.join, frozenset(followers[name])), []).append(name)
     bundle = {name: _together(names) for names in alike.values() for name in names}
     return {
-        bundle[names[0]]: Node(
-            tuple(
-                dict.fromkeys(
-                    Condition(bundle[condition.task], condition.outcome, condition.handles)
-                    for condition in nodes[names[0]].after
-                )
-            ),
-            nodes[names[0]].join,
-        )
+        bundle[names[0]]: Node(_renamed(nodes[names[0]].after, bundle), nodes[names[0]].join)
         for names in alike.values()
     }
+
+
+def _renamed(after: After, names: Mapping[str, str]) -> After:
+    return tuple(
+        dict.fromkeys(
+            Condition(names[each.task], each.outcome, each.handles)
+            if isinstance(each, Condition)
+            else Joined(each.join, _renamed(each.conditions, names))
+            for each in after
+        )
+    )
 
 
 def _together(names: list[str]) -> str:
@@ -136,23 +145,41 @@ def _together(names: list[str]) -> str:
 
 def _layered(nodes: Nodes) -> list[Row]:
     layers: dict[str, int] = {}
-    names = order({name: [condition.task for condition in node.after] for name, node in nodes.items()})
+    before = _before(nodes)
+    names = order(before)
     for name in names:
-        layers[name] = 1 + max((layers[condition.task] for condition in nodes[name].after), default=0)
+        layers[name] = 1 + max((layers[task] for task in before[name]), default=0)
     width = len(str(max(layers.values(), default=0)))
     in_layers = sorted(names, key=lambda name: layers[name])
     return [Row(f"{layers[name]:>{width}}", printable(name), after_words(nodes[name])) for name in in_layers]
 
 
 def after_words(node: Node) -> str:
-    """`after TASK 1 finished, TASK 2`: outcomes other than success are named."""
-    if not node.after:
+    """`after TASK 1 finished, TASK 2`: outcomes other than success are named; `after TASK 1 and (TASK 2 or TASK 3)`."""
+    after, join = outermost(node.after, node.join)
+    if not after:
         return ""
-    words = [f"{printable(condition.task)}{_outcome(condition)}" for condition in node.after]
-    if len(words) > NAMED:
-        words = [*words[: NAMED - 1], f"{len(words) - NAMED + 1} more"]
-    joined = "any of " if node.join is Join.ANY and len(words) > 1 else ""
+    if is_nested(after):
+        return f"after {_formula(after, join)}"
+    words = _words(after)
+    joined = "any of " if join is Join.ANY and len(words) > 1 else ""
     return f"after {joined}{', '.join(words)}"
+
+
+def _words(after: After) -> list[str]:
+    """Each condition in words, and joins among them in brackets; of many only the first."""
+    words = [
+        f"{printable(each.task)}{_outcome(each)}"
+        if isinstance(each, Condition)
+        else f"({_formula(each.conditions, each.join)})"
+        for each in after
+    ]
+    return words if len(words) <= NAMED else [*words[: NAMED - 1], f"{len(words) - NAMED + 1} more"]
+
+
+def _formula(after: After, join: Join) -> str:
+    """The conditions of a join, and of those within it: `TASK 1 and (TASK 2 error or TASK 3)`."""
+    return (" or " if join is Join.ANY else " and ").join(_words(after))
 
 
 def _outcome(condition: Condition) -> str:
@@ -167,7 +194,7 @@ def mermaid(nodes: Nodes) -> list[str]:
     """The job as a Mermaid flowchart."""
     ids = _ids(nodes)
     lines = ["flowchart TD"]
-    lines += [f'    {ids[name]}["{_entities(name)}{_any(node)}"]' for name, node in nodes.items()]
+    lines += [f'    {ids[name]}["{_entities(name)}{_entities(_joined(node))}"]' for name, node in nodes.items()]
     for condition, name in _edges(nodes):
         outcome = _outcome(condition).strip()
         lines.append(f"    {ids[condition.task]} -->{f'|{outcome}|' if outcome else ''} {ids[name]}")
@@ -178,7 +205,7 @@ def dot(nodes: Nodes) -> list[str]:
     """The job as a Graphviz digraph."""
     ids = _ids(nodes)
     lines = ["digraph job {", "    node [shape=box];"]
-    lines += [f'    {ids[name]} [label="{_escaped(name)}{_any(node)}"];' for name, node in nodes.items()]
+    lines += [f'    {ids[name]} [label="{_escaped(name)}{_escaped(_joined(node))}"];' for name, node in nodes.items()]
     for condition, name in _edges(nodes):
         outcome = _outcome(condition).strip()
         attributes = f' [label="{outcome}"]' if outcome else ""
@@ -195,17 +222,22 @@ def _ids(nodes: Nodes) -> dict[str, str]:
 
 def _edges(nodes: Nodes) -> Iterator[tuple[Condition, str]]:
     for name, node in nodes.items():
-        for condition in node.after:
+        # In several joins of one task a condition may stand twice.
+        for condition in dict.fromkeys(leaves(node.after)):
             yield condition, name
 
 
-def _any(node: Node) -> str:
-    return " (any)" if node.join is Join.ANY and len(node.after) > 1 else ""
+def _joined(node: Node) -> str:
+    """How the arrows to a task are joined, where not all of them are needed."""
+    after, join = outermost(node.after, node.join)
+    if is_nested(after):
+        return f" ({_formula(after, join)})"
+    return " (any)" if join is Join.ANY and len(after) > 1 else ""
 
 
 def _entities(name: str) -> str:
-    """The name for a quoted Mermaid label: letters, digits and ` -.,` as they are, all else by number."""
-    return "".join(char if char.isalnum() or char in " -.," else f"#{ord(char)};" for char in name)
+    """The text for a quoted Mermaid label: letters, digits and ` -.,()` as they are, all else by number."""
+    return "".join(char if char.isalnum() or char in " -.,()" else f"#{ord(char)};" for char in name)
 
 
 def _escaped(name: str) -> str:

@@ -123,7 +123,7 @@ def _drawn(view: views.JobView) -> Iterator[Part]:
         [
             (
                 task.name,
-                task.run,
+                task.run or "–",
                 task.group or job.group or "default",
                 task.priority or job.priority or "–",
                 str(task.retries),

@@ -129,7 +129,7 @@ class Lines:
 def note(task: TaskLine) -> str:
     """The reason that a task waits or didn't run, or its error."""
     if task["handled_by"]:
-        return f"{first_line(task['error'])} (handled by {task['handled_by']})"
+        return f"{first_line(task['error'])} (handled by {task['handled_by']})".lstrip()
     if task["why"] and task["error"]:
         return f"{task['why']}, after {first_line(task['error'])}"
     return task["why"] or first_line(task["error"])

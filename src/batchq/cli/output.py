@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING, TypedDict, TypeVar
 from zoneinfo import ZoneInfo
 
@@ -27,10 +28,14 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.text import Text
 
+    from batchq.views import AttemptView
+
 F = TypeVar("F", bound=Callable[..., object])
 T = TypeVar("T")
 
 REDRAW_SECONDS = 1.0
+GAP = 3  # between two columns on a terminal
+NARROWEST = 12  # of a column that is cut
 
 STYLES = {
     "Executing": "cyan",
@@ -53,11 +58,15 @@ STYLES = {
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows for people; a status or a server's state gets its colour. `empty` is said without rows."""
+    """Rows for people; a status or a server's state gets its colour. `empty` is said without rows.
+
+    On a terminal `clip` cuts what does not fit, first of the last column; else it goes on in further lines.
+    """
 
     columns: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
     empty: str = ""
+    clip: bool = False
 
 
 Part = str | Table
@@ -153,9 +162,25 @@ def _grid(table: Table) -> RenderableType:
     grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in table.columns:
         grid.add_column(column, overflow="fold")
+    if table.clip:
+        for each, width in zip(grid.columns, _fitting(table), strict=True):
+            each.no_wrap, each.overflow, each.max_width = True, "ellipsis", width
     for row in table.rows:
         grid.add_row(*(styled(cell) for cell in row))
     return grid
+
+
+def _fitting(table: Table) -> list[int]:
+    """The widths with which a row fits on the terminal: the last column is cut first, then the widest of all."""
+    from rich.cells import cell_len
+
+    lines = [table.columns, *table.rows]
+    widths = [max(cell_len(printable(line[at])) for line in lines) for at in range(len(table.columns))]
+    room = get_terminal_size().columns - GAP * (len(widths) - 1)
+    widths[-1] = min(widths[-1], max(room - sum(widths[:-1]), NARROWEST))
+    while sum(widths) > room and max(widths) > NARROWEST:
+        widths[widths.index(max(widths))] -= 1
+    return widths
 
 
 def styled(cell: str) -> Text:
@@ -248,6 +273,12 @@ def lasted(view: Timed, now: datetime) -> str:
     if started is None:
         return "–"
     return duration(((instant(view["ended_at"]) or now) - started).total_seconds())
+
+
+def waited(attempt: AttemptView) -> str:
+    """The time that an attempt could have started, and had not; a dash where nobody knows it."""
+    ready, started = instant(attempt["ready_at"]), instant(attempt["started_at"])
+    return "–" if ready is None or started is None else duration((started - ready).total_seconds())
 
 
 def counted(numbers: Mapping[str, int]) -> str:

@@ -14,6 +14,7 @@ from batchq.cli.context import batch, database
 from batchq.cli.fields import HOURS, SECONDS, ZONE, Read, parse_instant, parse_seconds, users_zone
 from batchq.cli.files import FILE, chosen_job
 from batchq.cli.output import Part, Table, count, counted, duration, label, output_option, present
+from batchq.cli.override import words
 from batchq.cli.plan_hours import Times, hours_table, seconds_between, total
 from batchq.cli.program import app_option
 from batchq.errors import InvalidInput
@@ -152,6 +153,8 @@ def _drawn(view: PlanView, title: str, every: bool) -> Iterator[Part]:
     all_shown = every or len(view["tasks"]) <= MOST_TASKS
     yield f"{printable(title)} for {_hours(view)} from {times(view['from'], year='%Y ')} {view['timezone']}"
     yield _sources(view)
+    for server, override in view["overrides"].items():
+        yield f"{printable(server)} has {words(override, view['timezone'])}."
     yield ""
     yield _jobs_table(view, times)
     if all_shown and view["tasks"]:

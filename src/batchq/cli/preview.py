@@ -9,6 +9,7 @@ from datetime import UTC, date, datetime, time, timedelta, timezone
 from itertools import groupby
 from zoneinfo import ZoneInfo
 
+from batchq.cli import override as overriding
 from batchq.cli.output import Part, Table, count, duration
 from batchq.core.windows import DAY, SECOND, Period, format_time, zone
 from batchq.views import PeriodView, ServerView
@@ -43,11 +44,14 @@ def drawn(server: ServerView, views: Sequence[PeriodView], zone_name: str) -> It
     yield f"{server['name']} from {_local(begin, tz)} to {_local(end, tz)}, {zone_name}"
     if server["state"] in ("disabled", "lost", "stopped"):
         yield f"It is {server['state']} now; this is what its windows allow."
+    if views[0]["override"] is not None:
+        yield f"It has {overriding.words(views[0]['override'], zone_name)}."
     yield ""
     jumps = list(_jumps(tz, begin, end))
     yield from _bars(periods, jumps, tz)
     yield ""
-    yield Table(("From", "To", "UTC", "Lasts", "Threads", "Note"), [_row(one, jumps, tz) for one in periods])
+    rows = zip(periods, (view["override"] is not None for view in views), strict=True)
+    yield Table(("From", "To", "UTC", "Lasts", "Threads", "Note"), [_row(*each, jumps, tz) for each in rows])
 
 
 def _period(view: PeriodView) -> Period:
@@ -57,8 +61,8 @@ def _period(view: PeriodView) -> Period:
 # --- periods ------------------------------------------------------------------------------------------------
 
 
-def _row(one: Period, jumps: Sequence[Jump], tz: ZoneInfo) -> tuple[str, ...]:
-    notes = ["gap"] if not one.threads else []
+def _row(one: Period, overridden: bool, jumps: Sequence[Jump], tz: ZoneInfo) -> tuple[str, ...]:
+    notes = ["override"] if overridden else ["gap"] if not one.threads else []
     notes += [str(jump) for jump in jumps if one.start <= jump.at < one.end]
     return (
         _local(one.start, tz),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import Unpack
 
 import click
@@ -10,7 +11,7 @@ import click
 from batchq import actions, views
 from batchq.cli.bulk import Chosen, carry_out, run_options
 from batchq.cli.context import TIMED_OUT, database, timezone, users_now
-from batchq.cli.fields import SECONDS
+from batchq.cli.fields import SECONDS, SINCE, TIMES
 from batchq.cli.live import Until, follow
 from batchq.cli.output import (
     Part,
@@ -28,6 +29,9 @@ from batchq.cli.reading import ask, print_list, print_view
 from batchq.cli.task import tasks_table
 from batchq.core.states import RUN_ENDED, RunState
 
+NO_RUNS = "No runs. `batchq submit FILE` starts one."
+NO_RUN_FITS = "No runs fit. `batchq runs list` without filters shows the newest."
+
 
 @click.command("list")
 @click.option("--job", metavar="NAME", help="Only runs of this job.")
@@ -38,15 +42,22 @@ from batchq.core.states import RUN_ENDED, RunState
     type=click.Choice([state.value for state in RunState]),
     help="Only these.",
 )
-@click.option("--limit", type=click.IntRange(1, 100_000), default=20, show_default=True, help="How many at most.")
+@click.option("--since", type=SINCE, metavar="TIME", help=f"Leave out what ended before {TIMES}.")
+@click.option("-n", "--limit", type=click.IntRange(1, 100_000), default=20, show_default=True, help="How many at most.")
 @output_option
 @watch_option
-def list_(job: str | None, statuses: tuple[str, ...], limit: int, output: str, watch: bool) -> None:
+def list_(
+    job: str | None, statuses: tuple[str, ...], since: datetime | None, limit: int, output: str, watch: bool
+) -> None:
     """List runs, the newest first."""
     if job is not None:
         ask(lambda tx: actions.find_job(tx, job))
+    empty = NO_RUN_FITS if job or statuses or since else NO_RUNS
     print_list(
-        lambda tx: views.runs(tx, job=job, statuses=statuses, limit=limit), runs_table, output=output, watch=watch
+        lambda tx: views.runs(tx, job=job, statuses=statuses, since=since, limit=limit),
+        lambda runs: runs_table(runs, empty),
+        output=output,
+        watch=watch,
     )
 
 
@@ -121,31 +132,47 @@ def wait_for(run: int, timeout: float | None, output: str) -> None:
         raise click.exceptions.Exit(1)
 
 
-def runs_table(runs: Sequence[views.RunCounts]) -> Table:
-    """Runs for people."""
-    now = users_now()
-    return Table(
-        ("Run", "Job", "Status", "Submitted", "Time", "Tasks"),
-        [
-            (
-                str(run["run"]),
-                run["job"],
-                label(run["status"]),
-                local(run["submitted_at"], now),
-                lasted(run, now),
-                counted(run["tasks"]),
-            )
-            for run in runs
-        ],
-        empty="No runs. `batchq submit FILE` starts one.",
-    )
+def runs_table(runs: Sequence[views.RunCounts], empty: str = NO_RUNS, now: datetime | None = None) -> Table:
+    """Runs for people; there are notes only if a run needs one."""
+    now = now or users_now()
+    columns: tuple[str, ...] = ("Run", "Job", "Status", "Submitted", "Time", "Tasks", "Note")
+    rows: list[tuple[str, ...]] = [
+        (
+            str(run["run"]),
+            run["job"],
+            label(run["status"]),
+            local(run["submitted_at"], now),
+            lasted(run, now),
+            counted(run["tasks"]),
+            "; ".join(filter(None, (_held(run, now), _whose(run)))),
+        )
+        for run in runs
+    ]
+    if not any(row[-1] for row in rows):
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
+    return Table(columns, rows, empty=empty, clip=True)
+
+
+def _held(run: views.RunLine, now: datetime) -> str:
+    """Name the holder of a run, the time and the reason; empty if nobody holds it."""
+    if not run["held"]:
+        return ""
+    why = f": {run['held_why']!r}" if run["held_why"] else ""
+    return f"held by {run['held_by'] or 'somebody'}, {local(run['held_at'], now)}{why}"
+
+
+def _whose(run: views.RunLine) -> str:
+    """Name the user and the company of a run; empty without them."""
+    named = {"run by": run["run_by"], "company": run["company"]}
+    return ", ".join(f"{said} {name}" for said, name in named.items() if name is not None)
 
 
 def _drawn(view: views.RunView) -> Iterator[Part]:
     now = users_now()
     submitted = local(view["submitted_at"], now)
     name = f"{view['job']} run {view['run']}"
-    named = {"run by": view["run_by"], "company": view["company"]}
-    whose = ", ".join(f"{said} {name}" for said, name in named.items() if name is not None)
+    whose = _whose(view)
     yield f"{name}: {label(view['status'])}, submitted {submitted}, {lasted(view, now)}{whose and f'; {whose}'}"
+    if view["held"]:
+        yield _held(view, now)
     yield tasks_table(view["tasks"], now)

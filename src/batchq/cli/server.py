@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import datetime
+from datetime import time as clock_time
 from typing import TYPE_CHECKING
 
 import click
 
 from batchq import actions, views
+from batchq.cli import override as overriding
 from batchq.cli.context import TIMED_OUT, batch, database, forward, users_now
 from batchq.cli.fields import FORM, SECONDS, WINDOW
 from batchq.cli.output import Part, Table, count, local, output_option, say, watch_option
-from batchq.cli.reading import ask, print_list, print_view
+from batchq.cli.reading import ask, print_view
 from batchq.core.why import local as local_in
 
 if TYPE_CHECKING:
@@ -28,7 +30,12 @@ TASKS_SHOWN = 5
 @watch_option
 def list_(output: str, watch: bool) -> None:
     """List the servers: state, threads, groups, next change."""
-    print_list(views.servers, servers_table, output=output, watch=watch)
+    print_view(views.servers, _listed, output=output, watch=watch)
+
+
+def _listed(servers: Sequence[views.ServerView]) -> Iterator[Part]:
+    yield servers_table(servers)
+    yield from overriding.lines(servers)
 
 
 @click.command()
@@ -60,6 +67,13 @@ def show(name: str, output: str) -> None:
     help=f"As {FORM}; all are the new set.",
 )
 @click.option("--no-windows", is_flag=True, help="Open round the clock.")
+@click.option(
+    "--until",
+    type=overriding.UNTIL,
+    metavar="TIME",
+    help="With --threads: so many until then, whatever its windows say. HH:MM, an instant, or now to end that.",
+)
+@click.option("--reason", metavar="TEXT", help="Why, with --until.")
 def set_(
     name: str,
     threads: int | None,
@@ -68,8 +82,19 @@ def set_(
     enabled: bool | None,
     windows: tuple[Window, ...],
     no_windows: bool,
+    until: clock_time | datetime | str | None,
+    reason: str | None,
 ) -> None:
-    """Set what is true of a server; it is in force within two seconds, without a restart."""
+    """Set what is true of a server; it is in force within two seconds, without a restart.
+
+    \b
+    batchq server set AOS2 --threads 10 --until 07:30 --reason "month end"
+    batchq server set AOS2 --until now
+    """
+    others = groups or no_groups or windows or no_windows or enabled is not None
+    if until is not None or reason is not None:
+        _override(name, threads, until, reason, alone=not others)
+        return
     if (groups and no_groups) or (windows and no_windows):
         raise click.UsageError("--no-groups goes without --group, and --no-windows without --window.")
     if threads is None and enabled is None and not (groups or no_groups or windows or no_windows):
@@ -83,6 +108,27 @@ def set_(
         windows=windows if windows or no_windows else None,
         ahead=_ahead(),
     )
+    done(name, changed)
+
+
+def _override(
+    name: str, threads: int | None, until: clock_time | datetime | str | None, reason: str | None, *, alone: bool
+) -> None:
+    """Set an override, or end it (rule 51)."""
+    if until is None:
+        raise click.UsageError("--reason goes with --until.")
+    if not alone or (until == overriding.NOW and (threads, reason) != (None, None)):
+        given = "--until now goes alone" if until == overriding.NOW else "--until goes with --threads and --reason"
+        raise click.UsageError(f"{given}. Set the other options by a command of their own.")
+    settings = batch().settings
+    if isinstance(until, str):
+        changed = actions.end_override(database(), name, timezone=settings.timezone, ahead=_ahead())
+    elif threads is None:
+        raise click.UsageError("--until goes with --threads: how many until then; 0 closes the server.")
+    else:
+        changed = actions.override_server(
+            database(), name, threads, until, reason=reason or "", timezone=settings.timezone, ahead=_ahead()
+        )
     done(name, changed)
 
 
@@ -221,7 +267,9 @@ def _next_change(view: views.ServerView) -> str:
     change = view["next_change"]
     if change is None:
         return "none"
-    at = local_in(datetime.fromisoformat(change["at"]), change["timezone"], users_now())
+    by_override = view["override"] is not None and view["override"]["until"] == change["at"]
+    zone = overriding.told_zone() if by_override else change["timezone"]
+    at = local_in(datetime.fromisoformat(change["at"]), zone, users_now())
     return f"{count(change['threads'], 'thread')} from {at}"
 
 
@@ -232,6 +280,8 @@ def _taken(view: views.ServerView) -> str:
 def _drawn(view: views.ServerView) -> Iterator[Part]:
     yield _standing(view)
     yield f"takes        {_taken(view)}"
+    if view["override"] is not None:
+        yield f"override     {overriding.words(view['override'])}"
     yield f"next change  {_next_change(view)}"
     if view["state"] != "stopped":
         pool = f", {view['pool_kind']} pool" if view["pool_kind"] else ""

@@ -9,10 +9,11 @@ import click
 
 from batchq import actions, views
 from batchq.cli import fields
+from batchq.cli import override as overriding
 from batchq.cli import preview as drawing
 from batchq.cli.context import batch, database
 from batchq.cli.output import count, output_option, present, say
-from batchq.cli.reading import print_list
+from batchq.cli.reading import ask
 from batchq.cli.server import done, windows_table
 from batchq.core.windows import Window, is_zone
 
@@ -88,7 +89,8 @@ def _opened(
 @output_option
 def list_(name: str, output: str) -> None:
     """List the windows of a server, numbered from 1."""
-    print_list(lambda tx: views.server_view(tx, name)["windows"], windows_table, output=output)
+    view = ask(lambda tx: views.server_view(tx, name))
+    present(lambda: view["windows"], lambda windows: [windows_table(windows), *overriding.lines([view])], output=output)
 
 
 @click.command()

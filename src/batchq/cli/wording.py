@@ -16,6 +16,7 @@ COMMANDS = {
     Action.LIST_JOBS: "job list",
     Action.LIST_TASKS: "task list {}",
     Action.LIST_GROUPS: "group list",
+    Action.LIST_LIMITS: "limit list",
     Action.LIST_SERVERS: "server list",
     Action.LIST_WINDOWS: "server window list {}",
     Action.SET_GROUPS: "server groups set {} {}",

@@ -1,4 +1,4 @@
-"""The admission of ready tasks to free threads: who gets a ticket now, and which tickets go back (rules 16, 19, 20)."""
+"""The admission of ready tasks to free threads: who gets a ticket now, and which tickets go back (rules 16-20, 29)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, TypeVar
 
+from batchq.core.limits import Lane, Units
 from batchq.core.topology import Topology
 
 Key = TypeVar("Key")
@@ -122,10 +123,35 @@ def admit(
     candidates: Iterable[tuple[Key, str]], out: Mapping[str, int], topology: Topology, free: Mapping[int, int]
 ) -> Admitted[Key]:
     """Choose which candidates (key, group), best first, get a ticket now; `out` counts the tickets out per group."""
+    taking = ((key, Lane(0, group), False) for key, group in candidates)
+    return choose(taking, out, topology, free, Units(topology, {}))
+
+
+def choose(
+    candidates: Iterable[tuple[Key, Lane, bool]],
+    out: Mapping[str, int],
+    topology: Topology,
+    free: Mapping[int, int],
+    units: Units,
+) -> Admitted[Key]:
+    """Choose which candidates (key, lane, whether it waited long), best first, get a ticket now.
+
+    `out` counts the tickets out per group. Who lacks a unit of a limit is passed over; if it waited long, it keeps the
+    free units of its limits from those behind it (rule 29e).
+    """
     matching = Matching(topology, free)
     for group, count in out.items():
         matching.place_all(group, count)
-    return Admitted([key for key, group in candidates if matching.place(group)], matching.placed)
+    chosen = []
+    for key, lane, waited_long in candidates:
+        if lane.keys and not units.take(lane):
+            if waited_long:
+                units.keep(lane)
+        elif matching.place(lane.group):
+            chosen.append(key)
+        elif lane.keys:
+            units.give_back(lane)
+    return Admitted(chosen, matching.placed)
 
 
 def open_threads(out: Mapping[str, int], topology: Topology, free: Mapping[int, int]) -> int:
@@ -143,7 +169,46 @@ def candidates_wanted(
     return {group: number for group, number in rooms.items() if number}
 
 
-def surplus(out: Iterable[tuple[Key, str]], topology: Topology, free: Mapping[int, int]) -> list[Key]:
-    """The tickets out (key, group), oldest first, that no free thread answers any more; they go back (rule 20)."""
+def lanes_wanted(
+    ready: Iterable[Lane],
+    out: Mapping[str, int],
+    topology: Topology,
+    free: Mapping[int, int],
+    units: Units,
+    now: datetime,
+) -> dict[Lane, int]:
+    """Candidates worth reading, per ready lane: as `candidates_wanted`, and at most the units that it has (rule 29).
+
+    Of a lane that lacks a unit of one of several limits the first is read: it may keep the units of the others.
+    """
+    most = open_threads(out, topology, free) if free else 0
+    if not most:
+        return {}
+    wanted = {}
+    for lane in ready:
+        number = min(room(lane.group, topology, free), most)
+        if topology.has_limits:
+            units_free = units.room(lane)
+            keeps = len(lane.keys) > 1 and units_free <= 0 and not units.is_unsorted(lane)
+            opened = topology.threads_now(now)
+            number = int(any(server in opened for server in topology.taking(lane.group))) if keeps else number
+            number = number if keeps else min(number, units_free)
+        if number > 0:
+            wanted[lane] = number
+    return wanted
+
+
+def surplus(out: Iterable[tuple[Key, Lane]], topology: Topology, free: Mapping[int, int], units: Units) -> list[Key]:
+    """The tickets out (key, lane), oldest first, that no free thread or unit answers any more; they go back (rule 20).
+
+    `units` know the attempts that execute.
+    """
     matching = Matching(topology, free)
-    return [key for key, group in out if not matching.place(group)]
+    gone = []
+    for key, lane in out:
+        if lane.keys and not units.take(lane):
+            gone.append(key)
+        elif not matching.place(lane.group):
+            units.give_back(lane)
+            gone.append(key)
+    return gone

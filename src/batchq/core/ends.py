@@ -16,11 +16,15 @@ class Success:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The attempt failed; `error` is its sentence for people, and `final` forbids a further attempt."""
+    """The attempt failed; `error` is its sentence for people, and `final` forbids a further attempt.
+
+    `classes` are the full names of the exception's class and its bases, nearest first; none if none was raised.
+    """
 
     reason: Reason
     error: str
     final: bool = False
+    classes: tuple[str, ...] = ()
 
 
 End = Success | Failure

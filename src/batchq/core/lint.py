@@ -6,18 +6,21 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 
 from batchq.core.topology import DEFAULT_GROUP, Server, Topology
-from batchq.core.why import names
-from batchq.core.windows import UNREADABLE, Window, covering, next_opening, zone
+from batchq.core.why import names, of_override
+from batchq.core.windows import UNREADABLE, Window, covering, zone
 
 DAY = timedelta(days=1)
 YEAR_DAYS = 370  # two zones may change their clocks in different weeks
 
 
-def lint(topology: Topology, groups: Iterable[str], now: datetime) -> list[str]:
-    """Every problem of the servers and groups as they are set up, a sentence each (rule 15)."""
+def lint(topology: Topology, groups: Iterable[str], now: datetime, timezone: str = "UTC") -> list[str]:
+    """Every problem of the servers and groups as they are set up, a sentence each (rule 15).
+
+    The end of an override is told in `timezone`.
+    """
     found = [problem for group in groups if (problem := _unserved(topology, group, now))]
     for server in topology.servers:
-        found += _of_server(server, now)
+        found += [*_of_server(server, now), *_of_override(server, now, timezone)]
     return found
 
 
@@ -42,8 +45,9 @@ def _of_server(server: Server, now: datetime) -> Iterator[str]:
             yield f"Server {server.name} has a window that cannot be read ({name}): it never opens."
             continue
         yield f"Server {server.name} has windows in {name}, no time zone that this machine knows: they never open."
-    if server.enabled and not _opens(server, now):
-        if next_opening(server.windows, server.threads, now) is not None:
+    unreadable = (override := server.overridden(now)) is not None and not override.readable
+    if server.enabled and not unreadable and not _opens(server, now):
+        if server.next_opening(now) is not None:
             yield f"Server {server.name} has no threads within 24 h: it starts nothing."
         elif not vanished:  # the sentence above would say it twice
             lacks = "window that ever opens" if server.windows else "threads"
@@ -57,7 +61,22 @@ def _of_server(server: Server, now: datetime) -> Iterator[str]:
 
 
 def _opens(server: Server, now: datetime) -> bool:
-    return next_opening(server.windows, server.threads, now, DAY) is not None
+    return server.next_opening(now, DAY) is not None
+
+
+def _of_override(server: Server, now: datetime, timezone: str) -> Iterator[str]:
+    """A sentence if its override asks for more threads than its worker's pool holds, or cannot be read (rule 51)."""
+    override = server.overridden(now)
+    if override is None:
+        return
+    if not override.readable:
+        yield f"Server {server.name} has an override that cannot be read: it starts nothing. Set another one, or none."
+    elif server.alive and server.pool and override.threads > server.pool:
+        said = of_override(override, timezone, now)
+        yield (
+            f"Server {server.name} has {override.threads} threads by {said}, but its worker's pool holds "
+            f"{server.pool} at most: it never runs more at once."
+        )
 
 
 def _beyond_the_pool(server: Server, now: datetime) -> Iterator[str]:

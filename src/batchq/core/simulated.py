@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import accumulate, pairwise
 
-from batchq.core.conditions import Condition, Join
+from batchq.core.conditions import After, Condition, Join, Node, handling, leaves, unfolded
+from batchq.core.retries import PLAIN, Policy
 from batchq.core.states import RunState, State
 from batchq.core.thread_hours import Hour
 from batchq.core.topology import DEFAULT_GROUP, Topology
@@ -17,22 +18,28 @@ from batchq.core.why import why_ready
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A task as the simulation finds it; `since` is when it became ready, started on `server` (an id), or ended."""
+    """A task as the simulation finds it; `since` is when it became ready, started on `server` (an id), or ended.
+
+    A task that ended before had `started` for the last time then. `retried_at` of its attempts came before an
+    operator's retry.
+    """
 
     state: State = State.WAITING
     since: datetime | None = None
     server: int | None = None
     attempts: int = 0
     aborted: bool = False
+    started: datetime | None = None
+    retried_at: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class SimTask:
-    """A task to simulate: each attempt takes `seconds`, and all of them fail if it `fails`."""
+    """A task to simulate: each attempt takes `seconds`, and all of them fail if it `fails`; a `gate` has none."""
 
     name: str
     seconds: float
-    after: tuple[Condition, ...] = ()
+    after: After = ()
     join: Join = Join.ALL
     group: str = DEFAULT_GROUP
     priority: int = 1
@@ -40,7 +47,9 @@ class SimTask:
     ignore_failure: bool = False
     retries: int = 0
     retry_delay: float = 0.0
+    policy: Policy = PLAIN
     found: Found = Found()
+    gate: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +129,37 @@ def places(jobs: Sequence[SimRun]) -> list[range]:
     return [range(*both) for both in pairwise(ends)]
 
 
-def followers(jobs: Sequence[SimRun], ranges: Sequence[range]) -> dict[int, list[tuple[int, Condition]]]:
-    """Conditions by the place of the task they name, each with the place of the task that has it."""
-    successors: defaultdict[int, list[tuple[int, Condition]]] = defaultdict(list)
-    for job, own in zip(jobs, ranges, strict=True):
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """The tasks of all runs, then the gates of their inner joins, each with its run's place, and what follows what.
+
+    `followers` has conditions by the place of the task that they name, each with the place of the task that has it;
+    `handlers` those that handle a failure, each with whether its task could not start before (rules 7, 50).
+    """
+
+    tasks: list[tuple[int, SimTask]]
+    followers: Mapping[int, Sequence[tuple[int, Condition]]]
+    handlers: Mapping[int, Sequence[tuple[int, bool]]]
+
+
+def graph(jobs: Sequence[SimRun], ranges: Sequence[range]) -> Graph:
+    """The tasks of the runs, whose places are these `ranges`, with their conditions."""
+    tasks = [(at, task) for at, job in enumerate(jobs) for task in job.tasks]
+    after: defaultdict[int, list[tuple[int, Condition]]] = defaultdict(list)
+    handlers: defaultdict[int, list[tuple[int, bool]]] = defaultdict(list)
+    for at, (job, own) in enumerate(zip(jobs, ranges, strict=True)):
         number_of = {task.name: number for number, task in zip(own, job.tasks, strict=True)}
-        for number, task in zip(own, job.tasks, strict=True):
-            for condition in task.after:
-                successors[number_of[condition.task]].append((number, condition))
-    return successors
+        for task in job.tasks:
+            for condition, behind in handling(task.after, task.join):
+                handlers[number_of[condition.task]].append((number_of[task.name], behind))
+        plain = unfolded({task.name: Node(task.after, task.join) for task in job.tasks})
+        for name, node in plain.items():
+            if name not in number_of:
+                number_of[name] = len(tasks)
+                tasks.append((at, SimTask(name, 0, node.after, node.join, gate=True)))
+            elif node.after is not (task := tasks[number_of[name]][1]).after:
+                tasks[number_of[name]] = at, replace(task, after=node.after, join=node.join)
+        for name, node in plain.items():
+            for condition in leaves(node.after):
+                after[number_of[condition.task]].append((number_of[name], condition))
+    return Graph(tasks, after, handlers)

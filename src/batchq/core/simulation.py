@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from heapq import heappop, heappush
+from itertools import count
 
+from batchq.core import retries
 from batchq.core.admission import admit, candidates_wanted, free_threads
-from batchq.core.conditions import Ended, readiness, resolution, verdict
+from batchq.core.conditions import Ended, moved, readiness, resolution, took_over, verdict
 from batchq.core.simulated import (
     Close,
     Found,
@@ -22,7 +24,7 @@ from batchq.core.simulated import (
     SimRun,
     SimTask,
     Simulation,
-    followers,
+    graph,
     places,
 )
 from batchq.core.states import TERMINAL, State, after_attempt
@@ -63,6 +65,8 @@ class _Standing:
     started_at: datetime | None = None
     ended_at: datetime | None = None
     waited: timedelta = NO_TIME
+    start: int = 0  # the places of its last start and of its end among all of these
+    end: int = 0
 
 
 class _Simulator:
@@ -74,15 +78,16 @@ class _Simulator:
         self.topology = self.present = topology
         self.begin, self.now, self.end = begin, begin, end
         self.jobs = jobs
-        self.tasks = [_Standing(task, number, len(task.after)) for number, job in enumerate(jobs) for task in job.tasks]
         self.numbers = places(jobs)
-        self.followers = followers(jobs, self.numbers)
-        self.open_tasks = [len(job.tasks) for job in jobs]
+        self.graph = graph(jobs, self.numbers)
+        self.tasks = [_Standing(task, number, len(task.after)) for number, task in self.graph.tasks]
+        self.open_tasks = Counter(number for number, _ in self.graph.tasks)
         self.closed_at: list[datetime | None] = [None] * len(jobs)
         self.ready: defaultdict[str, list[Entry]] = defaultdict(list)
         self.due: list[tuple[datetime, int]] = []
         self.busy: Counter[int] = Counter()
         self.attempts: list[SimAttempt] = []
+        self.steps = count(1)
         self.executing: dict[int, int] = {}
         self.changes = thread_changes(topology, begin, end)
         self.books = Books([begin, *full_hours(begin, end, timezone), end])
@@ -120,7 +125,8 @@ class _Simulator:
         if self.now == self.begin or (self.changes and self.changes[-1] <= self.now):
             while self.changes and self.changes[-1] <= self.now:
                 self.changes.pop()
-            fixed = (replace(each, threads=each.threads_now(self.now), windows=()) for each in self.topology.servers)
+            servers = self.topology.servers
+            fixed = (replace(each, threads=each.threads_now(self.now), windows=(), override=None) for each in servers)
             self.present = replace(self.topology, servers=tuple(fixed))
 
     # --- what happens to tasks ------------------------------------------------------------------------------
@@ -134,10 +140,16 @@ class _Simulator:
             if found.state in TERMINAL:
                 standing.state, standing.ended_at = found.state, found.since
                 ended.append(number)
+            elif self.jobs[standing.job].canceling and found.state is not State.EXECUTING:
+                standing.state, standing.ended_at = State.CANCELED, self.begin
+                ended.append(number)
             elif found.state is State.EXECUTING:
                 self._go_on(number, found)
             elif found.state is not State.WAITING:
                 self._make_ready(number, found.since or self.begin)
+            elif not standing.task.after and standing.task.gate:
+                standing.state, standing.ended_at = State.SUCCESS, self.begin
+                ended.append(number)
             elif not standing.task.after:
                 self._make_ready(number, self.begin)
         self._settle(ended)
@@ -186,6 +198,7 @@ class _Simulator:
         assert standing.ready_at is not None
         standing.waited += self.now - standing.ready_at
         standing.attempts += 1
+        standing.start = next(self.steps)
         self._occupy(number, server, self.now)
 
     def _end_due(self) -> None:
@@ -207,25 +220,24 @@ class _Simulator:
         self.busy[standing.server] -= 1
         self.attempts[attempt] = replace(self.attempts[attempt], end=self.now)
         task, canceling = standing.task, self.jobs[standing.job].canceling
-        standing.state = after_attempt(
-            ok=not task.fails, attempt=standing.attempts, retries=task.retries, canceling=canceling
-        )
+        retry = standing.attempts - task.found.retried_at
+        standing.state = after_attempt(ok=not task.fails, attempt=retry, retries=task.retries, canceling=canceling)
         if standing.state is State.READY:
-            self._make_ready(number, self.now + SECOND * task.retry_delay)
+            self._make_ready(number, self.now + SECOND * retries.wait(retry, task.retry_delay, task.policy))
             return False
-        standing.ended_at = self.now
+        standing.ended_at, standing.end = self.now, next(self.steps)
         return True
 
     def _settle(self, ended: list[int]) -> None:
         """Resolve the conditions on ended tasks to a fixed point, and close runs whose tasks have all ended."""
-        for number in ended:  # it grows: a task that didn't run ends here too
+        for number in ended:  # it grows: a task that didn't run ends here too, and a gate
             before = self.tasks[number]
-            for successor, condition in self.followers.get(number, ()):
-                moved = self._resolve(self.tasks[successor], resolution(condition.outcome, before.state))
-                if moved is State.READY:
+            for successor, condition in self.graph.followers.get(number, ()):
+                state = self._resolve(self.tasks[successor], resolution(condition.outcome, before.state))
+                if state is State.READY:
                     self._make_ready(successor, self.now)
-                elif moved is State.DIDNT_RUN:
-                    self.tasks[successor].state, self.tasks[successor].ended_at = moved, self.now
+                elif state is not State.WAITING:
+                    self.tasks[successor].state, self.tasks[successor].ended_at = state, self.now
                     ended.append(successor)
             self.open_tasks[before.job] -= 1
             if not self.open_tasks[before.job]:
@@ -238,7 +250,8 @@ class _Simulator:
         standing.impossible += met is False
         if standing.state is not State.WAITING:
             return State.WAITING
-        return readiness(standing.task.join, standing.pending, standing.met, standing.impossible)
+        state = readiness(standing.task.join, standing.pending, standing.met, standing.impossible)
+        return moved(state, gate=standing.task.gate)
 
     # --- the result -----------------------------------------------------------------------------------------
 
@@ -248,7 +261,7 @@ class _Simulator:
             self.end,
             self.topology,
             tuple(self._close(job) for job in range(len(self.jobs))),
-            tuple(map(self._planned, self.tasks)),
+            tuple(map(self._planned, self.tasks[: sum(map(len, self.numbers))])),
             tuple(self.attempts),
             tuple(self.books.hours),
         )
@@ -281,10 +294,18 @@ class _Simulator:
     def _as_the_verdict_sees(self, number: int) -> Ended:
         standing = self.tasks[number]
         handled = any(
-            condition.handles and self.tasks[successor].state is State.SUCCESS
-            for successor, condition in self.followers.get(number, ())
+            self._handles(self.tasks[handler], standing, behind=behind)
+            for handler, behind in self.graph.handlers.get(number, ())
         )
         return Ended(standing.state, standing.task.ignore_failure, handled, standing.task.found.aborted)
+
+    @staticmethod
+    def _handles(handler: _Standing, failed: _Standing, *, behind: bool) -> bool:
+        if handler.state is not State.SUCCESS or failed.ended_at is None:
+            return False
+        started = handler.started_at or handler.task.found.started
+        moment = (started, handler.start) if started else None
+        return took_over((failed.ended_at, failed.end), moment, behind=behind)
 
 
 def _best(heap: list[Entry], most: int) -> list[Entry]:

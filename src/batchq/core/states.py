@@ -35,6 +35,8 @@ class Outcome(StrEnum):
     SUCCESS = "success"
     ERROR = "error"
     FINISHED = "finished"
+    SKIPPED = "skipped"
+    OVER = "over"
 
 
 class Reason(StrEnum):
@@ -52,9 +54,10 @@ NOT_STARTED = frozenset({State.WAITING, State.READY, State.QUEUED})
 RUN_OPEN = frozenset({RunState.STORING, RunState.EXECUTING, RunState.CANCELING})
 RUN_ENDED = frozenset({RunState.SUCCESS, RunState.ERROR, RunState.CANCELED})
 
-# Every move a task can make. The last four rows are an operator's retry.
+# Every move a task can make. Only a gate goes from waiting to success (rule 50). The last four rows are an operator's
+# retry.
 MOVES: dict[State, frozenset[State]] = {
-    State.WAITING: frozenset({State.READY, State.DIDNT_RUN, State.CANCELED}),
+    State.WAITING: frozenset({State.READY, State.SUCCESS, State.DIDNT_RUN, State.CANCELED}),
     State.READY: frozenset({State.QUEUED, State.EXECUTING, State.CANCELED}),
     State.QUEUED: frozenset({State.EXECUTING, State.READY, State.CANCELED}),
     State.EXECUTING: frozenset({State.SUCCESS, State.ERROR, State.READY, State.CANCELED}),
@@ -73,11 +76,14 @@ RUN_MOVES: dict[RunState, frozenset[RunState]] = {
     RunState.CANCELED: frozenset({RunState.EXECUTING}),
 }
 
-# Which end of a task meets which condition; what is not here never does (rule 4).
+# Which end of a task meets which condition; what is not here never does (rule 4). Canceled here means aborted: in a run
+# that is canceled nothing moves on any more.
 MET_BY: dict[Outcome, frozenset[State]] = {
     Outcome.SUCCESS: frozenset({State.SUCCESS}),
     Outcome.ERROR: frozenset({State.ERROR}),
     Outcome.FINISHED: frozenset({State.SUCCESS, State.ERROR}),
+    Outcome.SKIPPED: frozenset({State.DIDNT_RUN}),
+    Outcome.OVER: frozenset({State.SUCCESS, State.ERROR, State.DIDNT_RUN, State.CANCELED}),
 }
 
 # Taken on input, never printed.
@@ -92,6 +98,11 @@ SYNONYMS: dict[str, Outcome] = {
     "done": Outcome.FINISHED,
     "afterany": Outcome.FINISHED,
     "ended_or_error": Outcome.FINISHED,
+    "omitted": Outcome.SKIPPED,
+    "not_run": Outcome.SKIPPED,
+    "didnt_run": Outcome.SKIPPED,
+    "always": Outcome.OVER,
+    "all_done": Outcome.OVER,
     **{outcome.value: outcome for outcome in Outcome},
 }
 

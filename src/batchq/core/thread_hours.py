@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from batchq.core.topology import Topology
-from batchq.core.windows import periods, zone
+from batchq.core.windows import zone
 
 HOUR = timedelta(hours=1)
 
@@ -39,9 +39,7 @@ def full_hours(begin: datetime, end: datetime, timezone: str) -> Iterator[dateti
 
 def thread_changes(topology: Topology, begin: datetime, end: datetime) -> list[datetime]:
     """The instants after `begin` at which the threads of a server change, the earliest last."""
-    starts = {
-        period.start for server in topology.servers for period in periods(server.windows, server.threads, begin, end)
-    }
+    starts = {period.start for server in topology.servers for period in server.periods(begin, end)}
     return sorted(starts - {begin}, reverse=True)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from batchq.core import retries
 from batchq.core.ends import Failure, Success
 from batchq.core.states import Reason, RunState, State, after_attempt
 from batchq.engine.aborting import as_aborted
@@ -34,7 +35,7 @@ def finish(
     caller is `settling` them in this transaction. A report repeated after a commit whose reply was lost finds its own
     work done; it is not stale.
     """
-    rows, attempts, held, marked, found = [], [], [], [], Finished()
+    held, marked, outcomes, found = [], [], moves.Outcomes(), Finished()
     standing = {row.id: row for row in locked.rows}
     for report in reports:
         row = standing.get(report.task)
@@ -49,12 +50,16 @@ def finish(
             if state is State.READY:
                 found.again += 1
                 held += [report.task] if row.held else []
+                outcomes.again.append(_again(report, row, now))
             else:
                 found.ends[report.task] = state
-            rows.append(_outcome(report, state, row, now, flag=report.task in found.ends and not settling))
-            attempts.append(_attempt(report, life, row, now))
-    if rows:
-        moves.write_outcomes(tx, rows, attempts, now)
+            outcomes.tasks.append(_outcome(report, state, flag=report.task in found.ends and not settling))
+            if isinstance(report.end, Failure):
+                outcomes.failed.append(_attempt(report, life, row, now) | _failure(report, report.end))
+            else:
+                outcomes.succeeded.append(_attempt(report, life, row, now))
+    if outcomes.tasks:
+        moves.write_outcomes(tx, outcomes, now)
         moves.put_aside(tx, held)
     moves.clear_aborts(tx, marked)
     return found
@@ -64,15 +69,22 @@ def _state_after(report: Report, row: LockedTask) -> State:
     end = report.end
     return after_attempt(
         ok=isinstance(end, Success),
-        attempt=row.attempt,
+        attempt=row.attempt - row.retried_at,
         retries=row.retries,
         canceling=row.run_status == RunState.CANCELING,
-        final=isinstance(end, Failure) and end.final,
+        final=isinstance(end, Failure) and not retries.is_tried_again(retries.read(row.policy), end),
         aborted=isinstance(end, Failure) and end.reason is Reason.ABORTED,
     )
 
 
-def _outcome(report: Report, state: State, row: LockedTask, now: datetime, *, flag: bool) -> dict[str, object]:
+def _again(report: Report, row: LockedTask, now: datetime) -> dict[str, object]:
+    """When the task is tried again: the wait is stored with it, as nobody else can tell it from a clock set back."""
+    retry, policy = row.attempt - row.retried_at, retries.read(row.policy)
+    wait = retries.wait(retry, row.retry_delay, policy, report.token)
+    return {"task": report.task, "standing": report.token, "due": now + timedelta(seconds=wait), "wait": wait}
+
+
+def _outcome(report: Report, state: State, *, flag: bool) -> dict[str, object]:
     """The task's row after this report, as `moves.write_outcomes` takes it."""
     end = report.end
     return {
@@ -80,7 +92,6 @@ def _outcome(report: Report, state: State, row: LockedTask, now: datetime, *, fl
         "standing": report.token,
         "state": state.value,
         "flag": flag,
-        "again": now + timedelta(seconds=row.retry_delay) if state is State.READY else None,
         "reason": end.error if isinstance(end, Failure) else None,
         "value": end.result if isinstance(end, Success) else None,
     }
@@ -100,3 +111,9 @@ def _attempt(report: Report, life: Life, row: LockedTask, now: datetime) -> dict
         "error": failure.error if failure else None,
         "log": report.log,
     }
+
+
+def _failure(report: Report, failure: Failure) -> dict[str, object]:
+    """The part of an attempt's row that only a failure has."""
+    classes = retries.classes_of(failure)
+    return {"error_class": classes[0] if classes else None, "repeatable": report.repeatable}

@@ -6,8 +6,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from batchq.core.ends import End
+from batchq.core.priority import AGING
 from batchq.engine.advancing import Advance
-from batchq.store.moves import Start
+from batchq.store.moves import Pile, Start
 from batchq.store.sql.statement import Reply
 
 
@@ -22,21 +23,28 @@ class Life:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A ticket that has arrived at a server."""
+    """A ticket that has arrived at a server; of one that was claimed, also the `pile` in which its task lay."""
 
     task: int
     token: str
     group: str
+    pile: Pile | None = None
+
+    @classmethod
+    def of(cls, row: Start) -> Offer:
+        """The offer behind a claimed row."""
+        return cls(row.id, row.token, row.group_name, row.pile)
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """How an attempt ended, and what it wrote."""
+    """How an attempt ended, and what it wrote; a `repeatable` operation does no harm if it runs once more."""
 
     task: int
     token: str
     end: End
     log: str | None = None
+    repeatable: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +53,9 @@ class Flush:
 
     `reports` tell how attempts ended, `offers` ask for a thread, and `overdue` offers found none in time and go back.
     `active` attempts still run there, and its pool has room for `pool` (rule 16). The tasks that start next are
-    `likely` of these groups; that only spares time. Dispatch gives a server up to `ahead` tickets beyond its free
-    threads, and a group whose tickets are `unsendable` none. `may_advance` is false where only the coordinator may
+    `likely` of these piles; that only spares time. Dispatch gives a server up to `ahead` tickets beyond its free
+    threads, and a group whose tickets are `unsendable` none. A task that waits rises
+    by a class each `aging` seconds. `may_advance` is false where only the coordinator may
     advance. `more_to_settle` goes on with what the last flush left unsettled. After a commit whose reply was lost,
     `tokens_here` names the attempts that the server knows of.
     """
@@ -56,8 +65,9 @@ class Flush:
     overdue: Sequence[Offer] = ()
     active: int
     pool: int
-    likely: Collection[str] = ()
+    likely: Collection[Pile] = ()
     ahead: int = 0
+    aging: float = AGING
     unsendable: Collection[str] = ()
     may_advance: bool = True
     more_to_settle: bool = False

@@ -107,8 +107,11 @@ def lose_again(tx: Tx, task: int, now: datetime) -> None:
 def _lose(tx: Tx, server: int, name: str, executing: Sequence[Executing], reason: str, now: datetime) -> None:
     moves.lock_runs(tx, sorted({run_of(row.id) for row in executing}))
     end = Failure(Reason.LOST, reason)
+    operations = servers.repeatable_operations(tx, server)
+    again = moves.of_operations(tx, [row.id for row in executing], operations) if operations else ()
     for epoch in dict.fromkeys(row.epoch for row in executing):
-        reports = [Report(row.id, row.token, end) for row in executing if row.epoch == epoch]
+        lost = [row for row in executing if row.epoch == epoch]
+        reports = [Report(row.id, row.token, end, repeatable=row.id in again) for row in lost]
         locked = moves.locked(tx, [report.task for report in reports])
         finish(tx, Life(server, name, epoch), reports, locked, now)
         crash.point("recovering")

@@ -1,4 +1,4 @@
-"""Serve: one server's commit, in which it finishes, settles, claims and dispatches (rules 10-16, 30-32)."""
+"""Serve: one server's commit, in which it finishes, settles, claims and dispatches (rules 10-16, 28-32)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from batchq.engine.settling import MOST_FOLLOWERS, Settled, close, settle, settl
 from batchq.store import moves
 from batchq.store import topology as topologies
 from batchq.store.columns import run_of
-from batchq.store.moves import LockedTask, Ready, Start, Ticket
+from batchq.store.moves import Follower, LockedTask, Ready, Start, Ticket
 from batchq.store.sql.statement import Reply
 from batchq.store.transaction import Tx
 
@@ -106,12 +106,17 @@ def _as_it_is_now(
         return None
     # Of a run that is held or canceled nothing may start: it is left out.
     jobs = {row.run_id: row.job for row in locked.rows if row.run_status == RunState.EXECUTING and not row.held}
-    ready = [
-        Ready(row.task_id, row.name, row.group_name, row.attempt, row.own_class, now, jobs[run_of(row.task_id)])
-        for row in settled.ready
-        if run_of(row.task_id) in jobs
-    ]
-    return foreseen.after(life.server, len(finished.ends), ready)
+    ended: dict[int, int] = {}
+    for row in locked.rows:
+        if row.id in finished.ends:
+            ended[row.lane] = ended.get(row.lane, 0) + 1
+    ready = [_ready(row, now, jobs[run]) for row in settled.ready if (run := run_of(row.task_id)) in jobs]
+    return foreseen.after(life.server, ended, ready)
+
+
+def _ready(row: Follower, now: datetime, job: str) -> Ready:
+    """A task that became ready now."""
+    return Ready(row.task_id, row.name, row.group_name, row.lane, row.attempt, row.own_class, now, job)
 
 
 def _empties(locked: Reply[LockedTask], settled: Settled) -> bool:
@@ -133,9 +138,9 @@ def _hand_out(tx: Tx, life: Life, flush: Flush, demand: Demand | None, now: date
     if demand is None:
         free = room(tx.topology, life, flush.pool, now) - flush.active
         demand = ask(tx, dict.fromkeys(flush.likely, free) if free > 0 else {}, now)
-        chosen = choose(tx, demand, flush.ahead, flush.unsendable)
+        chosen = choose(tx, demand, flush.ahead, flush.unsendable, flush.aging)
     else:
-        chosen = choose(tx, demand, flush.ahead, flush.unsendable, now)
+        chosen = choose(tx, demand, flush.ahead, flush.unsendable, flush.aging, now)
     free = room(tx.topology, life, flush.pool, chosen.now) - flush.active
     # Started at once: a ticket of its own would travel to the broker and straight back.
     own, others = _own_share(chosen.rows, chosen.shares.get(life.server, {}), free)

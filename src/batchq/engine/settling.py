@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import cast
 
-from batchq.core.conditions import Ended, Join, readiness, resolution, verdict
-from batchq.core.states import Outcome, RunState, State
+from batchq.core.conditions import Ended, Join, moved, readiness, resolution, verdict
+from batchq.core.states import TERMINAL, Outcome, RunState, State
 from batchq.store import moves
 from batchq.store.columns import run_of
 from batchq.store.moves import CountedRun, Follower, UnsettledRun
@@ -150,9 +150,12 @@ def within_budget(
 def _resolve(
     tx: Tx, ends: Mapping[int, State], conditions: Sequence[Follower], now: datetime, result: Settled
 ) -> dict[int, State]:
-    """Resolve these conditions, and move on the tasks behind them; returns the tasks that didn't run."""
+    """Resolve these conditions, and move on the tasks behind them.
+
+    Returns the tasks that ended by that: those that didn't run, and gates that succeeded.
+    """
     came, failed, waiting = _tally(ends, conditions)
-    counted, moved = [], []
+    counted, going = [], []
     fell: dict[int, State] = {}
     shared: dict[State, list[int]] = {}
     for task, stands in sorted(waiting.items()):
@@ -161,12 +164,12 @@ def _resolve(
         row: dict[str, object] = {"task": task, "pending": pending, "met": met, "impossible": impossible}
         state = State.WAITING
         if stands.status == State.WAITING:
-            state = readiness(Join(stands.joined), pending, met, impossible)
+            state = moved(readiness(Join(stands.joined), pending, met, impossible), gate=stands.gate)
         if state is State.WAITING:
             counted.append(row)
             continue
         ready = state is State.READY
-        moved.append(row | {"state": state.value, "ready": now if ready else None, "ended": None if ready else now})
+        going.append(row | {"state": state.value, "ready": now if ready else None, "ended": None if ready else now})
         if ready:
             result.ready.append(stands)
         else:
@@ -174,13 +177,13 @@ def _resolve(
         if stands.sharing:
             shared.setdefault(state, []).append(task)
     moves.count(tx, counted)
-    moves.count_and_move(tx, moved)
+    moves.count_and_move(tx, going)
     followed = {state: moves.move_sharing(tx, tasks, state, now) for state, tasks in shared.items()}
     result.others_ready = result.others_ready or State.READY in followed
     if result.held:
-        _put_aside(tx, result.held, moved, followed.get(State.READY))
-    if State.DIDNT_RUN in followed:
-        fell |= dict.fromkeys((row.id for row in followed[State.DIDNT_RUN].rows), State.DIDNT_RUN)
+        _put_aside(tx, result.held, going, followed.get(State.READY))
+    for state in followed.keys() & TERMINAL:
+        fell |= dict.fromkeys((row.id for row in followed[state].rows), state)
     return fell
 
 
@@ -214,8 +217,10 @@ def close(tx: Tx, counted: Reply[CountedRun] | None, now: datetime) -> None:
     if not emptied:
         return
     failures: dict[int, list[Ended]] = {run: [] for run in emptied}
-    for row in moves.failures(tx, emptied):
-        failures[row.run_id].append(Ended(State(row.status), row.ignore_failure, row.handled, row.aborted))
+    failed = moves.failures(tx, emptied)
+    handled = moves.handlers(tx, [row.id for row in failed if not row.ignore_failure])
+    for row in failed:
+        failures[row.run_id].append(Ended(State(row.status), row.ignore_failure, row.id in handled, row.aborted))
     closing = []
     for run, was in emptied.items():
         verdict_ = verdict(failures[run], canceled=was is RunState.CANCELING)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from batchq import crash
+from batchq.core.states import State
+from batchq.engine.settling import close, settle_ends
 from batchq.store import moves
 from batchq.store import run as runs
 from batchq.store.database import Database
+from batchq.store.rows import Rows, rows_of
 from batchq.store.transaction import Tx
 
 if TYPE_CHECKING:
@@ -24,12 +28,17 @@ class Written(NamedTuple):
     """A job and the rows of a run of it."""
 
     job: JobSpec
-    rows: runs.Rows
+    rows: Rows
 
     @property
     def size(self) -> int:
         """How many tasks and conditions are to be stored."""
         return len(self.rows.tasks) + len(self.rows.conditions)
+
+    @property
+    def opens_gates(self) -> bool:
+        """Whether a gate has no conditions, and so succeeds when the run opens (rule 50)."""
+        return any("gate" in task and task["gate"] and not task["pending"] for task in self.rows.tasks)
 
 
 def submit(database: Database, job: JobSpec) -> int:
@@ -49,7 +58,7 @@ def submit_all(database: Database, jobs: Iterable[JobSpec]) -> list[int]:
     """
     stored: list[int] = []
     try:
-        for lot in _lots(Written(job, runs.rows_of(job)) for job in jobs):
+        for lot in _lots(Written(job, rows_of(job)) for job in jobs):
             stored += _submit(database, lot)
     except Exception as error:
         if stored:
@@ -81,23 +90,31 @@ def _submit(database: Database, lot: Sequence[Written]) -> list[int]:
 
 def store_at_once(tx: Tx, jobs: Sequence[Written]) -> list[int]:
     """Store a run of each job and open it in this transaction; returns their ids."""
-    numbers, now = runs.open_runs(tx, [job for job, _ in jobs])
+    numbers, now = runs.open_runs(tx, [job for job, _ in jobs], [len(rows.tasks) for _, rows in jobs])
     numbered = list(zip(numbers, (rows for _, rows in jobs), strict=True))
     runs.add_tasks(tx, [number.task(task) for number, rows in numbered for task in rows.tasks])
     runs.add_conditions(tx, [each for number, rows in numbered for each in number.conditions(rows.conditions)])
-    moves.start_runs(tx, [number.run for number in numbers], now)
+    _open(tx, [number.run for number in numbers], now, gates=any(each.opens_gates for each in jobs))
     return [number.run for number in numbers]
 
 
 def _submit_in_chunks(database: Database, written: Written) -> int:
     job, rows = written
-    number, _ = database.run(runs.open_run, job)
+    number, _ = database.run(runs.open_run, job, len(rows.tasks))
     tasks, conditions = map(number.task, rows.tasks), number.conditions(rows.conditions)
     if _store(database, number.run, runs.add_tasks, tasks) and _store(
         database, number.run, runs.add_conditions, conditions
     ):
-        database.run(lambda tx: moves.start_runs(tx, [number.run], tx.now()))
+        database.run(lambda tx: _open(tx, [number.run], tx.now(), gates=written.opens_gates))
     return number.run
+
+
+def _open(tx: Tx, opening: Sequence[int], now: datetime, *, gates: bool) -> None:
+    """Open runs that are stored; with `gates`, those without conditions succeed, and what follows them is settled."""
+    moves.start_runs(tx, opening, now)
+    if gates:
+        ends = {row.id: State.SUCCESS for row in moves.open_gates(tx, opening, now).rows}
+        close(tx, settle_ends(tx, now, ends).counted, now)
 
 
 def _store(database: Database, run: int, add: Callable[[Tx, Sequence[T]], None], rows: Iterable[T]) -> bool:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from batchq.core import admission
+from batchq.core.limits import Units
 from batchq.store import moves
 from batchq.store import topology as topologies
+from batchq.store.lane import lanes_of
 from batchq.store.moves import Ticket, TicketOut
 from batchq.store.transaction import Tx
 
@@ -20,9 +22,12 @@ def take_back(tx: Tx, now: datetime, ahead: int = 0, *, skip: bool = False) -> i
     out = moves.tickets_out(tx, topology.aside.tasks)
     if not out:
         return 0
-    busy, _ = moves.occupancy(tx, topology.aside.tasks)
+    busy, executing, _ = moves.occupancy(tx, topology.aside.tasks)
     free = admission.free_threads(topology, busy, now, ahead)
-    surplus = admission.surplus([((row.id, row.token), row.group_name) for row in out], topology, free)
+    lanes = lanes_of(tx, {*executing, *(row.lane for row in out)})
+    units = Units(topology, {lanes[lane]: number for lane, number in executing.items()})
+    tickets = [((row.id, row.token), lanes[row.lane]) for row in out]
+    surplus = admission.surplus(tickets, topology, free, units)
     locked = moves.lock_now(tx, {task for task, _ in surplus}, skip=skip)
     return moves.unqueue(tx, [(task, token) for task, token in surplus if task in locked])
 

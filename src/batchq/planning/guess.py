@@ -43,6 +43,8 @@ class Guess:
 
     def said(self, job: JobSpec, task: TaskSpec) -> tuple[float, str] | None:
         """The seconds that an option, the file or the arguments of the demo operation say, with their source."""
+        if task.run is None:
+            return 0.0, "gate"
         for name in (f"{job.name} / {task.name}", task.name, task.run):
             if name in self.durations:
                 return self.durations[name], "option"
@@ -57,7 +59,7 @@ class Guess:
             return said
         if (job.name, task.name) in self.past.tasks:
             return self.past.tasks[job.name, task.name], "past_task"
-        if task.run in self.past.operations:
+        if task.run is not None and task.run in self.past.operations:
             return self.past.operations[task.run], "past_operation"
         return self.default, "default"
 
@@ -81,7 +83,7 @@ def check_names(jobs: Collection[JobSpec], names: Iterable[str], option: str, *,
     known = {task.name for _, task in tasks} | {f"{job} / {task.name}" for job, task in tasks}
     allowed = "a task, or JOB / TASK"
     if operations:
-        known |= {task.run for _, task in tasks}
+        known |= {operation for job in jobs for operation in job.operations}
         allowed = "a task, JOB / TASK, or an operation"
     for name in names:
         if name not in known:

@@ -6,11 +6,13 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import NamedTuple
 
 from sqlalchemy import select
 
-from batchq.core.states import RunState
+from batchq.core.conditions import After, Condition, Join, folded
+from batchq.core.states import Outcome, RunState
 from batchq.store.columns import CONDITION, RUN, TASK
 from batchq.store.find import RUN_ROWS, RunRow
 from batchq.store.tables import TaskRow
@@ -34,8 +36,12 @@ class OpenTask(NamedTuple):
     own_priority: bool
     retries: int
     retry_delay: float
+    retried_at: int
+    policy: str | None
     time_limit: float | None
     ignore_failure: bool
+    gate: bool
+    unnamed: bool
     joined: str
     pending: int
     met: int
@@ -64,7 +70,7 @@ class OpenCondition(NamedTuple):
     handles: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class OpenRun:
     """The row of an open run, the rows of its tasks by id, and rows of conditions by the id of their task.
 
@@ -75,9 +81,21 @@ class OpenRun:
     tasks: Mapping[int, OpenTask]
     conditions: Mapping[int, Sequence[OpenCondition]]
 
-    def after(self, task: OpenTask) -> Sequence[OpenCondition]:
-        """The conditions of one of its tasks."""
-        return self.conditions.get(task.waits_with or task.id, ())
+    def after(self, task: OpenTask) -> After:
+        """The conditions of one of its tasks, with joins in the place of their gates."""
+        return folded(self._written(task), self._gates)
+
+    def _written(self, task: OpenTask) -> list[tuple[int, Condition]]:
+        rows = self.conditions.get(task.waits_with or task.id, ())
+        return [
+            (row.predecessor_id, Condition(self.tasks[row.predecessor_id].name, Outcome(row.outcome), row.handles))
+            for row in rows
+        ]
+
+    @cached_property
+    def _gates(self) -> dict[int, tuple[Join, list[tuple[int, Condition]]]]:
+        gates = [task for task in self.tasks.values() if task.unnamed]
+        return {task.id: (Join(task.joined), self._written(task)) for task in gates}
 
 
 def open_runs(tx: Tx) -> list[OpenRun]:

@@ -16,7 +16,7 @@ from batchq.planning.guess import SOURCES, Guess
 from batchq.planning.scene import Subject
 from batchq.planning.shapes import JobName, PlannedHour, PlannedJob, PlannedTask, PlanView, Totals, Wait
 from batchq.spec import TaskSpec
-from batchq.views import iso
+from batchq.views import iso, override_view
 
 LONGEST = 10
 
@@ -38,6 +38,11 @@ def report_on(
         "to": iso(simulation.end),
         "timezone": timezone,
         "servers_from": servers_from,
+        "overrides": {
+            server.name: said
+            for server in simulation.topology.servers
+            if (said := override_view(server.overridden(simulation.begin))) is not None
+        },
         "jobs": list(_jobs(simulation, names)),
         "tasks": [
             _task(names[planned.job], planned, source, reasons.of(number))

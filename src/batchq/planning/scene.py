@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, replace
 from typing import cast
 
 from batchq import views
-from batchq.core import secrets
-from batchq.core.conditions import Condition, Join
+from batchq.core import retries, secrets
+from batchq.core.conditions import Join
+from batchq.core.priority import PRIORITIES
 from batchq.core.simulated import Found, SimRun, SimTask
-from batchq.core.states import TERMINAL, Outcome, RunState, State
+from batchq.core.states import TERMINAL, RunState, State
 from batchq.core.topology import DEFAULT_GROUP, Topology
 from batchq.planning import past
 from batchq.planning.guess import Guess, Past, check_names, needs_past
@@ -20,7 +21,7 @@ from batchq.planning.servers import choose_servers, with_pools
 from batchq.spec import Document, JobSpec, Priority, TaskSpec
 from batchq.store import topology as topologies
 from batchq.store.database import Database
-from batchq.store.group import PRIORITIES, group_priorities
+from batchq.store.group import group_priorities
 from batchq.store.transaction import Tx
 from batchq.views import PRIORITY_NAMES
 
@@ -103,7 +104,7 @@ def see(tx: Tx, jobs: Sequence[JobSpec], *, queue: bool = False) -> Seen:
     """
     subjects = tuple(_subject(tx, run) for run in open_runs(tx)) if queue else ()
     jobs = [*jobs, *(subject.job for subject in subjects)]
-    operations = {task.run for job in jobs for task in job.tasks}
+    operations = {operation for job in jobs for operation in job.operations}
     took = Past(past.of_tasks(tx, {job.name for job in jobs}), past.of_operations(tx, operations))
     return Seen(topologies.read(tx), group_priorities(tx), took, subjects)
 
@@ -112,31 +113,35 @@ def _subject(tx: Tx, run: OpenRun) -> Subject:
     """An open run as a job whose tasks are found somewhere on their way."""
     newest = json.loads(views.definition(tx, run.row.job))
     expected = {task["name"]: task.get("duration") for task in newest["tasks"]}
-    tasks = tuple(_stored(row, run, expected.get(row.name)) for row in run.tasks.values())
+    rows = [row for row in run.tasks.values() if not row.unnamed]
+    tasks = tuple(_stored(row, run, expected.get(row.name)) for row in rows)
     return Subject(
         JobSpec.model_construct(name=run.row.job, tasks=tasks),
         run.row.id,
-        {row.name: _found(row) for row in run.tasks.values()},
+        {row.name: _found(row) for row in rows},
         run.row.status == RunState.CANCELING,
     )
 
 
 def _stored(row: OpenTask, run: OpenRun, duration: float | None) -> TaskSpec:
     """A task as it was stored, with the expected duration of the job's newest definition."""
-    after = (
-        Condition(run.tasks[each.predecessor_id].name, Outcome(each.outcome), each.handles) for each in run.after(row)
-    )
+    policy = retries.read(row.policy)
     return TaskSpec.model_construct(
         name=row.name,
-        run=row.operation,
+        run=None if row.gate else row.operation,
         args=json.loads(row.args),
         kwargs=secrets.unpacked(row.kwargs)[0],
-        after=tuple(after),
+        after=run.after(row),
         join=Join(row.joined),
         group=row.group_name,
         priority=cast(Priority, PRIORITY_NAMES[row.own_class]),
         retries=row.retries,
         retry_delay=row.retry_delay,
+        retry_backoff=policy.backoff,
+        retry_delay_max=policy.most,
+        retry_jitter=policy.jitter,
+        retry_on=policy.on or None,
+        retry_never_on=policy.never or None,
         time_limit=row.time_limit,
         duration=duration,
         ignore_failure=row.ignore_failure,
@@ -147,7 +152,9 @@ def _found(row: OpenTask) -> Found:
     state = State(row.status)
     since = row.ended_at if state in TERMINAL else row.claimed_at if state is State.EXECUTING else row.ready_at
     aborted = state is State.CANCELED and row.claimed_at is not None
-    return Found(state, since, row.server_id if state is State.EXECUTING else None, row.attempt, aborted)
+    server = row.server_id if state is State.EXECUTING else None
+    started = row.claimed_at if state in TERMINAL else None
+    return Found(state, since, server, row.attempt, aborted, started, row.retried_at)
 
 
 def priorities_of(document: Document) -> dict[str, int]:
@@ -181,4 +188,6 @@ def _simulated(job: JobSpec, task: TaskSpec, guess: Guess, priorities: Mapping[s
         ignore_failure=task.ignore_failure,
         retries=task.retries,
         retry_delay=task.retry_delay,
+        gate=task.run is None,
+        policy=task.policy,
     )

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypedDict
 
+from batchq.views import OverrideView
+
 
 class JobName(TypedDict):
     """A job of the plan; `run` is the number of an open run, or null for a job that is not submitted yet."""
@@ -33,7 +35,7 @@ class TaskName(JobName):
 
 
 class PlannedTask(TaskName):
-    """A task with its instants; `duration_from` is a key of SOURCES.
+    """A task with its instants; `duration_from` is a key of SOURCES, or `gate`.
 
     `status` is one of `waiting`, `ready`, `executing`, `success`, `error`, `didnt_run`, `canceled`.
     """
@@ -92,10 +94,14 @@ _Span = TypedDict("_Span", {"from": str, "to": str})
 
 
 class PlanView(_Span):
-    """A plan; `servers_from` is `file`, `database`, `both` or `default`, `durations` counts the tasks by source."""
+    """A plan; `servers_from` is `file`, `database`, `both` or `default`, `durations` counts the tasks by source.
+
+    `overrides` are those with which it begins, by server (rule 51).
+    """
 
     timezone: str
     servers_from: str
+    overrides: dict[str, OverrideView]
     jobs: list[PlannedJob]
     tasks: list[PlannedTask]
     hours: list[PlannedHour]

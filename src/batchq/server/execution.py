@@ -18,7 +18,7 @@ from celery.worker import state
 from celery.worker.request import Request
 
 from batchq.config import Settings
-from batchq.core import aborting, secrets
+from batchq.core import aborting, retries, secrets
 from batchq.core.ends import End, Failure, Success
 from batchq.core.secrets import Veil
 from batchq.core.states import Reason
@@ -168,6 +168,7 @@ class Execution(Request):
             settings.result_bytes,
             alone=self.server.kind == "prefork",
             last=self._is_last,
+            policy=row.policy,
             time_limits=(self.hard_limit, self.soft_limit),
             most_attempts=self.server.worker_limits.attempts,
             most_kilobytes=self.server.worker_limits.kilobytes,
@@ -257,8 +258,9 @@ class Execution(Request):
             if self.abort_began is not None:
                 self.server.pool.replace(self.worker_pid)
             # Veiled here too: an error of sending may show the arguments that could not be sent.
-            text = Veil(secrets.unpacked(self.row.kwargs)[1]).hide(exceptions.in_a_line(error))
-            self._fail(Failure(Reason.ERROR, exceptions.clean(text)[:ERROR_CHARS]))
+            hide = Veil(secrets.unpacked(self.row.kwargs)[1]).hide
+            text = exceptions.clean(hide(exceptions.in_a_line(error)))[:ERROR_CHARS]
+            self._fail(Failure(Reason.ERROR, text, classes=exceptions.classes(error, hide)))
 
     def on_timeout(self, soft: bool, timeout: float | None) -> None:
         """A time limit passed; the soft one raises inside the operation, the hard one ends its process (rule 34)."""
@@ -270,31 +272,32 @@ class Execution(Request):
     def _timed_out(self, timeout: float) -> None:
         self._fail(ends.timed_out(timeout), TimeLimitExceeded(timeout))
 
-    def say_end(self, error: str, cause: Exception | None = None) -> None:
+    def say_end(self, failure: Failure, cause: Exception | None = None) -> None:
         """Log an end that no child can tell, and tell receivers its cause; only once, if Celery reports it twice."""
         if self.id in self.server.ledger.active:
             seconds = time.time() - self.time_start if self.time_start else None
-            lines.ended(self.row, run_of(self.row.id), self.hostname, error, seconds, again=not self._is_last)
+            again = not self._is_last and retries.is_tried_again(retries.read(self.row.policy), failure)
+            lines.ended(self.row, run_of(self.row.id), self.hostname, failure.error, seconds, again=again)
             if cause is not None:
-                self._tell(cause)
+                self._tell(cause, again)
 
     def _fail(self, failure: Failure, cause: Exception | None = None) -> None:
         failure = self._seen(failure)
-        self.say_end(failure.error, cause)
+        self.say_end(failure, cause)
         self._report(failure)
         self.send_event("task-failed", exception=failure.error, traceback="")
 
-    def _tell(self, error: Exception) -> None:
+    def _tell(self, error: Exception, again: bool) -> None:
         """Tell receivers of Celery's signals of an end, as the operation's process cannot do it any more."""
         task, row = self.app.tasks.get(self.row.operation), self.row
-        if task is None or not (signals.task_failure if self._is_last else signals.task_retry).receivers:
+        if task is None or not (signals.task_retry if again else signals.task_failure).receivers:
             return
         args, kwargs = self._arguments()
         try:
             raise error
         except Exception:
             einfo = ExceptionInfo()
-        if self._is_last:
+        if not again:
             facts = {"exception": error, "traceback": einfo.traceback, "einfo": einfo}
             signals.task_failure.send(sender=task, task_id=row.token, args=args, kwargs=kwargs, **facts)
         else:
@@ -311,7 +314,8 @@ class Execution(Request):
 
     def _report(self, end: End, log: str | None = None) -> None:
         state.task_ready(self, successful=isinstance(end, Success))
-        self.server.ledger.report(self.arrival, Report(self.row.id, self.row.token, end, log))
+        repeatable = getattr(self.app.tasks.get(self.row.operation), "repeatable", False) is True
+        self.server.ledger.report(self.arrival, Report(self.row.id, self.row.token, end, log, repeatable))
 
     def acknowledge(self) -> None:
         """Left to the ledger, which acknowledges after the commit."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from operator import methodcaller
 from typing import TypeVar
 
@@ -232,7 +233,7 @@ class Ledger:
     def _begin_own(self, rows: Sequence[Start]) -> None:
         """Start what this server handed to itself, as if its message had come."""
         for row in rows:
-            arrival = Arrival(Offer(row.id, row.token, row.group_name), LocalMessage(), self._monotonic())
+            arrival = Arrival(Offer.of(row), LocalMessage(), self._monotonic())
             self._tokens.add(row.token)
             self.active[row.token] = arrival
             crash.point("claim-committed")
@@ -242,9 +243,10 @@ class Ledger:
         for arrival in arrivals:
             token = arrival.offer.token
             if token in claimed:
-                self.active[token] = arrival
+                row = claimed[token]
+                self.active[token] = arrival = replace(arrival, offer=Offer.of(row))
                 crash.point("claim-committed")
-                self._around.start(arrival, claimed[token])
+                self._around.start(arrival, row)
                 crash.point("attempt-started")
                 # From the claim on the row has the truth; and a broker may not wait for hours (RabbitMQ: 30 min).
                 self.acknowledge(arrival.message)

@@ -8,6 +8,7 @@ import logging
 import os
 import platform
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,9 +82,14 @@ class Machine:
 THIS_MACHINE = Machine()
 
 
-def this_life(machine: Machine = THIS_MACHINE) -> dict[str, str | int]:
-    """The facts that tell this process from every other: host, pid, and the two namespaces, boot and start time."""
-    facts = _scope(machine) | {"start": _start(machine.stat("self"))}
+def this_life(machine: Machine = THIS_MACHINE, repeatable: Collection[str] = ()) -> dict[str, str | int]:
+    """The facts that tell this process from every other: host, pid, and the two namespaces, boot and start time.
+
+    Beside them stand its app's `repeatable` operations: when its attempts are lost, nobody else may know the app.
+    """
+    facts: dict[str, object] = {**_scope(machine), "start": _start(machine.stat("self"))}
+    if repeatable:
+        facts["repeatable"] = sorted(repeatable)
     return {"host": machine.host(), "pid": machine.pid(), "life": json.dumps(facts)}
 
 
@@ -150,6 +156,7 @@ class Enlistment:
     name: str
     kind: str
     anew: bool = False  # this process had the name before
+    repeatable: Collection[str] = ()  # operations that do no harm if they run once more
     machine: Machine = field(default=THIS_MACHINE, repr=False)
     _beat: int | None = None
     _since: float = 0.0
@@ -170,7 +177,7 @@ class Enlistment:
         return life
 
     def _attempt(self, tx: Tx, now: float) -> Life | None:
-        own = this_life(self.machine)
+        own = this_life(self.machine, self.repeatable)
         if not self.anew:
             servers.create(tx, self.name)
         row = servers.find(tx, self.name)

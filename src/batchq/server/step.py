@@ -19,6 +19,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from batchq import crash, engine
 from batchq.config import Settings
+from batchq.core.ends import Failure
+from batchq.core.states import Reason
 from batchq.errors import (
     BatchqError,
     Conflict,
@@ -117,7 +119,9 @@ class BatchServer(bootsteps.StartStopStep):
         try:
             if self.kind == "prefork":
                 pool.refuse_without_semaphores()
-            self.life = enlist(Enlistment(self.patient, self.settings, self.name, self.pool_kind))
+            self.life = enlist(
+                Enlistment(self.patient, self.settings, self.name, self.pool_kind, repeatable=self._repeatable)
+            )
             crash.point("enlisted")
         except BatchqError as error:
             logger.critical("%s", error)
@@ -126,6 +130,11 @@ class BatchServer(bootsteps.StartStopStep):
             self.patient.dispose()
         return self
 
+    @property
+    def _repeatable(self) -> list[str]:
+        names: list[str] = self.app.batchq.catalogue.repeatable()
+        return names
+
     def start(self, worker: Worker) -> None:
         """Begin to serve: all that the worker's loop does for a batch server starts here."""
         self.publisher = Publisher(self.app, self.settings, patience=0.2)
@@ -133,7 +142,9 @@ class BatchServer(bootsteps.StartStopStep):
         self._say_what_does_not_hold()
         self._ends = False
         self.ledger = Ledger(self.life, self._surroundings(worker))
-        self.enlistment = Enlistment(self.database, self.settings, self.name, self.pool_kind, anew=True)
+        self.enlistment = Enlistment(
+            self.database, self.settings, self.name, self.pool_kind, anew=True, repeatable=self._repeatable
+        )
         self.aborts = Aborts(worker.hub.call_soon)
         self.watch = Watch(connection_of_its_own(self.database), self.settings, self.ledger, self.aborts)
         self.fitting = Fitting(self.watch, self.ledger, self.pool, worker.hub)
@@ -255,7 +266,7 @@ class BatchServer(bootsteps.StartStopStep):
         lost = len(self.ledger.active)
         for attempt in map(state.requests.get, list(self.ledger.active)):
             if isinstance(attempt, Execution):
-                attempt.say_end(engine.STOPPED)
+                attempt.say_end(Failure(Reason.LOST, engine.STOPPED))
         self.ledger.active.clear()  # from now on their children report nothing but this stop
         self.pool.tell_to_end()
         self._settle_up(self.database, COLD_SECONDS)

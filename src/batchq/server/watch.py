@@ -13,7 +13,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from batchq import clock, engine
 from batchq.config import Settings
 from batchq.core.topology import Server
-from batchq.core.windows import next_change
 from batchq.engine import Life
 from batchq.errors import DatabaseDamaged, DatabaseTooNew, DatabaseUnreachable
 from batchq.server.aborting import Aborts
@@ -185,7 +184,7 @@ class Fitting:
     def _wait_for_change(self, seen: Server, now: datetime) -> None:
         """Be there in the instant in which a window opens or closes, if that is before the next look."""
         if self._change is None or self._change[0] != seen or not self._change[1] <= now < self._change[1] + HOUR:
-            self._change = seen, now, next_change(seen.windows, seen.threads, now)
+            self._change = seen, now, seen.next_change(now)
         change = self._change[2]
         if change and 0 < (seconds := clock.real_seconds(change - now)) < LOOK_SECONDS:
             self._fit_soon(seconds + 0.001)

@@ -78,12 +78,13 @@ class Calls:
 def check(job: JobSpec, tasks: Mapping[str, Task]) -> None:
     """Raise InvalidInput unless each operation of the job takes the arguments that it is given, and would run."""
     calls = Calls()
-    wrong = [task for task in job.tasks if not calls.fits(tasks[task.run], task.args, task.kwargs)]
+    called = [(task, tasks[task.run]) for task in job.tasks if task.run is not None]
+    wrong = [(task, run) for task, run in called if not calls.fits(run, task.args, task.kwargs)]
     if not wrong:
         return
-    task, more = wrong[0], len(wrong) - 1
+    (task, run), more = wrong[0], len(wrong) - 1
     rest = f" {more} more {'tasks are' if more > 1 else 'task is'} called wrongly." if more else ""
-    raise InvalidInput(f"{job.name} / {task.name}: {calls.fault(tasks[task.run], task.args, task.kwargs)}.{rest}")
+    raise InvalidInput(f"{job.name} / {task.name}: {calls.fault(run, task.args, task.kwargs)}.{rest}")
 
 
 def runs_nothing(task: Task) -> str | None:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from batchq.core.conditions import Condition, Join
+from batchq.core.conditions import Condition, Join, Joined, is_nested
 from batchq.core.json import JSON
+from batchq.core.retries import full_name
 from batchq.core.states import Outcome
 from batchq.errors import InvalidInput
 from batchq.spec.faults import Fault, Path, faults_in, shown
-from batchq.spec.fields import USUAL_SIZES, Priority, Sizes
-from batchq.spec.model import JobSpec, TaskSpec
+from batchq.spec.fields import USUAL_SIZES, Priority, Sizes, has_join
+from batchq.spec.model import JOIN_BESIDE, JobSpec, TaskSpec
 
 if TYPE_CHECKING:
     from celery import Task as CeleryTask
@@ -27,18 +28,22 @@ M = TypeVar("M", bound=BaseModel)
 
 @dataclass(frozen=True)
 class After:
-    """Conditions on tasks of one job; `&` joins them so that all must be met, `|` so that one is enough."""
+    """Conditions on tasks of one job; `&` joins them so that all must be met, `|` so that one is enough.
+
+    In brackets both may stand within each other: `t1 & (t2 | t3.error)` (rule 50).
+    """
 
     job: Job
-    conditions: tuple[Condition, ...]
+    conditions: tuple[Condition | Joined, ...]
     join: Join | None = None
 
     @property
     def handles(self) -> After:
         """Return this condition with `handles` set: if its task succeeds, the failure counts as handled (rule 7)."""
-        if len(self.conditions) > 1:
+        (condition, *others) = self.conditions
+        if others or isinstance(condition, Joined):
             raise InvalidInput("Each condition handles for itself: write `t1.error.handles & t2.error.handles`.")
-        return replace(self, conditions=(replace(self.conditions[0], handles=True),))
+        return replace(self, conditions=(replace(condition, handles=True),))
 
     def __and__(self, other: After | Task) -> After:
         return self._joined(other, Join.ALL)
@@ -50,10 +55,18 @@ class After:
         raise InvalidInput("Join conditions with & or |, not with `and`, `or` or `not`.")
 
     def _joined(self, other: After | Task, join: Join) -> After:
-        other = _success(other)
-        if {self.join, other.join} - {join, None}:
-            raise InvalidInput("The conditions of one task are joined by & or by |, not by both.")
-        return replace(self, conditions=(*self.conditions, *other.conditions), join=join)
+        return After(self.job, (*self._within(join), *_success(other)._within(join)), join)
+
+    def _within(self, join: Join) -> tuple[Condition | Joined, ...]:
+        """The conditions as they stand in that join: those of the other one stand there as one."""
+        return self.conditions if self.join in (join, None) else (Joined(self.join, self.conditions),)
+
+    @property
+    def said(self) -> tuple[tuple[Condition | Joined, ...], Join | None]:
+        """The conditions and their join as a task has them, which says nothing of a join that holds others."""
+        if self.join and is_nested(self.conditions):
+            return (Joined(self.join, self.conditions),), None
+        return self.conditions, self.join
 
 
 @dataclass(frozen=True)
@@ -78,6 +91,16 @@ class Task:
         """Met when the task succeeds or fails."""
         return After(self.job, (Condition(self.name, Outcome.FINISHED),))
 
+    @property
+    def skipped(self) -> After:
+        """Met when the task didn't run."""
+        return After(self.job, (Condition(self.name, Outcome.SKIPPED),))
+
+    @property
+    def over(self) -> After:
+        """Met by every end of the task: when it succeeds or fails, didn't run, or is aborted."""
+        return After(self.job, (Condition(self.name, Outcome.OVER),))
+
     def __and__(self, other: After | Task) -> After:
         return self.success & other
 
@@ -86,6 +109,13 @@ class Task:
 
     def __bool__(self) -> NoReturn:
         self.success.__bool__()
+
+
+def _names(errors: object) -> object:
+    """The names of errors: a class stands for its full one, and all else is left to the model to judge."""
+    if not isinstance(errors, list | tuple):
+        return errors
+    return [full_name(each) if isinstance(each, type) else each for each in errors]
 
 
 def _success(after: After | Task) -> After:
@@ -118,10 +148,17 @@ class Job:
         secret: Sequence[str] = (),
         after: After | Task | str | Mapping[str, object] | Sequence[object] | None = None,
         join: Join | str | None = None,
+        stage: str | None = None,
         group: str | None = None,
         priority: Priority | None = None,
         retries: int = 0,
         retry_delay: float = 0.0,
+        retry_backoff: float = 1.0,
+        retry_delay_max: float | None = None,
+        retry_jitter: float = 0.0,
+        retry_on: Sequence[str | type[BaseException]] | None = None,
+        retry_never_on: Sequence[str | type[BaseException]] | None = None,
+        repeatable: bool = False,
         time_limit: float | None = None,
         duration: float | None = None,
         ignore_failure: bool = False,
@@ -129,14 +166,11 @@ class Job:
         """Add a task that runs `run`: a name, a Celery task, or a signature. Raises InvalidInput if it breaks a rule.
 
         A signature's arguments become the task's; its options are refused, as they would be lost. `after` takes earlier
-        tasks, or the form of a job file. `secret` names keyword arguments that nobody may see. `retry_delay`,
-        `time_limit` and `duration` are seconds; `duration` serves the plan alone.
+        tasks, or the form of a job file. `stage` is a label (rule 53). `secret` names keyword arguments that nobody may
+        see. `retry_delay`, `retry_delay_max`, `time_limit` and `duration` are seconds, and `duration` serves the plan
+        alone. `retry_on` and `retry_never_on` take classes too.
         """
-        if name in self._tasks:
-            raise InvalidInput(f"Job {shown(self.name)}: another task is named {shown(name)}.")
-        said, joined = self._conditions(after)
-        if joined and join and joined != join:
-            raise self._refusal((name, "join"), f"{join} contradicts how the conditions are joined")
+        said, joined = self._after(name, after, join)
         operation, args, kwargs, celery_task = self._called(name, run, args, kwargs)
         made = self._made(
             TaskSpec,
@@ -147,11 +181,18 @@ class Job:
             kwargs={} if kwargs is None else kwargs,
             secret=secret,
             after=said,
-            join=join or joined or Join.ALL,
+            join=joined,
+            stage=stage,
             group=group,
             priority=priority,
             retries=retries,
             retry_delay=retry_delay,
+            retry_backoff=retry_backoff,
+            retry_delay_max=retry_delay_max,
+            retry_jitter=retry_jitter,
+            retry_on=_names(retry_on),
+            retry_never_on=_names(retry_never_on),
+            repeatable=repeatable,
             time_limit=time_limit,
             duration=duration,
             ignore_failure=ignore_failure,
@@ -161,10 +202,37 @@ class Job:
         self._tasks[name] = made
         return Task(self, name)
 
+    def gate(
+        self,
+        name: str,
+        *,
+        after: After | Task | str | Mapping[str, object] | Sequence[object] | None = None,
+        join: Join | str | None = None,
+        stage: str | None = None,
+    ) -> Task:
+        """Add a gate: it runs nothing, and succeeds as soon as its conditions are met (rule 50).
+
+        `after`, `join` and `stage` are those of `task`. Raises InvalidInput if it breaks a rule.
+        """
+        said, joined = self._after(name, after, join)
+        self._tasks[name] = self._made(TaskSpec, ("tasks", name), name=name, after=said, join=joined, stage=stage)
+        return Task(self, name)
+
     def spec(self, sizes: Sizes = USUAL_SIZES) -> JobSpec:
         """The job as it is submitted; raises InvalidInput if it breaks a rule, or is larger than `sizes`."""
         values = {"name": self.name, "tasks": tuple(self._tasks.values()), **self._shared}
         return _checked(self.name, JobSpec, values, sizes=sizes)
+
+    def _after(self, name: str, after: object, join: Join | str | None) -> tuple[object, Join | str]:
+        """The conditions of a task of this name, and their join, as the model takes them."""
+        if name in self._tasks:
+            raise InvalidInput(f"Job {shown(self.name)}: another task is named {shown(name)}.")
+        said, joined = self._conditions(after)
+        if join and joined and joined != join:
+            raise self._refusal((name, "join"), f"{join} contradicts how the conditions are joined")
+        if join and joined is None and (has_join(said) or (isinstance(said, tuple | list) and is_nested(tuple(said)))):
+            raise InvalidInput(f"Job {shown(self.name)}: {JOIN_BESIDE.below(('tasks', name))}.")
+        return said, join or joined or Join.ALL
 
     def _called(
         self, name: str, run: object, args: Sequence[JSON], kwargs: Mapping[str, JSON] | None
@@ -191,13 +259,13 @@ class Job:
         if isinstance(after, list | tuple):
             if set(map(type, after)) <= {str}:
                 return after, None  # names, as long lists are made of
-            return [condition for each in after for condition in _listed(self._conditions(each))], None
+            return [condition for each in after for condition in _listed(*self._conditions(each))], None
         if not isinstance(after, After | Task):
             return after, None
         after = _success(after)
         if after.job is not self:
             raise InvalidInput(f"Job {shown(self.name)}: a condition is on a task of {shown(after.job.name)}.")
-        return after.conditions, after.join
+        return after.said
 
     def _made(self, model: type[M], path: Path, **values: object) -> M:
         return _checked(self.name, model, values, path)
@@ -222,8 +290,8 @@ def _checked(job: str, model: type[M], values: Mapping[str, object], path: Path 
         raise InvalidInput("\n".join(lines)) from None
 
 
-def _listed(said: tuple[object, Join | None]) -> Sequence[object]:
-    conditions, join = said
-    if join:
-        raise InvalidInput("A list of conditions takes no & and |; use `join` to say how it is joined.")
+def _listed(conditions: object, join: Join | None) -> Sequence[object]:
+    """The conditions as they stand in a list, where those of `&` or `|` stand together."""
+    if join and isinstance(conditions, tuple):
+        return [Joined(join, conditions)]
     return conditions if isinstance(conditions, list | tuple) else [conditions]

@@ -16,6 +16,8 @@ Path: TypeAlias = tuple[str | int, ...]
 MOST_FAULTS = 10  # more than a person mends at once
 CANDIDATES = 300  # comparing more names takes longer than the hint is worth
 SHOWN = 60
+# Words for keys that other keys are closer to.
+MEANT = {"retry": "retries"}
 
 
 class Fault(NamedTuple):
@@ -75,7 +77,7 @@ def unknown_keys(form: Iterable[str], known: Collection[str], later: Collection[
         if key in later:
             yield Fault((), f"{shown(key)} does not work yet in this version", (key,))
         elif key not in known:
-            yield Fault((), f"unknown key {shown(key)}{near(key, known)}", (key,))
+            yield Fault((), f"unknown key {shown(key)}{near(MEANT.get(key, key), known)}", (key,))
 
 
 def faults_in(error: ValidationError) -> Iterator[Fault]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from datetime import date, datetime
 from functools import lru_cache
@@ -22,17 +22,21 @@ from pydantic import (
 )
 
 from batchq.config import Settings, users_zone
-from batchq.core.conditions import Condition
+from batchq.core.conditions import MOST_LEVELS, After, Condition, Join, Joined
 from batchq.core.json import JSON
+from batchq.core.retries import MOST_BACKOFF
+from batchq.core.retries import YEAR_SECONDS as YEAR_SECONDS
 from batchq.core.states import SYNONYMS, Outcome
 from batchq.core.windows import YEARS, format_days, format_time, parse_date, parse_days, parse_time, zone
+from batchq.spec.error_names import error_name
 from batchq.spec.faults import Fault, Path, RuleBroken, near, shown, unknown_keys
 
 Priority: TypeAlias = Literal["low", "normal", "high", "critical"]
 
+MOST_UNITS = 1_000_000
 MOST_THREADS = 100_000
-YEAR_SECONDS = 366 * 24 * 3600
 DEPTH = 64
+JOINS = frozenset(map(str, Join))
 INT64 = range(-(2**63), 2**63)
 
 
@@ -144,20 +148,21 @@ def _text_fault(value: object) -> str | None:
     return None
 
 
-def conditions(value: object) -> tuple[Condition, ...]:
-    """The conditions that an `after` says; ValueError if it says none that can be understood (rule 3).
+def conditions(value: object) -> After:
+    """The conditions that an `after` says; ValueError if it says none that can be understood (rules 3, 50).
 
     It is `TASK 2` (to succeed), `{TASK 1: finished, TASK 3: {outcome: error, handles: true}}`, a list of
-    these, or nothing.
+    these, or nothing. `{any: [TASK 2, {TASK 3: error}]}` is a join of conditions, and stands where one does.
     """
     if value is None:
         return ()
     if isinstance(value, str):
         return (Condition(value),)
-    items = value if isinstance(value, list | tuple) else (value,)
-    if set(map(type, items)) == {str}:
-        return _succeeding(tuple(items))  # the usual long list
-    return tuple(condition for item in items for condition in _stated(item))
+    if not isinstance(value, list | tuple):
+        return tuple(_stated(value, 1))
+    if set(map(type, value)) == {str}:
+        return _succeeding(tuple(value))  # the usual long list
+    return tuple(_listed(value, 0))
 
 
 @lru_cache(maxsize=4)
@@ -166,19 +171,51 @@ def _succeeding(names: tuple[str, ...]) -> tuple[Condition, ...]:
     return tuple(map(Condition, names))
 
 
-def _stated(item: object) -> Iterator[Condition]:
+def is_join(word: object, asked: object) -> bool:
+    """Whether `all` or `any` joins the conditions in a list; else it is the name of a task (rule 50)."""
+    return word in JOINS and isinstance(asked, list | tuple)
+
+
+def has_join(said: object) -> bool:
+    """Whether an `after`, as a file says it, holds a join."""
+    items = said if isinstance(said, list | tuple) else (said,)
+    return any(isinstance(item, Mapping) and any(is_join(*each) for each in item.items()) for item in items)
+
+
+def _listed(items: Iterable[object], level: int) -> Iterator[Condition | Joined]:
+    for at, item in enumerate(items):
+        # A condition is found in the list of its task by its name; in a join it may stand once more.
+        inside: Path = (at,) if level or has_join(item) else ()
+        try:
+            yield from _stated(item, level + 1)
+        except RuleBroken as broken:
+            raise RuleBroken(*(fault.below(inside) for fault in broken.faults)) from None
+
+
+def _stated(item: object, level: int) -> Iterator[Condition | Joined]:
     if isinstance(item, str):
         yield Condition(item)
-    elif isinstance(item, Condition):
+    elif isinstance(item, Condition | Joined):
         yield item
     elif isinstance(item, Mapping):
         for task, asked in item.items():
-            yield _condition(task, asked)
+            yield _joined(task, asked, level) if is_join(task, asked) else _condition(task, asked)
     else:
         advice = "; put the name in quotes" if isinstance(item, bool | int | float) else ""
         raise ValueError(
             f"must be a task name, a mapping of task names to outcomes, or a list of these, not {shown(item)}{advice}"
         )
+
+
+def _joined(word: str, items: Sequence[object], level: int) -> Joined:
+    if level > MOST_LEVELS:
+        raise RuleBroken(Fault((), f"'all' and 'any' stand within each other, {MOST_LEVELS} levels deep at most"))
+    try:
+        return Joined(Join(word), tuple(_listed(items, level)))
+    except RuleBroken as broken:
+        raise RuleBroken(*(fault.below((word,)) for fault in broken.faults)) from None
+    except ValueError as error:
+        raise RuleBroken(Fault((word,), str(error))) from None
 
 
 def _condition(task: object, asked: object) -> Condition:
@@ -205,10 +242,30 @@ def _outcome(task: str, word: object) -> Outcome:
     return outcome
 
 
-def _as_in_a_file(after: tuple[Condition, ...]) -> list[dict[str, object]]:
+def _as_in_a_file(after: After) -> list[dict[str, object]]:
     """The conditions as a file says them, so that what is dumped can be read again."""
     words = {outcome: outcome.value for outcome in Outcome}  # looked up here: `value` takes longer than the rest
-    return [{c.task: {"outcome": words[c.outcome], "handles": True} if c.handles else words[c.outcome]} for c in after]
+    return [
+        {c.task: {"outcome": words[c.outcome], "handles": True} if c.handles else words[c.outcome]}
+        if isinstance(c, Condition)
+        else {c.join.value: _as_in_a_file(c.conditions)}
+        for c in after
+    ]
+
+
+def place_in(said: object, task: str) -> Path | None:
+    """The path of the first condition on `task` within an `after`, as the file says it."""
+    if isinstance(said, Mapping):
+        steps: Iterable[tuple[str | int, object]] = said.items()
+    else:
+        steps = enumerate(said) if isinstance(said, list) else ()
+    for step, inner in steps:
+        if task in (step, inner) and not is_join(step, inner):
+            return (step,)
+        within = inner if isinstance(inner, list) or isinstance(step, int) else ()
+        if (path := place_in(within, task)) is not None:
+            return (step, *path)
+    return None
 
 
 def _time(value: str) -> str:
@@ -233,6 +290,12 @@ def _days(value: JSON) -> tuple[str, ...] | None:
     return None if value is None else tuple(format_days(parse_days(value)))
 
 
+def _errors(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names:
+        raise ValueError("names no error; leave it out, and all are meant")
+    return _distinct(names)
+
+
 def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
     twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
@@ -245,6 +308,8 @@ Word: TypeAlias = Literal[
     "success", "ended", "succeeded", "ok", "afterok",
     "error", "failure", "failed", "afternotok",
     "finished", "done", "afterany", "ended_or_error",
+    "skipped", "omitted", "not_run", "didnt_run",
+    "over", "always", "all_done",
 ]  # fmt: skip
 Day: TypeAlias = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 
@@ -258,20 +323,34 @@ class ConditionForm(BaseModel):
     handles: bool = False
 
 
-AfterForm: TypeAlias = str | dict[str, Word | ConditionForm] | list[str | dict[str, Word | ConditionForm]] | None
+class AfterMapping(BaseModel):
+    """Conditions by the task that they are on; `all` and `any` with a list join the conditions in it."""
+
+    model_config = ConfigDict(extra="allow", title="Conditions")
+    __pydantic_extra__: dict[str, Word | ConditionForm]
+
+    all: Word | ConditionForm | list[str | AfterMapping] = "success"
+    any: Word | ConditionForm | list[str | AfterMapping] = "success"
+
+
+AfterForm: TypeAlias = str | AfterMapping | list[str | AfterMapping] | None
 
 Name = Annotated[str, AfterValidator(_name)]
 Names = Annotated[tuple[Name, ...], AfterValidator(_distinct)]
 Args = Annotated[list[JSON], AfterValidator(_json)]
 Kwargs = Annotated[dict[str, JSON], AfterValidator(_json)]
 Threads = Annotated[int, Field(strict=True, ge=0, le=MOST_THREADS)]
+Units = Annotated[int, Field(strict=True, ge=0, le=MOST_UNITS)]
 Seconds = Annotated[float, Field(strict=True, le=YEAR_SECONDS, allow_inf_nan=False)]
+Backoff = Annotated[float, Field(strict=True, ge=1, le=MOST_BACKOFF, allow_inf_nan=False)]
+Share = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
+Errors = Annotated[tuple[Annotated[Name, AfterValidator(error_name)], ...], AfterValidator(_errors)]
 TimeOfDay = Annotated[str, AfterValidator(_time)]
 Zone = Annotated[str, BeforeValidator(_zone, json_schema_input_type=str | None)]
 Date = Annotated[date, BeforeValidator(_date, json_schema_input_type=str)]
 Days = Annotated[tuple[str, ...] | None, BeforeValidator(_days, json_schema_input_type=list[Day] | None)]
-After = Annotated[
-    tuple[Condition, ...],
+Conditions = Annotated[
+    After,
     PlainValidator(conditions, json_schema_input_type=AfterForm),
     PlainSerializer(_as_in_a_file, return_type=list[dict[str, JSON]]),
 ]

@@ -10,13 +10,15 @@ from typing import NoReturn, TypeAlias, TypeVar
 
 from pydantic import ValidationError
 
-from batchq.core.conditions import Condition
+from batchq.core.conditions import After
 from batchq.errors import InvalidInput
 from batchq.spec import faults, text
 from batchq.spec.faults import MOST_FAULTS, Fault, faults_in, shown, unknown_keys
-from batchq.spec.fields import USUAL_SIZES, Sizes, conditions, name_fault
+from batchq.spec.fields import USUAL_SIZES, Sizes, conditions, has_join, name_fault, place_in
 from batchq.spec.json_text import read_json
 from batchq.spec.model import (
+    JOIN_BESIDE,
+    OF_GATES,
     Document,
     GroupSpec,
     JobSpec,
@@ -25,6 +27,7 @@ from batchq.spec.model import (
     TaskSpec,
     WindowSpec,
     graph_faults,
+    no_gate,
 )
 from batchq.spec.toml_text import read_toml
 from batchq.spec.yaml_text import read_yaml
@@ -220,19 +223,20 @@ class _Reading:
     def tasks(self, forms: dict[str, object], path: faults.Path) -> list[TaskSpec]:
         """The tasks of a job. The graph is checked first: in a large job with a fault there, nothing else is."""
         after = {name: self.after(form, (*path, "tasks", name)) for name, form in forms.items()}
-        self.fault(graph_faults({name: [c.task for c in each] for name, each in after.items()}, self.sizes), path)
+        self.fault((_placed(fault, forms) for fault in graph_faults(after, self.sizes)), path)
         if self.faults and len(forms) > LARGE:
             raise _Enough
         specs = []
         for name, form in forms.items():
             if isinstance(form, str):
                 form = {"run": form}
+            self.fault(task_faults(form), (*path, "tasks", name))
             spec = self.made(TaskSpec, form, (*path, "tasks", name), name=name, after=after[name])
             if spec is not None and not self.faults:
                 specs.append(spec)
         return specs
 
-    def after(self, form: object, path: faults.Path) -> tuple[Condition, ...]:
+    def after(self, form: object, path: faults.Path) -> After:
         said = form.get("after") if isinstance(form, dict) else None
         try:
             return conditions(said)
@@ -283,6 +287,27 @@ STAND_IN = TaskSpec(name="STAND-IN", run="run")
 KEYS: dict[type[Spec], frozenset[str]] = {
     model: frozenset(model.model_fields) - {"name"} for model in (GroupSpec, JobSpec, ServerSpec, TaskSpec, WindowSpec)
 }
+
+
+def task_faults(form: object) -> Iterator[Fault]:
+    """Yield the faults of a task that only its form shows: keys beside others that make no sense there (rule 50)."""
+    if not isinstance(form, dict):
+        return
+    if "run" in form and form["run"] is None:
+        yield Fault(("run",), "must be text, not nothing")
+    if "run" not in form:
+        yield from (no_gate(key) for key in form if key in KEYS[TaskSpec] - OF_GATES)
+    if "join" in form and has_join(form.get("after")):
+        yield JOIN_BESIDE
+
+
+def _placed(fault: Fault, forms: dict[str, object]) -> Fault:
+    """The fault of a condition with its very place: it may stand in a join."""
+    if len(fault.path) != 3:
+        return fault
+    form, (task,) = forms[str(fault.path[1])], fault.inside
+    said = form.get("after") if isinstance(form, dict) else None
+    return fault._replace(inside=place_in(said, str(task)) or fault.inside) if has_join(said) else fault
 
 
 def _unnamed(fault: Fault) -> Fault:

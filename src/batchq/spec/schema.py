@@ -20,6 +20,7 @@ def json_schema() -> dict[str, JSON]:
     for kind in ("TaskSpec", "JobSpec"):
         del kinds[kind]["properties"]["name"]
         kinds[kind]["required"].remove("name")
+    del kinds["TaskSpec"]["required"]
     job = kinds["JobSpec"]["properties"]
     job["tasks"] = {
         "type": "object",

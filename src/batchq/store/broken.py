@@ -24,10 +24,10 @@ from sqlalchemy import (
 from sqlalchemy.sql.elements import ColumnElement
 
 from batchq.core import secrets
+from batchq.core.priority import PRIORITIES
 from batchq.core.states import NOT_STARTED, TERMINAL, RunState, State
 from batchq.store import trouble
 from batchq.store.columns import GROUP, RUN, RUN_IS_OPEN, SERVER, TASK, run_of
-from batchq.store.group import PRIORITIES
 from batchq.store.sql.dialect import dialect
 from batchq.store.sql.untyped import AnyColumn
 from batchq.store.tables import Run, Server, TaskRow

@@ -13,6 +13,8 @@ from batchq.store.tables import (
     Dispatch,
     Group,
     JobRow,
+    Lane,
+    Limit,
     Run,
     Server,
     ServerGroup,
@@ -30,6 +32,8 @@ ATTEMPT = AttemptRow.__table__.c
 AUDIT = Audit.__table__.c
 SERVER = Server.__table__.c
 GROUP = Group.__table__.c
+LANE = Lane.__table__.c
+LIMIT = Limit.__table__.c
 BINDING = ServerGroup.__table__.c
 WINDOW = ServerWindow.__table__.c
 DISPATCH = Dispatch.__table__.c
@@ -61,9 +65,15 @@ def status_is(state: State) -> InNoIndex:
     return InNoIndex(TASK.status, state.value)
 
 
+# A ready task that dispatch looks at; one of a held run lies aside. In the words of the index of ready tasks.
+IN_LINE = and_(status_in_index(State.READY), literal_column("NOT batchq_task.aside"))
 # SQLite uses a partial index only for a query that repeats the index's own words.
 OUT = status_in_index(State.QUEUED, State.EXECUTING)
+FAILED = status_in_index(State.ERROR, State.CANCELED)
+FAILED_ATTEMPT: ColumnElement[bool] = literal_column("batchq_attempt.status <> 'success'")
 RUN_IS_OPEN: ColumnElement[bool] = literal_column("batchq_run.status IN ('storing', 'executing', 'canceling')")
+# A run of which tasks may start.
+MAY_START = and_(literal_column("NOT batchq_run.held"), literal_column("batchq_run.status = 'executing'"))
 # Rows of the run are left to be moved by a hold, a release or a cancel.
 MOVING: ColumnElement[bool] = literal_column("batchq_run.moving_from IS NOT NULL")
 STORING = and_(RUN_IS_OPEN, RUN.status == literal_column("'storing'"))

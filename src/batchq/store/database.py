@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
 
 from batchq.config import masked
+from batchq.core.limits import Lane
 from batchq.core.topology import Topology
 from batchq.errors import BatchqError, DatabaseDamaged, DatabaseLost, DatabaseRefuses, DatabaseUnreachable
 from batchq.store import address
@@ -48,6 +49,7 @@ class Database:
         self.answer = answer
         self.name = name
         self.topology = Topology(())
+        self.lanes: dict[int, Lane] = {}
         self.has_tables = False  # whether our tables have been seen there
         # Why no waiting helps any more: the file is damaged, or not there any more.
         self.lost: DatabaseDamaged | None = None
@@ -76,8 +78,8 @@ class Database:
             with self.reachable(), self._writer.transaction() as tx:
                 yield tx
         except BaseException:
-            # The topology as this transaction changed it never came true.
-            self.topology = Topology(())
+            # The topology and the lanes that this transaction made never came true.
+            self.topology, self.lanes = Topology(()), {}
             raise
 
     @contextmanager

@@ -10,14 +10,14 @@ from sqlalchemy import func, select
 from sqlalchemy.sql.elements import ColumnElement
 
 from batchq.errors import Action, Advice, InvalidInput, NotFound, unknown
-from batchq.store.columns import GROUP, JOB, RUN, SERVER, TASK
+from batchq.store.columns import GROUP, JOB, LIMIT, RUN, SERVER, TASK
 from batchq.store.transaction import Tx
 
 T = TypeVar("T")
 
 LARGEST_NUMBER = 2**63 - 1
 # The column that names each kind of thing.
-NAMES = {"job": JOB.name, "server": SERVER.name, "group": GROUP.name}
+NAMES = {"job": JOB.name, "server": SERVER.name, "group": GROUP.name, "limit": LIMIT.name}
 
 
 class RunRow(NamedTuple):
@@ -33,6 +33,10 @@ class RunRow(NamedTuple):
     submitted_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
+    held: bool
+    held_by: str | None
+    held_at: datetime | None
+    held_why: str | None
 
 
 RUN_ROWS = select(*(RUN[field] for field in RunRow._fields))
@@ -79,7 +83,7 @@ def definition(tx: Tx, name: str) -> str:
 
 def find_task(tx: Tx, run: int, name: str) -> int:
     """The id of the run's task of that name; raises NotFound, with the closest name."""
-    found = tx.execute(select(TASK.id).where(TASK.run_id == run, TASK.name == name)).scalar()
+    found = tx.execute(select(TASK.id).where(TASK.run_id == run, TASK.name == name, ~TASK.unnamed)).scalar()
     if found is None:
         raise no_task(tx, run, name)
     return int(found)
@@ -88,6 +92,11 @@ def find_task(tx: Tx, run: int, name: str) -> int:
 def find_server(tx: Tx, name: str) -> int:
     """The id of the server; raises NotFound, with the closest name."""
     return int(_find(tx, "server", SERVER.id, name))
+
+
+def find_limit(tx: Tx, name: str) -> str:
+    """The limit's name, if there is one; raises NotFound, with the closest (rule 29)."""
+    return str(_find(tx, "limit", LIMIT.name, name))
 
 
 def find_group(tx: Tx, name: str) -> str:
@@ -105,7 +114,12 @@ def _find(tx: Tx, kind: str, column: ColumnElement[T], name: str) -> T:
 # --- the sentences ------------------------------------------------------------------------------------------
 
 NO_RUN_YET = "There is no run yet."
-LISTS = {"job": Action.LIST_JOBS, "server": Action.LIST_SERVERS, "group": Action.LIST_GROUPS}
+LISTS = {
+    "job": Action.LIST_JOBS,
+    "server": Action.LIST_SERVERS,
+    "group": Action.LIST_GROUPS,
+    "limit": Action.LIST_LIMITS,
+}
 
 
 def no_run(tx: Tx, run: int | str) -> NotFound:
@@ -116,7 +130,7 @@ def no_run(tx: Tx, run: int | str) -> NotFound:
 
 def no_task(tx: Tx, run: int, name: str) -> NotFound:
     """The error for a task that the run does not have, with the closest name."""
-    names = tx.execute(select(TASK.name).where(TASK.run_id == run).order_by(TASK.id)).scalars()
+    names = tx.execute(select(TASK.name).where(TASK.run_id == run, ~TASK.unnamed).order_by(TASK.id)).scalars()
     advice = Advice(f"{{}} shows the tasks of run {run}.", Action.LIST_TASKS, (str(run),))
     return unknown("task", name, names, advice=advice)
 

@@ -9,30 +9,31 @@ from typing import NamedTuple
 from sqlalchemy import and_, delete, func, select, update
 
 from batchq.core.states import NOT_STARTED, TERMINAL
-from batchq.store.columns import BINDING, GROUP, RUN, RUN_IS_OPEN, SERVER, STORING, TASK
+from batchq.store.columns import BINDING, GROUP, LANE, RUN, RUN_IS_OPEN, SERVER, STORING, TASK
+from batchq.store.lane import PLAIN
 from batchq.store.moves import lock_runs
 from batchq.store.sql.dialect import dialect
 from batchq.store.sql.lists import among
 from batchq.store.sql.statement import Reply, Statement
-from batchq.store.tables import Group, Row, Run, ServerGroup, TaskRow
+from batchq.store.tables import Group, Lane, Row, Run, ServerGroup, TaskRow
 from batchq.store.transaction import Tx
-
-PRIORITIES = {"low": 0, "normal": 1, "high": 2, "critical": 3}
-PRIORITY_NAMES = {number: name for name, number in PRIORITIES.items()}
 
 
 class NamedGroup(NamedTuple):
-    """A group that a job or a server names, with its priority."""
+    """A group that a job or a server names: its priority, its limit for each run, and its lane without limits."""
 
     name: str
     priority: int
+    per_run: int | None
+    lane: int | None
 
 
 _NAMED = Statement(
-    select(GROUP.name, GROUP.priority)
+    select(GROUP.name, GROUP.priority, GROUP.per_run, LANE.id.label("lane"))
+    .outerjoin(Lane, and_(LANE.group_name == GROUP.name, LANE.limits == PLAIN))
     .where(among(GROUP.name, "names"))
     .order_by(GROUP.name)
-    .with_for_update(read=True, key_share=True),
+    .with_for_update(read=True, key_share=True, of=Group.__table__),
     row=NamedGroup,
 )
 
@@ -46,13 +47,14 @@ class Named:
     _reply: Reply[NamedGroup]
 
     @property
-    def priorities(self) -> dict[str, int]:
-        """Each group with its priority; makes those that did not exist."""
-        found = {row.name: row.priority for row in self._reply.rows}
+    def rows(self) -> dict[str, NamedGroup]:
+        """The groups by name; makes those that did not exist, each with its lane."""
+        found = {row.name: row for row in self._reply.rows if row.lane is not None}
         if missing := sorted(set(self._names) - found.keys()):
             for name in missing:
                 insert_if_new(self._tx, Group, {"name": name})
-            found |= named_groups(self._tx, missing).priorities
+                insert_if_new(self._tx, Lane, {"group_name": name, "limits": PLAIN})
+            found |= named_groups(self._tx, missing).rows
         return found
 
 
@@ -63,7 +65,7 @@ def named_groups(tx: Tx, names: Collection[str]) -> Named:
 
 def name_groups(tx: Tx, names: Collection[str]) -> dict[str, int]:
     """Make the groups exist (rule 13), so that they cannot be deleted before the commit; returns their priorities."""
-    return named_groups(tx, names).priorities if names else {}
+    return {name: row.priority for name, row in named_groups(tx, names).rows.items()} if names else {}
 
 
 def group_priorities(tx: Tx) -> dict[str, int]:
@@ -103,7 +105,8 @@ def open_tasks(tx: Tx, group: str) -> int:
     """How many tasks of the group are not terminal."""
     ended = [state.value for state in TERMINAL]
     tasks = select(func.count()).select_from(TaskRow).join(Run, RUN.id == TASK.run_id)
-    return int(tx.execute(tasks.where(RUN_IS_OPEN, TASK.group_name == group, TASK.status.not_in(ended))).scalar_one())
+    tasks = tasks.where(RUN_IS_OPEN, TASK.group_name == group, ~TASK.gate, TASK.status.not_in(ended))
+    return int(tx.execute(tasks).scalar_one())
 
 
 def being_stored(tx: Tx) -> list[int]:

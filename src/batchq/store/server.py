@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import NamedTuple
@@ -9,6 +10,7 @@ from typing import NamedTuple
 from sqlalchemy import bindparam, delete, insert, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
+from batchq.core.override import Override
 from batchq.core.windows import Window, format_days, format_time
 from batchq.store.columns import BINDING, SERVER, WINDOW
 from batchq.store.group import insert_if_new, name_groups
@@ -95,6 +97,17 @@ def set_server(
             tx.execute(insert(ServerWindow), [_window_row(server, window) for window in windows])
 
 
+def set_override(tx: Tx, server: int, override: Override | None) -> None:
+    """Set another override, or none; `changed` and taking tickets back belong in the same transaction (rule 51)."""
+    values = {
+        "override_threads": override and override.threads,
+        "override_until": override and override.until,
+        "override_by": override and override.by,
+        "override_why": override and override.why,
+    }
+    tx.execute(update(Server).where(SERVER.id == server).values(**values))
+
+
 def _window_row(server: int, window: Window) -> dict[str, object]:
     return {
         "server_id": server,
@@ -126,6 +139,15 @@ def take_over(tx: Tx, server: int, life: Mapping[str, object], now: datetime) ->
         .returning(SERVER.epoch)
     )
     return int(tx.execute(statement).scalar_one())
+
+
+def repeatable_operations(tx: Tx, server: int) -> frozenset[str]:
+    """The operations that the life of the server said it may run once more; none where that cannot be read."""
+    life = tx.execute(select(SERVER.life).where(SERVER.id == server)).scalar()
+    try:
+        return frozenset(map(str, json.loads(life or "{}").get("repeatable", ())))
+    except (AttributeError, TypeError, ValueError):
+        return frozenset()
 
 
 def beat(tx: Tx, server: int, epoch: int, now: datetime) -> bool:

@@ -231,8 +231,11 @@ class TaskRow(Row, table=True):  # type: ignore[no-redef]  # the plugin's **kwar
         one_of("joined", Join),
         CheckConstraint("pending >= 0", name="pending_not_negative"),
         UniqueConstraint("run_id", "name", name="batchq_task_name"),
-        partial("batchq_task_ready", "group_name", "own_class DESC", "ready_at", "id", where="status = 'ready'"),
-        partial("batchq_task_out", "status", "group_name", "server_id", where="status IN ('queued', 'executing')"),
+        partial(
+            *("batchq_task_ready", "lane", "own_class DESC", "ready_at", "id"),
+            where="status = 'ready' AND NOT aside",
+        ),
+        partial("batchq_task_out", "status", "lane", "server_id", where="status IN ('queued', 'executing')"),
         partial("batchq_task_failed", "run_id", where="status IN ('error', 'canceled')"),
         partial("batchq_task_unsettled", "run_id", "id", where="unsettled"),
         partial("batchq_task_waits_with", "waits_with", where="waits_with IS NOT NULL"),
@@ -320,6 +323,7 @@ class AttemptRow(Row, table=True):
     """
 
     __tablename__ = "batchq_attempt"
+    __table_args__ = (partial("batchq_attempt_failed", "ended_at", where="status <> 'success'"),)
     task_id: int = Field(sa_column=Column(BIG, ForeignKey("batchq_task.id", ondelete="CASCADE"), primary_key=True))
     attempt: int = Field(primary_key=True)
     server: str = Field(max_length=NAME)
@@ -338,15 +342,21 @@ class AttemptRow(Row, table=True):
 class Lane(Row, table=True):
     """The tasks of one group that have the same limits; dispatch looks at them together (rules 28, 29).
 
-    `limits` is a sorted JSON list of keys, each `limit:NAME`, `job:ID` or `run:ID`. A lane goes with its run.
+    `limits` is a sorted JSON list of keys, each `limit:NAME`, `job:ID` or `run:ID`. The lane of one run is `closed`
+    when that has ended.
     """
 
     __tablename__ = "batchq_lane"
-    __table_args__ = (UniqueConstraint("group_name", "limits", name="batchq_lane_key"),)
+    __table_args__ = (
+        UniqueConstraint("group_name", "limits", name="batchq_lane_key"),
+        partial("batchq_lane_open", "id", where="NOT closed"),
+        partial("batchq_lane_of_run", "run_id", where="run_id IS NOT NULL"),
+    )
     id: int | None = Field(default=None, sa_column=Column(BIG, primary_key=True))
     group_name: str = Field(max_length=NAME)
     limits: str = Field(sa_column=Column(Text, nullable=False))
-    run_id: int | None = Field(default=None, sa_column=Column(BIG, index=True))
+    run_id: int | None = Field(default=None, sa_column=Column(BIG))
+    closed: bool = Field(default=False, sa_column=flag())
 
 
 class Limit(Row, table=True):

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
-from datetime import date, time
-from typing import NamedTuple
+from datetime import UTC, date, datetime, time
+from typing import Any, NamedTuple
 
-from sqlalchemy import Select, String, bindparam, cast, literal_column, select, update
+from sqlalchemy import String, bindparam, cast, select, update
 
-from batchq.core.states import State
+from batchq.core.limits import named, of_job
+from batchq.core.override import Override
 from batchq.core.topology import Aside, Server, Topology
-from batchq.core.windows import UNREADABLE, Window, is_zone, parse_days, parse_time
+from batchq.core.windows import UNREADABLE, YEARS, Window, is_zone, parse_days, parse_time
 from batchq.store import moves, trouble
-from batchq.store.columns import BINDING, DISPATCH, GROUP, SERVER, TASK, WINDOW, status_in_index
+from batchq.store.columns import BINDING, DISPATCH, GROUP, JOB, LIMIT, SERVER, WINDOW
+from batchq.store.lane import ReadyLane, ready_lanes
 from batchq.store.sql.dialect import dialect
 from batchq.store.sql.statement import Reply, Statement
 from batchq.store.tables import Dispatch, Liveness
@@ -35,12 +37,6 @@ class Carried(NamedTuple):
     topology: int
 
 
-class GroupName(NamedTuple):
-    """The name of a group."""
-
-    name: str
-
-
 _LOCK = Statement(select(DISPATCH.topology).with_for_update(), row=Version)
 _VERSION = Statement(select(DISPATCH.topology), row=Version)
 _STANDING = Statement(
@@ -50,11 +46,6 @@ _STANDING = Statement(
     .with_for_update(read=True, of=ServerTable.__table__),
     row=Carried,
 )
-# One look into the index for each group. For EXISTS, PostgreSQL would read every ready task and then count the groups.
-_one_ready: Select[int] = (
-    select(literal_column("1")).where(status_in_index(State.READY), TASK.group_name == GROUP.name).limit(1)
-)
-_GROUPS_READY = Statement(select(GROUP.name).where(_one_ready.scalar_subquery().is_not(None)), row=GroupName)
 
 
 # --- what is read -------------------------------------------------------------------------------------------
@@ -101,11 +92,24 @@ def _load(tx: Tx, version: int) -> Topology:
     stored = map(StoredServer._make, tx.execute(_SERVERS))
     found = (_server_of(row, groups.get(row.id, ()), windows.get(row.id, ())) for row in stored)
     paused = tx.execute(select(GROUP.name).where(GROUP.paused)).scalars()
-    return Topology(tuple(found), version, frozenset(paused), trouble.aside(tx))
+    return Topology(tuple(found), version, frozenset(paused), trouble.aside(tx), _units(tx), _per_run(tx))
+
+
+def _units(tx: Tx) -> dict[str, int]:
+    """The units of named limits, and of jobs that have one over all their runs (rule 29)."""
+    of_names = {named(name): units for name, units in tx.execute(select(LIMIT.name, LIMIT.units))}
+    limited = select(JOB.id, JOB.tasks_at_once).where(JOB.tasks_at_once.is_not(None))
+    return of_names | {of_job(job): units for job, units in tx.execute(limited)}
+
+
+def _per_run(tx: Tx) -> dict[str, int]:
+    """The units that each run has in a group, by groups (rule 29)."""
+    limited = select(GROUP.name, GROUP.per_run).where(GROUP.per_run.is_not(None))
+    return {row.name: row.per_run for row in tx.execute(limited)}
 
 
 class StoredServer(NamedTuple):
-    """A server's row; its numbers may be unreadable."""
+    """A server's row, with the end of its override as text; its numbers and its override may be unreadable."""
 
     id: int
     name: str
@@ -114,6 +118,10 @@ class StoredServer(NamedTuple):
     liveness: str
     epoch: object
     pool: object
+    override_threads: object
+    override_until: str | None
+    override_by: object
+    override_why: object
 
 
 class StoredWindow(NamedTuple):
@@ -129,11 +137,16 @@ class StoredWindow(NamedTuple):
     only: str | None
 
 
-# The date is read as text: one unreadable date must not keep the other windows from being read.
+# The date and the end of an override are read as text: an unreadable one must not keep the others from being read.
 _WINDOWS = select(
     *(column for column in WINDOW if column.name != "only"), cast(WINDOW.only, String).label("only")
 ).order_by(WINDOW.id)
-_SERVERS = select(*(SERVER[field] for field in StoredServer._fields)).order_by(SERVER.name)
+_until = cast(SERVER.override_until, String).label("override_until")
+_SERVERS = select(*(_until if field == "override_until" else SERVER[field] for field in StoredServer._fields)).order_by(
+    SERVER.name
+)
+# The end of an override whose row nobody can read: it holds until somebody sets another one, or none.
+_NEVER = datetime(YEARS[-1], 1, 1, tzinfo=UTC)
 
 
 def _server_of(row: StoredServer, groups: Collection[str], windows: Collection[Window]) -> Server:
@@ -151,7 +164,22 @@ def _server_of(row: StoredServer, groups: Collection[str], windows: Collection[W
         alive=row.liveness == Liveness.RUNNING.value,
         epoch=epoch,
         pool=pool,
+        override=override_of(row),
     )
+
+
+def override_of(row: StoredServer) -> Override | None:
+    """The override that a row describes, or None; an unreadable one keeps its server closed (rule 51)."""
+    if row.override_until is None:
+        return None
+    try:
+        threads, until = row.override_threads, datetime.fromisoformat(row.override_until)
+        if not isinstance(threads, int) or threads < 0 or until.year not in YEARS[1:-1]:
+            raise ValueError
+        until = until.replace(tzinfo=UTC) if until.tzinfo is None else until.astimezone(UTC)
+        return Override(threads, until, str(row.override_by or ""), str(row.override_why or ""))
+    except (ValueError, TypeError):
+        return Override(0, _NEVER, readable=False)
 
 
 def window_of(row: StoredWindow) -> Window:
@@ -209,8 +237,8 @@ class DispatchInput:
 
     _lock: Reply[Version] | Reply[Carried]
     _occupancy: Reply[moves.Occupied]
-    _groups: Reply[GroupName]
-    _ready_since: frozenset[str] = frozenset()
+    _lanes: Reply[ReadyLane]
+    _ready_since: frozenset[moves.Pile] = frozenset()
 
     @property
     def version(self) -> int:
@@ -219,19 +247,23 @@ class DispatchInput:
         return int(row.topology)
 
     @property
-    def occupancy(self) -> tuple[dict[int, int], dict[str, int]]:
-        """How many tasks each server executes, and how many tickets of each group are out."""
+    def occupancy(self) -> moves.Occupancy:
+        """How many tasks each server executes, and how many of each lane execute or have tickets out."""
         return moves.counted(self._occupancy)
 
     @property
-    def ready(self) -> list[str]:
-        """The groups in which a task is ready."""
-        found = [row.name for row in self._groups.rows]
-        return [*found, *sorted(self._ready_since.difference(found))] if self._ready_since else found
+    def ready(self) -> dict[int, tuple[object, object]]:
+        """The lanes in which a task is ready, with the lowest and the highest own class of these tasks."""
+        found: dict[int, tuple[Any, Any]] = {row.id: (row.lowest, row.highest) for row in self._lanes.rows}
+        for lane, class_ in sorted(self._ready_since):
+            lowest, highest = found.get(lane, (class_, class_))
+            if isinstance(lowest, int) and isinstance(highest, int):  # somebody may have written into a row by hand
+                found[lane] = min(lowest, class_), max(highest, class_)
+        return found
 
-    def with_ready(self, groups: Iterable[str]) -> DispatchInput:
-        """The input once tasks of these groups are ready too."""
-        return replace(self, _ready_since=self._ready_since.union(groups))
+    def with_ready(self, piles: Iterable[moves.Pile]) -> DispatchInput:
+        """The input once tasks of these piles are ready too."""
+        return replace(self, _ready_since=self._ready_since.union(piles))
 
 
 def dispatch_input(tx: Tx, aside: Collection[int] = (), standing: Standing | None = None) -> DispatchInput:
@@ -241,4 +273,4 @@ def dispatch_input(tx: Tx, aside: Collection[int] = (), standing: Standing | Non
     still holds and is not read again.
     """
     lock = _LOCK.later(tx) if standing is None or dialect(tx).locks_rows else standing.reply
-    return DispatchInput(lock, moves.occupancy_later(tx, aside), _GROUPS_READY.later(tx))
+    return DispatchInput(lock, moves.occupancy_later(tx, aside), ready_lanes(tx))

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from sqlalchemy import Connection, Engine
 
+from batchq.core.limits import Lane
 from batchq.core.topology import Topology
 from batchq.store.sql.dialect import Dialect
 from batchq.store.sql.file import File
@@ -21,6 +22,7 @@ class Source(Protocol):
 
     name: str
     topology: Topology
+    lanes: dict[int, Lane]
 
     @property
     def engine(self) -> Engine:
@@ -53,6 +55,11 @@ class Tx(Connection):
     @topology.setter
     def topology(self, topology: Topology) -> None:
         self._source.topology = topology
+
+    @property
+    def lanes(self) -> dict[int, Lane]:
+        """The lanes that this process has read; empty after a rolled-back write."""
+        return self._source.lanes
 
     @property
     def process(self) -> str:

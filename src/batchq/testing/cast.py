@@ -16,8 +16,8 @@ from batchq.spec import JobSpec
 from batchq.store import server as servers
 from batchq.store import topology as topologies
 from batchq.store.columns import run_of
+from batchq.store.moves import Pile, Ticket
 from batchq.store.moves import Start as Granted
-from batchq.store.moves import Ticket
 from batchq.store.transaction import Tx
 from batchq.testing.clocked import Clocked
 
@@ -52,7 +52,7 @@ class Options(TypedDict, total=False):
 
     overdue: Sequence[Offer]
     pool: int
-    likely: Collection[str]
+    likely: Collection[Pile]
     ahead: int
     unsendable: Collection[str]
     may_advance: bool
@@ -159,7 +159,7 @@ class Cast:
         active: int,
         **options: Unpack[Options],
     ) -> Served:
-        likely = {worker.active[report.token].group_name for report in reports if report.token in worker.active}
+        likely = {worker.active[report.token].pile for report in reports if report.token in worker.active}
         flush = Flush(reports=reports, offers=offers, active=active, pool=ANY_POOL, likely=likely)
         flush = replace(flush, may_advance=self.fast_path)
         return self.database.run(self._serve, worker.life, replace(flush, **options))

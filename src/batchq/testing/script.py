@@ -118,7 +118,7 @@ def scripts(jobs: Sequence[JobSpec], failing: Failing, durations: Durations | No
 
 def _names(job: JobSpec, task: TaskSpec) -> tuple[str, str, str]:
     """The names that mean a task, the most precise one last."""
-    return task.run, task.name, f"{job.name} / {task.name}"
+    return task.run or task.name, task.name, f"{job.name} / {task.name}"
 
 
 def _chosen(job: JobSpec, named: Mapping[str, V]) -> dict[str, V]:

@@ -14,7 +14,6 @@ from sqlalchemy import select
 from batchq import actions, views
 from batchq.core.states import LABELS, State
 from batchq.core.topology import Topology
-from batchq.core.windows import next_change
 from batchq.errors import Conflict, InvalidInput
 from batchq.store.columns import RUN, TASK, run_of
 from batchq.store.find import newest_run
@@ -187,7 +186,7 @@ class Stage:
         groups = {row.group_name for row in rows if row.ready_at <= now} - seen.paused
         for server in seen.servers:
             if server.enabled and server.alive and any(seen.serves(server, group) for group in groups):
-                change = next_change(server.windows, server.threads, now)
+                change = server.next_change(now)
                 if change is not None:
                     yield change
 

@@ -9,22 +9,26 @@ from typing import TYPE_CHECKING
 from batchq.lazy import attributes
 
 if TYPE_CHECKING:
+    from batchq.core.priority import PRIORITY_NAMES
     from batchq.store.find import definition
-    from batchq.store.group import PRIORITY_NAMES
     from batchq.views.acted import JobResult, RunResult, TaskResult
     from batchq.views.audit import AuditLine, audit_lines
+    from batchq.views.failure import FailedAttempt, FailureView, failures
     from batchq.views.group import GroupView, groups
     from batchq.views.instants import clock, iso
     from batchq.views.job import JobLine, JobView, job_view, jobs
+    from batchq.views.listing import Chosen, ListedTask, tasks
     from batchq.views.problems import setup_problems
     from batchq.views.run import RunCounts, RunLine, RunView, run_view, runs
     from batchq.views.server import (
         ExecutingView,
         NextChange,
+        OverrideView,
         PeriodView,
         ServerView,
         WindowView,
         executing,
+        override_view,
         periods,
         server_state,
         server_view,
@@ -38,13 +42,18 @@ __all__ = [
     "PRIORITY_NAMES",
     "AttemptView",
     "AuditLine",
+    "Chosen",
     "ConditionView",
     "ExecutingView",
+    "FailedAttempt",
+    "FailureView",
     "GroupView",
     "JobLine",
     "JobResult",
     "JobView",
+    "ListedTask",
     "NextChange",
+    "OverrideView",
     "PeriodView",
     "Reasons",
     "RunCounts",
@@ -61,10 +70,12 @@ __all__ = [
     "clock",
     "definition",
     "executing",
+    "failures",
     "groups",
     "iso",
     "job_view",
     "jobs",
+    "override_view",
     "periods",
     "run_view",
     "runs",
@@ -74,21 +85,27 @@ __all__ = [
     "setup_problems",
     "status_view",
     "task_view",
+    "tasks",
 ]
 
 __getattr__ = attributes(
     __name__,
     {
         "AttemptView": "batchq.views.task",
+        "Chosen": "batchq.views.listing",
         "AuditLine": "batchq.views.audit",
         "ConditionView": "batchq.views.why",
         "ExecutingView": "batchq.views.server",
+        "FailedAttempt": "batchq.views.failure",
+        "FailureView": "batchq.views.failure",
         "GroupView": "batchq.views.group",
         "JobLine": "batchq.views.job",
         "JobResult": "batchq.views.acted",
         "JobView": "batchq.views.job",
+        "ListedTask": "batchq.views.listing",
         "NextChange": "batchq.views.server",
-        "PRIORITY_NAMES": "batchq.store.group",
+        "OverrideView": "batchq.views.server",
+        "PRIORITY_NAMES": "batchq.core.priority",
         "PeriodView": "batchq.views.server",
         "Reasons": "batchq.views.why",
         "RunCounts": "batchq.views.run",
@@ -105,10 +122,12 @@ __getattr__ = attributes(
         "clock": "batchq.views.instants",
         "definition": "batchq.store.find",
         "executing": "batchq.views.server",
+        "failures": "batchq.views.failure",
         "groups": "batchq.views.group",
         "iso": "batchq.views.instants",
         "job_view": "batchq.views.job",
         "jobs": "batchq.views.job",
+        "override_view": "batchq.views.server",
         "periods": "batchq.views.server",
         "run_view": "batchq.views.run",
         "runs": "batchq.views.run",
@@ -118,5 +137,6 @@ __getattr__ = attributes(
         "setup_problems": "batchq.views.problems",
         "status_view": "batchq.views.status",
         "task_view": "batchq.views.task",
+        "tasks": "batchq.views.listing",
     },
 )

@@ -7,9 +7,10 @@ from typing import TypedDict
 
 from sqlalchemy import func, select
 
+from batchq.core.priority import PRIORITY_NAMES
 from batchq.core.states import State
-from batchq.store.columns import GROUP, TASK, status_in_index
-from batchq.store.group import PRIORITY_NAMES
+from batchq.store.columns import GROUP, IN_LINE, LANE, TASK, status_in_index
+from batchq.store.tables import Lane
 from batchq.store.transaction import Tx
 from batchq.views.instants import iso
 from batchq.views.why import Reasons
@@ -52,12 +53,14 @@ def groups(tx: Tx, now: datetime | None = None, *, timezone: str | None = None) 
 
 # Two statements, because each has a partial index that holds just these rows.
 _READY = (
-    select(TASK.group_name, func.count().label("number"), func.min(TASK.ready_at).label("oldest"))
-    .where(status_in_index(State.READY))
-    .group_by(TASK.group_name)
+    select(LANE.group_name, func.count().label("number"), func.min(TASK.ready_at).label("oldest"))
+    .join(Lane, LANE.id == TASK.lane)
+    .where(IN_LINE)
+    .group_by(LANE.group_name)
 )
 _OUT = (
-    select(TASK.group_name, TASK.status, func.count().label("number"))
+    select(LANE.group_name, TASK.status, func.count().label("number"))
+    .join(Lane, LANE.id == TASK.lane)
     .where(status_in_index(State.QUEUED, State.EXECUTING))
-    .group_by(TASK.group_name, TASK.status)
+    .group_by(LANE.group_name, TASK.status)
 )

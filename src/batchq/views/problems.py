@@ -13,7 +13,10 @@ from batchq.store.transaction import Tx
 from batchq.views.instants import clock
 
 
-def setup_problems(tx: Tx, now: datetime | None = None) -> list[str]:
-    """Each thing in the set-up of servers and groups that starves work silently, a sentence each (rule 15)."""
+def setup_problems(tx: Tx, now: datetime | None = None, timezone: str = "UTC") -> list[str]:
+    """Each thing in the set-up of servers and groups that starves work silently, a sentence each (rule 15).
+
+    The end of an override is told in `timezone`.
+    """
     names = tx.execute(select(GROUP.name).order_by(GROUP.name)).scalars()
-    return lint(topology.read(tx), names, now or clock(tx))
+    return lint(topology.read(tx), names, now or clock(tx), timezone)

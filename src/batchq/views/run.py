@@ -6,18 +6,19 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import TypedDict
 
-from sqlalchemy import func, literal, select
+from sqlalchemy import ColumnElement, func, literal, or_, select
 
-from batchq.core.states import State
-from batchq.store.columns import RUN, TASK
+from batchq.core.states import RUN_OPEN, State
+from batchq.store import moves
+from batchq.store.columns import ATTEMPT, RUN, RUN_IS_OPEN, TASK
 from batchq.store.find import RUN_ROWS, RunRow, run_row
 from batchq.store.transaction import Tx
 from batchq.views.instants import iso
 from batchq.views.rows import Selected
-from batchq.views.task import SERVER_NAME, TaskLine, handlers, task_line, with_server
+from batchq.views.task import FAILED, SERVER_NAME, TaskLine, task_line, with_server
 from batchq.views.why import Reasons, why_of_tasks
 
-_TASK_COLUMNS = (
+TASK_COLUMNS = (
     TASK.id,
     TASK.name,
     TASK.status,
@@ -29,12 +30,17 @@ _TASK_COLUMNS = (
     TASK.claimed_at,
     TASK.ended_at,
     TASK.error,
+    TASK.stage,
+    ATTEMPT.reason,
     SERVER_NAME,
 )
 
 
 class RunLine(TypedDict):
-    """A run without its tasks; `started_at` is the instant of its first claim (rule 20)."""
+    """A run without its tasks; `started_at` is the instant of its first claim (rule 20).
+
+    Nothing of a `held` run starts; who held it, when and why is told while it is held.
+    """
 
     run: int
     job: str
@@ -44,6 +50,10 @@ class RunLine(TypedDict):
     submitted_at: str | None
     started_at: str | None
     ended_at: str | None
+    held: bool
+    held_by: str | None
+    held_at: str | None
+    held_why: str | None
 
 
 class RunCounts(RunLine):
@@ -66,27 +76,46 @@ def run_view(
     Without `results`, which may be large, they are null. `started_at` is the instant of the claim (rule 20).
     """
     found = run_row(tx, run)
-    columns = (*_TASK_COLUMNS, TASK.result if results else literal(None).label("result"))
-    tasks = tx.execute(with_server(columns).where(TASK.run_id == run).order_by(TASK.id)).all()
+    columns = (*TASK_COLUMNS, TASK.result if results else literal(None).label("result"))
+    tasks = tx.execute(with_server(columns).where(TASK.run_id == run, ~TASK.unnamed).order_by(TASK.id)).all()
     why = why_of_tasks(tx, run, tasks, Reasons(tx, now, timezone))
-    handled = handlers(tx, run) if any(task.status == State.ERROR for task in tasks) else {}
+    handled = moves.handlers(tx, [task.id for task in tasks if task.status in FAILED])
     lines = [task_line(task, why.get(task.id), handled.get(task.id)) for task in tasks]
     return {**run_line(found), "tasks": lines}
 
 
-def runs(tx: Tx, *, job: str | None = None, statuses: Iterable[str] = (), limit: int | None = None) -> list[RunCounts]:
-    """The newest runs first, each as `run_view` gives it but with `tasks` counted by status."""
+def runs(
+    tx: Tx,
+    *,
+    job: str | None = None,
+    statuses: Iterable[str] = (),
+    since: datetime | None = None,
+    limit: int | None = None,
+) -> list[RunCounts]:
+    """The newest runs first, each as `run_view` gives it but with `tasks` counted by status.
+
+    With `since` only runs that had not ended before that instant.
+    """
     chosen = RUN_ROWS.order_by(RUN.id.desc()).limit(limit)
     if job is not None:
         chosen = chosen.where(RUN.job == job)
     if wanted := list(statuses):
         chosen = chosen.where(RUN.status.in_(wanted))
+        if RUN_OPEN.issuperset(wanted):
+            chosen = chosen.where(RUN_IS_OPEN)  # by its index, for most runs have ended
+    if since is not None:
+        chosen = chosen.where(ended_since(since))
     rows = [RunRow._make(row) for row in tx.execute(chosen)]
     counts: dict[int, dict[str, int]] = {row.id: {} for row in rows}
-    counted = select(TASK.run_id, TASK.status, func.count()).where(TASK.run_id.in_(list(counts)))
+    counted = select(TASK.run_id, TASK.status, func.count()).where(TASK.run_id.in_(list(counts)), ~TASK.unnamed)
     for run, status, number in tx.execute(counted.group_by(TASK.run_id, TASK.status)):
         counts[run][status] = number
     return [{**run_line(row), "tasks": _in_order(counts[row.id])} for row in rows]
+
+
+def ended_since(since: datetime) -> ColumnElement[bool]:
+    """A run ended at that instant or later, or has not ended."""
+    return or_(RUN.ended_at.is_(None), RUN.ended_at >= since)
 
 
 def run_line(row: RunRow | Selected) -> RunLine:
@@ -100,6 +129,10 @@ def run_line(row: RunRow | Selected) -> RunLine:
         "submitted_at": iso(row.submitted_at),
         "started_at": iso(row.started_at),
         "ended_at": iso(row.ended_at),
+        "held": row.held,
+        "held_by": row.held_by if row.held else None,
+        "held_at": iso(row.held_at) if row.held else None,
+        "held_why": row.held_why if row.held else None,
     }
 
 

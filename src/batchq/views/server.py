@@ -10,6 +10,7 @@ from sqlalchemy import select
 
 from batchq.core import topology as core
 from batchq.core import windows
+from batchq.core.override import Override
 from batchq.core.states import State
 from batchq.core.windows import format_days, format_time
 from batchq.store import topology
@@ -38,8 +39,17 @@ class WindowView(TypedDict):
     in_force: bool
 
 
+class OverrideView(TypedDict):
+    """An override of a server's windows, by whom and why; `until` is null if its row cannot be read (rule 51)."""
+
+    threads: int
+    until: str | None
+    by: str
+    why: str
+
+
 class NextChange(TypedDict):
-    """When a server's threads change, to how many, and the zone of the window that opens or closes then."""
+    """When a server's threads change, to how many, and the zone of the window that decides; UTC if none does."""
 
     at: str
     threads: int
@@ -47,7 +57,7 @@ class NextChange(TypedDict):
 
 
 class ServerView(TypedDict):
-    """A server; `threads` is what its windows, or its own number, allow now (rules 16-20)."""
+    """A server; `threads` is what its override, its windows, or its own number, allow now (rules 16-20, 51)."""
 
     name: str
     state: str
@@ -55,6 +65,7 @@ class ServerView(TypedDict):
     busy: int
     groups: list[str]
     windows: list[WindowView]
+    override: OverrideView | None
     next_change: NextChange | None
     threads_without_windows: int
     enabled: bool
@@ -67,12 +78,13 @@ class ServerView(TypedDict):
 
 
 class PeriodView(TypedDict):
-    """How many threads a server has from `start` to `end`."""
+    """How many threads a server has from `start` to `end`, and the override that says so, if one does."""
 
     server: str
     start: str
     end: str
     threads: int
+    override: OverrideView | None
 
 
 class ExecutingView(TypedDict):
@@ -85,9 +97,9 @@ class ExecutingView(TypedDict):
 
 
 def servers(tx: Tx, now: datetime | None = None) -> list[ServerView]:
-    """All servers by name. `threads` is what its windows, or its own number, allow now (rules 16-20)."""
+    """All servers by name. `threads` is what may run there now (rules 16-20, 51)."""
     reasons = Reasons(tx, now)
-    rows = tx.execute(select(Server.__table__).order_by(SERVER.name)).all()
+    rows = tx.execute(select(*_SHOWN).order_by(SERVER.name)).all()
     return [_view(row, reasons.topology.by_id[row.id], reasons.busy.get(row.id, 0), reasons.now) for row in rows]
 
 
@@ -97,15 +109,33 @@ def server_view(tx: Tx, name: str, now: datetime | None = None) -> ServerView:
 
 
 def periods(tx: Tx, name: str, begin: datetime, end: datetime) -> list[PeriodView]:
-    """How many threads the server's windows give it from `begin` to `end`, without holes (rules 17-21).
+    """How many threads a server has from `begin` to `end` by its override and windows, without holes (rules 17-21, 51).
 
     It does not matter whether the server is disabled, or runs at all. Raises NotFound.
     """
     server = _named({server.name: server for server in topology.read(tx).servers}, name)
     return [
-        {"server": name, "start": iso(one.start), "end": iso(one.end), "threads": one.threads}
-        for one in windows.periods(server.windows, server.threads, begin, end)
+        {
+            "server": name,
+            "start": iso(one.start),
+            "end": iso(one.end),
+            "threads": one.threads,
+            "override": override_view(server.overridden(one.start)),
+        }
+        for one in server.periods(begin, end)
     ]
+
+
+# The topology has the override: an unreadable one must not keep the other servers from being shown.
+_SHOWN = [column for column in SERVER if not column.name.startswith("override_")]
+
+
+def override_view(override: Override | None) -> OverrideView | None:
+    """The override for people, if there is one."""
+    if override is None:
+        return None
+    until = iso(override.until) if override.readable else None
+    return {"threads": override.threads, "until": until, "by": override.by, "why": override.why}
 
 
 def _named(servers: Mapping[str, T], name: str) -> T:
@@ -128,7 +158,7 @@ def executing(tx: Tx, server: str) -> list[ExecutingView]:
 
 
 def _view(row: Selected, server: core.Server, busy: int, now: datetime) -> ServerView:
-    threads = windows.threads_at(server.windows, server.threads, now)
+    threads = server.threads_at(now)
     if row.liveness == Liveness.RUNNING and row.pool is not None:
         threads = min(threads, row.pool)  # its worker can run no more, and none once it stops
     return {
@@ -138,6 +168,7 @@ def _view(row: Selected, server: core.Server, busy: int, now: datetime) -> Serve
         "busy": busy,
         "groups": sorted(server.groups),
         "windows": _windows(server, now),
+        "override": override_view(server.overridden(now)),
         "next_change": _next_change(server, now),
         "threads_without_windows": row.threads,
         "enabled": row.enabled,
@@ -164,22 +195,22 @@ def server_state(liveness: str, enabled: bool, threads: int, busy: int) -> str:
 
 
 def _next_change(server: core.Server, now: datetime) -> NextChange | None:
-    """When its threads change, to how many, and the zone of the window that opens or closes then."""
-    change = windows.next_change(server.windows, server.threads, now)
+    """When its threads change, to how many, and the zone of the window that decides."""
+    change = server.next_change(now)
     if change is None:
         return None
     readable = [window for window in server.windows if not window.vanished]
     deciding = windows.covering(readable, change) or windows.covering(readable, change - windows.SECOND) or readable
     return {
         "at": iso(change),
-        "threads": windows.threads_at(server.windows, server.threads, change),
-        "timezone": max(deciding, key=lambda window: window.threads).timezone,
+        "threads": server.threads_at(change),
+        "timezone": max(deciding, key=lambda window: window.threads).timezone if deciding else "UTC",
     }
 
 
 def _windows(server: core.Server, now: datetime) -> list[WindowView]:
-    """Its windows, numbered from 1, each with its text and whether it is in force."""
-    covering = windows.covering(server.windows, now)
+    """Its windows, numbered from 1, each with its text and whether it is in force: none beside an override."""
+    covering = windows.covering(server.windows, now) if server.overridden(now) is None else []
     return [
         {
             "number": number,

@@ -9,12 +9,13 @@ from typing import TypedDict
 
 from sqlalchemy import and_, func, select
 
-from batchq.core import secrets
+from batchq.core import retries, secrets
 from batchq.core.json import JSON
+from batchq.core.priority import PRIORITY_NAMES
 from batchq.core.states import NOT_STARTED, TERMINAL, State
-from batchq.store.columns import ATTEMPT, CONDITION, SERVER, TASK
+from batchq.store import moves
+from batchq.store.columns import ATTEMPT, SERVER, TASK
 from batchq.store.find import no_task, run_row
-from batchq.store.group import PRIORITY_NAMES
 from batchq.store.tables import AttemptRow, Server, TaskRow
 from batchq.store.transaction import Tx
 from batchq.views.instants import iso
@@ -25,38 +26,54 @@ from batchq.views.why import ConditionView, Reasons, conditions_of, why_of_task
 SERVER_NAME = func.coalesce(ATTEMPT.server, SERVER.name).label("server")
 
 
+# What another task may handle (rule 7): canceled, it was aborted.
+FAILED = (State.ERROR, State.CANCELED)
+
+
 class TaskLine(TypedDict):
-    """A task in its run; `why` is null once it started, `handled_by` names the task that took its error out."""
+    """A task in its run; `why` is null once it started, `handled_by` names the task that took its failure out.
+
+    `reason` says how its last attempt failed: `error`, `lost`, `timed_out`, `not_started` or `aborted`. A gate has no
+    `operation`.
+    """
 
     name: str
     status: str
     group: str
     server: str | None
     attempts: int
-    operation: str
+    operation: str | None
     ready_at: str | None
     started_at: str | None
     ended_at: str | None
     error: str | None
+    reason: str | None
     handled_by: str | None
     why: str | None
     result: JSON
+    stage: str | None
 
 
 class AttemptView(TypedDict):
-    """An attempt that ended, with its log."""
+    """An attempt that ended, with its log; `ready_at` is when it could have started.
+
+    `reason` says how it failed, and `error_class` is the full name of its exception's class.
+    """
 
     attempt: int
     server: str | None
     status: str
+    ready_at: str | None
     started_at: str | None
     ended_at: str | None
     error: str | None
+    reason: str | None
+    error_class: str | None
     log: str | None
 
 
 class TaskView(TaskLine):
-    """A task with its run, arguments, conditions and ended attempts."""
+    """A task with its run, arguments, conditions and ended attempts; without `retry_on` all errors are tried again."""
 
     run: int
     job: str
@@ -65,6 +82,12 @@ class TaskView(TaskLine):
     priority: str
     retries: int
     retry_delay: float
+    retry_backoff: float
+    retry_delay_max: float | None
+    retry_jitter: float
+    retry_on: list[str]
+    retry_never_on: list[str]
+    repeatable: bool
     time_limit: float | None
     ignore_failure: bool
     join: str
@@ -90,26 +113,17 @@ def task_line(row: Selected, why: str | None, handled_by: str | None) -> TaskLin
         "group": row.group_name,
         "server": row.server if started else None,
         "attempts": row.attempt,
-        "operation": row.operation,
+        "operation": row.operation or None,
         "ready_at": iso(row.ready_at),
         "started_at": iso(row.claimed_at) if started else None,
         "ended_at": iso(row.ended_at) if state in TERMINAL else None,
         "error": row.error,
-        "handled_by": handled_by if state is State.ERROR else None,
+        "reason": row.reason,
+        "handled_by": handled_by if state in FAILED else None,
         "why": why,
         "result": json.loads(row.result) if row.result is not None else None,
+        "stage": row.stage,
     }
-
-
-def handlers(tx: Tx, run: int) -> dict[int, str]:
-    """Per task whose failure another one handles, the name of the first that did so with success (rule 7)."""
-    rows = tx.execute(
-        select(CONDITION.predecessor_id, TASK.name)
-        .join(TaskRow, TASK.id == CONDITION.task_id)
-        .where(TASK.run_id == run, CONDITION.handles, TASK.status == State.SUCCESS.value)
-        .order_by(TASK.id.desc())
-    )
-    return {row.predecessor_id: row.name for row in rows}
 
 
 def task_view(tx: Tx, run: int, name: str, now: datetime | None = None, *, timezone: str | None = None) -> TaskView:
@@ -119,9 +133,10 @@ def task_view(tx: Tx, run: int, name: str, now: datetime | None = None, *, timez
     """
     job = run_row(tx, run).job
     row = _row(tx, run, name)
+    policy = retries.read(row.policy)
     after = conditions_of(tx, run, row.id)
-    handled = handlers(tx, run) if row.status == State.ERROR else {}
-    line = task_line(row, why_of_task(row, after, Reasons(tx, now, timezone)), handled.get(row.id))
+    handled = moves.handlers(tx, [row.id] if row.status in FAILED else [])
+    line = task_line(row, why_of_task(tx, run, row, Reasons(tx, now, timezone)), handled.get(row.id))
     return {
         "run": run,
         "job": job,
@@ -131,17 +146,24 @@ def task_view(tx: Tx, run: int, name: str, now: datetime | None = None, *, timez
         "priority": PRIORITY_NAMES.get(row.own_class, str(row.own_class)),
         "retries": row.retries,
         "retry_delay": row.retry_delay,
+        "retry_backoff": policy.backoff,
+        "retry_delay_max": policy.most,
+        "retry_jitter": policy.jitter,
+        "retry_on": list(policy.on),
+        "retry_never_on": list(policy.never),
+        "repeatable": row.repeatable,
         "time_limit": row.time_limit,
         "ignore_failure": row.ignore_failure,
         "join": row.joined,
         "after": after,
-        "history": [_attempt(attempt) for attempt in _attempts(tx, row.id)],
+        "history": [_attempt(attempt, row) for attempt in _attempts(tx, row.id)],
     }
 
 
 def _row(tx: Tx, run: int, name: str) -> Selected:
-    statement = with_server((*TaskRow.__table__.c, SERVER_NAME))
-    row = tx.execute(statement.where(TASK.run_id == run, TASK.name == name)).one_or_none()
+    statement = with_server((*TaskRow.__table__.c, ATTEMPT.reason, SERVER_NAME))
+    statement = statement.where(TASK.run_id == run, TASK.name == name)
+    row = tx.execute(statement.where(~TASK.unnamed)).one_or_none()
     if row is None:
         raise no_task(tx, run, name)
     return row
@@ -152,13 +174,18 @@ def _attempts(tx: Tx, task: int) -> Sequence[Selected]:
     return tx.execute(statement.order_by(ATTEMPT.attempt)).all()
 
 
-def _attempt(row: Selected) -> AttemptView:
+def _attempt(row: Selected, task: Selected) -> AttemptView:
+    # The row of a success does not say it: nothing has changed since in the row of its task.
+    ready_at = task.ready_at if row.attempt == task.attempt and row.ready_at is None else row.ready_at
     return {
         "attempt": row.attempt,
         "server": row.server,
         "status": row.status,
+        "ready_at": iso(ready_at),
         "started_at": iso(row.claimed_at),
         "ended_at": iso(row.ended_at),
         "error": row.error,
+        "reason": row.reason,
+        "error_class": row.error_class,
         "log": row.log,
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from typing import TypedDict
@@ -10,7 +10,7 @@ from typing import TypedDict
 from sqlalchemy import select
 
 from batchq.core import why
-from batchq.core.conditions import Condition, Join, Node, resolution
+from batchq.core.conditions import After, Condition, Join, Node, Written, folded, resolution
 from batchq.core.states import NOT_STARTED, Outcome, State
 from batchq.core.topology import Topology
 from batchq.core.why import waits_for, why_not
@@ -88,17 +88,32 @@ def why_of_tasks(tx: Tx, run: int, tasks: Sequence[Selected], reasons: Reasons) 
     after = _conditions_of_blocked(tx, run, {task.id: task.name for task in tasks})
     found = {}
     for task in explained:
-        node = Node(tuple(after.get(task.id, ())), Join(task.joined))
+        node = Node(after.get(task.id, ()), Join(task.joined))
         found[task.id] = _why_blocked(states[task.name], node, states) or reasons.of_task(task)
     return found
 
 
-def _conditions_of_blocked(tx: Tx, run: int, names: dict[int, str]) -> dict[int, list[Condition]]:
-    after: dict[int, list[Condition]] = {}
-    for row in tx.execute(_conditions(run).where(TASK.status.in_(_BLOCKED))):
-        condition = Condition(names[row.predecessor_id], Outcome(row.outcome), row.handles)
-        after.setdefault(row.id, []).append(condition)
-    return after
+def _conditions_of_blocked(tx: Tx, run: int, names: Mapping[int, str]) -> dict[int, After]:
+    written = _written(tx, _conditions(run).where(TASK.status.in_(_BLOCKED), ~TASK.unnamed), names)
+    inner = any(task not in names for conditions in written.values() for task, _ in conditions)
+    gates = _gates(tx, run, names) if inner else {}
+    return {task: folded(conditions, gates) for task, conditions in written.items()}
+
+
+def _written(tx: Tx, conditions: Query, names: Mapping[int, str]) -> dict[int, list[Written[int]]]:
+    """The conditions by the id of their task, each with the id of the task that it is on."""
+    found: dict[int, list[Written[int]]] = {}
+    for row in tx.execute(conditions):
+        condition = Condition(names.get(row.predecessor_id, ""), Outcome(row.outcome), row.handles)
+        found.setdefault(row.id, []).append((row.predecessor_id, condition))
+    return found
+
+
+def _gates(tx: Tx, run: int, names: Mapping[int, str]) -> dict[int, tuple[Join, list[Written[int]]]]:
+    """The gates without a name, which stand for joins within joins (rule 50)."""
+    joins = tx.execute(select(TASK.id, TASK.joined).where(TASK.run_id == run, TASK.unnamed))
+    written = _written(tx, _conditions(run).where(TASK.unnamed), names)
+    return {row.id: (Join(row.joined), written[row.id]) for row in joins}
 
 
 def _why_blocked(state: State, node: Node, states: dict[str, State]) -> str | None:
@@ -121,31 +136,51 @@ def _conditions(run: int) -> Query:
 # --- one task -----------------------------------------------------------------------------------------------
 
 
-def why_of_task(row: Selected, after: Iterable[ConditionView], reasons: Reasons) -> str | None:
+def why_of_task(tx: Tx, run: int, row: Selected, reasons: Reasons) -> str | None:
     """The reason of one task, by its conditions as they stand; None if it started."""
-    after = list(after)
-    node = Node(tuple(Condition(one["task"], Outcome(one["outcome"])) for one in after), Join(row.joined))
-    states = {one["task"]: State(one["status"]) for one in after}
-    blocked = _why_blocked(State(row.status), node, states)
+    if State(row.status) not in _EXPLAINED:
+        return None
+    blocked = _why_of_conditions(tx, run, row) if row.status in _BLOCKED else None
     return blocked or (reasons.of_task(row) if row.status in NOT_STARTED else None)
 
 
+def _why_of_conditions(tx: Tx, run: int, row: Selected) -> str | None:
+    """Why the conditions of a task keep it; reads the tasks that these name, or the whole run for joins in them."""
+    conditions = _conditions(run).where(TASK.id == row.id)
+    tasks = select(TASK.id, TASK.name, TASK.status, TASK.unnamed)
+    before = conditions.with_only_columns(CONDITION.predecessor_id).order_by(None)
+    found = tx.execute(tasks.where(TASK.id.in_(before.scalar_subquery()))).all()
+    joined = any(task.unnamed for task in found)
+    found = tx.execute(tasks.where(TASK.run_id == run, ~TASK.unnamed)).all() if joined else found
+    names = {task.id: task.name for task in found}
+    states = {task.name: State(task.status) for task in found}
+    written = _written(tx, conditions, names).get(row.id, [])
+    gates = _gates(tx, run, names) if joined else {}
+    return _why_blocked(State(row.status), Node(folded(written, gates), Join(row.joined)), states)
+
+
 def conditions_of(tx: Tx, run: int, task: int) -> list[ConditionView]:
-    """The conditions of a task, each with how its predecessor stands."""
+    """The conditions of a task, also those in joins, each with how its predecessor stands."""
     before = TaskRow.__table__.alias("before")
-    end = (before.c.status, before.c.claimed_at, before.c.unsettled, before.c.settled_up_to)
+    end = (before.c.unnamed, before.c.status, before.c.claimed_at, before.c.unsettled, before.c.settled_up_to)
     conditions = _conditions(run).add_columns(before.c.name, *end)
-    joined = conditions.join(before, before.c.id == CONDITION.predecessor_id).where(TASK.id == task)
-    return [
-        {
-            "task": condition.name,
-            "outcome": condition.outcome,
-            "handles": condition.handles,
-            "met": _met(condition),
-            "status": condition.status,
-        }
-        for condition in tx.execute(joined)
-    ]
+    joined = conditions.join(before, before.c.id == CONDITION.predecessor_id)
+    found: list[ConditionView] = []
+    tasks = [task]
+    for each in tasks:  # it grows: a join within the conditions has conditions of its own
+        for condition in tx.execute(joined.where(TASK.id == each)):
+            if condition.unnamed:
+                tasks.append(condition.predecessor_id)
+                continue
+            view: ConditionView = {
+                "task": condition.name,
+                "outcome": condition.outcome,
+                "handles": condition.handles,
+                "met": _met(condition),
+                "status": condition.status,
+            }
+            found.append(view)
+    return found
 
 
 def _met(condition: Selected) -> bool | None:

@@ -30,16 +30,17 @@ WATCHED = {
     "batchq_run": ("run", "id, status, open_tasks", "old.status IS NOT new.status"),
     "batchq_server": (
         "server",
-        "id, name, threads, enabled, liveness, epoch, pool, beat",
+        "id, name, threads, enabled, liveness, epoch, pool, beat, override_threads, override_until",
         "old.threads IS NOT new.threads OR old.enabled IS NOT new.enabled OR old.liveness IS NOT new.liveness "
-        "OR old.epoch IS NOT new.epoch OR old.pool IS NOT new.pool OR old.beat IS NOT new.beat",
+        "OR old.epoch IS NOT new.epoch OR old.pool IS NOT new.pool OR old.beat IS NOT new.beat "
+        "OR old.override_threads IS NOT new.override_threads OR old.override_until IS NOT new.override_until",
     ),
     "batchq_group": ("group", "name, paused", "old.paused IS NOT new.paused"),
     "batchq_server_group": ("binding", "server_id, group_name", "0"),
     "batchq_window": ("window", "id, server_id, start, end, threads, timezone", "0"),
     "batchq_attempt": ("attempt", "task_id, attempt, server, epoch, status, error", "1"),
 }
-COLUMNS = "abcdefgh"
+COLUMNS = "abcdefghij"
 # What is refused in whatever an outcome says, and in the reason of the refusal.
 POISON = "poison"
 REFUSES = {"batchq_task": "BEFORE UPDATE OF result, error", "batchq_attempt": "BEFORE INSERT"}

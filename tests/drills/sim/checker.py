@@ -22,7 +22,7 @@ from support import rules
 # Rule 6, without what an operator's retry may do.
 MOVES = {
     None: {"waiting"},
-    "waiting": {"ready", "didnt_run", "canceled"},
+    "waiting": {"ready", "success", "didnt_run", "canceled"},
     "ready": {"queued", "executing", "canceled"},
     "queued": {"executing", "ready", "canceled"},
     "executing": {"success", "error", "ready", "canceled"},
@@ -62,13 +62,17 @@ class Server:
     epoch: int
     pool: int | None
     beat: int
+    override: tuple[int, datetime] | None = None
     beat_at: float = 0.0
 
     def open_threads(self, windows: list[tuple[str, str, int, str]], wall: datetime) -> int:
-        """How many tasks it may run at once at this instant (rules 16 to 19)."""
+        """How many tasks it may run at once at this instant (rules 16 to 19, 51)."""
         if not (self.enabled and self.running):
             return 0
-        most = self.threads if not windows else max((each[2] for each in windows if _covers(each, wall)), default=0)
+        if self.override is not None and wall < self.override[1]:
+            most = self.override[0]
+        else:
+            most = self.threads if not windows else max((each[2] for each in windows if _covers(each, wall)), default=0)
         return most if self.pool is None else min(most, self.pool)
 
 
@@ -140,7 +144,16 @@ class Judge:
             getattr(self, "_see_" + kind.replace(" ", "_"))(*values)
 
     def _see_task(
-        self, id_: int, status: str, token: str, attempt: int, server: int, epoch: int, claimed_at: str, ready_at: str
+        self,
+        id_: int,
+        status: str,
+        token: str,
+        attempt: int,
+        server: int,
+        epoch: int,
+        claimed_at: str,
+        ready_at: str,
+        *_: Any,
     ) -> None:
         task = self.tasks.setdefault(id_, Task(id_))
         if status != task.status:
@@ -163,10 +176,23 @@ class Judge:
         self.runs[id_] = status
 
     def _see_server(
-        self, id_: int, name: str, threads: int, enabled: int, liveness: str, epoch: int, pool: int, beat: int
+        self,
+        id_: int,
+        name: str,
+        threads: int,
+        enabled: int,
+        liveness: str,
+        epoch: int,
+        pool: int,
+        beat: int,
+        override_threads: int | None,
+        override_until: str | None,
     ) -> None:
-        before = self.servers.get(id_)
-        self.servers[id_] = server = Server(name, threads, bool(enabled), liveness == "running", epoch, pool, beat)
+        before, until = self.servers.get(id_), _instant(override_until)
+        override = (override_threads, until) if override_threads is not None and until else None
+        self.servers[id_] = server = Server(
+            name, threads, bool(enabled), liveness == "running", epoch, pool, beat, override
+        )
         if before and before.beat == beat:
             server.beat_at = before.beat_at
         else:
@@ -388,7 +414,8 @@ class Judge:
             return
         for name, state in states.items():
             due = rules.judged(plan, states | {name: "waiting"}, name)
-            wrong = due != {"success": "ready", "error": "ready"}.get(state, state)
+            started = {"success": "ready", "error": "ready"} if name not in plan.gates else {}
+            wrong = due != started.get(state, state)
             if wrong and state != "canceled":
                 self.say(4, f"{name} of run {run.id} ended in {state}, its conditions say {due}")
         if run.status == "canceled":
@@ -419,8 +446,8 @@ class Judge:
     def _plan(self, run: int) -> tuple[rules.Plan, dict[str, str]]:
         """The run's plan, and its tasks' states by the journal."""
         plan = self.history.plans[self.facts.runs[run].job]
-        states = {self.facts.tasks[id_].name: str(task.status) for id_, task in self.tasks.items() if id_ >> 20 == run}
-        return plan, states
+        own = ((self.facts.tasks[id_], task) for id_, task in self.tasks.items() if id_ >> 20 == run)
+        return plan, {row.name: str(task.status) for row, task in own if not row.unnamed}
 
     def _name(self, task: int) -> str:
         row = self.facts.tasks.get(task)

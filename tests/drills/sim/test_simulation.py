@@ -68,5 +68,16 @@ def test_the_worlds_are_worth_living_in():
         seen |= {"refused" for until in history.refused_until.values() if until > history.calm_at}
     wanted = {"start", "end", "died", "ok: True", "ok: False", "tried again"}
     wanted |= {"poisoned: True", "poisoned: False", "refused"}
-    wanted |= {"cancel", "pause", "resume", "threads", "windows", "bindings", "disable", "enable", "priority"}
+    wanted |= {
+        "cancel",
+        "pause",
+        "resume",
+        "threads",
+        "windows",
+        "override",
+        "bindings",
+        "disable",
+        "enable",
+        "priority",
+    }
     assert wanted <= seen

@@ -85,6 +85,7 @@ EVENTS = {
     "resume": 3,
     "threads": 2,
     "windows": 3,
+    "override": 2,
     "bindings": 2,
     "disable": 2,
     "enable": 3,
@@ -720,7 +721,9 @@ class World:
 
     def _submit(self) -> None:
         rng, name = self.rng, f"JOB {len(self.plans) + 1}"
-        self.plans[name] = plan = rules.random_plan(rng.randint(1, 6), rng, most=3)
+        self.plans[name] = plan = rules.random_plan(
+            rng.randint(1, 6), rng, most=3, levels=rng.choice([0, 0, 2]), gates=rng.choice([0, 0, 0.2])
+        )
         job, self.retries[name] = job_of(name, plan, rng)
 
         def act(database: Database) -> None:
@@ -769,6 +772,18 @@ class World:
 
     def _on_windows(self) -> None:
         self._set("windows", windows=[self._window() for _ in range(self.rng.randint(0, 2))])
+
+    def _on_override(self) -> None:
+        name, threads = self.rng.choice(self.names), self.rng.randint(0, 3)
+        until = self.wall() + timedelta(seconds=self.rng.choice([3, 10, 20, 60]))
+        facts: dict[str, Any] = {"timezone": "UTC", "ahead": self.ahead}
+        if self.rng.random() < 0.3:
+            self._ask("override", name, lambda database: actions.end_override(database, name, **facts))
+        else:  # refused where the clock jumped beyond its end meanwhile
+            facts |= {"by": "sim"}
+            self._ask(
+                "override", name, lambda database: actions.override_server(database, name, threads, until, **facts)
+            )
 
     def _on_bindings(self) -> None:
         self._set("bindings", groups=self.rng.sample(GROUPS, self.rng.randint(0, 2)))
@@ -896,6 +911,7 @@ class World:
         for name in self.names:
             actions.ensure_server(self.shared, name)
             actions.set_server(self.shared, name, enabled=True, threads=self.rng.randint(1, 3), windows=())
+            actions.end_override(self.shared, name, timezone="UTC")
         actions.set_groups(self.shared, self.names[0], [])
         self._inspect()
         return self.mono
@@ -967,10 +983,12 @@ def job_of(
     """The plan as a job, and how often each of its tasks may be tried again: one of `retried`."""
     retries = {task: rng.choice(retried) for task in plan.after}
     tasks = [
-        TaskSpec(
+        TaskSpec(name=task, after=in_a_file(conditions), join=plan.joins[task])
+        if task in plan.gates
+        else TaskSpec(
             name=task,
             run="demo.work",
-            after=[{before: {"outcome": outcome, "handles": handles}} for before, outcome, handles in conditions],
+            after=in_a_file(conditions),
             join=plan.joins[task],
             ignore_failure=task in plan.ignored,
             group=rng.choice(GROUPS),
@@ -981,6 +999,14 @@ def job_of(
         for task, conditions in plan.after.items()
     ]
     return JobSpec(name=name, tasks=tuple(tasks)), retries
+
+
+def in_a_file(conditions: Sequence[Any]) -> list[Any]:
+    """The conditions of a plan as a file says them."""
+    return [
+        {each[0]: in_a_file(each[1])} if len(each) == 2 else {each[0]: {"outcome": each[1], "handles": each[2]}}
+        for each in conditions
+    ]
 
 
 def _clock(instant: datetime, zone: str) -> str:

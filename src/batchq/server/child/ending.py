@@ -39,10 +39,13 @@ class Ending(celerys.TraceInfo):
         if trial.state:
             self.state, self.retval = trial.state, trial.value
             return trial.einfo
-        trial.told = exceptions.told(exceptions.cause(self.retval))
+        error = exceptions.cause(self.retval)
+        trial.told = exceptions.told(error)
         kept.write(trial.told)
-        if self.state == states.FAILURE and not trial.last:
+        if self.state == states.FAILURE and not trial.is_last_after(error):
             self.state, self.retval = states.RETRY, _retry_for(self.retval)
+        elif self.state == states.RETRY and not trial.last and trial.is_last_after(error):
+            self.state, self.retval = states.FAILURE, error
         trial.state, trial.value, trial.einfo = self.state, self.retval, _einfo(self.retval)
         if self.state == states.RETRY:
             self._tell_retry(task, req, trial.einfo)

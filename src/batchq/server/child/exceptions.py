@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from traceback import format_exception, format_tb
 
 from celery.exceptions import Retry
+
+from batchq.core import retries
 
 # Python takes seconds to format more causes or frames than these.
 MOST_LINKS, MOST_FRAMES, FRAMES_SHOWN = 100, 5000, 50
@@ -26,6 +29,11 @@ def in_a_line(error: BaseException) -> str:
     except BaseException as worse:
         return f"{name} (its text cannot be had: {name_of(type(worse))})"
     return f"{name}: {text}" if text else str(name)
+
+
+def classes(error: BaseException, hide: Callable[[str], str] = str) -> tuple[str, ...]:
+    """The full names of the exception's class and its bases, nearest first, with what `hide` hides of each."""
+    return tuple(clean(hide(name)) for name in retries.lineage(type(error)))
 
 
 def told(error: BaseException) -> str:

@@ -103,7 +103,7 @@ def _attempted(order: Order, house: restore.House | None) -> Done:
                 done = _error(error)
         if house is not None:
             house.put_back(order.current)
-        return Done(done.ok, done.error, done.result, log.text())
+        return done._replace(log=log.text())
 
 
 def _found(order: Order, kwargs: dict[str, object], house: restore.House | None) -> Done:
@@ -127,14 +127,14 @@ def _perform(order: Order, task: Task, kwargs: dict[str, object], house: restore
     request = _request(order, loads(order.args), kwargs)
     lines.started(order)
     began = perf_counter()
-    trial = trace.run(task, Trial(order.token, order.last, house), request)
+    trial = trace.run(task, Trial(order.token, order.last, house, order.policy), request)
     seconds, state, value = perf_counter() - began, trial.state, trial.value
     if state in (states.SUCCESS, states.IGNORED):
         lines.succeeded(order, seconds)
         return _result(value, order.result_bytes) if state == states.SUCCESS else Done(True)
     error = exceptions.cause(value)
-    lines.failed(order, seconds, error, trial.told, again=not order.last)
-    return Done(False, RETRY_WANTED) if type(error) is Retry else _error(error)
+    lines.failed(order, seconds, error, trial.told, again=not trial.is_last_after(error))
+    return _error(error, RETRY_WANTED if type(error) is Retry else None)
 
 
 def _request(order: Order, args: list[object], kwargs: dict[str, object]) -> dict[str, object]:
@@ -183,5 +183,6 @@ def _without_secrets(text: str) -> str:
     return _encode(veils.hide_in(loads(text))) if veils.hides() else text
 
 
-def _error(error: BaseException) -> Done:
-    return Done(False, exceptions.clean(veils.hide(exceptions.in_a_line(error)))[:ERROR_CHARS])
+def _error(error: BaseException, said: str | None = None) -> Done:
+    text = exceptions.clean(veils.hide(exceptions.in_a_line(error)))[:ERROR_CHARS] if said is None else said
+    return Done(False, text, classes=exceptions.classes(error, veils.hide))

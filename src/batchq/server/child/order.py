@@ -43,6 +43,8 @@ class Order:
     alone: bool = False
     # Whether no further attempt follows if this one fails.
     last: bool = True
+    # After which errors none follows, as `core.retries` reads it.
+    policy: str | None = None
     # The hard and the soft time limit, in seconds.
     time_limits: tuple[float | None, float | None] = (None, None)
     # The process is replaced after this many attempts, or once it has used this much memory.
@@ -61,11 +63,13 @@ class Done(NamedTuple):
     spent: bool = False
     # Whether the order comes back untouched, because its process was spent already.
     returned: bool = False
+    # The full names of the error's class and its bases.
+    classes: tuple[str, ...] = ()
 
     @property
     def end(self) -> End:
         """How the operation ended."""
-        return Success(self.result) if self.ok else Failure(Reason.ERROR, self.error or "")
+        return Success(self.result) if self.ok else Failure(Reason.ERROR, self.error or "", classes=self.classes)
 
 
 running: ContextVar[Current] = ContextVar("batchq_current")

@@ -12,6 +12,10 @@ from billiard.einfo import ExceptionInfo
 from celery import states
 from celery.exceptions import Retry
 
+from batchq.core import retries
+from batchq.core.ends import Failure
+from batchq.core.states import Reason
+from batchq.server.child import exceptions
 from batchq.server.child.restore import House
 
 
@@ -27,6 +31,8 @@ class Trial:
     # Whether no further attempt follows if this one fails.
     last: bool
     house: House | None
+    # After which errors no further attempt follows, as `core.retries` reads it.
+    policy: str | None = None
     # Whether the operation's own code runs at this moment.
     inside: bool = False
     # The retry that the operation wanted without raising it.
@@ -37,6 +43,11 @@ class Trial:
     # The exception with its traceback, as text.
     told: str | None = None
     einfo: ExceptionInfo | None = None
+
+    def is_last_after(self, error: BaseException) -> bool:
+        """Whether no further attempt follows this error: none is left, or its class forbids it (rule 30c)."""
+        failure = Failure(Reason.ERROR, "", classes=exceptions.classes(error))
+        return self.last or not retries.is_tried_again(retries.read(self.policy), failure)
 
     def succeed(self, value: object) -> None:
         """End with this value, unless the operation wanted a retry, or returned work instead of doing it."""

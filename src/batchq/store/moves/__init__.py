@@ -13,17 +13,19 @@ from batchq.store.moves.claiming import (
     grant,
     left_executing,
     lock_tickets,
+    of_operations,
     start_own,
 )
 from batchq.store.moves.dispatching import (
     Early,
+    Occupancy,
     Occupied,
     Peeked,
+    Pile,
     Ready,
     counted,
     hand_out,
     hasten,
-    in_order,
     not_before,
     numbers_not_before,
     numbers_ready,
@@ -31,8 +33,11 @@ from batchq.store.moves.dispatching import (
     occupancy_later,
     peek,
     ready,
+    ready_alone,
+    refuse_odd,
 )
-from batchq.store.moves.finishing import LockedTask, locked, write_outcomes
+from batchq.store.moves.finishing import LockedTask, Outcomes, locked, write_outcomes
+from batchq.store.moves.handling import handlers
 from batchq.store.moves.holding import (
     RUN_IS_HELD,
     Moving,
@@ -68,7 +73,7 @@ from batchq.store.moves.settling import (
     unsettled_ends,
     unsettled_runs,
 )
-from batchq.store.moves.starting import discard_unstored, give_up, is_storing, numbers_storing, start_runs
+from batchq.store.moves.starting import discard_unstored, give_up, is_storing, numbers_storing, open_gates, start_runs
 from batchq.store.moves.ticketing import (
     Ticket,
     TicketOut,
@@ -91,8 +96,11 @@ __all__ = [
     "LastAttempt",
     "LockedTask",
     "Moving",
+    "Occupancy",
     "Occupied",
+    "Outcomes",
     "Peeked",
+    "Pile",
     "Ready",
     "Start",
     "Ticket",
@@ -119,9 +127,9 @@ __all__ = [
     "give_up",
     "grant",
     "hand_out",
+    "handlers",
     "hasten",
     "hold_run",
-    "in_order",
     "is_storing",
     "last_attempt",
     "left_executing",
@@ -146,10 +154,14 @@ __all__ = [
     "numbers_storing",
     "occupancy",
     "occupancy_later",
+    "of_operations",
+    "open_gates",
     "peek",
     "put_aside",
     "put_aside_from",
     "ready",
+    "ready_alone",
+    "refuse_odd",
     "release_run",
     "requeue",
     "rows_at_once",

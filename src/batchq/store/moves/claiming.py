@@ -11,7 +11,7 @@ from sqlalchemy import and_, bindparam, func, or_, select, update
 from batchq.core.states import State
 from batchq.store.columns import DISPATCH, OUT, RUN, SERVER, TASK, status_in_index, status_is
 from batchq.store.moves.becoming import becomes
-from batchq.store.moves.dispatching import Ready
+from batchq.store.moves.dispatching import Pile, Ready
 from batchq.store.moves.ticketing import new_token
 from batchq.store.sql.lists import among
 from batchq.store.sql.statement import Id, Reply, Statement
@@ -27,21 +27,32 @@ class Ticketed(NamedTuple):
 
 
 class Start(NamedTuple):
-    """An attempt with its token, and all that a server must know to start it."""
+    """An attempt with its token, and all that a server must know to start it.
+
+    `retries` counts from the first attempt: those before an operator's retry add to it (rule 30).
+    """
 
     id: int
     name: str
     group_name: str
+    lane: int
+    own_class: int
     attempt: int
     retries: int
     operation: str
     args: str
     kwargs: str
     time_limit: float | None
+    policy: str | None
     token: str
     job: str
     run_by: str | None
     company: str | None
+
+    @property
+    def pile(self) -> Pile:
+        """The pile of ready tasks in which it lay."""
+        return Pile(self.lane, self.own_class)
 
 
 class Executing(NamedTuple):
@@ -68,8 +79,9 @@ _OWN = becomes(State.READY, State.EXECUTING)
 
 # What a server must know of an attempt to start it: of its task, and of its run.
 _of_task = (
-    *(TASK.id, TASK.name, TASK.group_name, TASK.attempt, TASK.retries),
-    *(TASK.operation, TASK.args, TASK.kwargs, TASK.time_limit, TASK.token),
+    *(TASK.id, TASK.name, TASK.group_name, TASK.lane, TASK.own_class, TASK.attempt),
+    (TASK.retries + TASK.retried_at).label("retries"),
+    *(TASK.operation, TASK.args, TASK.kwargs, TASK.time_limit, TASK.policy, TASK.token),
 )
 _of_run = (RUN.job, RUN.run_by, RUN.company)
 _its_run = [
@@ -164,6 +176,11 @@ def claimed(tx: Tx, tickets: Sequence[tuple[int, str]], server: int, epoch: int)
 def executing_on(tx: Tx, server: int) -> list[Executing]:
     """The attempts that the server executes, as the database has it."""
     return _EXECUTING_ON(tx, server=server)
+
+
+def of_operations(tx: Tx, tasks: Collection[int], operations: Collection[str]) -> set[int]:
+    """Pick the tasks that run one of these operations."""
+    return set(tx.execute(select(TASK.id).where(TASK.id.in_(tasks), TASK.operation.in_(operations))).scalars())
 
 
 def left_executing(tx: Tx, task: int) -> LeftExecuting | None:

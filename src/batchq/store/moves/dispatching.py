@@ -6,16 +6,18 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam, func, select, update
+from sqlalchemy import bindparam, func, literal_column, select, update
+from sqlalchemy.sql.elements import ColumnElement
 
-from batchq.core.states import RunState, State
-from batchq.store.columns import RUN, TASK, status_in_index, status_is
+from batchq.core.priority import PRIORITY_NAMES
+from batchq.core.states import State
+from batchq.store.columns import IN_LINE, MAY_START, RUN, TASK, status_in_index, status_is
 from batchq.store.moves.becoming import becomes
 from batchq.store.moves.listing import Listing
 from batchq.store.moves.ticketing import Ticket, new_token
-from batchq.store.sql.lists import Listed
+from batchq.store.sql.lists import Listed, among
 from batchq.store.sql.statement import Reply, Statement
 from batchq.store.tables import Run, TaskRow
 from batchq.store.transaction import Tx
@@ -24,26 +26,34 @@ from batchq.store.transaction import Tx
 
 
 class Occupied(NamedTuple):
-    """The number of a group's tasks that are queued, or executing; of these also their servers' ids, as one text."""
+    """The number of a lane's tasks that are queued, or executing; of these also their servers' ids, as one text."""
 
     status: str
-    group_name: str
+    lane: int
     number: int
     servers: str | None
 
 
 # One text: hundreds of servers would be as many rows, and to read these takes longer than to count.
 _OCCUPANCY = Listing(
-    select(TASK.status, TASK.group_name, func.count(), Listed(TASK.server_id))
+    select(TASK.status, TASK.lane, func.count(), Listed(TASK.server_id))
     .where(status_in_index(State.QUEUED, State.EXECUTING))
-    .group_by(TASK.status, TASK.group_name),
+    .group_by(TASK.status, TASK.lane),
     TASK.id,
     Occupied,
 )
 
 
-def occupancy(tx: Tx, aside: Collection[int] = ()) -> tuple[dict[int, int], dict[str, int]]:
-    """Count the tasks that each server executes, and the tickets out of each group; tasks `aside` do not count."""
+class Occupancy(NamedTuple):
+    """How many tasks each server executes, and how many tasks of each lane execute, or have tickets out."""
+
+    busy: dict[int, int]
+    executing: dict[int, int]
+    out: dict[int, int]
+
+
+def occupancy(tx: Tx, aside: Collection[int] = ()) -> Occupancy:
+    """Count the tasks that execute, and the tickets that are out; tasks `aside` do not count."""
     return counted(occupancy_later(tx, aside))
 
 
@@ -52,20 +62,29 @@ def occupancy_later(tx: Tx, aside: Collection[int] = (), alone: Collection[int] 
     return _OCCUPANCY.later(tx, aside, alone)
 
 
-def counted(occupancy: Reply[Occupied]) -> tuple[dict[int, int], dict[str, int]]:
-    """Count the tasks that each server executes, and the tickets out of each group, by `occupancy_later`."""
-    executing: Counter[str] = Counter()
-    out: dict[str, int] = {}
+def counted(occupancy: Reply[Occupied]) -> Occupancy:
+    """Count the tasks that execute, and the tickets that are out, by `occupancy_later`."""
+    busy: Counter[str] = Counter()
+    executing: dict[int, int] = {}
+    out: dict[int, int] = {}
     for row in occupancy.rows:
         if row.status != State.EXECUTING.value:
-            out[row.group_name] = row.number
-        elif row.servers is not None:
-            executing.update(row.servers.split(","))
+            out[row.lane] = row.number
+        else:
+            executing[row.lane] = row.number
+            busy.update((row.servers or "").split(","))
     # Somebody may have written into a row by hand: a server whose id is no number has no threads.
-    return {int(server): number for server, number in executing.items() if server.isdecimal()}, out
+    return Occupancy({int(server): number for server, number in busy.items() if server.isdecimal()}, executing, out)
 
 
 # --- which tasks are ready ----------------------------------------------------------------------------------
+
+
+class Pile(NamedTuple):
+    """The ready tasks of one lane that have the same class of their own; the oldest goes first."""
+
+    lane: int
+    own_class: int
 
 
 class Ready(NamedTuple):
@@ -74,92 +93,118 @@ class Ready(NamedTuple):
     id: int
     name: str
     group_name: str
+    lane: int
     attempt: int
     own_class: int
     ready_at: datetime
     job: str
+
+    @property
+    def pile(self) -> Pile:
+        """The pile that it lies in."""
+        return Pile(self.lane, self.own_class)
 
     def ticket(self, token: str) -> Ticket:
         """The ticket of its next attempt, under this token."""
         return Ticket(self.id, token, self.attempt + 1, self.group_name, self.job, self.name)
 
 
-_of_group = (
-    select(TASK.id, TASK.name, TASK.group_name, TASK.attempt, TASK.own_class, TASK.ready_at, RUN.job)
+_of_ready = (
+    select(TASK.id, TASK.name, TASK.group_name, TASK.lane, TASK.attempt, TASK.own_class, TASK.ready_at, RUN.job)
     .join(Run, RUN.id == TASK.run_id)
-    .where(status_in_index(State.READY), TASK.group_name == bindparam("group"))
-    # Rows follow a hold or a cancel in pieces: the run itself says that nothing of it may start.
-    .where(~RUN.held, RUN.status == RunState.EXECUTING.value)
-    .order_by(TASK.own_class.desc(), TASK.ready_at, TASK.id)
-    .limit(bindparam("limit"))
+    .where(IN_LINE, MAY_START)
     .with_for_update(of=TaskRow.__table__, skip_locked=True, key_share=True)
 )
-_READY = Listing(_of_group.where(TASK.ready_at <= bindparam("now")), TASK.id, Ready)
-_AT_ANY_TIME = Listing(_of_group.where(TASK.ready_at.is_not(None)), TASK.id, Ready)
+_of_pile = (
+    _of_ready.where(TASK.lane == bindparam("lane"), TASK.own_class == bindparam("own_class"))
+    .order_by(TASK.ready_at, TASK.id)
+    .limit(bindparam("limit"))
+)
+_READY = Listing(_of_pile.where(TASK.ready_at <= bindparam("now")), TASK.id, Ready)
+_AT_ANY_TIME = Listing(_of_pile.where(TASK.ready_at.is_not(None)), TASK.id, Ready)
+_READY_ALONE = Statement(
+    _of_ready.where(TASK.ready_at <= bindparam("now"), among(TASK.id, "alone")).order_by(TASK.id), row=Ready
+)
+
+
+class Odd(NamedTuple):
+    """A ready task whose priority is none."""
+
+    id: int
+    own_class: object
+
+
+_no_class: ColumnElement[bool] = literal_column(f"batchq_task.own_class NOT IN ({', '.join(map(str, PRIORITY_NAMES))})")
+_ODD = Listing(select(TASK.id, TASK.own_class).where(IN_LINE, TASK.lane == bindparam("lane"), _no_class), TASK.id, Odd)
 
 
 @dataclass(frozen=True, slots=True)
 class Peeked:
-    """The answer to `peek` for one group: its best ready tasks, at most `limit`; and others that are ready since."""
+    """The answer to `peek` for one pile: its oldest tasks, at most `limit`; and others that are ready since."""
 
     limit: int
     rows: Reply[Ready]
     since: Sequence[Ready] = ()
 
     def best(self, limit: int, now: datetime) -> list[Ready] | None:
-        """The best `limit` tasks that may start now; None if it has fewer, and the database may have more."""
+        """The oldest `limit` tasks that may start now; None if it has fewer, and the database may have more."""
         rows = self.rows.rows
         found = [row for row in rows if row.ready_at <= now]
         if len(found) < limit and len(rows) == self.limit:
             return None
-        return in_order([*found, *self.since])[:limit] if self.since else found[:limit]
+        if not self.since:
+            return found[:limit]
+        return sorted([*found, *self.since], key=lambda row: (row.ready_at, row.id))[:limit]
 
 
-def peek(
-    tx: Tx,
-    wanted: Mapping[str, int],
-    now: datetime | None,
-    aside: Collection[int] = (),
-    alone: Collection[int] | None = None,
-) -> dict[str, Peeked]:
-    """Ask for the best ready tasks of each group, at most as many as `wanted`, and lock them; returns at once.
+def peek(tx: Tx, wanted: Mapping[Pile, int], now: datetime | None, aside: Collection[int] = ()) -> dict[Pile, Peeked]:
+    """Ask for the oldest ready tasks of each pile, at most as many as `wanted`, and lock them; returns at once.
 
     Without `now` those come too that may not start yet.
     """
-    if now is None:
-        asked = {group: _AT_ANY_TIME.later(tx, aside, alone, group=group, limit=wanted[group]) for group in wanted}
-    else:
-        asked = {group: _READY.later(tx, aside, alone, group=group, limit=wanted[group], now=now) for group in wanted}
-    return {group: Peeked(wanted[group], reply) for group, reply in asked.items()}
+    asked: dict[Pile, Peeked] = {}
+    for pile, limit in wanted.items():
+        values: dict[str, Any] = {"lane": pile.lane, "own_class": pile.own_class, "limit": limit}
+        reply = _AT_ANY_TIME.later(tx, aside, **values) if now is None else _READY.later(tx, aside, **values, now=now)
+        asked[pile] = Peeked(limit, reply)
+    return asked
 
 
 def ready(
     tx: Tx,
-    wanted: Mapping[str, int],
-    peeked: Mapping[str, Peeked],
+    wanted: Mapping[Pile, int],
+    peeked: Mapping[Pile, Peeked],
     now: datetime,
     aside: Collection[int] = (),
 ) -> list[Ready]:
-    """The best ready tasks of each group, at most as many as `wanted`, best first: priority, then waiting time.
+    """The oldest ready tasks of each pile, at most as many as `wanted`.
 
-    A group that was `peeked` at far enough is not asked for again.
+    A pile that was `peeked` at far enough is not asked for again.
     """
-    found = {group: peeked[group].best(limit, now) if group in peeked else None for group, limit in wanted.items()}
-    asked = peek(tx, {group: wanted[group] for group, rows in found.items() if rows is None}, now, aside)
-    rows = [row for group, rows in found.items() for row in (asked[group].rows.rows if rows is None else rows)]
-    return in_order(rows) if len(wanted) > 1 else rows
+    found = {pile: peeked[pile].best(limit, now) if pile in peeked else None for pile, limit in wanted.items()}
+    asked = peek(tx, {pile: wanted[pile] for pile, rows in found.items() if rows is None}, now, aside)
+    return [row for pile, rows in found.items() for row in (asked[pile].rows.rows if rows is None else rows)]
 
 
-def in_order(rows: Iterable[Ready]) -> list[Ready]:
-    """Ready tasks, the best first: priority, then waiting time."""
-    return sorted(rows, key=lambda row: (-row.own_class, row.ready_at, row.id))
+def ready_alone(tx: Tx, tasks: Collection[int], now: datetime) -> list[Ready]:
+    """These of the ready tasks that may start now; raises ValueError for one whose priority is none."""
+    rows = _READY_ALONE(tx, alone=tasks, now=now)
+    for row in rows:
+        if row.own_class not in PRIORITY_NAMES:
+            raise ValueError(f"its priority is {row.own_class!r}")
+    return rows
 
 
-def numbers_ready(tx: Tx, group: str, limit: int) -> list[int]:
-    """The ids of a group's first ready tasks in the order of dispatch, broken rows among them."""
+def refuse_odd(tx: Tx, lane: int, aside: Collection[int]) -> None:
+    """Raise ValueError for a ready task of the lane whose priority is none; those `aside` do not count."""
+    for row in _ODD.later(tx, aside, lane=lane).rows:
+        raise ValueError(f"the priority of task {row.id} is {row.own_class!r}")
+
+
+def numbers_ready(tx: Tx, lane: int, limit: int) -> list[int]:
+    """The ids of a lane's first ready tasks in the order of their own classes, broken rows among them."""
     order = (TASK.own_class.desc(), TASK.ready_at, TASK.id)
-    ready = select(TASK.id).where(status_in_index(State.READY), TASK.group_name == group).order_by(*order)
-    return list(tx.execute(ready.limit(limit)).scalars())
+    return list(tx.execute(select(TASK.id).where(IN_LINE, TASK.lane == lane).order_by(*order).limit(limit)).scalars())
 
 
 # --- ready → queued -----------------------------------------------------------------------------------------
@@ -195,11 +240,12 @@ class Early(NamedTuple):
     attempt: int
     ready_at: datetime
     retry_delay: float
+    retry_after: float | None
 
 
 _NOT_BEFORE = Listing(
-    select(TASK.id, TASK.attempt, TASK.ready_at, TASK.retry_delay).where(
-        status_in_index(State.READY), TASK.ready_at > bindparam("now")
+    select(TASK.id, TASK.attempt, TASK.ready_at, TASK.retry_delay, TASK.retry_after).where(
+        IN_LINE, TASK.ready_at > bindparam("now")
     ),
     TASK.id,
     Early,
@@ -221,7 +267,7 @@ def not_before(tx: Tx, now: datetime, aside: Collection[int] = (), alone: Collec
 
 def numbers_not_before(tx: Tx, now: datetime) -> list[int]:
     """The ids of the ready tasks that may not start yet, broken rows among them."""
-    later = select(TASK.id).where(status_in_index(State.READY), TASK.ready_at > now)
+    later = select(TASK.id).where(IN_LINE, TASK.ready_at > now)
     return list(tx.execute(later.order_by(TASK.id)).scalars())
 
 

@@ -1,15 +1,19 @@
-"""Outcomes in SQL: executing → success, error, canceled or ready again, with a row for the attempt (rules 30-32)."""
+"""Outcomes in SQL: executing → success, error, canceled or ready again, with a row for the attempt (rules 30-32).
+
+A failure costs more statements than a success: its attempt keeps more, and another attempt may have to wait.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import bindparam, func, insert, select, update
+from sqlalchemy import bindparam, insert, select, update
 
 from batchq.core.states import State
-from batchq.store.columns import ATTEMPT, RUN, TASK
+from batchq.store.columns import ATTEMPT, RUN, TASK, status_is
 from batchq.store.moves.becoming import becomes
 from batchq.store.sql.lists import among
 from batchq.store.sql.statement import Reply, Statement
@@ -23,11 +27,13 @@ class LockedTask(NamedTuple):
     id: int
     run_id: int
     status: str
-    group_name: str
+    lane: int
     token: str | None
     attempt: int
     retries: int
     retry_delay: float
+    retried_at: int
+    policy: str | None
     server_id: int | None
     epoch: int | None
     claimed_at: datetime | None
@@ -38,6 +44,16 @@ class LockedTask(NamedTuple):
     open_tasks: int
 
 
+@dataclass(slots=True)
+class Outcomes:
+    """The rows of some outcomes: of tasks, of attempts that succeeded or failed, and of tasks that are tried again."""
+
+    tasks: list[Mapping[str, object]] = field(default_factory=list)
+    succeeded: list[Mapping[str, object]] = field(default_factory=list)
+    failed: list[Mapping[str, object]] = field(default_factory=list)
+    again: list[Mapping[str, object]] = field(default_factory=list)
+
+
 _ENDED = becomes(State.EXECUTING, State.SUCCESS, State.ERROR, State.CANCELED, State.READY)
 
 _LOCKED = Statement(
@@ -45,11 +61,13 @@ _LOCKED = Statement(
         TASK.id,
         TASK.run_id,
         TASK.status,
-        TASK.group_name,
+        TASK.lane,
         TASK.token,
         TASK.attempt,
         TASK.retries,
         TASK.retry_delay,
+        TASK.retried_at,
+        TASK.policy,
         TASK.server_id,
         TASK.epoch,
         TASK.claimed_at,
@@ -69,7 +87,7 @@ _FINISH = Statement(
     lambda given: (
         update(TaskRow)
         .where(TASK.id == given.task, TASK.token.is_not_distinct_from(given.standing), _ENDED.standing)
-        .values(status=given.state, unsettled=given.flag, ready_at=func.coalesce(given.again, TASK.ready_at))
+        .values(status=given.state, unsettled=given.flag)
         .values(ended_at=bindparam("now"), error=given.reason, result=given.value)
     ),
     columns={
@@ -77,7 +95,6 @@ _FINISH = Statement(
         "standing": TASK.token,
         "state": TASK.status,
         "flag": TASK.unsettled,
-        "again": TASK.ready_at,
         "reason": TASK.error,
         "value": TASK.result,
     },
@@ -93,6 +110,25 @@ _ATTEMPT = Statement(
     lambda given: insert(AttemptRow).from_select(list(_attempt), select(*(getattr(given, name) for name in _attempt))),
     columns=_attempt,
 )
+_failed = {**_attempt, "error_class": ATTEMPT.error_class, "repeatable": ATTEMPT.repeatable}
+_FAILED = Statement(
+    lambda given: insert(AttemptRow).from_select(
+        [*_failed, "ready_at"],
+        select(
+            *(getattr(given, name) for name in _failed),
+            select(TASK.ready_at).where(TASK.id == given.task_id).scalar_subquery(),
+        ),
+    ),
+    columns=_failed,
+)
+_AGAIN = Statement(
+    lambda given: (
+        update(TaskRow)
+        .where(TASK.id == given.task, TASK.token.is_not_distinct_from(given.standing), status_is(State.READY))
+        .values(ready_at=given.due, retry_after=given.wait)
+    ),
+    columns={"task": TASK.id, "standing": TASK.token, "due": TASK.ready_at, "wait": TASK.retry_after},
+)
 
 
 def locked(tx: Tx, tasks: Collection[int]) -> Reply[LockedTask]:
@@ -100,9 +136,13 @@ def locked(tx: Tx, tasks: Collection[int]) -> Reply[LockedTask]:
     return _LOCKED.later(tx, tasks=tasks)
 
 
-def write_outcomes(
-    tx: Tx, rows: Sequence[Mapping[str, object]], attempts: Sequence[Mapping[str, object]], now: datetime
-) -> None:
+def write_outcomes(tx: Tx, outcomes: Outcomes, now: datetime) -> None:
     """executing → success, error, canceled or ready again, and a row for each attempt."""
-    _FINISH.later(tx, rows, now=now)
-    _ATTEMPT.later(tx, attempts)
+    _FINISH.later(tx, outcomes.tasks, now=now)
+    if outcomes.succeeded:
+        _ATTEMPT.later(tx, outcomes.succeeded)
+    if outcomes.failed:
+        # Before the task becomes ready anew: the row keeps since when it was ready for this attempt.
+        _FAILED.later(tx, outcomes.failed)
+    if outcomes.again:
+        _AGAIN.later(tx, outcomes.again)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import bindparam, exists, func, literal_column, or_, select, update
+from sqlalchemy import bindparam, func, literal_column, or_, select, update
 
 from batchq.core.states import RUN_OPEN, RunState, State
 from batchq.store.columns import CONDITION, RUN, TASK, status_in_index
@@ -15,7 +15,7 @@ from batchq.store.moves.listing import Listing
 from batchq.store.sql.dialect import dialect
 from batchq.store.sql.lists import among
 from batchq.store.sql.statement import Id, NoRow, Reply, Statement
-from batchq.store.tables import Run, TaskCondition, TaskRow
+from batchq.store.tables import Run, TaskRow
 from batchq.store.transaction import Tx
 
 # --- what is to be settled ----------------------------------------------------------------------------------
@@ -48,12 +48,14 @@ class Follower(NamedTuple):
     outcome: str
     status: str
     joined: str
+    gate: bool
     pending: int
     met: int
     impossible: int
     sharing: int
     name: str
     group_name: str
+    lane: int
     attempt: int
     own_class: int
 
@@ -75,8 +77,8 @@ _UNSETTLED = Statement(
 _before = TaskRow.__table__.alias("before")
 _FOLLOWERS = Statement(
     select(CONDITION.predecessor_id, CONDITION.task_id, CONDITION.outcome)
-    .add_columns(TASK.status, TASK.joined, TASK.pending, TASK.met, TASK.impossible, TASK.sharing)
-    .add_columns(TASK.name, TASK.group_name, TASK.attempt, TASK.own_class)
+    .add_columns(TASK.status, TASK.joined, TASK.gate, TASK.pending, TASK.met, TASK.impossible, TASK.sharing)
+    .add_columns(TASK.name, TASK.group_name, TASK.lane, TASK.attempt, TASK.own_class)
     .join(_before, _before.c.id == CONDITION.predecessor_id)
     .join(TaskRow, TASK.id == CONDITION.task_id)
     .where(among(CONDITION.predecessor_id, "tasks"), CONDITION.task_id > func.coalesce(_before.c.settled_up_to, 0))
@@ -112,7 +114,7 @@ def followers(tx: Tx, tasks: Collection[int], limit: int) -> Reply[Follower]:
 
 # --- tasks move on ------------------------------------------------------------------------------------------
 
-_MOVED_ON = becomes(State.WAITING, State.READY, State.DIDNT_RUN)
+_MOVED_ON = becomes(State.WAITING, State.READY, State.SUCCESS, State.DIDNT_RUN)
 
 _numbers = {"task": TASK.id, "pending": TASK.pending, "met": TASK.met, "impossible": TASK.impossible}
 _COUNT = Statement(
@@ -158,7 +160,7 @@ def count(tx: Tx, rows: Sequence[Mapping[str, object]]) -> None:
 
 
 def count_and_move(tx: Tx, rows: Sequence[Mapping[str, object]]) -> None:
-    """Store new counts of conditions and move the waiting tasks to ready or didn't run."""
+    """Store new counts of conditions and move the waiting tasks to ready or didn't run, gates to success."""
     if rows:
         _COUNT_AND_MOVE.later(tx, rows)
 
@@ -195,12 +197,12 @@ class CountedRun(NamedTuple):
 
 
 class FailedTask(NamedTuple):
-    """A task that ended in error or was aborted, and whether a task handled it."""
+    """A task that ended in error or was aborted."""
 
+    id: int
     run_id: int
     status: str
     ignore_failure: bool
-    handled: bool
     aborted: bool
 
 
@@ -222,19 +224,12 @@ _CLOSE = Statement(
     ),
     columns={"run": RUN.id, "was": RUN.status, "verdict": RUN.status},
 )
-_handler = TaskRow.__table__.alias("handler")
-_handled = exists(
-    select(literal_column("1"))
-    .select_from(TaskCondition)
-    .join(_handler, _handler.c.id == CONDITION.task_id)
-    .where(CONDITION.predecessor_id == TASK.id, literal_column("handles"), _handler.c.status == State.SUCCESS.value)
-)
 _FAILURES = Statement(
     select(
+        TASK.id,
         TASK.run_id,
         TASK.status,
         TASK.ignore_failure,
-        _handled.label("handled"),
         (TASK.status == State.CANCELED.value).label("aborted"),
     ).where(
         among(TASK.run_id, "runs"),

@@ -11,13 +11,14 @@ from batchq.core.states import RunState, State
 from batchq.store.columns import RUN, STORING, TASK
 from batchq.store.moves.becoming import becomes, run_becomes
 from batchq.store.sql.lists import among
-from batchq.store.sql.statement import NoRow, Reply, Statement
+from batchq.store.sql.statement import Id, NoRow, Reply, Statement
 from batchq.store.tables import Run, TaskRow
 from batchq.store.transaction import Tx
 
 _OPENS = run_becomes(RunState.STORING, RunState.EXECUTING)
 _GIVEN_UP = run_becomes(RunState.STORING, RunState.CANCELED)
 _READIED = becomes(State.WAITING, State.READY)
+_SUCCEEDED = becomes(State.WAITING, State.SUCCESS)
 
 _START = Statement(
     update(Run).where(among(RUN.id, "runs"), _OPENS.standing).values(status=_OPENS.status, started_at=bindparam("now"))
@@ -25,8 +26,15 @@ _START = Statement(
 _started = select(RUN.id).where(among(RUN.id, "runs"), RUN.started_at == bindparam("now"))
 _START_TASKS = Statement(
     update(TaskRow)
-    .where(TASK.run_id.in_(_started), TASK.pending == 0, _READIED.in_index)
+    .where(TASK.run_id.in_(_started), TASK.pending == 0, ~TASK.gate, _READIED.in_index)
     .values(status=_READIED.status, ready_at=bindparam("now"), aside=TASK.run_id.in_(_started.where(RUN.held)))
+)
+_OPEN_GATES = Statement(
+    update(TaskRow)
+    .where(TASK.run_id.in_(_started), TASK.pending == 0, TASK.gate, _SUCCEEDED.in_index)
+    .values(status=_SUCCEEDED.status, ended_at=bindparam("now"))
+    .returning(TASK.id),
+    row=Id,
 )
 
 
@@ -35,6 +43,14 @@ def start_runs(tx: Tx, runs: Collection[int], now: datetime) -> Reply[NoRow]:
     started = _START.later(tx, runs=runs, now=now)
     _START_TASKS.later(tx, runs=runs, now=now)
     return started
+
+
+def open_gates(tx: Tx, runs: Collection[int], now: datetime) -> Reply[Id]:
+    """waiting → success for the gates without conditions of runs that `start_runs` opened at this instant (rule 50).
+
+    Returns their ids; the caller settles them.
+    """
+    return _OPEN_GATES.later(tx, runs=runs, now=now)
 
 
 def is_storing(tx: Tx, run: int) -> bool:

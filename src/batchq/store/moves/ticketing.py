@@ -28,6 +28,7 @@ class TicketOut(NamedTuple):
     id: int
     token: str | None
     group_name: str
+    lane: int
     attempt: int
     queued_at: datetime
     offers: int
@@ -60,7 +61,8 @@ def new_token() -> str:
 # --- which are out ------------------------------------------------------------------------------------------
 
 _OUT = Listing(
-    select(TASK.id, TASK.token, TASK.group_name, TASK.attempt, TASK.queued_at, TASK.offers, TASK.name, RUN.job)
+    select(TASK.id, TASK.token, TASK.group_name, TASK.lane, TASK.attempt, TASK.queued_at, TASK.offers, TASK.name)
+    .add_columns(RUN.job)
     .join(Run, RUN.id == TASK.run_id)
     .where(OUT, status_in_index(State.QUEUED))
     .order_by(TASK.queued_at, TASK.id),

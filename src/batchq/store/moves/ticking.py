@@ -7,7 +7,7 @@ from typing import NamedTuple
 from sqlalchemy import exists, literal_column, or_, select
 
 from batchq.core.states import State
-from batchq.store.columns import MOVING, OUT, RUN, STORING, TASK, TROUBLE, status_in_index
+from batchq.store.columns import IN_LINE, MOVING, OUT, RUN, STORING, TASK, TROUBLE, status_in_index
 from batchq.store.sql.statement import Statement
 from batchq.store.transaction import Tx
 
@@ -22,7 +22,7 @@ _ANYTHING_OPEN = Statement(
     select(
         or_(
             exists(select(TASK.id).where(literal_column("unsettled"))),
-            exists(select(TASK.id).where(status_in_index(State.READY))),
+            exists(select(TASK.id).where(IN_LINE)),
             exists(select(TASK.id).where(OUT, status_in_index(State.QUEUED))),
             exists(select(RUN.id).where(STORING)),
             exists(select(RUN.id).where(MOVING)),

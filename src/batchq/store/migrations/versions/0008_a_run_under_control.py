@@ -26,8 +26,11 @@ def upgrade() -> None:
             " ALTER TABLE batchq_task RENAME CONSTRAINT batchq_task_priority_not_null"
             " TO batchq_task_own_class_not_null; END IF; END $$"
         )
+    op.drop_index("batchq_task_ready", "batchq_task")
+    op.drop_index("batchq_task_out", "batchq_task")
     _columns()
     _tables()
+    _lanes()
     _audit_stays()
     _outcomes()
 
@@ -91,9 +94,10 @@ def _columns() -> None:
     _index("batchq_run_retrying", "batchq_run", ["id"], "retry IS NOT NULL")
     _index("batchq_task_aside", "batchq_task", ["run_id", "id"], "aside")
     _index("batchq_task_abort", "batchq_task", ["id"], "abort")
+    _index("batchq_attempt_failed", "batchq_attempt", ["ended_at"], "status <> 'success'")
 
 
-def _index(name: str, table: str, columns: list[str], where: str) -> None:
+def _index(name: str, table: str, columns: Sequence[str | sa.TextClause], where: str) -> None:
     op.create_index(name, table, columns, sqlite_where=sa.text(where), postgresql_where=sa.text(where))
 
 
@@ -104,9 +108,11 @@ def _tables() -> None:
         sa.Column("group_name", sa.String(200), nullable=False),
         sa.Column("limits", sa.Text(), nullable=False),
         sa.Column("run_id", BIG, nullable=True),
+        sa.Column("closed", sa.Boolean(), nullable=False, server_default=sa.false()),
         sa.UniqueConstraint("group_name", "limits", name="batchq_lane_key"),
     )
-    op.create_index("ix_batchq_lane_run_id", "batchq_lane", ["run_id"])
+    _index("batchq_lane_open", "batchq_lane", ["id"], "NOT closed")
+    _index("batchq_lane_of_run", "batchq_lane", ["run_id"], "run_id IS NOT NULL")
     op.create_table(
         "batchq_limit",
         sa.Column("name", sa.String(200), primary_key=True),
@@ -133,6 +139,19 @@ def _tables() -> None:
         sa.Column("value", BIG, nullable=False, server_default="0"),
     )
     op.execute("INSERT INTO batchq_counter (name, value) SELECT 'batchq_run', coalesce(max(id), 0) FROM batchq_run")
+
+
+def _lanes() -> None:
+    """Give each group its lane, and put the tasks there that are still to run."""
+    op.execute("INSERT INTO batchq_lane (group_name, limits) SELECT name, '[]' FROM batchq_group")
+    op.execute(
+        "UPDATE batchq_task SET lane = coalesce((SELECT batchq_lane.id FROM batchq_lane"
+        " WHERE batchq_lane.group_name = batchq_task.group_name), 0)"
+        " WHERE status IN ('waiting', 'ready', 'queued', 'executing')"
+    )
+    ready: list[str | sa.TextClause] = ["lane", sa.text("own_class DESC"), "ready_at", "id"]
+    _index("batchq_task_ready", "batchq_task", ready, "status = 'ready' AND NOT aside")
+    _index("batchq_task_out", "batchq_task", ["status", "lane", "server_id"], "status IN ('queued', 'executing')")
 
 
 def _audit_stays() -> None:

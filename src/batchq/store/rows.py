@@ -1,0 +1,227 @@
+"""The rows that a job becomes, before its run has a number (rules 1-3, 10, 28, 29)."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NotRequired, TypedDict
+
+from batchq.core import retries, secrets
+from batchq.core.conditions import Condition, Join, Joined, flat, gate_nodes, handling
+from batchq.core.priority import PRIORITIES
+from batchq.core.topology import DEFAULT_GROUP
+from batchq.store.columns import task_id
+from batchq.store.group import NamedGroup
+
+if TYPE_CHECKING:
+    from batchq.spec import JobSpec, TaskSpec
+
+# The most tasks that share their conditions: they all move in one transaction, which would get too long.
+MOST_ALIKE = 250
+# The fewest conditions that sharing must save: it costs one more statement.
+WORTH_SHARING = 4
+# How a task's conditions are joined, each one's position, outcome and whether it handles a failure; and whether it is a
+# gate, which moves in another way than a task with the same conditions.
+Node = tuple[Join, tuple[tuple[int, str, bool], ...], bool]
+
+
+class TaskValues(TypedDict):
+    """The columns of a task before its run has a number; `id` is its position in the job.
+
+    `limits` are the named limits of the task and of its job, sorted. Only tasks that use them have the last columns.
+    """
+
+    id: int
+    name: str
+    operation: str
+    args: str
+    kwargs: str
+    group_name: str
+    own_class: int | None
+    own_priority: bool
+    retries: int
+    retry_delay: float
+    time_limit: float | None
+    ignore_failure: bool
+    joined: str
+    pending: int
+    waits_with: int | None
+    sharing: int
+    limits: tuple[str, ...]
+    gate: NotRequired[bool]
+    unnamed: NotRequired[bool]
+    stage: NotRequired[str | None]
+    policy: NotRequired[str]
+    repeatable: NotRequired[bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Tasks and conditions by their positions in the job, before the run has a number.
+
+    A condition is the position of its predecessor and of its task, the outcome, and whether it handles a failure. It is
+    a tuple, as a job may have far more conditions than anything else. Shared conditions are there once.
+    """
+
+    tasks: list[TaskValues]
+    conditions: list[tuple[int, int, str, bool]]
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """Gives rows the ids that belong to a run, and tasks their lanes; those without a priority get that of their group.
+
+    `lanes` are by group and by the named limits of a task.
+    """
+
+    run: int
+    groups: Mapping[str, NamedGroup]
+    lanes: Mapping[tuple[str, tuple[str, ...]], int]
+
+    def task(self, row: TaskValues) -> dict[str, object]:
+        """The task's row."""
+        group = row["group_name"]
+        priority = row["own_class"] if row["own_priority"] else self.groups[group].priority
+        first, leader = task_id(self.run, 0), row["waits_with"]
+        return {
+            **row,
+            "id": first + row["id"],
+            "run_id": self.run,
+            "own_class": priority,
+            "lane": 0 if row.get("gate") else self.lanes[group, row["limits"]],
+            "waits_with": None if leader is None else first + leader,
+        }
+
+    def conditions(self, conditions: Iterable[tuple[int, int, str, bool]]) -> Iterator[tuple[int, int, str, bool]]:
+        """The conditions' rows."""
+        first = task_id(self.run, 0)
+        return (
+            (first + predecessor, first + task, outcome, handles) for predecessor, task, outcome, handles in conditions
+        )
+
+
+def rows_of(job: JobSpec) -> Rows:
+    """The rows of a job; the gates of joins within joins come after its tasks (rule 50)."""
+    gates: dict[Joined, str] = {}
+    # By the conditions' identity: tasks that follow the same ones mostly have them as one tuple.
+    keys = [(id(task.after), task.join) for task in job.tasks]
+    plain = {key: flat(task.after, task.join, gates) for key, task in dict(zip(keys, job.tasks, strict=True)).items()}
+    inner = list(gate_nodes(gates))
+    names = [*(task.name for task in job.tasks), *(name for name, _, _ in inner)]
+    positions = {name: position for position, name in enumerate(names)}
+    nodes = {key: _numbered(*conditions, positions) for key, conditions in plain.items()}
+    tasks = [_task(job, task, at, nodes[key]) for at, (key, task) in enumerate(zip(keys, job.tasks, strict=True))]
+    joins = [_numbered(after, join, positions) for _, after, join in inner]
+    tasks += [_gate(name, positions[name], node) for (name, _, _), node in zip(inner, joins, strict=True)]
+    every = [*(nodes[key] for key in keys), *joins]
+    kinds = [(*node, row.get("gate", False)) for node, row in zip(every, tasks, strict=True)]
+    leading = {positions[name] for joined, name in gates.items() if any(handling((joined,), Join.ALL))}
+    return Rows(tasks, list(_share(tasks, kinds, leading)))
+
+
+def _numbered(
+    after: Iterable[Condition], join: Join, positions: Mapping[str, int]
+) -> tuple[Join, tuple[tuple[int, str, bool], ...]]:
+    return join, tuple((positions[each.task], str(each.outcome), each.handles) for each in after)
+
+
+def _share(
+    tasks: list[TaskValues], nodes: list[Node], leading: Collection[int]
+) -> Iterator[tuple[int, int, str, bool]]:
+    """Let tasks share the conditions that they have in common; yields the conditions to store.
+
+    `leading` gates lead from a failure to a task that handles it.
+    """
+    alike = Counter(nodes)
+    leaders: dict[Node, TaskValues] = {}
+    for task, node in zip(tasks, nodes, strict=True):
+        leader = leaders.get(node)
+        if leader and leader["sharing"] + 1 < MOST_ALIKE:
+            leader["sharing"] += 1
+            task["waits_with"] = leader["id"]
+            continue
+        _, conditions, _ = node
+        # A task that handles a failure keeps its conditions: the verdict asks the task itself (rule 7), not its leader.
+        handler = any(handles or before in leading for before, _, handles in conditions)
+        if (alike[node] - 1) * len(conditions) >= WORTH_SHARING and not handler:
+            leaders[node] = task
+        yield from ((before, task["id"], outcome, handles) for before, outcome, handles in conditions)
+
+
+def _task(
+    job: JobSpec, task: TaskSpec, position: int, node: tuple[Join, tuple[tuple[int, str, bool], ...]]
+) -> TaskValues:
+    join, conditions = node
+    if task.run is None:
+        return {**_gate(task.name, position, node), "unnamed": False, "stage": task.stage}
+    priority = task.priority or job.priority
+    row: TaskValues = {
+        "id": position,
+        "name": task.name,
+        "operation": task.run,
+        "args": json.dumps(task.args),
+        "kwargs": secrets.packed(task.kwargs, task.secret),
+        "group_name": group_of(job, task),
+        "own_class": PRIORITIES[priority] if priority else None,
+        "own_priority": priority is not None,
+        "retries": task.retries,
+        "retry_delay": task.retry_delay,
+        "time_limit": task.time_limit,
+        "ignore_failure": task.ignore_failure,
+        "joined": join,
+        "pending": len(conditions),
+        "waits_with": None,
+        "sharing": 0,
+        "limits": limits_of(job, task),
+    }
+    if task.stage:
+        row["stage"] = task.stage
+    if policy := retries.written(task.policy):
+        row["policy"] = policy
+    if task.repeatable:
+        row["repeatable"] = True
+    return row
+
+
+def _gate(name: str, position: int, node: tuple[Join, tuple[tuple[int, str, bool], ...]]) -> TaskValues:
+    """The row of a gate: it runs nothing, anywhere; its priority is its own, so that no group is asked for one."""
+    join, conditions = node
+    return {
+        "id": position,
+        "name": name,
+        "operation": "",
+        "args": "[]",
+        "kwargs": "{}",
+        "group_name": DEFAULT_GROUP,
+        "own_class": PRIORITIES["normal"],
+        "own_priority": True,
+        "retries": 0,
+        "retry_delay": 0,
+        "time_limit": None,
+        "ignore_failure": False,
+        "joined": join,
+        "pending": len(conditions),
+        "waits_with": None,
+        "sharing": 0,
+        "limits": (),
+        "gate": True,
+        "unnamed": True,
+        "stage": None,
+    }
+
+
+def limits_of(job: JobSpec, task: TaskSpec) -> tuple[str, ...]:
+    """The named limits of a task and of its job, sorted (rule 29)."""
+    return tuple(sorted({*job.limits, *task.limits})) if job.limits or task.limits else ()
+
+
+def group_of(job: JobSpec, task: TaskSpec) -> str:
+    """The group of a task: its own, or that of its job (rule 10)."""
+    return task.group or job.group or DEFAULT_GROUP
+
+
+def groups_of(job: JobSpec) -> set[str]:
+    """The groups that a job's tasks are in (rule 10); a gate is in none."""
+    return {group_of(job, task) for task in job.tasks if task.run is not None}

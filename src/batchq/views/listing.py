@@ -1,0 +1,152 @@
+"""Tasks of one run or of all, as a list chooses them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice
+
+from sqlalchemy import or_, select
+
+from batchq.core.states import NOT_STARTED, TERMINAL, State
+from batchq.store import moves
+from batchq.store.columns import FAILED, RUN, RUN_IS_OPEN, TASK, run_of
+from batchq.store.tables import Run
+from batchq.store.transaction import Tx
+from batchq.views.instants import iso
+from batchq.views.rows import Query, Selected
+from batchq.views.run import TASK_COLUMNS, ended_since, run_view
+from batchq.views.task import TaskLine, task_line, with_server
+from batchq.views.why import Reasons, why_of_task
+
+# Runs whose tasks one statement reads: few at first, for most lists are full at once.
+FIRST_PAGE, LARGEST_PAGE = 20, 500
+_FAILING = frozenset({State.ERROR, State.CANCELED})
+_TERMINAL = [state.value for state in TERMINAL]
+
+
+class ListedTask(TaskLine):
+    """A task in a list, with its run and its job."""
+
+    run: int
+    job: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Filters of a list of tasks: a task must fit each that is set.
+
+    `since` leaves out what ended before that instant; a task that has not ended is always recent.
+    """
+
+    statuses: frozenset[State] = frozenset()
+    since: datetime | None = None
+    job: str | None = None
+    group: str | None = None
+    stage: str | None = None
+
+    def fits(self, task: ListedTask) -> bool:
+        """Whether a task that was read fits."""
+        return (
+            (not self.statuses or task["status"] in self.statuses)
+            and (self.since is None or task["ended_at"] is None or task["ended_at"] >= iso(self.since))
+            and self.job in (None, task["job"])
+            and self.group in (None, task["group"])
+            and self.stage in (None, task["stage"])
+        )
+
+
+ALL = Chosen()
+
+
+def tasks(
+    tx: Tx,
+    chosen: Chosen = ALL,
+    *,
+    run: int | None = None,
+    limit: int | None = None,
+    now: datetime | None = None,
+    timezone: str | None = None,
+) -> list[ListedTask]:
+    """The tasks of a run, or of all runs, that fit: the newest run first, in each run the order of the job.
+
+    At most `limit`. Raises NotFound for a run that does not exist.
+    """
+    if run is not None:
+        return list(islice(filter(chosen.fits, _of_run(tx, run, now, timezone)), limit))
+    return _lines(tx, _found(tx, chosen, limit), Reasons(tx, now, timezone))
+
+
+def _of_run(tx: Tx, run: int, now: datetime | None, timezone: str | None) -> Iterator[ListedTask]:
+    view = run_view(tx, run, now, timezone=timezone)
+    return ({"run": run, "job": view["job"], **task} for task in view["tasks"])
+
+
+# --- of all runs --------------------------------------------------------------------------------------------
+
+
+def _found(tx: Tx, chosen: Chosen, limit: int | None) -> list[Selected]:
+    """The rows of the tasks that fit; page after page of runs, until there are enough."""
+    rows: list[Selected] = []
+    for page in _pages(tx, chosen):
+        rest = None if limit is None else limit - len(rows)
+        rows += tx.execute(_of_page(page, chosen).limit(rest))
+        if limit is not None and len(rows) >= limit:
+            break
+    return rows
+
+
+def _pages(tx: Tx, chosen: Chosen) -> Iterator[list[int]]:
+    """The runs that may have tasks that fit, the newest first."""
+    size, before = FIRST_PAGE, None
+    runs = _runs(chosen)
+    while True:
+        older = runs if before is None else runs.where(RUN.id < before)
+        page = list(tx.execute(older.limit(size)).scalars())
+        if page:
+            yield page
+        if len(page) < size:
+            return
+        before, size = page[-1], min(2 * size, LARGEST_PAGE)
+
+
+def _runs(chosen: Chosen) -> Query:
+    runs = select(RUN.id).order_by(RUN.id.desc())
+    if chosen.statuses and not chosen.statuses & TERMINAL:
+        runs = runs.where(RUN_IS_OPEN)  # by its index, for most runs have ended
+    elif chosen.statuses and chosen.statuses <= _FAILING:
+        runs = runs.where(RUN.id.in_(select(TASK.run_id).where(FAILED)))  # by an index too: most tasks end well
+    if chosen.job is not None:
+        runs = runs.where(RUN.job == chosen.job)
+    return runs if chosen.since is None else runs.where(ended_since(chosen.since))
+
+
+def _of_page(runs: Collection[int], chosen: Chosen) -> Query:
+    """The tasks of these runs that fit."""
+    rows = with_server((*TASK_COLUMNS, TASK.result, RUN.job)).join(Run, RUN.id == TASK.run_id)
+    rows = rows.where(TASK.run_id.in_(runs), TASK.unnamed.is_(False)).order_by(TASK.run_id.desc(), TASK.id)
+    if chosen.statuses and chosen.statuses <= _FAILING:
+        rows = rows.where(FAILED)
+    if chosen.statuses:
+        rows = rows.where(TASK.status.in_([state.value for state in chosen.statuses]))
+    if chosen.since is not None:
+        rows = rows.where(or_(TASK.status.not_in(_TERMINAL), TASK.ended_at >= chosen.since))
+    for column, value in ((TASK.group_name, chosen.group), (TASK.stage, chosen.stage)):
+        rows = rows if value is None else rows.where(column == value)
+    return rows
+
+
+def _lines(tx: Tx, rows: Sequence[Selected], reasons: Reasons) -> list[ListedTask]:
+    """The lines of tasks of several runs, each with its reason."""
+    handled = moves.handlers(tx, [row.id for row in rows if row.status in _FAILING])
+    return [
+        {"run": run_of(row.id), "job": row.job, **task_line(row, _why(tx, row, reasons), handled.get(row.id))}
+        for row in rows
+    ]
+
+
+def _why(tx: Tx, row: Selected, reasons: Reasons) -> str | None:
+    if row.status not in NOT_STARTED and row.status != State.DIDNT_RUN:
+        return None
+    return why_of_task(tx, run_of(row.id), row, reasons)
