@@ -217,7 +217,12 @@ def check_counters(database: Database) -> None:
             numbers = {None: row.pending, True: row.met, False: row.impossible}
             for met, number in numbers.items():
                 assert number == counted[row.id, met], f"{row.name}: {numbers} against {counted}"
-        for row in tx.execute(select(*RUN)):
+        runs = {row.id: row for row in tx.execute(select(*RUN))}
+        for row in tasks.values():
+            run = runs[row.run_id]
+            assert not row.aside or row.status == "ready", row.name
+            assert row.status != "ready" or run.moving_from is not None or row.aside == run.held, row.name
+        for row in runs.values():
             assert row.open_tasks == still_open[row.id], f"run {row.id}: {row.status}"
             assert (row.ended_at is not None) == (row.open_tasks == 0)
 

@@ -170,7 +170,7 @@ def test_an_edit_of_a_recipe_fits_the_file_that_it_names(block: book.Block):
 @pytest.mark.parametrize("page", [*book.pages(), *MANUALS])
 def test_every_variable_that_is_named_is_a_setting(page: str):
     named = set(re.findall(r"\bBATCHQ_[A-Z_]*[A-Z]\b", book.text(page)))
-    known = {f"BATCHQ_{name.upper()}" for name in Settings.model_fields} | FOR_TESTS | {"BATCHQ_PROJECT"}
+    known = {f"BATCHQ_{name.upper()}" for name in Settings.model_fields} | FOR_TESTS | {"BATCHQ_PROJECT", "BATCHQ_USER"}
     assert named <= known
 
 

@@ -85,6 +85,11 @@ def settle(tick: Tick) -> None:
     tick.more = engine.settle(tick.tx, tick.now, aside=tick.aside.runs)
 
 
+def go_on(tick: Tick) -> None:
+    """Move rows of runs that were held, released or canceled, where a command left some."""
+    tick.more = engine.go_on(tick.tx, tick.now, tick.aside.runs) or tick.more
+
+
 def follow_clock(tick: Tick) -> None:
     """Let no task wait for an instant that is far away only because the clock was set back."""
     engine.follow_clock(tick.tx, tick.now, tick.aside.tasks)
@@ -111,6 +116,7 @@ def dispatch(tick: Tick) -> None:
 STEPS: tuple[Callable[[Tick], None], ...] = (
     discard_unstored,
     settle,
+    go_on,
     follow_clock,
     take_back,
     offer_again,

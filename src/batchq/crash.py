@@ -17,6 +17,7 @@ EXIT_CODE = 77
 # Each name, and how far things have come there.
 POINTS = {
     "chunk-stored": "submit: a chunk of a large run is stored, and the run is not open",
+    "run-moving": "an operator's hold, release or cancel: it is in force, and not all of the run's rows are moved",
     "run-stored": "submit: the run is open, and none of it handed out",
     "forward-committed": "submit, or an operator's command: tickets are handed out, and none is published",
     "ticket-published": "anybody: one ticket is published, and the others of its commit are not",

@@ -41,6 +41,7 @@ class Action(StrEnum):
     RUN = "run-job"
     SUBMIT = "submit-job"
     CANCEL = "cancel-run"
+    RELEASE_JOB = "release-job"
     CHECK = "check-rows"
     LIST_JOBS = "list-jobs"
     LIST_TASKS = "list-tasks"
@@ -58,6 +59,7 @@ IN_PYTHON = {
     Action.RUN: "batchq.embedded.Embedded",
     Action.SUBMIT: "batchq.BatchQ.submit",
     Action.CANCEL: "batchq.actions.cancel_run",
+    Action.RELEASE_JOB: "batchq.actions.release_job",
     Action.CHECK: "batchq.store.broken.broken",
     Action.LIST_JOBS: "batchq.views.jobs",
     Action.LIST_TASKS: "batchq.views.run_view",

@@ -43,8 +43,8 @@ def batchq(stage: Any, broker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("TZ", "UTC")
     monkeypatch.chdir(tmp_path)
 
-    def run(*words: object, code: int = 0, obj: object = None) -> Result:
-        result = CliRunner().invoke(cli, [str(word) for word in words], obj=obj)
+    def run(*words: object, code: int = 0, obj: object = None, typed: str | None = None) -> Result:
+        result = CliRunner().invoke(cli, [str(word) for word in words], obj=obj, input=typed)
         assert result.exit_code == code, result.output
         # What each says where no app is named has its own test.
         result.stderr_bytes = NO_APP.sub(b"", result.stderr_bytes, count=1)

@@ -46,3 +46,14 @@ def test_the_python_for_operators_runs(stage, set_up):
     with stage.database.read() as tx:
         assert views.server_view(tx, "AOS1")["windows"][0]["window"] == "18:00-07:30=20 Europe/Oslo"
         assert views.groups(tx)[0]["paused"]
+
+
+def test_every_command_that_holds_and_releases_runs(batchq, batchq_json, stage):
+    stage.submit("{job: INVOICES, tasks: {A: {run: demo.work}}}")
+    for line in book.block(PAGE, "control").splitlines():
+        program, *words = shlex.split(line)
+        assert program == "batchq"
+        assert batchq(*words).stdout
+    assert [line["what"] for line in batchq_json("audit", "list")] == [
+        *("cancel", "release", "withhold", "release", "hold", "release", "hold"),
+    ]

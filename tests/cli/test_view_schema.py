@@ -52,7 +52,7 @@ def printed() -> list[tuple[str, str]]:
 def filled(said: str) -> list[str]:
     """The words of a command with names in it."""
     noun = said.split()[0]
-    name = {"job": "JOB 1", "server": "Batch1"}.get(noun, "")
+    name = {"job": "JOB 1", "runs": "JOB 1", "server": "Batch1"}.get(noun, "")
     given = {"RUN": "1", "TASK": "TASK 2", "NAME": name}
     return [given.get(word, word) for word in shlex.split(said)]
 
@@ -69,6 +69,7 @@ def test_what_a_command_prints_fits_its_schema(said: str, shown: str, batchq, ba
     (view,) = re.findall(r"`(\w+)`", shown)
     schema = {"$ref": f"#/$defs/{view}"}
 
+    batchq("group", "pause", "default")
     value = batchq_json(*filled(said))
 
     assert value

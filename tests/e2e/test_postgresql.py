@@ -234,7 +234,7 @@ def test_what_is_paused_or_canceled_starts_nothing_more(site: Site, timeline: Ti
     timeline.change(partial(actions.pause_group, site.database, "BG1"))
     first, second = site.submit(held), site.submit(canceled)
     started(site, second, 8)
-    assert actions.cancel_run(site.database, second) == 4
+    assert actions.cancel_run(site.database, second)["tasks"] == 4
     site.open_gate("canceled")
 
     assert site.wait_end(second)["status"] == "canceled"
@@ -357,7 +357,7 @@ def test_a_job_of_20_000_tasks_is_stored_while_another_one_goes_on(site: Site, t
     run = site.submit(job)
     took = time.monotonic() - began
     stored = counted(site, run)
-    canceled = actions.cancel_run(site.database, run)
+    canceled = actions.cancel_run(site.database, run)["tasks"]
 
     assert site.wait_end(beside)["status"] == "success"
     assert (stored, canceled, counted(site, run)) == ({"ready": 20_000}, 20_000, {"canceled": 20_000})

@@ -10,25 +10,28 @@ from typing import Any, NamedTuple
 import pytest
 from sqlalchemy import Connection, event, func, insert, select, text
 
-from batchq import engine
+from batchq import actions, engine
 from batchq.spec import Job
 from batchq.store import group, moves, topology
 from batchq.store import server as servers
 from batchq.store.columns import JOB, TASK
-from batchq.store.moves import claiming, dispatching, finishing, settling, starting, ticketing, ticking
+from batchq.store.moves import claiming, dispatching, finishing, holding, settling, starting, ticketing, ticking
 from batchq.store.sql.statement import Statement
 from batchq.store.tables import JobRow
 from play import Play
 
-MOVES = (claiming, dispatching, finishing, settling, starting, ticketing, ticking)
+MOVES = (claiming, dispatching, finishing, holding, settling, starting, ticketing, ticking)
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 LARGE = ("batchq_task", "batchq_condition", "batchq_attempt", "batchq_run")
 # Indexes that hold the few rows in motion only: to read one of them from end to end is no scan of the table.
-SMALL = ("batchq_task_ready", "batchq_task_out", "batchq_task_unsettled", "batchq_condition_open", "batchq_run_open")
+SMALL = (
+    *("batchq_task_ready", "batchq_task_out", "batchq_task_unsettled", "batchq_task_aside"),
+    *("batchq_condition_open", "batchq_run_open", "batchq_run_moving"),
+)
 
 
 def story(batch: Play) -> None:
-    """Everything that happens to runs: success, error, retry, cancel, lost tickets, attempts and servers."""
+    """Everything that happens to runs: success, error, retry, hold, cancel, lost tickets, attempts and servers."""
     batch.server("AOS1", 2)
     batch.server("AOS2", 1, groups=["BG1"])
     job = Job("STORY")
@@ -50,6 +53,9 @@ def story(batch: Play) -> None:
     batch.workers[name].active.clear()
     batch.tick()
     batch.deliver()
+    actions.hold_run(batch.database, run)
+    actions.release_run(batch.database, run)
+    actions.hold_run(batch.database, run)
     batch.cancel(run)
     batch.lose(name)
     batch.tick()

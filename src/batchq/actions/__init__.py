@@ -1,4 +1,4 @@
-"""Actions of people: apply a file, manage servers and groups, cancel a run; and find things by name.
+"""Actions of people: apply a file, manage servers, groups, jobs and runs; and find things by name.
 
 Each action is one transaction, which also takes back the tickets that no longer hold. Tickets for what it
 freed leave with the next advance.
@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 from batchq.lazy import attributes
 
 if TYPE_CHECKING:
+    from batchq.actions.bulk import RunFilter
     from batchq.actions.change import Change
     from batchq.actions.file import apply
     from batchq.actions.group import delete_group, pause_group, resume_group, set_group
-    from batchq.actions.run import cancel_run
+    from batchq.actions.job import release_job, withhold_job
+    from batchq.actions.run import cancel_run, cancel_runs, hold_run, hold_runs, release_run, release_runs
     from batchq.actions.server import (
         add_groups,
         delete_server,
@@ -28,10 +30,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Change",
+    "RunFilter",
     "add_groups",
     "add_window",
     "apply",
     "cancel_run",
+    "cancel_runs",
     "delete_group",
     "delete_server",
     "disable",
@@ -42,23 +46,31 @@ __all__ = [
     "find_run",
     "find_server",
     "find_task",
+    "hold_run",
+    "hold_runs",
     "pause_group",
+    "release_job",
+    "release_run",
+    "release_runs",
     "remove_groups",
     "remove_window",
     "resume_group",
     "set_group",
     "set_groups",
     "set_server",
+    "withhold_job",
 ]
 
 __getattr__ = attributes(
     __name__,
     {
         "Change": "batchq.actions.change",
+        "RunFilter": "batchq.actions.bulk",
         "add_groups": "batchq.actions.server",
         "add_window": "batchq.actions.window",
         "apply": "batchq.actions.file",
         "cancel_run": "batchq.actions.run",
+        "cancel_runs": "batchq.actions.run",
         "delete_group": "batchq.actions.group",
         "delete_server": "batchq.actions.server",
         "disable": "batchq.actions.server",
@@ -69,12 +81,18 @@ __getattr__ = attributes(
         "find_run": "batchq.store.find",
         "find_server": "batchq.store.find",
         "find_task": "batchq.store.find",
+        "hold_run": "batchq.actions.run",
+        "hold_runs": "batchq.actions.run",
         "pause_group": "batchq.actions.group",
+        "release_job": "batchq.actions.job",
+        "release_run": "batchq.actions.run",
+        "release_runs": "batchq.actions.run",
         "remove_groups": "batchq.actions.server",
         "remove_window": "batchq.actions.window",
         "resume_group": "batchq.actions.group",
         "set_group": "batchq.actions.group",
         "set_groups": "batchq.actions.server",
         "set_server": "batchq.actions.server",
+        "withhold_job": "batchq.actions.job",
     },
 )

@@ -1,19 +1,95 @@
-"""Jobs as a file names them: the newest definition is stored, and what differs is told."""
+"""Jobs: withhold and release one; and as a file names them, with what differs from the stored definition."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import NamedTuple
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
-from batchq.actions.change import Change, Step
+from batchq import aside, user
+from batchq.actions.change import Change, Step, check_reason, take
 from batchq.core.json import JSON
+from batchq.core.states import RUN_OPEN
+from batchq.errors import Conflict
 from batchq.spec import JobSpec
-from batchq.store.columns import JOB
-from batchq.store.job import keep_job
+from batchq.store.columns import JOB, RUN
+from batchq.store.database import Database
+from batchq.store.find import find_job
+from batchq.store.job import keep_job, withhold
 from batchq.store.transaction import Tx
-from batchq.views import clock
+from batchq.views import JobResult, clock
+
+
+class JobFacts(NamedTuple):
+    """A job as an action finds it."""
+
+    id: int
+    name: str
+    withheld: bool
+    withheld_by: str | None
+    withheld_why: str | None
+
+
+def withhold_job(database: Database, name: str, *, reason: str | None = None, dry_run: bool = False) -> JobResult:
+    """Let no run of a job start, from the moment that this returns; its open runs go on (rule 33).
+
+    With `dry_run` nothing is changed. Raises NotFound, and Conflict for a job that is withheld already.
+    """
+    return _act(database, name, True, reason, dry_run)
+
+
+def release_job(database: Database, name: str, *, reason: str | None = None, dry_run: bool = False) -> JobResult:
+    """Let runs of a withheld job start again (rule 33).
+
+    With `dry_run` nothing is changed. Raises NotFound, and Conflict for a job that is not withheld.
+    """
+    return _act(database, name, False, reason, dry_run)
+
+
+def _act(database: Database, name: str, withheld: bool, reason: str | None, dry_run: bool) -> JobResult:
+    check_reason(reason)
+    if dry_run:
+        with database.read() as tx:
+            return _result(tx, _facts(tx, name, withheld, lock=False), withheld)
+    return aside.run(database, _withhold, name, withheld, reason)
+
+
+def _withhold(tx: Tx, name: str, withheld: bool, reason: str | None) -> JobResult:
+    # A submit locks the job too: the one that comes first is stored, and the next one sees this change.
+    job = _facts(tx, name, withheld, lock=True)
+    before, after, word = ("no", "yes", "withhold") if withheld else ("yes", "no", "release")
+    change = Change("job", name, "withheld", before, after, word=word)
+    make = partial(withhold, tx, job.id, withheld, user.actor().who, reason, tx.now())
+    take(tx, [Step((change,), make)], 0, reason)
+    return _result(tx, job, withheld)
+
+
+def _facts(tx: Tx, name: str, withheld: bool, *, lock: bool) -> JobFacts:
+    """The job that is to be withheld, or released; raises Conflict if it is so already."""
+    found = select(*(JOB[field] for field in JobFacts._fields)).where(JOB.id == find_job(tx, name))
+    job = JobFacts._make(tx.execute(found.with_for_update() if lock else found).one())
+    if withheld and job.withheld:
+        raise Conflict(f"Job {name} is withheld already{user.by_whom(job.withheld_by, job.withheld_why)}.")
+    if not (withheld or job.withheld):
+        raise Conflict(f"Job {name} is not withheld.")
+    return job
+
+
+def _result(tx: Tx, job: JobFacts, withheld: bool) -> JobResult:
+    open_ = select(func.count()).where(RUN.job_id == job.id, RUN.status.in_([state.value for state in RUN_OPEN]))
+    number = int(tx.execute(open_).scalar_one())
+    return {
+        "job": job.name,
+        "action": "withhold" if withheld else "release",
+        "withheld": withheld,
+        "open_runs": number,
+    }
+
+
+# --- as a file has them -------------------------------------------------------------------------------------
 
 
 def job_steps(tx: Tx, name: str, job: JobSpec) -> Iterator[Step]:

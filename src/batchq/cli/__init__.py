@@ -14,8 +14,11 @@ from batchq.cli import program
 
 # The groups, with their help.
 GROUPS = {
-    "job": "Jobs: list, show, graph. A job exists once a run of it was submitted, or a file with it applied.",
-    "runs": """Runs of jobs: list, show, watch, cancel.
+    "job": """Jobs: list, show, graph, hold, release.
+
+    A job exists once a run of it was submitted, or a file with it applied.
+    """,
+    "runs": """Runs of jobs: list, show, watch, hold, release, cancel.
 
     RUN is a run's number, or `last` for the newest one.
     """,
@@ -37,6 +40,7 @@ GROUPS = {
 
     A server with windows has the threads of those that are open, and none outside of them.
     """,
+    "audit": "The audit of who changed what: list.",
     "db": "The database: upgrade.",
 }
 # Every command: its module in this package and its attribute there, and the first sentence of its help.
@@ -55,9 +59,16 @@ COMMANDS = {
     "job list": ("job:list_", "List the jobs, each with its newest run."),
     "job show": ("job:show", "Show a job: its tasks with their conditions, and its newest runs."),
     "job graph": ("job:graph_", "Draw a job: which task follows which, and on what outcome."),
+    "job hold": ("job:hold", "Withhold a job: no run of it starts until it is released, its open runs go on."),
+    "job release": ("job:release", "Release a job that is withheld: runs of it start again."),
     "runs list": ("run:list_", "List runs, the newest first."),
     "runs show": ("run:show", "Show a run and its tasks."),
     "runs watch": ("run:watch", "Watch a run until it ends."),
+    "runs hold": (
+        "run:hold",
+        "Hold a run: nothing more of it starts until it is released, tasks that are executing finish.",
+    ),
+    "runs release": ("run:release", "Release a held run: it goes on, and its tasks are as old as they were."),
     "runs cancel": ("run:cancel", "Cancel a run: nothing more of it starts, tasks that are executing finish."),
     "task list": ("task:list_", "List the tasks of a run."),
     "task show": ("task:show", "Show a task: where it stands, what it runs, its conditions and attempts."),
@@ -97,6 +108,7 @@ COMMANDS = {
     ),
     "coordinator": ("serve:coordinator", "Be a coordinator until told to stop; as many as you like may run."),
     "web": ("web:web", "Show servers and tasks in Flower, until told to stop."),
+    "audit list": ("audit:list_", "List what was changed, the newest first: when, by whom, and why."),
     "db upgrade": ("db:upgrade", "Bring the database's schema up to date; safe to repeat."),
 }
 

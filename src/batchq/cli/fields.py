@@ -9,11 +9,16 @@ from datetime import UTC, date, datetime, timedelta
 
 import click
 
+from batchq import clock
 from batchq.cli.context import timezone
+from batchq.core.moments import is_duration, last_time, parse_duration
 from batchq.core.windows import DAYS, YEARS, Window, parse_date, parse_days, parse_time, zone
 
 TEXT = re.compile(r"\s*([\d:]+)\s*-\s*([\d:]+)\s*=\s*(-?\d{1,9})(?:\s+([^\s\[\]]+))?\s*(?:\[([^\[\]]*)\])?\s*")
 FORM = '"18:00-07:30=20 Europe/Oslo [mon-fri]"'
+CLOCK = re.compile(r"[0-9]{1,2}:[0-9]{2}(?::[0-9]{2})?")
+# How a help text names the forms of SINCE.
+TIMES = "18:00, 5m, 1.5h or 30d ago, or an instant"
 LONGEST_HOURS = 24 * 400
 LONGEST_SECONDS = 366 * 24 * 3600
 
@@ -81,6 +86,28 @@ def parse_instant(text: str, zone_name: str | None = None) -> datetime:
     return (instant if instant.tzinfo else instant.replace(tzinfo=zone(zone_name or users_zone()))).astimezone(UTC)
 
 
+def parse_since(text: str, now: datetime | None = None, zone_name: str | None = None) -> datetime:
+    """Read when a stretch of time began that lasts until now, as UTC; ValueError for a time to come, or for no time.
+
+    The text is a duration, a time of day (the last such one), or an instant; the zone is as in `parse_instant`.
+    """
+    now = now or clock.now()
+    if is_duration(text):
+        return now - parse_duration(text)
+    if CLOCK.fullmatch(text):
+        return last_time(parse_time(text), zone_name or users_zone(), now)
+    try:
+        begin = parse_instant(text, zone_name)
+    except ValueError as error:
+        raise ValueError(
+            f"{text[:80]!r} is no time. Write a time of day, 18:00; a duration back from now, 90, 5m, 1.5h or 30d; "
+            "or an instant, 2026-12-24T18:00."
+        ) from error
+    if begin > now:
+        raise ValueError(f"{text!r} has not come yet. It must lie before now.")
+    return begin
+
+
 def parse_hours(text: str) -> timedelta:
     """Read a number of hours; ValueError unless it is a length of time."""
     try:
@@ -144,6 +171,8 @@ DAY_LIST = Read("days", parse_day_list)
 ZONE = Read("zone", lambda name: zone(name).key)
 WINDOW = Read("window", parse_window)
 INSTANT = Read("instant", parse_instant)
+SINCE = Read("since", parse_since)
+DURATION = Read("duration", parse_duration)
 HOURS = Read("hours", parse_hours)
 SECONDS = Read("seconds", parse_seconds)
 NAME = Read("name", parse_name)

@@ -1,4 +1,4 @@
-"""`batchq job`: list, show and draw the jobs, each by its newest definition."""
+"""`batchq job`: list, show and draw the jobs, each by its newest definition; hold and release them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchq import spec, views
+from batchq import actions, spec, views
 from batchq.cli import graph
-from batchq.cli.context import batch, users_now
+from batchq.cli.bulk import change_options
+from batchq.cli.context import batch, database, users_now
 from batchq.cli.files import chosen_job
-from batchq.cli.output import Part, Table, count, label, lasted, local, output_option, say, watch_option
+from batchq.cli.output import Part, Table, count, label, lasted, local, output_option, print_json, say, watch_option
 from batchq.cli.program import is_file
 from batchq.cli.reading import ask, print_list, print_view
 from batchq.cli.run import runs_table
@@ -61,6 +62,33 @@ def graph_(job: str, name: str | None, output: str) -> None:
     nodes = {task.name: Node(task.after, task.join) for task in drawn.tasks}
     for line in graph.FORMATS[output](nodes):
         say(line)
+
+
+@click.command()
+@click.argument("name")
+@change_options
+def hold(name: str, reason: str | None, dry_run: bool, yes: bool, output: str) -> None:
+    """Withhold a job: no run of it starts until it is released, its open runs go on."""
+    _told(actions.withhold_job(database(), name, reason=reason, dry_run=dry_run), dry_run, output)
+
+
+@click.command()
+@click.argument("name")
+@change_options
+def release(name: str, reason: str | None, dry_run: bool, yes: bool, output: str) -> None:
+    """Release a job that is withheld: runs of it start again."""
+    _told(actions.release_job(database(), name, reason=reason, dry_run=dry_run), dry_run, output)
+
+
+def _told(result: views.JobResult, dry_run: bool, output: str) -> None:
+    """Print what was done, or would be."""
+    if output == "json":
+        print_json(result)
+        return
+    stands = "no run of it starts" if result["withheld"] else "runs of it start again"
+    would = "would be" if dry_run else "is"
+    word = "withheld" if result["withheld"] else "released"
+    say(f"Job {result['job']} {would} {word}: {stands}; {count(result['open_runs'], 'open run')} going on.")
 
 
 def _from_file(file: Path, name: str | None) -> JobSpec:

@@ -14,6 +14,7 @@ import click
 
 from batchq.errors import Action, BatchqError, Broken, PlaceRefuses
 from batchq.escape import LINES, printable
+from batchq.user import acting
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -103,7 +104,8 @@ class Commands(LazyGroup):
     def invoke(self, ctx: click.Context) -> object:
         """Run the command that was called."""
         try:
-            return super().invoke(ctx)
+            with acting("cli"):
+                return super().invoke(ctx)
         except BatchqError as error:
             raise Failure(error) from error
         except OSError as error:

@@ -1,13 +1,15 @@
-"""`batchq runs`: list, show, watch and cancel the runs of jobs."""
+"""`batchq runs`: list, show, watch, hold, release and cancel the runs of jobs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Unpack
 
 import click
 
 from batchq import actions, views
-from batchq.cli.context import TIMED_OUT, database, forward, timezone, users_now
+from batchq.cli.bulk import Chosen, carry_out, run_options
+from batchq.cli.context import TIMED_OUT, database, timezone, users_now
 from batchq.cli.fields import SECONDS
 from batchq.cli.live import Until, follow
 from batchq.cli.output import (
@@ -71,16 +73,33 @@ def watch(run: str, timeout: float | None, output: str) -> None:
 
 
 @click.command()
-@click.argument("run")
-def cancel(run: str) -> None:
-    """Cancel a run: nothing more of it starts, tasks that are executing finish."""
-    number = ask(lambda tx: actions.find_run(tx, run))
-    canceled = actions.cancel_run(database(), number)
-    forward()
-    view = ask(lambda tx: views.run_view(tx, number, results=False))
-    executing = sum(task["status"] == "executing" for task in view["tasks"])
-    rest = f", {executing} executing {'finish' if executing > 1 else 'finishes'} first" if executing else ""
-    say(f"Run {number} of {view['job']}: {label(view['status'])}; tasks canceled: {canceled}{rest}.")
+@run_options
+def hold(**chosen: Unpack[Chosen]) -> None:
+    """Hold a run: nothing more of it starts until it is released, tasks that are executing finish.
+
+    Instead of RUN, options choose all runs that are to be held.
+    """
+    carry_out("hold", **chosen)
+
+
+@click.command()
+@run_options
+def release(**chosen: Unpack[Chosen]) -> None:
+    """Release a held run: it goes on, and its tasks are as old as they were.
+
+    Instead of RUN, options choose all runs that are to be released.
+    """
+    carry_out("release", **chosen)
+
+
+@click.command()
+@run_options
+def cancel(**chosen: Unpack[Chosen]) -> None:
+    """Cancel a run: nothing more of it starts, tasks that are executing finish.
+
+    Instead of RUN, options choose all runs that are to be canceled.
+    """
+    carry_out("cancel", **chosen)
 
 
 def wait_for(run: int, timeout: float | None, output: str) -> None:

@@ -11,6 +11,7 @@ COMMANDS = {
     Action.RUN: "run",
     Action.SUBMIT: "submit {}",
     Action.CANCEL: "runs cancel",
+    Action.RELEASE_JOB: "job release {}",
     Action.CHECK: "check",
     Action.LIST_JOBS: "job list",
     Action.LIST_TASKS: "task list {}",

@@ -1,4 +1,4 @@
-"""The verbs that move work forward: submit, settle, dispatch, claim, finish, recover, cancel; a module for each.
+"""The verbs that move work forward: submit, settle, dispatch, claim, finish, recover, hold, cancel; a module for each.
 
 Each function takes the transaction that it works in, and none sends a message. A caller publishes the tickets that it
 gets back after the commit.
@@ -8,6 +8,7 @@ from batchq.engine.advancing import Advance, advance, hand_out
 from batchq.engine.canceling import cancel
 from batchq.engine.dispatching import dispatch, follow_clock
 from batchq.engine.flush import Flush, Life, Offer, Report, Served
+from batchq.engine.holding import go_on, hold, move_on, release
 from batchq.engine.recovering import (
     STOPPED,
     TERMINATED,
@@ -36,12 +37,16 @@ __all__ = [
     "cancel",
     "dispatch",
     "follow_clock",
+    "go_on",
     "hand_out",
+    "hold",
     "is_overdue",
     "lose",
     "lose_again",
+    "move_on",
     "offer_again",
     "recover_missing",
+    "release",
     "retire",
     "serve",
     "settle",

@@ -6,15 +6,40 @@ from datetime import datetime
 
 from batchq.engine.settling import close
 from batchq.store import moves
+from batchq.store import topology as topologies
+from batchq.store.columns import task_id
 from batchq.store.transaction import Tx
 
 
 def cancel(tx: Tx, run: int, now: datetime) -> int:
-    """Cancel a run: tasks that have not started are canceled now, others may finish; returns how many were canceled."""
-    moves.lock_runs(tx, [run])
-    if moves.give_up(tx, run, now):
+    """Cancel a run: nothing of it starts any more, what executes may finish; returns how many tasks were canceled.
+
+    A large run has tasks left that wait or are ready; `move_on` cancels them.
+    """
+    moves.lock_run(tx, run)
+    if moves.give_up(tx, run, now) or not moves.begin_cancel(tx, run):
         return 0
+    canceled = _cancel_piece(tx, run, task_id(run, 0), now)
     moves.lock_out(tx)
-    canceled = moves.begin_cancel(tx, run, now)
+    topologies.lock_dispatch(tx)
+    # Tickets that dispatch handed out until now; from here on it sees that the run is being canceled.
+    canceled += moves.cancel_tasks(tx, moves.tickets_of(tx, run), now)
     close(tx, moves.count_off(tx, {run: canceled}), now)
     return canceled
+
+
+def cancel_more(tx: Tx, run: int, now: datetime) -> int:
+    """Cancel the next tasks of a run that is being canceled; returns their number."""
+    row = moves.moving(tx, run, settles=True)
+    if row is None:
+        return 0
+    canceled = _cancel_piece(tx, run, row.moving_from, now)
+    close(tx, moves.count_off(tx, {run: canceled}), now)
+    return canceled
+
+
+def _cancel_piece(tx: Tx, run: int, first: int, now: datetime) -> int:
+    limit = moves.rows_at_once(tx)
+    tasks = moves.not_started(tx, run, first, limit)
+    moves.moved_up_to(tx, run, tasks[-1] + 1 if len(tasks) == limit else None)
+    return moves.cancel_tasks(tx, tasks, now)

@@ -33,7 +33,7 @@ def finish(
     caller is `settling` them in this transaction. A report repeated after a commit whose reply was lost finds its own
     work done; it is not stale.
     """
-    rows, attempts, found = [], [], Finished()
+    rows, attempts, held, found = [], [], [], Finished()
     standing = {row.id: row for row in locked.rows}
     for report in reports:
         row = standing.get(report.task)
@@ -44,12 +44,14 @@ def finish(
             standing[report.task] = row._replace(status=state)
             if state is State.READY:
                 found.again += 1
+                held += [report.task] if row.held else []
             else:
                 found.ends[report.task] = state
             rows.append(_outcome(report, state, row, now, flag=report.task in found.ends and not settling))
             attempts.append(_attempt(report, life, row, now))
     if rows:
         moves.write_outcomes(tx, rows, attempts, now)
+        moves.put_aside(tx, held)
     return found
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from batchq import crash
+from batchq.core.states import RunState
 from batchq.core.topology import Topology
 from batchq.engine.advancing import Advance
 from batchq.engine.claiming import claim, claimed_before, room
@@ -47,7 +48,8 @@ def serve(tx: Tx, life: Life, flush: Flush) -> Served:
     finished = finish(tx, life, flush.reports, locked, now, settling=settling) if locked is not None else Finished()
     settled = Settled()
     if settling and finished.ends:
-        settled = settle_ends(tx, now, finished.ends, followers, may_wait=foreseen is None)
+        held = {row.run_id for row in locked.rows if row.held} if locked is not None else ()
+        settled = settle_ends(tx, now, finished.ends, followers, may_wait=foreseen is None, held=held)
     if reported:
         crash.point("finishing")
     moves.unqueue(tx, [(offer.task, offer.token) for offer in flush.overdue])
@@ -102,9 +104,11 @@ def _as_it_is_now(
     changed = finished.ends.keys() | {row.task_id for row in settled.ready}
     if finished.again or settled.others_ready or not topology.aside.tasks.isdisjoint(changed):
         return None
-    jobs = {row.run_id: row.job for row in locked.rows}
+    # Of a run that is held or canceled nothing may start: it is left out.
+    jobs = {row.run_id: row.job for row in locked.rows if row.run_status == RunState.EXECUTING and not row.held}
     lanes = Counter(row.lane for row in locked.rows if row.id in finished.ends)
-    return foreseen.after(life.server, lanes, [_ready(row, now, jobs[run_of(row.task_id)]) for row in settled.ready])
+    ready = [_ready(row, now, jobs[run_of(row.task_id)]) for row in settled.ready if run_of(row.task_id) in jobs]
+    return foreseen.after(life.server, lanes, ready)
 
 
 def _ready(row: Follower, now: datetime, job: str) -> Ready:

@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import cast
 
 from batchq.core.conditions import Ended, Join, readiness, resolution, verdict
 from batchq.core.states import Outcome, RunState, State
 from batchq.store import moves
 from batchq.store.columns import run_of
 from batchq.store.moves import CountedRun, Follower, UnsettledRun
-from batchq.store.sql.statement import Reply
+from batchq.store.sql.statement import Id, Reply
 from batchq.store.transaction import Tx
 
 CONDITIONS_PER_TRANSACTION = 1000
@@ -37,7 +38,8 @@ def settle_runs(tx: Tx, runs: Collection[int], now: datetime) -> bool:
         return False
     moves.lock_runs(tx, sorted(runs))
     ends = moves.unsettled_ends(tx, runs, limit=CONDITIONS_PER_TRANSACTION)
-    settled = settle_ends(tx, now, ends, flagged=True)
+    states = {row.id: State(row.status) for row in ends}
+    settled = settle_ends(tx, now, states, flagged=True, held={row.run_id for row in ends if row.held})
     close(tx, settled.counted, now)
     return settled.more or len(ends) == CONDITIONS_PER_TRANSACTION
 
@@ -56,7 +58,7 @@ class Settled:
 
     `tasks` counts those that are settled, by run; `counted` is the answer that has their runs. `ready` are tasks that
     became ready. `others_ready`: tasks that share another's conditions became ready too; they are not in `ready`.
-    `more`: not all could be settled. `put_off`: it would have had to wait for somebody.
+    `more`: not all could be settled. `put_off`: it would have had to wait for somebody. `held` are runs that are held.
     """
 
     tasks: Counter[int] = field(default_factory=Counter)
@@ -65,6 +67,7 @@ class Settled:
     others_ready: bool = False
     more: bool = False
     put_off: bool = False
+    held: Collection[int] = ()
 
 
 def settle_ends(
@@ -75,14 +78,16 @@ def settle_ends(
     *,
     flagged: bool = False,
     may_wait: bool = True,
+    held: Collection[int] = (),
 ) -> Settled:
     """Settle these ended tasks, whose runs the caller has locked; the caller then closes the runs that are empty.
 
     `flagged` ends carry the mark of unsettled ones, which is cleared. `reply` holds their followers, if the caller
     asked for them already; it may hold followers of other tasks too. Who holds the dispatch lock may not wait for a
-    task: without `may_wait` ends whose followers have left `waiting`, so that others may hold them, are left.
+    task: without `may_wait` ends whose followers have left `waiting`, so that others may hold them, are left. Tasks of
+    `held` runs become ready aside (rule 33).
     """
-    result = Settled()
+    result = Settled(held=held)
     settled, left, reached = spread(tx, now, ends, reply, result, may_wait=may_wait)
     moves.clear_unsettled(tx, [task for task in settled if flagged and task in ends])
     moves.mark_unsettled(tx, left, reached)
@@ -172,9 +177,18 @@ def _resolve(
     moves.count_and_move(tx, moved)
     followed = {state: moves.move_sharing(tx, tasks, state, now) for state, tasks in shared.items()}
     result.others_ready = result.others_ready or State.READY in followed
+    if result.held:
+        _put_aside(tx, result.held, moved, followed.get(State.READY))
     if State.DIDNT_RUN in followed:
         fell |= dict.fromkeys((row.id for row in followed[State.DIDNT_RUN].rows), State.DIDNT_RUN)
     return fell
+
+
+def _put_aside(tx: Tx, held: Collection[int], moved: Sequence[Mapping[str, object]], sharing: Reply[Id] | None) -> None:
+    """Put the tasks of held runs aside that have become ready, those among them that share another's conditions too."""
+    ready = [cast(int, row["task"]) for row in moved if row["state"] == State.READY.value]
+    ready += [row.id for row in sharing.rows] if sharing is not None else []
+    moves.put_aside(tx, [task for task in ready if run_of(task) in held])
 
 
 def _tally(

@@ -9,6 +9,7 @@ from batchq.core.states import State
 from batchq.store.sql.no_index import InNoIndex
 from batchq.store.tables import (
     AttemptRow,
+    Audit,
     Dispatch,
     Group,
     JobRow,
@@ -28,6 +29,7 @@ RUN = Run.__table__.c
 TASK = TaskRow.__table__.c
 CONDITION = TaskCondition.__table__.c
 ATTEMPT = AttemptRow.__table__.c
+AUDIT = Audit.__table__.c
 SERVER = Server.__table__.c
 GROUP = Group.__table__.c
 LANE = Lane.__table__.c
@@ -70,6 +72,8 @@ OUT = status_in_index(State.QUEUED, State.EXECUTING)
 RUN_IS_OPEN: ColumnElement[bool] = literal_column("batchq_run.status IN ('storing', 'executing', 'canceling')")
 # A run of which tasks may start.
 MAY_START = and_(literal_column("NOT batchq_run.held"), literal_column("batchq_run.status = 'executing'"))
+# Rows of the run are left to be moved by a hold, a release or a cancel.
+MOVING: ColumnElement[bool] = literal_column("batchq_run.moving_from IS NOT NULL")
 STORING = and_(RUN_IS_OPEN, RUN.status == literal_column("'storing'"))
 
 # The task whose id a task's conditions carry: another one that it shares them with, or itself.

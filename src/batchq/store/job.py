@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import bindparam, select, update
 
+from batchq import user
+from batchq.errors import Action, Advice, Conflict
 from batchq.store.columns import JOB
 from batchq.store.sql.dialect import dialect
 from batchq.store.sql.lists import among
@@ -20,15 +22,23 @@ if TYPE_CHECKING:
 
 
 class Stored(NamedTuple):
-    """A job that is stored."""
+    """A job that is stored, and whether it is withheld."""
 
     id: int
     name: str
+    withheld: bool
+    withheld_by: str | None
+    withheld_why: str | None
 
 
 _STORED = Statement(
-    select(JOB.id, JOB.name).where(among(JOB.name, "names")).order_by(JOB.name).with_for_update(), row=Stored
+    select(*(JOB[field] for field in Stored._fields))
+    .where(among(JOB.name, "names"))
+    .order_by(JOB.name)
+    .with_for_update(),
+    row=Stored,
 )
+_WITHHELD = ("withheld_by", "withheld_at", "withheld_why")
 # PostgreSQL compares each definition with each row of the same statement.
 REPLACED_AT_ONCE = 500
 # A definition that is stored already is not written again: it may be long.
@@ -50,6 +60,22 @@ def keep_job(tx: Tx, job: JobSpec, now: datetime) -> None:
 def stored(tx: Tx, names: Collection[str]) -> Reply[Stored]:
     """Ask for the rows of jobs, locked until the commit; the statement travels with the next ones."""
     return _STORED.later(tx, names=names)
+
+
+def refuse_withheld(stored: Reply[Stored]) -> None:
+    """Raise Conflict if one of these jobs is withheld (rule 33)."""
+    for row in stored.rows:
+        if row.withheld:
+            told = user.by_whom(row.withheld_by, row.withheld_why)
+            advice = Advice("{} lets it go on.", Action.RELEASE_JOB, (row.name,))
+            raise Conflict(f"Job {row.name} is withheld{told}: no run of it starts.", advice=advice)
+
+
+def withhold(tx: Tx, job: int, withheld: bool, by: str, why: str | None, now: datetime) -> bool:
+    """Let no run of the job start, or let them start again; False if it is so already (rule 33)."""
+    facts = {"withheld_by": by, "withheld_at": now, "withheld_why": why} if withheld else dict.fromkeys(_WITHHELD)
+    changed = update(JobRow).where(JOB.id == job, JOB.withheld != withheld).values(withheld=withheld, **facts)
+    return bool(tx.execute(changed).rowcount)
 
 
 def keep(tx: Tx, stored: Reply[Stored], jobs: Iterable[JobSpec], now: datetime) -> dict[str, int]:

@@ -195,13 +195,14 @@ def open_runs(tx: Tx, specs: Sequence[JobSpec]) -> tuple[list[Number], datetime]
     """Insert a run of each job, still `storing`, its groups and the jobs' newest definitions.
 
     Returns the numbers that give the runs' rows their ids, in the order of the jobs, and the instant. Raises
-    DatabaseOutdated or DatabaseTooNew unless the schema is the newest one.
+    DatabaseOutdated or DatabaseTooNew unless the schema is the newest one; Conflict for a job that is withheld.
     """
     revision, kept = schema.asked(tx), jobs.stored(tx, {job.name for job in specs})
     groups = named_groups(tx, set().union(*map(groups_of, specs)))
     reserved = dialect(tx).reserve(tx, RUN.id, len(specs))
     now = tx.now()
     schema.require_newest(tx, revision)
+    jobs.refuse_withheld(kept)
     ids, found = jobs.keep(tx, kept, specs, now), groups.rows
     numbers, limited = reserved(), limits_named(specs)
     require_limits(tx, limited)

@@ -101,6 +101,7 @@ class Cast:
 
         def mend(tx: Tx) -> list[Ticket]:
             now = tx.now()
+            engine.go_on(tx, now)
             engine.follow_clock(tx, now)
             engine.take_back(tx, now)
             return engine.offer_again(tx, now, lost_ticket_seconds)

@@ -113,7 +113,7 @@ class Stage:
 
     def cancel(self, run: int | None = None) -> int:
         """Cancel a run, by default the newest one; returns how many tasks are canceled now (rule 32)."""
-        canceled = actions.cancel_run(self.database, self._number(run))
+        canceled = actions.cancel_run(self.database, self._number(run))["tasks"]
         self._start_ready()
         return canceled
 

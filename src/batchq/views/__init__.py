@@ -11,6 +11,8 @@ from batchq.lazy import attributes
 if TYPE_CHECKING:
     from batchq.core.priority import PRIORITY_NAMES
     from batchq.store.find import definition
+    from batchq.views.acted import JobResult, RunResult
+    from batchq.views.audit import AuditLine, audit_lines
     from batchq.views.group import GroupView, groups
     from batchq.views.instants import clock, iso
     from batchq.views.job import JobLine, JobView, job_view, jobs
@@ -35,22 +37,26 @@ if TYPE_CHECKING:
 __all__ = [
     "PRIORITY_NAMES",
     "AttemptView",
+    "AuditLine",
     "ConditionView",
     "ExecutingView",
     "GroupView",
     "JobLine",
+    "JobResult",
     "JobView",
     "NextChange",
     "PeriodView",
     "Reasons",
     "RunCounts",
     "RunLine",
+    "RunResult",
     "RunView",
     "ServerView",
     "StatusView",
     "TaskLine",
     "TaskView",
     "WindowView",
+    "audit_lines",
     "clock",
     "definition",
     "executing",
@@ -73,10 +79,12 @@ __getattr__ = attributes(
     __name__,
     {
         "AttemptView": "batchq.views.task",
+        "AuditLine": "batchq.views.audit",
         "ConditionView": "batchq.views.why",
         "ExecutingView": "batchq.views.server",
         "GroupView": "batchq.views.group",
         "JobLine": "batchq.views.job",
+        "JobResult": "batchq.views.acted",
         "JobView": "batchq.views.job",
         "NextChange": "batchq.views.server",
         "PRIORITY_NAMES": "batchq.core.priority",
@@ -84,12 +92,14 @@ __getattr__ = attributes(
         "Reasons": "batchq.views.why",
         "RunCounts": "batchq.views.run",
         "RunLine": "batchq.views.run",
+        "RunResult": "batchq.views.acted",
         "RunView": "batchq.views.run",
         "ServerView": "batchq.views.server",
         "StatusView": "batchq.views.status",
         "TaskLine": "batchq.views.task",
         "TaskView": "batchq.views.task",
         "WindowView": "batchq.views.server",
+        "audit_lines": "batchq.views.audit",
         "clock": "batchq.views.instants",
         "definition": "batchq.store.find",
         "executing": "batchq.views.server",

@@ -24,6 +24,8 @@ class JobLine(TypedDict):
 
     job: str
     status: str | None
+    withheld_by: str | None
+    withheld_why: str | None
     updated_at: str | None
     run_count: int
     last_run: RunLine | None
@@ -41,7 +43,17 @@ def jobs(tx: Tx) -> list[JobLine]:
     latest = select(RUN.job_id, func.count().label("runs"), func.max(RUN.id).label("run"), _OPEN_RUNS)
     newest = latest.group_by(RUN.job_id).subquery()
     statement = (
-        select(JOB.name, JOB.updated_at, newest.c.runs, newest.c.open, _VERDICT, Run.__table__)
+        select(
+            JOB.name,
+            JOB.updated_at,
+            JOB.withheld,
+            JOB.withheld_by,
+            JOB.withheld_why,
+            newest.c.runs,
+            newest.c.open,
+            _VERDICT,
+            Run.__table__,
+        )
         .select_from(JobRow)
         .outerjoin(newest, newest.c.job_id == JOB.id)
         .outerjoin(Run, RUN.id == newest.c.run)
@@ -77,7 +89,9 @@ def job_view(tx: Tx, name: str, newest: int = 10) -> JobView:
 def _line(row: Selected) -> JobLine:
     return {
         "job": row.name,
-        "status": "executing" if row.open else row.verdict,
+        "status": "withhold" if row.withheld else "executing" if row.open else row.verdict,
+        "withheld_by": row.withheld_by,
+        "withheld_why": row.withheld_why,
         "updated_at": iso(row.updated_at),
         "run_count": row.runs or 0,
         "last_run": run_line(row) if row.id is not None else None,

@@ -26,8 +26,8 @@ from batchq.server.life import Machine
 from batchq.store import moves
 from batchq.store import server as servers
 from batchq.store.columns import CONDITION, RUN, TASK, status_in_index
-from batchq.store.moves import canceling, settling
 from batchq.store.moves import finishing as outcomes
+from batchq.store.moves import settling
 from batchq.store.sql.lists import among
 from batchq.store.sql.statement import Statement
 from batchq.store.tables import Run, TaskRow
@@ -145,8 +145,7 @@ def gives_up_servers_that_live() -> AbstractContextManager[None]:
 
 def cancels_all_but_tickets() -> AbstractContextManager[None]:
     """A cancel that leaves out the tasks whose tickets are on their way."""
-    others = [move for move in canceling._CANCELED if move.before is not State.QUEUED]
-    return replaced((canceling, "_CANCELED", others))
+    return replaced((moves, "tickets_of", lambda tx, run: []))
 
 
 def pauses_all_but_tickets() -> AbstractContextManager[None]:

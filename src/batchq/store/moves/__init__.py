@@ -3,7 +3,7 @@
 Every function takes the transaction first. Rows are locked in the order: server, runs, tasks, dispatch.
 """
 
-from batchq.store.moves.canceling import begin_cancel
+from batchq.store.moves.canceling import begin_cancel, cancel_tasks, not_started
 from batchq.store.moves.claiming import (
     Executing,
     Start,
@@ -35,6 +35,23 @@ from batchq.store.moves.dispatching import (
     refuse_odd,
 )
 from batchq.store.moves.finishing import LockedTask, locked, write_outcomes
+from batchq.store.moves.holding import (
+    RUN_IS_HELD,
+    Moving,
+    bring_back,
+    end_moving,
+    hold_run,
+    lock_run,
+    moved_up_to,
+    moving,
+    moving_runs,
+    put_aside,
+    put_aside_from,
+    release_run,
+    rows_at_once,
+    take_tickets_back,
+    tickets_of,
+)
 from batchq.store.moves.settling import (
     CountedRun,
     Follower,
@@ -68,11 +85,13 @@ from batchq.store.moves.ticketing import (
 from batchq.store.moves.ticking import anything_open
 
 __all__ = [
+    "RUN_IS_HELD",
     "CountedRun",
     "Early",
     "Executing",
     "Follower",
     "LockedTask",
+    "Moving",
     "Occupancy",
     "Occupied",
     "Peeked",
@@ -84,6 +103,8 @@ __all__ = [
     "UnsettledRun",
     "anything_open",
     "begin_cancel",
+    "bring_back",
+    "cancel_tasks",
     "claimed",
     "clear_unsettled",
     "close_runs",
@@ -93,6 +114,7 @@ __all__ = [
     "counted",
     "discard_unstored",
     "emptied",
+    "end_moving",
     "executing_on",
     "failures",
     "followers",
@@ -100,17 +122,23 @@ __all__ = [
     "grant",
     "hand_out",
     "hasten",
+    "hold_run",
     "is_storing",
     "left_executing",
     "lock_now",
     "lock_out",
+    "lock_run",
     "lock_runs",
     "lock_tickets",
     "locked",
     "mark_unsettled",
     "move_sharing",
+    "moved_up_to",
+    "moving",
+    "moving_runs",
     "new_token",
     "not_before",
+    "not_started",
     "numbers_not_before",
     "numbers_out",
     "numbers_ready",
@@ -118,12 +146,18 @@ __all__ = [
     "occupancy",
     "occupancy_later",
     "peek",
+    "put_aside",
+    "put_aside_from",
     "ready",
     "ready_alone",
     "refuse_odd",
+    "release_run",
     "requeue",
+    "rows_at_once",
     "start_own",
     "start_runs",
+    "take_tickets_back",
+    "tickets_of",
     "tickets_out",
     "unqueue",
     "unsettled_ends",

@@ -33,6 +33,7 @@ class LockedTask(NamedTuple):
     claimed_at: datetime | None
     job: str
     run_status: str
+    held: bool
     open_tasks: int
 
 
@@ -53,6 +54,7 @@ _LOCKED = Statement(
         TASK.claimed_at,
         RUN.job,
         RUN.status.label("run_status"),
+        RUN.held,
         RUN.open_tasks,
     )
     .join(Run, RUN.id == TASK.run_id)

@@ -28,10 +28,12 @@ class UnsettledRun(NamedTuple):
 
 
 class UnsettledEnd(NamedTuple):
-    """An ended task whose conditions are not all resolved."""
+    """An ended task whose conditions are not all resolved, and whether its run is held."""
 
     id: int
     status: str
+    run_id: int
+    held: bool
 
 
 class Follower(NamedTuple):
@@ -64,7 +66,8 @@ _UNSETTLED_RUNS = Listing(
 )
 _LOCK_RUNS = Statement(select(RUN.id).where(among(RUN.id, "runs")).order_by(RUN.id).with_for_update(key_share=True))
 _UNSETTLED = Statement(
-    select(TASK.id, TASK.status)
+    select(TASK.id, TASK.status, TASK.run_id, RUN.held)
+    .join(Run, RUN.id == TASK.run_id)
     .where(literal_column("unsettled"), among(TASK.run_id, "runs"))
     .order_by(TASK.run_id, TASK.id)
     .limit(bindparam("limit")),
@@ -95,9 +98,9 @@ def lock_runs(tx: Tx, runs: Collection[int]) -> None:
         _LOCK_RUNS.later(tx, runs=runs)
 
 
-def unsettled_ends(tx: Tx, runs: Collection[int], limit: int) -> dict[int, State]:
-    """Ended tasks of the runs, with their states, whose conditions are not all resolved."""
-    return {row.id: State(row.status) for row in _UNSETTLED(tx, runs=runs, limit=limit)}
+def unsettled_ends(tx: Tx, runs: Collection[int], limit: int) -> list[UnsettledEnd]:
+    """Ended tasks of the runs whose conditions are not all resolved."""
+    return _UNSETTLED(tx, runs=runs, limit=limit)
 
 
 def followers(tx: Tx, tasks: Collection[int], limit: int) -> Reply[Follower]:

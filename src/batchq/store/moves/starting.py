@@ -26,7 +26,7 @@ _started = select(RUN.id).where(among(RUN.id, "runs"), RUN.started_at == bindpar
 _START_TASKS = Statement(
     update(TaskRow)
     .where(TASK.run_id.in_(_started), TASK.pending == 0, _READIED.in_index)
-    .values(status=_READIED.status, ready_at=bindparam("now"))
+    .values(status=_READIED.status, ready_at=bindparam("now"), aside=TASK.run_id.in_(_started.where(RUN.held)))
 )
 
 

@@ -13,6 +13,7 @@ from sqlalchemy import bindparam, select, update
 from batchq.core.states import State
 from batchq.store.columns import OUT, RUN, TASK, run_of, status_in_index, status_is
 from batchq.store.moves.becoming import becomes
+from batchq.store.moves.holding import RUN_IS_HELD
 from batchq.store.moves.listing import Listing
 from batchq.store.sql.dialect import dialect
 from batchq.store.sql.lists import among
@@ -112,7 +113,7 @@ _TAKE_BACK = Statement(
     lambda given: (
         update(TaskRow)
         .where(TASK.id == given.task, TASK.token.is_not_distinct_from(given.standing), _TAKEN_BACK.standing)
-        .values(status=_TAKEN_BACK.status, token=None, queued_at=None)
+        .values(status=_TAKEN_BACK.status, token=None, queued_at=None, aside=RUN_IS_HELD)
     ),
     columns={"task": TASK.id, "standing": TASK.token},
 )

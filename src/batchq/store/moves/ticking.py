@@ -7,7 +7,7 @@ from typing import NamedTuple
 from sqlalchemy import exists, literal_column, or_, select
 
 from batchq.core.states import State
-from batchq.store.columns import IN_LINE, OUT, RUN, STORING, TASK, TROUBLE, status_in_index
+from batchq.store.columns import IN_LINE, MOVING, OUT, RUN, STORING, TASK, TROUBLE, status_in_index
 from batchq.store.sql.statement import Statement
 from batchq.store.transaction import Tx
 
@@ -25,6 +25,7 @@ _ANYTHING_OPEN = Statement(
             exists(select(TASK.id).where(IN_LINE)),
             exists(select(TASK.id).where(OUT, status_in_index(State.QUEUED))),
             exists(select(RUN.id).where(STORING)),
+            exists(select(RUN.id).where(MOVING)),
             exists(select(TROUBLE.number)),
         )
     ),
@@ -33,6 +34,8 @@ _ANYTHING_OPEN = Statement(
 
 
 def anything_open(tx: Tx) -> bool:
-    """Whether a tick has work: an end to settle, a ready task, a ticket out, a run being stored, or a row set aside."""
+    """Whether a tick has work: an end to settle, a ready task, a ticket out, a run being stored or
+    moved, or a row set aside.
+    """
     (work,) = _ANYTHING_OPEN(tx)
     return bool(work.to_do)
