@@ -90,6 +90,12 @@ def go_on(tick: Tick) -> None:
     tick.more = engine.go_on(tick.tx, tick.now, tick.aside.runs) or tick.more
 
 
+def sort(tick: Tick) -> None:
+    """Move tasks to the lanes of their runs, and close those of runs that have ended."""
+    tick.more = engine.sort_now(tick.tx, topologies.at_hand(tick.tx).per_run) or tick.more
+    engine.close_lanes(tick.tx)
+
+
 def follow_clock(tick: Tick) -> None:
     """Let no task wait for an instant that is far away only because the clock was set back."""
     engine.follow_clock(tick.tx, tick.now, tick.aside.tasks)
@@ -117,6 +123,7 @@ STEPS: tuple[Callable[[Tick], None], ...] = (
     discard_unstored,
     settle,
     go_on,
+    sort,
     follow_clock,
     take_back,
     offer_again,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from batchq.actions.file import apply
     from batchq.actions.group import delete_group, pause_group, resume_group, set_group
     from batchq.actions.job import release_job, withhold_job
+    from batchq.actions.limit import delete_limit, set_limit
     from batchq.actions.run import cancel_run, cancel_runs, hold_run, hold_runs, release_run, release_runs
     from batchq.actions.server import (
         add_groups,
@@ -37,6 +38,7 @@ __all__ = [
     "cancel_run",
     "cancel_runs",
     "delete_group",
+    "delete_limit",
     "delete_server",
     "disable",
     "enable",
@@ -57,6 +59,7 @@ __all__ = [
     "resume_group",
     "set_group",
     "set_groups",
+    "set_limit",
     "set_server",
     "withhold_job",
 ]
@@ -72,6 +75,7 @@ __getattr__ = attributes(
         "cancel_run": "batchq.actions.run",
         "cancel_runs": "batchq.actions.run",
         "delete_group": "batchq.actions.group",
+        "delete_limit": "batchq.actions.limit",
         "delete_server": "batchq.actions.server",
         "disable": "batchq.actions.server",
         "enable": "batchq.actions.server",
@@ -92,6 +96,7 @@ __getattr__ = attributes(
         "resume_group": "batchq.actions.group",
         "set_group": "batchq.actions.group",
         "set_groups": "batchq.actions.server",
+        "set_limit": "batchq.actions.limit",
         "set_server": "batchq.actions.server",
         "withhold_job": "batchq.actions.job",
     },

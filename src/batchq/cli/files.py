@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PARTS: tuple[Literal["jobs", "tasks", "groups", "servers"], ...] = ("jobs", "tasks", "groups", "servers")
+PARTS: tuple[Literal["jobs", "tasks", "groups", "servers", "limits"], ...] = (
+    "jobs",
+    "tasks",
+    "groups",
+    "servers",
+    "limits",
+)
 FILE = click.Path(path_type=Path)
 
 
@@ -117,8 +123,9 @@ def chosen_job(document: Document, name: str | None, file: Path) -> JobSpec:
 
 def together(documents: dict[Path, Document]) -> Document:
     """One document of several; raises InvalidInput if two of them define the same name."""
-    whole = spec.Document.model_construct(groups={}, servers={}, jobs={})
+    whole = spec.Document.model_construct(limits={}, groups={}, servers={}, jobs={})
     for file, document in documents.items():
+        _join(whole.limits, document.limits, f"{file}: limit")
         _join(whole.groups, document.groups, f"{file}: group")
         _join(whole.servers, document.servers, f"{file}: server")
         _join(whole.jobs, document.jobs, f"{file}: job")
@@ -141,6 +148,7 @@ class Validated(TypedDict, total=False):
     jobs: int
     groups: int
     servers: int
+    limits: int
     tasks: int
 
 
@@ -164,5 +172,6 @@ def _validated(file: Path) -> Validated:
         "jobs": len(document.jobs),
         "groups": len(document.groups),
         "servers": len(document.servers),
+        "limits": len(document.limits),
         "tasks": sum(len(job.tasks) for job in document.jobs.values()),
     }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batchq import actions, views
-from batchq.cli.context import timezone, users_now
+from batchq.cli.context import aging, timezone, users_now
 from batchq.cli.live import note
 from batchq.cli.output import (
     Part,
@@ -50,7 +50,7 @@ def list_(run: str, statuses: tuple[str, ...], output: str, watch: bool) -> None
     number = ask(lambda tx: actions.find_run(tx, run))
 
     def chosen(tx: Tx) -> Sequence[views.TaskLine]:
-        tasks = views.run_view(tx, number, timezone=timezone())["tasks"]
+        tasks = views.run_view(tx, number, timezone=timezone(), aging=aging())["tasks"]
         return [task for task in tasks if not statuses or task["status"] in statuses]
 
     print_list(chosen, lambda tasks: tasks_table(tasks, users_now()), output=output, watch=watch)
@@ -122,7 +122,7 @@ def tasks_table(tasks: Sequence[views.TaskLine], now: datetime) -> Table:
 
 
 def _read(tx: Tx, run: str, task: str) -> views.TaskView:
-    return views.task_view(tx, actions.find_run(tx, run), task, timezone=timezone())
+    return views.task_view(tx, actions.find_run(tx, run), task, timezone=timezone(), aging=aging())
 
 
 def _sentence(view: views.TaskView) -> str:
@@ -140,6 +140,8 @@ def _drawn(view: views.TaskView) -> Iterator[Part]:
     arguments = [json.dumps(value, ensure_ascii=False) for value in view["args"]]
     arguments += [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in view["kwargs"].items()]
     yield f"{view['operation']}({', '.join(arguments)}), group {view['group']}, priority {view['priority']}"
+    if view["limits"]:
+        yield f"limits: {', '.join(view['limits'])}"
     if view["result"] is not None:
         yield f"result: {json.dumps(view['result'], ensure_ascii=False)}"
     if view["after"]:

@@ -21,6 +21,7 @@ from batchq.engine.recovering import (
 )
 from batchq.engine.serving import serve
 from batchq.engine.settling import settle, settle_runs, unsettled
+from batchq.engine.sorting import close_lanes, runs_to_sort, sort_now, sort_run
 from batchq.engine.submitting import submit, submit_all
 from batchq.engine.ticketing import is_overdue, offer_again, take_back
 
@@ -35,6 +36,7 @@ __all__ = [
     "Served",
     "advance",
     "cancel",
+    "close_lanes",
     "dispatch",
     "follow_clock",
     "go_on",
@@ -48,9 +50,12 @@ __all__ = [
     "recover_missing",
     "release",
     "retire",
+    "runs_to_sort",
     "serve",
     "settle",
     "settle_runs",
+    "sort_now",
+    "sort_run",
     "stop",
     "submit",
     "submit_all",

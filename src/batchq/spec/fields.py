@@ -24,13 +24,13 @@ from pydantic import (
 from batchq.config import Settings, users_zone
 from batchq.core.conditions import Condition
 from batchq.core.json import JSON
+from batchq.core.limits import MOST_UNITS
 from batchq.core.states import SYNONYMS, Outcome
 from batchq.core.windows import YEARS, format_days, format_time, parse_date, parse_days, parse_time, zone
 from batchq.spec.faults import Fault, Path, RuleBroken, near, shown, unknown_keys
 
 Priority: TypeAlias = Literal["low", "normal", "high", "critical"]
 
-MOST_UNITS = 1_000_000
 MOST_THREADS = 100_000
 YEAR_SECONDS = 366 * 24 * 3600
 DEPTH = 64

@@ -20,6 +20,7 @@ from batchq.core.states import RunState
 from batchq.core.topology import DEFAULT_GROUP
 from batchq.store import job as jobs
 from batchq.store import schema
+from batchq.store import topology as topologies
 from batchq.store.columns import CONDITION, RUN, TASK, task_id
 from batchq.store.group import NamedGroup, named_groups
 from batchq.store.lane import lanes_for
@@ -195,7 +196,8 @@ def open_runs(tx: Tx, specs: Sequence[JobSpec]) -> tuple[list[Number], datetime]
     """Insert a run of each job, still `storing`, its groups and the jobs' newest definitions.
 
     Returns the numbers that give the runs' rows their ids, in the order of the jobs, and the instant. Raises
-    DatabaseOutdated or DatabaseTooNew unless the schema is the newest one; Conflict for a job that is withheld.
+    DatabaseOutdated or DatabaseTooNew unless the schema is the newest one; Conflict for a job that is withheld, or one
+    that runs one at a time while a run of it is open; NotFound for a limit that does not exist.
     """
     revision, kept = schema.asked(tx), jobs.stored(tx, {job.name for job in specs})
     groups = named_groups(tx, set().union(*map(groups_of, specs)))
@@ -204,12 +206,14 @@ def open_runs(tx: Tx, specs: Sequence[JobSpec]) -> tuple[list[Number], datetime]
     schema.require_newest(tx, revision)
     jobs.refuse_withheld(kept)
     ids, found = jobs.keep(tx, kept, specs, now), groups.rows
-    numbers, limited = reserved(), limits_named(specs)
-    require_limits(tx, limited)
-    _OPEN_RUNS.later(tx, [_run(run, ids[job.name], job, now) for run, job in zip(numbers, specs, strict=True)])
-    return [
-        Number(run, found, _lanes(tx, job, found, ids[job.name], run)) for run, job in zip(numbers, specs, strict=True)
-    ], now
+    jobs.refuse_second_run(tx, specs, ids)
+    numbered = list(zip(reserved(), specs, strict=True))
+    require_limits(tx, limits_named(specs))
+    _OPEN_RUNS.later(tx, [_run(run, ids[job.name], job, now) for run, job in numbered])
+    opened = [Number(run, found, _lanes(tx, job, found, ids[job.name], run)) for run, job in numbered]
+    if jobs.limit_tasks(tx, kept, specs, ids):
+        topologies.changed(tx)  # last, as it takes the dispatch lock
+    return opened, now
 
 
 def _lanes(

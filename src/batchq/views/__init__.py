@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from batchq.views.group import GroupView, groups
     from batchq.views.instants import clock, iso
     from batchq.views.job import JobLine, JobView, job_view, jobs
+    from batchq.views.limit import LimitView, limits
     from batchq.views.problems import setup_problems
     from batchq.views.run import RunCounts, RunLine, RunView, run_view, runs
     from batchq.views.server import (
@@ -44,6 +45,7 @@ __all__ = [
     "JobLine",
     "JobResult",
     "JobView",
+    "LimitView",
     "NextChange",
     "PeriodView",
     "Reasons",
@@ -64,6 +66,7 @@ __all__ = [
     "iso",
     "job_view",
     "jobs",
+    "limits",
     "periods",
     "run_view",
     "runs",
@@ -86,6 +89,7 @@ __getattr__ = attributes(
         "JobLine": "batchq.views.job",
         "JobResult": "batchq.views.acted",
         "JobView": "batchq.views.job",
+        "LimitView": "batchq.views.limit",
         "NextChange": "batchq.views.server",
         "PRIORITY_NAMES": "batchq.core.priority",
         "PeriodView": "batchq.views.server",
@@ -107,6 +111,7 @@ __getattr__ = attributes(
         "iso": "batchq.views.instants",
         "job_view": "batchq.views.job",
         "jobs": "batchq.views.job",
+        "limits": "batchq.views.limit",
         "periods": "batchq.views.server",
         "run_view": "batchq.views.run",
         "runs": "batchq.views.run",

@@ -8,6 +8,7 @@ from typing import TypedDict
 
 from sqlalchemy import func, literal, select
 
+from batchq.core.priority import AGING
 from batchq.core.states import State
 from batchq.store.columns import RUN, TASK
 from batchq.store.find import RUN_ROWS, RunRow, run_row
@@ -22,6 +23,8 @@ _TASK_COLUMNS = (
     TASK.name,
     TASK.status,
     TASK.group_name,
+    TASK.lane,
+    TASK.own_class,
     TASK.operation,
     TASK.attempt,
     TASK.joined,
@@ -59,16 +62,23 @@ class RunView(RunLine):
 
 
 def run_view(
-    tx: Tx, run: int, now: datetime | None = None, *, timezone: str | None = None, results: bool = True
+    tx: Tx,
+    run: int,
+    now: datetime | None = None,
+    *,
+    timezone: str | None = None,
+    results: bool = True,
+    aging: float = AGING,
 ) -> RunView:
     """A run with all its tasks in the order of the job; raises NotFound.
 
-    Without `results`, which may be large, they are null. `started_at` is the instant of the claim (rule 20).
+    Without `results`, which may be large, they are null. `started_at` is the instant of the claim (rule 20). A task
+    that waits rises by a class each `aging` seconds.
     """
     found = run_row(tx, run)
     columns = (*_TASK_COLUMNS, TASK.result if results else literal(None).label("result"))
     tasks = tx.execute(with_server(columns).where(TASK.run_id == run).order_by(TASK.id)).all()
-    why = why_of_tasks(tx, run, tasks, Reasons(tx, now, timezone))
+    why = why_of_tasks(tx, run, tasks, Reasons(tx, now, timezone, aging=aging, job=found.job))
     handled = handlers(tx, run) if any(task.status == State.ERROR for task in tasks) else {}
     lines = [task_line(task, why.get(task.id), handled.get(task.id)) for task in tasks]
     return {**run_line(found), "tasks": lines}
