@@ -56,7 +56,7 @@ COMMANDS = {
     ),
     "submit": ("files:submit", "Start a run of the job in FILE."),
     "validate": ("files:validate", "Check job files; nothing is stored."),
-    "apply": ("files:apply", "Make groups, servers and jobs as the files say, and print what that changes."),
+    "apply": ("files:apply", "Make limits, groups, servers and jobs as the files say, and print what that changes."),
     "plan": ("plan:plan", "Simulate the jobs in FILE: what would run when and where."),
     "status": ("status:status", "Show how everything stands: runs, tasks, servers, and what waits for what."),
     "check": ("check:check", "Print every problem of the set-up at once."),

@@ -57,6 +57,7 @@ class UnitsSeen:
         mine = set(self._topology.taking(task.group_name))
         higher = (
             select(LANE.group_name, func.count().label("number"))
+            .select_from(TaskRow)
             .join(LaneRow, LANE.id == TASK.lane)
             .where(IN_LINE, TASK.own_class > task.own_class)
             .group_by(LANE.group_name)
