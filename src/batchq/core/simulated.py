@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import accumulate, pairwise
+from typing import NamedTuple
 
 from batchq.core.conditions import Condition, Join
+from batchq.core.limits import Lane, of_run
 from batchq.core.states import RunState, State
 from batchq.core.thread_hours import Hour
 from batchq.core.topology import DEFAULT_GROUP, Topology
@@ -28,7 +30,10 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class SimTask:
-    """A task to simulate: each attempt takes `seconds`, and all of them fail if it `fails`."""
+    """A task to simulate: each attempt takes `seconds`, and all of them fail if it `fails`.
+
+    `limits` are keys of the topology's units (rule 29).
+    """
 
     name: str
     seconds: float
@@ -40,6 +45,7 @@ class SimTask:
     ignore_failure: bool = False
     retries: int = 0
     retry_delay: float = 0.0
+    limits: tuple[str, ...] = ()
     found: Found = Found()
 
 
@@ -112,6 +118,39 @@ class Simulation:
             if attempt.start <= instant and (attempt.end is None or attempt.end > instant)
         )
         return why_ready(group, self.topology, busy, instant, timezone)
+
+
+@dataclass(slots=True)
+class Standing:
+    """A task on its way, with the counts of its open, met and impossible conditions."""
+
+    task: SimTask
+    job: int
+    lane: Lane
+    pending: int
+    met: int = 0
+    impossible: int = 0
+    state: State = State.WAITING
+    attempts: int = 0
+    server: int | None = None
+    ready_at: datetime | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    waited: timedelta = timedelta(0)
+
+
+class Entry(NamedTuple):
+    """A ready task; of one pile the first is the oldest."""
+
+    ready_at: datetime
+    id: int
+    own_class: int
+
+
+def lane_of(task: SimTask, run: int, topology: Topology) -> Lane:
+    """The lane of a task; a run is known by its place."""
+    own = (of_run(run),) if task.group in topology.per_run else ()
+    return Lane(0, task.group, (*task.limits, *own))
 
 
 def places(jobs: Sequence[SimRun]) -> list[range]:
