@@ -24,6 +24,7 @@ from pydantic import (
 from batchq.config import Settings, users_zone
 from batchq.core.conditions import MOST_LEVELS, After, Condition, Join, Joined, is_nested
 from batchq.core.json import JSON
+from batchq.core.limits import MOST_UNITS
 from batchq.core.retries import MOST_BACKOFF
 from batchq.core.retries import YEAR_SECONDS as YEAR_SECONDS
 from batchq.core.states import SYNONYMS, Outcome
@@ -33,7 +34,6 @@ from batchq.spec.faults import Fault, Path, RuleBroken, near, shown, unknown_key
 
 Priority: TypeAlias = Literal["low", "normal", "high", "critical"]
 
-MOST_UNITS = 1_000_000
 MOST_THREADS = 100_000
 DEPTH = 64
 JOINS = frozenset(map(str, Join))
