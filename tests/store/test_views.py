@@ -21,7 +21,7 @@ from stage import JOB_1, Stage
 NOON = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 RUN_KEYS = [
     "run", "job", "status", "run_by", "company", "submitted_at", "started_at", "ended_at",
-    "held", "held_by", "held_at", "held_why", "tasks",
+    "retrying", "held", "held_by", "held_at", "held_why", "tasks",
 ]  # fmt: skip
 INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 NIGHT = Window(clock(18), clock(7, 30), 20, "Europe/Oslo")
