@@ -70,6 +70,8 @@ IN_LINE = and_(status_in_index(State.READY), literal_column("NOT batchq_task.asi
 # SQLite uses a partial index only for a query that repeats the index's own words.
 OUT = status_in_index(State.QUEUED, State.EXECUTING)
 RUN_IS_OPEN: ColumnElement[bool] = literal_column("batchq_run.status IN ('storing', 'executing', 'canceling')")
+# A lane that dispatch looks at; in the words of its index.
+LANE_IS_OPEN: ColumnElement[bool] = literal_column("NOT batchq_lane.closed")
 # A run of which tasks may start.
 MAY_START = and_(literal_column("NOT batchq_run.held"), literal_column("batchq_run.status = 'executing'"))
 # Rows of the run are left to be moved by a hold, a release or a cancel.
