@@ -127,8 +127,8 @@ def test_people_read_jobs_hours_and_waits_in_the_time_of_their_zone(batchq):
     assert "FOLLOW THE SUN Ended Tue 24 Nov 02:00 19 h 00 min 89 Ended" in lines
     assert "FROM TO AUCKLAND LOS ANGELES OSLO IDLE MISSING" in lines
     assert "Mon 23 Nov 07:00 08:00 – – 2/2 – 76.8 ██" in lines
-    assert "Tue 24 Nov 01:00 02:00 0.8/1 1.5/2 – 0.7 0.5 ██░" in lines
-    assert "H9 Mon 23 Nov 07:00 Tue 24 Nov 01:20 18 h 20 min Oslo 2/2 threads busy" in lines
+    assert "Tue 24 Nov 01:00 02:00 1/1 1.3/2 – 0.7 2.5 ██░" in lines
+    assert "H9 Mon 23 Nov 07:00 Tue 24 Nov 00:50 17 h 50 min Oslo 2/2 threads busy" in lines
     assert lines[-1] == "--tasks shows all 89 tasks, -o json everything."
     assert max(map(len, said.splitlines())) <= 120
 

@@ -115,7 +115,7 @@ def jobs_table(jobs: Sequence[views.JobLine]) -> Table:
 
 
 def _limits(job: JobSpec) -> Iterator[str]:
-    """What bounds the job's tasks, and its runs (rule 29)."""
+    """The bounds of the job's tasks and of its runs (rule 29)."""
     if named := sorted({limit for task in job.tasks for limit in (*job.limits, *task.limits)}):
         yield f"limits: {' '.join(named)}"
     if job.tasks_at_once is not None:

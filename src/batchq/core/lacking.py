@@ -54,7 +54,7 @@ def kept_for(key: str, job: str, task: str) -> str:
 
 
 def limit_name(key: str) -> str:
-    """What people call a limit."""
+    """The name of a limit, for people."""
     if key.startswith("run:"):
         return "a place in the run"
     return "a place in the job" if key.startswith("job:") else key.removeprefix(named(""))

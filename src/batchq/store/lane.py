@@ -10,12 +10,11 @@ from sqlalchemy import and_, func, select, update
 
 from batchq.core.limits import Lane
 from batchq.core.states import RUN_ENDED
-from batchq.store.columns import IN_LINE, LANE, RUN, TASK
+from batchq.store.columns import IN_LINE, LANE, LANE_IS_OPEN, RUN, TASK
 from batchq.store.sql.dialect import dialect
 from batchq.store.sql.lists import among
 from batchq.store.sql.statement import Reply, Statement
 from batchq.store.tables import Lane as LaneRow
-from batchq.store.tables import Run
 from batchq.store.transaction import Tx
 
 PLAIN = "[]"  # the limits of a group's own lane: none
@@ -43,7 +42,7 @@ _class = select(TASK.own_class).where(IN_LINE, TASK.lane == LANE.id).limit(1)
 _highest = _class.order_by(TASK.lane, TASK.own_class.desc()).scalar_subquery()
 _lowest = _class.order_by(TASK.lane.desc(), TASK.own_class).scalar_subquery()
 _READY = Statement(
-    select(LANE.id, _highest.label("highest"), _lowest.label("lowest")).where(~LANE.closed, _highest.is_not(None)),
+    select(LANE.id, _highest.label("highest"), _lowest.label("lowest")).where(LANE_IS_OPEN, _highest.is_not(None)),
     row=ReadyLane,
 )
 
@@ -86,10 +85,12 @@ def lanes_for(tx: Tx, wanted: Collection[tuple[str, str, int | None]]) -> dict[t
 
 def runs_to_close(tx: Tx, limit: int, runs: Collection[int] | None = None) -> list[int]:
     """Runs that have ended and whose lanes are still open, of all or of these `runs`."""
-    ended = RUN.status.in_([state.value for state in RUN_ENDED])
-    found = select(LANE.run_id).join(Run, RUN.id == LANE.run_id).where(~LANE.closed, ended).distinct()
-    found = found if runs is None else found.where(RUN.id.in_(sorted(runs)))
-    return list(tx.execute(found.order_by(LANE.run_id).limit(limit)).scalars())
+    found = set(tx.execute(select(LANE.run_id).where(LANE_IS_OPEN)).scalars()) - {None}
+    asked = found if runs is None else found & set(runs)
+    if not asked:
+        return []
+    ended = (RUN.id.in_(sorted(asked)), RUN.status.in_([state.value for state in RUN_ENDED]))
+    return list(tx.execute(select(RUN.id).where(*ended).order_by(RUN.id).limit(limit)).scalars())
 
 
 def close_lanes(tx: Tx, runs: Collection[int]) -> None:
@@ -104,13 +105,13 @@ def reopen_lanes(tx: Tx, run: int) -> None:
 
 def lanes_of_no_run(tx: Tx, groups: Collection[str]) -> list[StoredLane]:
     """The lanes of these groups whose tasks belong to no run's own lane."""
-    its = (~LANE.closed, LANE.run_id.is_(None), LANE.group_name.in_(sorted(groups)))
+    its = (LANE_IS_OPEN, LANE.run_id.is_(None), LANE.group_name.in_(sorted(groups)))
     return [StoredLane._make(row) for row in tx.execute(select(LANE.id, LANE.group_name, LANE.limits).where(*its))]
 
 
 def open_lanes(tx: Tx) -> int:
     """How many lanes dispatch looks at each time."""
-    return int(tx.execute(select(func.count()).select_from(LaneRow).where(~LANE.closed)).scalar_one())
+    return int(tx.execute(select(func.count()).select_from(LaneRow).where(LANE_IS_OPEN)).scalar_one())
 
 
 def _found(tx: Tx, wanted: Iterable[tuple[str, str, int | None]]) -> dict[tuple[str, str], int]:

@@ -13,7 +13,7 @@ from batchq.core import lacking
 from batchq.core.limits import Lane, Units, place
 from batchq.core.priority import AGING, in_order
 from batchq.core.topology import Topology
-from batchq.store.columns import IN_LINE, LANE, MAY_START, OUT, RUN, SERVER, TASK, run_of
+from batchq.store.columns import IN_LINE, LANE, LANE_IS_OPEN, MAY_START, OUT, RUN, SERVER, TASK, run_of
 from batchq.store.lane import lanes_of
 from batchq.store.moves import Occupancy
 from batchq.store.tables import Lane as LaneRow
@@ -51,7 +51,7 @@ class UnitsSeen:
         return self._kept_from(task, lane)
 
     def behind(self, task: Selected) -> str | None:
-        """That tasks of a higher class go first for ever, as aging is off; None otherwise."""
+        """A clause about tasks of a higher class, which go first for ever where aging is off; None otherwise."""
         if self._aging > 0:
             return None
         mine = set(self._topology.taking(task.group_name))
@@ -124,7 +124,7 @@ class UnitsSeen:
 
     def _keepers(self) -> Iterator[Selected]:
         """The tasks of several limits that have waited long and could start but for their units, the best first."""
-        several = (~LANE.closed, LANE.limits.contains(","))
+        several = (LANE_IS_OPEN, LANE.limits.contains(","))
         lanes = [self._lanes(lane) for lane in self._tx.execute(select(LANE.id).where(*several)).scalars()]
         opened = self._topology.threads_now(self._now)
         able = [lane.id for lane in lanes if any(server in opened for server in self._topology.taking(lane.group))]
