@@ -55,7 +55,7 @@ def test_a_run_shows_exactly_these_keys(stage):
     assert list(view) == RUN_KEYS
     assert list(view["tasks"][0]) == [
         "name", "status", "group", "server", "attempts", "operation", "ready_at", "started_at", "ended_at",
-        "error", "reason", "handled_by", "why", "result", "stage",
+        "error", "reason", "handled_by", "accepted", "why", "result", "stage",
     ]  # fmt: skip
     assert json.loads(json.dumps(view)) == view
 
