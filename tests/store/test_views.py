@@ -180,9 +180,11 @@ def test_a_task_that_tries_again_says_when_and_keeps_its_error(stage):
     stage.end("A", "OSError: away")
     task = of(stage.view(), "A")
     assert (task["status"], task["attempts"], task["error"]) == ("ready", 1, "OSError: away")
-    assert re.fullmatch(r"tries again at (\w{3} \d\d \w{3} )?\d\d:\d\d(:\d\d)? UTC", task["why"])
+    assert re.fullmatch(
+        r"attempt 1 failed; the next one not before (\w{3} \d\d \w{3} )?\d\d:\d\d(:\d\d)? UTC", task["why"]
+    )
     local = of(read(stage, views.run_view, 1, timezone="Asia/Tokyo"), "A")
-    assert re.fullmatch(r"tries again at .* Asia/Tokyo", local["why"])
+    assert re.fullmatch(r"attempt 1 failed; the next one not before .* Asia/Tokyo", local["why"])
     assert (task["server"], task["started_at"], task["ended_at"]) == (None, None, None)
 
 

@@ -28,6 +28,23 @@ _MISSED = {
 _FOR = "for "
 
 
+def storing(stored: int, tasks: int) -> str:
+    """A clause for a task of a run that is not wholly there yet (rules 24, 40)."""
+    return f"is being stored: {stored:,} of {tasks:,} tasks"
+
+
+def held(run: int, by: str | None, at: str | None, reason: str | None) -> str:
+    """A clause for a task of a held run: `run 12 is held (by olav, 14:02 Europe/Oslo: 'month end')` (rules 33, 40)."""
+    who = ", ".join(filter(None, [f"by {by}" if by else None, at]))
+    origin = ": ".join(filter(None, [who, f"'{reason}'" if reason else None]))
+    return f"run {run} is held ({origin})" if origin else f"run {run} is held"
+
+
+def delayed(attempt: int, until: str) -> str:
+    """A clause for a task that waits for its next attempt (rules 30, 40)."""
+    return f"attempt {attempt} failed; the next one not before {until}"
+
+
 def waits_for(node: Node, states: Mapping[str, State]) -> str:
     """A clause for a waiting task: `waits for TASK 2 to succeed and TASK 3 to finish` (rule 40)."""
     opened, join = _opened(node.after, node.join, states)
