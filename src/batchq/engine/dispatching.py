@@ -44,11 +44,10 @@ class Demand:
     def occupancy(self) -> Occupancy:
         """How many tasks each server executes, and how many of each lane execute or have tickets out."""
         found = self.input.occupancy
-        if not self.ended:
-            return found
-        busy = found.busy | {self.server: found.busy.get(self.server, 0) - sum(self.ended.values())}
-        left = {lane: found.executing.get(lane, 0) - number for lane, number in self.ended.items()}
-        return found._replace(busy=busy, executing=found.executing | left)
+        for lane, number in self.ended.items():
+            found.busy[self.server] = found.busy.get(self.server, 0) - number
+            found.executing[lane] = found.executing.get(lane, 0) - number
+        return found
 
 
 @dataclass(frozen=True, slots=True)
