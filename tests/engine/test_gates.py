@@ -13,7 +13,7 @@ from sqlalchemy import select
 from batchq import engine, views
 from batchq.spec import Job, JobSpec, loads
 from batchq.store.columns import TASK
-from drills.sim.world import job_of
+from drills.sim.jobs import job_of
 from play import Play, check_counters
 from support import rules
 
