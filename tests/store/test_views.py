@@ -21,7 +21,7 @@ from stage import JOB_1, Stage
 NOON = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 RUN_KEYS = [
     "run", "job", "status", "run_by", "company", "submitted_at", "started_at", "ended_at",
-    "held", "held_by", "held_at", "held_why", "tasks",
+    "retrying", "held", "held_by", "held_at", "held_why", "tasks",
 ]  # fmt: skip
 INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 NIGHT = Window(clock(18), clock(7, 30), 20, "Europe/Oslo")
@@ -55,7 +55,7 @@ def test_a_run_shows_exactly_these_keys(stage):
     assert list(view) == RUN_KEYS
     assert list(view["tasks"][0]) == [
         "name", "status", "group", "server", "attempts", "operation", "ready_at", "started_at", "ended_at",
-        "error", "reason", "handled_by", "why", "result", "stage",
+        "error", "reason", "handled_by", "accepted", "why", "result", "stage",
     ]  # fmt: skip
     assert json.loads(json.dumps(view)) == view
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 
 from batchq.core.conditions import After, Condition, Join, Joined, Node, leaves, resolution, resolved
@@ -73,19 +73,34 @@ def why_not(node: Node, states: Mapping[str, State]) -> str:
 
 
 def why_ready(
-    group: str, topology: Topology, busy: Mapping[int, int], now: datetime, timezone: str | None = None
+    group: str,
+    topology: Topology,
+    busy: Mapping[int, int],
+    now: datetime,
+    timezone: str | None = None,
+    *,
+    lacks: Callable[[], str | None] = lambda: None,
+    behind: Callable[[], str | None] = lambda: None,
 ) -> str:
     """A clause for a ready task that does not start, with the next instant if time decides (rule 40).
 
     The instant is told in `timezone`, an IANA name. Without one it is told in the zone of the window that opens.
+    `lacks` finds the unit that the task lacks, and `behind` the tasks that go first for ever; each is asked only if it
+    matters.
     """
-    for reason in _reasons(group, topology, busy, now, timezone):
+    for reason in _reasons(group, topology, busy, now, timezone, lacks, behind):
         return reason
     return "is being handed out"
 
 
 def _reasons(
-    group: str, topology: Topology, busy: Mapping[int, int], now: datetime, timezone: str | None
+    group: str,
+    topology: Topology,
+    busy: Mapping[int, int],
+    now: datetime,
+    timezone: str | None,
+    lacks: Callable[[], str | None],
+    behind: Callable[[], str | None],
 ) -> Iterator[str]:
     serving = topology.serving(group)
     if group in topology.paused:
@@ -104,8 +119,12 @@ def _reasons(
     opened = [server for server in staying if server.threads_now(now)]
     if not opened:
         yield f"{group}: {_closed(staying, now, timezone)}"
+    if lacking := lacks():
+        yield lacking
     full = [server for server in opened if busy.get(server.id, 0) >= server.threads_now(now)]
     if len(full) == len(opened):
+        if others := behind():
+            yield others
         counts = ", ".join(f"{s.name} {busy[s.id]}/{s.threads_now(now)}" for s in full[:4])
         yield f"{counts}{', …' if len(full) > 4 else ''} threads busy"
 

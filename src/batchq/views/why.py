@@ -11,6 +11,7 @@ from sqlalchemy import select
 
 from batchq.core import why
 from batchq.core.conditions import After, Condition, Join, Node, Written, folded, resolution
+from batchq.core.priority import AGING
 from batchq.core.states import NOT_STARTED, Outcome, State
 from batchq.core.topology import Topology
 from batchq.core.why import waits_for, why_not
@@ -20,6 +21,7 @@ from batchq.store.tables import TaskCondition, TaskRow
 from batchq.store.transaction import Tx
 from batchq.views.instants import clock
 from batchq.views.rows import Query, Selected
+from batchq.views.units import UnitsSeen
 
 _BLOCKED = (State.WAITING.value, State.DIDNT_RUN.value)
 _EXPLAINED = frozenset({*NOT_STARTED, State.DIDNT_RUN})
@@ -38,13 +40,18 @@ class ConditionView(TypedDict):
 class Reasons:
     """Says why ready tasks do not start; reads servers and their load once, and only if needed (rule 40).
 
-    Instants are told in the user's `timezone`; without one, in the zone of the window that decides.
+    Instants are told in the user's `timezone`; without one, in the zone of the window that decides. `job` is that of
+    the tasks, and a task rises by a class each `aging` seconds.
     """
 
-    def __init__(self, tx: Tx, now: datetime | None, timezone: str | None = None) -> None:
+    def __init__(
+        self, tx: Tx, now: datetime | None, timezone: str | None = None, *, aging: float = AGING, job: str = ""
+    ) -> None:
         self._tx = tx
         self._now = now
         self._timezone = timezone
+        self._aging = aging
+        self._job = job
         self._of_groups: dict[str, str] = {}
 
     @cached_property
@@ -60,7 +67,15 @@ class Reasons:
     @cached_property
     def busy(self) -> dict[int, int]:
         """How many tasks each server executes."""
-        return moves.occupancy(self._tx)[0]
+        return self._occupancy.busy
+
+    @cached_property
+    def _occupancy(self) -> moves.Occupancy:
+        return moves.occupancy(self._tx)
+
+    @cached_property
+    def _units(self) -> UnitsSeen:
+        return UnitsSeen(self._tx, self.topology, self._occupancy, self.now, self._aging)
 
     def of_group(self, group: str) -> str:
         """Why ready tasks of the group do not start, in one clause."""
@@ -73,7 +88,17 @@ class Reasons:
         """Why this ready or queued task does not start, in one clause."""
         if task.attempt and task.ready_at > self.now:
             return f"tries again at {why.local(task.ready_at, self._timezone or 'UTC', self.now)}"
-        return self.of_group(task.group_name)
+        if task.status != State.READY or not (self.topology.has_limits or self._aging <= 0):
+            return self.of_group(task.group_name)
+        return why.why_ready(
+            task.group_name,
+            self.topology,
+            self.busy,
+            self.now,
+            self._timezone,
+            lacks=lambda: self._units.why(task, self._job),
+            behind=lambda: self._units.behind(task),
+        )
 
 
 # --- all tasks of a run -------------------------------------------------------------------------------------
