@@ -24,7 +24,7 @@ from batchq.config import Settings
 from batchq.engine import reopening, retrying, settling, submitting
 from batchq.errors import Conflict
 from batchq.spec import JobSpec
-from batchq.store import limit, rows
+from batchq.store import rows
 from batchq.store.database import Database
 from batchq.store.group import name_groups
 from batchq.store.moves import holding
@@ -148,7 +148,7 @@ class World(Events):
         self.ahead = rng.choice([0, 0, 0, 1, 2])
         self.fast_path = rng.random() < 0.8
         self.aging = rng.choice([0.0, 4.0, 3600.0, 3600.0])
-        self.limited = rng.random() < 0.5 and hasattr(actions, "set_limit")
+        self.limited = rng.random() < 0.5
         self.encore = rng.random() < 0.5
         self.settings = settings(self.ahead, self.fast_path, self.aging)
         self.small = rng.choice([None, None, 1, 2, 3])
@@ -305,8 +305,8 @@ class World(Events):
         groups: dict[str, list[str]] = {}
         with self.shared.write() as tx:
             name_groups(tx, GROUPS)
-            for name in LIMITS if self.limited else ():
-                limit.set_limit(tx, name, rng.choice([1, 1, 2]))
+        for name in LIMITS if self.limited else ():
+            actions.set_limit(self.shared, name, rng.choice([1, 1, 2]))
         for name in self.names:
             actions.ensure_server(self.shared, name, rng.randint(1, 3))
             groups[name] = rng.sample(GROUPS, rng.choice([0, 0, 1, 2]))
