@@ -21,7 +21,7 @@ from batchq.store.sql import statement
 from batchq.store.transaction import Tx
 from batchq.store.trouble import What
 from batchq.testing.clocked import Clocked, in_memory
-from drills.sim.world import job_of
+from drills.sim.jobs import job_of
 from play import Play
 from support import rules
 

@@ -20,7 +20,7 @@ from batchq.planning.guess import Guess
 from batchq.planning.scene import see, simulated
 from batchq.spec import Job, JobSpec, loads
 from batchq.store.columns import TASK
-from drills.sim.world import job_of
+from drills.sim.jobs import job_of
 from play import Play, check_counters
 from support import rules
 

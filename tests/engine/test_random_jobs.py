@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchq.spec import JobSpec
-from drills.sim.world import job_of
+from drills.sim.jobs import job_of
 from play import Play, busy, check_counters
 from support import rules
 

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 TWINS = 0.25
 OUTCOMES = ("success", "error", "finished", "skipped", "over")
 ENDS = ("success", "error", "didnt_run", "canceled")
+# A task that was canceled with its run: it meets nothing (rule 33f).
+GONE = "gone"
 DAY = timedelta(days=1)
 
 
@@ -60,7 +62,7 @@ def is_met(outcome: str, state: str) -> bool:
 
 def is_impossible(outcome: str, state: str) -> bool:
     """The task has ended, and not as asked (rule 4)."""
-    return state in ENDS and not is_met(outcome, state)
+    return state in (*ENDS, GONE) and not is_met(outcome, state)
 
 
 def comes_to(condition: Any, states: Mapping[str, str]) -> bool | None:

@@ -23,15 +23,18 @@ URL = "sqlite:///:memory:"
 WATCHED = {
     "batchq_task": (
         "task",
-        "id, status, token, attempt, server_id, epoch, claimed_at, ready_at",
+        "id, status, token, attempt, server_id, epoch, claimed_at, ready_at, lane, own_class, accepted, unsettled",
         "old.status IS NOT new.status OR old.token IS NOT new.token OR old.attempt IS NOT new.attempt "
-        "OR old.ready_at IS NOT new.ready_at",
+        "OR old.ready_at IS NOT new.ready_at OR old.lane IS NOT new.lane OR old.own_class IS NOT new.own_class "
+        "OR old.accepted IS NOT new.accepted OR old.unsettled IS NOT new.unsettled",
     ),
     "batchq_run": (
         "run",
-        "id, status, open_tasks, held",
-        "old.status IS NOT new.status OR old.held IS NOT new.held",
+        "id, status, open_tasks, held, retry",
+        "old.status IS NOT new.status OR old.held IS NOT new.held OR old.retry IS NOT new.retry",
     ),
+    "batchq_limit": ("limit", "name, units", "1"),
+    "batchq_audit": ("audit", "what, kind, name", "0"),
     "batchq_server": (
         "server",
         "id, name, threads, enabled, liveness, epoch, pool, beat, override_threads, override_until",
@@ -39,12 +42,16 @@ WATCHED = {
         "OR old.epoch IS NOT new.epoch OR old.pool IS NOT new.pool OR old.beat IS NOT new.beat "
         "OR old.override_threads IS NOT new.override_threads OR old.override_until IS NOT new.override_until",
     ),
-    "batchq_group": ("group", "name, paused", "old.paused IS NOT new.paused"),
+    "batchq_group": (
+        "group",
+        "name, paused, per_run",
+        "old.paused IS NOT new.paused OR old.per_run IS NOT new.per_run",
+    ),
     "batchq_server_group": ("binding", "server_id, group_name", "0"),
     "batchq_window": ("window", "id, server_id, start, end, threads, timezone", "0"),
-    "batchq_attempt": ("attempt", "task_id, attempt, server, epoch, status, error", "1"),
+    "batchq_attempt": ("attempt", "task_id, attempt, server, epoch, status, error, reason", "1"),
 }
-COLUMNS = "abcdefghij"
+COLUMNS = "abcdefghijkl"
 # What is refused in whatever an outcome says, and in the reason of the refusal.
 POISON = "poison"
 REFUSES = {"batchq_task": "BEFORE UPDATE OF result, error", "batchq_attempt": "BEFORE INSERT"}

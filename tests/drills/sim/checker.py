@@ -12,30 +12,43 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, time
+from itertools import pairwise
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from batchq.spec import TaskSpec
 from drills.sim.books import driver
-from drills.sim.world import Action, History, Line
+from drills.sim.processes import Action, Line
+from drills.sim.steering import Steering
+from drills.sim.world import History
 from support import rules
 
-# Rule 6, without what an operator's retry may do.
+# Rule 6; who goes back to waiting was retried, of which `steering` makes sure.
 MOVES = {
     None: {"waiting"},
     "waiting": {"ready", "success", "didnt_run", "canceled"},
-    "ready": {"queued", "executing", "canceled"},
+    "ready": {"queued", "executing", "canceled", "waiting"},
     "queued": {"executing", "ready", "canceled"},
     "executing": {"success", "error", "ready", "canceled"},
+    "success": {"waiting"},
+    "error": {"waiting"},
+    "didnt_run": {"waiting"},
+    "canceled": {"waiting"},
 }
 RUN_MOVES = {
     None: {"storing"},
     "storing": {"executing", "canceled"},
     "executing": {"canceling", "success", "error", "canceled"},
     "canceling": {"canceled"},
+    "success": {"executing"},
+    "error": {"executing"},
+    "canceled": {"executing"},
 }
 # How long, in the calm, a task may stay ready beside a free thread: a ticket that was lost again and again is replaced
 # after a minute at the latest; after that the time between two ticks, between two looks, and a little.
 AFTER_FAULTS, USUALLY = 62.0, 6.0
+# What may open a run again that has ended.
+RETRIES = ("retry", "accept")
 
 
 @dataclass
@@ -49,6 +62,23 @@ class Task:
     server: int | None = None
     epoch: int | None = None
     ready_at: datetime | None = None
+    claimed_at: str | None = None
+    lane: int = 0
+    own_class: int = 0
+    accepted: str | None = None
+    unsettled: bool = False
+    # How many attempts there had been at each retry by an operator.
+    resets: list[int] = field(default_factory=list)
+
+    @property
+    def reset_at(self) -> int:
+        """The attempts before the last retry by an operator."""
+        return self.resets[-1] if self.resets else 0
+
+    @property
+    def state(self) -> str:
+        """Its status; what was canceled with its run is gone."""
+        return rules.GONE if self.status == "canceled" and self.claimed_at is None else str(self.status)
 
 
 @dataclass
@@ -101,6 +131,7 @@ class Facts:
     runs: dict[int, Any]
     attempts: dict[tuple[int, int], Any]
     conditions: Counter[tuple[int, bool | None]]
+    followers: defaultdict[int, list[int]]
 
 
 @dataclass
@@ -127,6 +158,7 @@ class Judge:
 
     def __post_init__(self) -> None:
         self.facts = facts_of(self.history)
+        self.steering = Steering(self)
         self.starts = [line for line in self.history.lines if line.word == "start"]
         self.ends = {line.token: line for line in self.history.lines if line.word != "start"}
         self.started = {line.token: line for line in self.starts}
@@ -145,33 +177,26 @@ class Judge:
         for _, kind, *values in rows:
             getattr(self, "_see_" + kind.replace(" ", "_"))(*values)
 
-    def _see_task(
-        self,
-        id_: int,
-        status: str,
-        token: str,
-        attempt: int,
-        server: int,
-        epoch: int,
-        claimed_at: str,
-        ready_at: str,
-        *_: Any,
-    ) -> None:
+    def _see_task(self, id_: int, status: str, token: str | None, attempt: int, *more: Any) -> None:
         task = self.tasks.setdefault(id_, Task(id_))
+        server, epoch, claimed_at, ready_at, lane, own_class, accepted, unsettled = more
+        self.steering.saw_task(task, status)
         if status != task.status:
             if status not in MOVES.get(task.status, ()):
-                self.say(9, f"{self._name(id_)} went from {task.status} to {status}")
+                self.say(9, f"{self.name_of(id_)} went from {task.status} to {status}")
             if status == "executing":
                 self.claimed.append((task, claimed_at))
-        self.tasks[id_].__dict__.update(
-            status=status, token=token, attempt=attempt, server=server, epoch=epoch, ready_at=_instant(ready_at)
-        )
+        # What ends keeps the token of its last attempt, for who asks how it ended.
+        task.status, task.token, task.attempt, task.server, task.epoch = status, token, attempt, server, epoch
+        task.ready_at, task.claimed_at, task.lane, task.own_class = _instant(ready_at), claimed_at, lane, own_class
+        task.accepted, task.unsettled = accepted, bool(unsettled)
 
     def _see_no_task(self, id_: int, *_: Any) -> None:
         if self.tasks.pop(id_).status != "waiting":
             self.say(1, f"task {id_} was deleted")
 
-    def _see_run(self, id_: int, status: str, open_tasks: int, held: int, *_: Any) -> None:
+    def _see_run(self, id_: int, status: str, open_tasks: int, held: int, retry: str | None, *_: Any) -> None:
+        self.steering.saw_run(id_, status, held=bool(held), retry=retry)
         # By the commit that set the flag, which comes before the command returns.
         if bool(held) != (id_ in self.held):
             self.holding.append((id_, bool(held)))
@@ -192,6 +217,7 @@ class Judge:
         beat: int,
         override_threads: int | None,
         override_until: str | None,
+        *_: Any,
     ) -> None:
         before, until = self.servers.get(id_), _instant(override_until)
         override = (override_threads, until) if override_threads is not None and until else None
@@ -206,7 +232,17 @@ class Judge:
     def _see_no_server(self, id_: int, *_: Any) -> None:
         del self.servers[id_]
 
-    def _see_group(self, name: str, paused: int, *_: Any) -> None:
+    def _see_limit(self, name: str, units: int, *_: Any) -> None:
+        self.steering.saw_limit(name, units)
+
+    def _see_no_limit(self, name: str, *_: Any) -> None:
+        self.steering.saw_limit(name, None)
+
+    def _see_audit(self, what: str, kind: str, name: str, *_: Any) -> None:
+        self.steering.saw_audit(what, kind, name)
+
+    def _see_group(self, name: str, paused: int, per_run: int | None, *_: Any) -> None:
+        self.steering.saw_group(name, paused=bool(paused), per_run=per_run)
         self.paused[name] = bool(paused)
 
     def _see_binding(self, server: int, group: str, *_: Any) -> None:
@@ -221,18 +257,19 @@ class Judge:
     def _see_no_window(self, id_: int, server: int, *_: Any) -> None:
         del self.windows[server][id_]
 
-    def _see_attempt(
-        self, task: int, attempt: int, server: str, epoch: int, status: str, error: str | None, *_: Any
-    ) -> None:
+    def _see_attempt(self, task: int, attempt: int, server: str, epoch: int, status: str, *more: Any) -> None:
+        error, reason = more[:2]
         known = self.tasks[task]
+        self.steering.saw_attempt(task, attempt, reason)
         if error and "went away" in error:
             self.gone.append((known, self.servers[known.server].beat_at))  # type: ignore[index]
         if attempt != known.attempt:
-            self.say(8, f"{self._name(task)}: attempt {attempt} ended while {known.attempt} was the one")
+            self.say(8, f"{self.name_of(task)}: attempt {attempt} ended while {known.attempt} was the one")
         self.over.append((known, attempt, bool(error and "no longer has" in error)))
 
     def _see_commit(self, number: int, mono: float, wall: str, actor: str, *_: Any) -> None:
         instant = datetime.fromisoformat(wall)
+        self.steering.commit(number, instant, actor)
         for task, claimed_at in self.claimed:
             self._judge_claim(task, _instant(claimed_at), number, instant, actor)
         for task, beat_at in self.gone:
@@ -259,7 +296,7 @@ class Judge:
     def _judge_claim(self, task: Task, claimed_at: datetime | None, commit: int, wall: datetime, actor: str) -> None:
         assert task.token is not None
         assert task.server is not None
-        who = f"{self._name(task.id)}, claimed in commit {commit} by {actor},"
+        who = f"{self.name_of(task.id)}, claimed in commit {commit} by {actor},"
         claim = self.claims[task.token] = Claim(commit, task.id, task.attempt, task.token, task.server)
         server, row = self.servers[task.server], self.facts.tasks[task.id]
         if task.epoch != server.epoch or not server.running:
@@ -273,16 +310,18 @@ class Judge:
         most = server.open_threads(list(self.windows[task.server].values()), wall)
         if not most:
             self.say(6, f"{who} while {server.name} was closed")
+        if self.runs.get(task.id >> 20) != "executing":
+            self.say(12, f"{who} of a run that is {self.runs.get(task.id >> 20)}")
         if self.held.get(task.id >> 20, commit) < commit:
             self.say(12, f"{who} after its run was held")
         self._judge_condition(task, who)
         self._judge_number(claim, most, who)
-        if commit > self.acknowledged.get(task.id >> 20, commit):
+        if commit > self.acknowledged.get(task.id >> 20, commit) and not self._was_retried(task.id >> 20, commit):
             self.say(12, f"{who} after the cancel of its run was acknowledged")
 
     def _judge_condition(self, task: Task, who: str) -> None:
         """Its condition held, by what was committed (invariants 3 and 4)."""
-        plan, states = self._plan(task.id >> 20)
+        plan, states = self.plan_of(task.id >> 20)
         states[self.facts.tasks[task.id].name] = "waiting"
         verdict = rules.judged(plan, states, self.facts.tasks[task.id].name)
         if verdict != "ready":
@@ -299,6 +338,13 @@ class Judge:
         if len(running) > most:
             self.say(7, f"{who} was number {len(running)} on {most} threads")
 
+    def _was_retried(self, run: int, commit: int | None = None) -> bool:
+        """Whether somebody retried the run after its last cancel, before this commit."""
+        told = self.steering.told
+        retries = [commits for said, commits in told.items() if said[0] in RETRIES and _run_of(said) == run]
+        before = [at for commits in retries for at in commits if commit is None or at < commit]
+        return max(before, default=-1) > max(told.get(("cancel", "run", str(run)), [-1]))
+
     def _runs_at(self, token: str, commit: int) -> bool:
         end = self.ends.get(token)
         return end is None or end.commits >= commit
@@ -313,7 +359,7 @@ class Judge:
         if start is None or commit > self.deaths.get(start.pid, commit):
             return
         if silence < self.history.lost_seconds:
-            self.say(8, f"{self._name(task.id)} was lost, though {start.server} was silent for {silence:.1f} s only")
+            self.say(8, f"{self.name_of(task.id)} was lost, though {start.server} was silent for {silence:.1f} s only")
 
     def _judge_missing(self, task: Task, commit: int) -> None:
         """A server that lives gives up no attempt whose outcome it was told: it stores that."""
@@ -321,7 +367,7 @@ class Judge:
         if end is None or end.word != "end" or commit > self.deaths.get(end.pid, commit):
             return
         if end.commits < commit:
-            self.say(8, f"{self._name(task.id)} was given up, though {end.server} knew how it ended")
+            self.say(8, f"{self.name_of(task.id)} was given up, though {end.server} knew how it ended")
 
     # --- the calm -------------------------------------------------------------------------------------------
 
@@ -342,7 +388,7 @@ class Judge:
                 refused = self.history.refused_until.get(self.facts.tasks[task.id].group_name, 0.0)
                 if mono > max(max(self.history.calm_at, refused) + AFTER_FAULTS, since) + USUALLY:
                     self.say(
-                        13, f"{self._name(task.id)} has waited beside a free thread since {since:.1f}, at {mono:.1f}"
+                        13, f"{self.name_of(task.id)} has waited beside a free thread since {since:.1f}, at {mono:.1f}"
                     )
                     self.waiting_since[task.id] = mono
             else:
@@ -352,6 +398,7 @@ class Judge:
 
     def conclude(self) -> None:
         """Judge how everything ended, by the rows and the operations' lines."""
+        self.steering.conclude()
         for surprise in self.history.surprises:
             self.faults.append(f"an error that no fault explains: {surprise}")
         self._judge_starts()
@@ -365,31 +412,40 @@ class Judge:
         once = Counter((line.task, line.attempt) for line in self.starts)
         for (task, attempt), number in once.items():
             if number > 1:
-                self.say(2, f"attempt {attempt} of {self._name(task)} started {number} times")
+                self.say(2, f"attempt {attempt} of {self.name_of(task)} started {number} times")
         for line in self.starts:
             claim = self.claims.get(line.token)
             if claim is None or (claim.task, claim.attempt) != (line.task, line.attempt):
-                self.say(4, f"{self._name(line.task)} started under {line.token}, which nobody claimed")
+                self.say(4, f"{self.name_of(line.task)} started under {line.token}, which nobody claimed")
             elif claim.commit > line.commits:
-                self.say(4, f"{self._name(line.task)} started before it was claimed")
+                self.say(4, f"{self.name_of(line.task)} started before it was claimed")
             if self.stored.get((line.task, line.attempt), line.commits + 1) <= line.commits:
-                self.say(8, f"attempt {line.attempt} of {self._name(line.task)} started after it was over in the books")
+                name = self.name_of(line.task)
+                self.say(8, f"attempt {line.attempt} of {name} started after it was over in the books")
 
     def _judge_task(self, task: Any) -> None:
-        name, run = self._name(task.id), self.facts.runs[task.run_id]
+        name, run = self.name_of(task.id), self.facts.runs[task.run_id]
         if task.status not in rules.ENDS:
             self.say(1, f"{name} is still {task.status}")
             return
-        starts = sum(line.task == task.id for line in self.starts)
+        starts = [line for line in self.starts if line.task == task.id]
         if task.gate:
             if starts or task.attempt or task.ready_at or task.unsettled:
                 self.say(2, f"{name} is a gate, and has a start")
             return
-        if starts > self.history.retries[run.job][task.name] + 1 or task.attempt > task.retries + 1:
-            self.say(2, f"{name} started {starts} times, by the books {task.attempt}, with retries: {task.retries}")
+        known, retries = self.tasks[task.id], self.spec_of(task.id).retries
+        for first, last in pairwise([0, *known.resets, task.attempt]):
+            number = sum(first < line.attempt <= last for line in starts)
+            if max(number, last - first) > retries + 1:
+                self.say(2, f"{name} started {number} times, by the books {last - first}, with retries: {retries}")
+        if task.accepted is not None:
+            if task.status != "success":
+                self.say(8, f"{name} is {task.status}, though somebody accepted it")
+            return
+        since = any(line.attempt > known.reset_at for line in starts)
         if task.status in ("success", "error"):
             self._judge_outcome(task, name, run)
-        elif task.status == "didnt_run" and starts:
+        elif task.status == "didnt_run" and since:
             self.say(4, f"{name} didn't run, but started")
 
     def _judge_outcome(self, task: Any, name: str, run: Any) -> None:
@@ -400,7 +456,7 @@ class Judge:
                 self.say(8, f"{name} has no record of attempt {number}")
                 return
             line = self._end_of(task.id, number)
-            lost = attempt.reason in ("lost", "not_started")
+            lost = attempt.reason in ("lost", "not_started", "aborted")
             written = {True: "success", False: "error"}.get(line.ok if line else None)
             if (attempt.status == "error") != (attempt.reason is not None):
                 self.say(8, f"attempt {number} of {name} is a {attempt.status} with the reason {attempt.reason}")
@@ -411,9 +467,6 @@ class Judge:
         poisoned = line is not None and line.poisoned
         if task.status == "success" and json.loads(task.result or "null") != (None if poisoned else task.attempt):
             self.say(8, f"{name} has the result {task.result} of another attempt than {task.attempt}")
-        again = task.status == "error" and task.attempt <= task.retries
-        if again and run.status != "canceled" and not (line and line.final):
-            self.say(8, f"{name} failed at attempt {task.attempt}, with retries left")
 
     def _end_of(self, task: int, attempt: int) -> Line | None:
         ends = [end for end in self.ends.values() if (end.task, end.attempt) == (task, attempt)]
@@ -424,27 +477,29 @@ class Judge:
         tasks = [task for task in self.facts.tasks.values() if task.run_id == run.id]
         if run.status == "canceled" and not tasks:
             return  # its submit died half-way
-        canceled = any(action.what == "cancel" and action.subject == run.id for action in self.history.actions)
-        if run.id in self.acknowledged and run.status != "canceled":
+        asked = ("cancel", run.id) in self.history.asked
+        if run.id in self.acknowledged and run.status != "canceled" and not self._was_retried(run.id):
             self.say(12, f"run {run.id} ended in {run.status}, though its cancel was acknowledged")
-        plan, states = self._plan(run.id)
+        plan, states = self.plan_of(run.id)
         if set(states) != set(plan.after):
             self.say(1, f"run {run.id} has the tasks {sorted(states)}, not {sorted(plan.after)}")
             return
+        accepted = {task.name for task in tasks if task.accepted is not None}
         for name, state in states.items():
             due = rules.judged(plan, states | {name: "waiting"}, name)
-            started = {"success": "ready", "error": "ready"} if name not in plan.gates else {}
-            wrong = due != started.get(state, state)
-            if wrong and state != "canceled":
+            started = {"success": "ready", "error": "ready", "canceled": "ready"} if name not in plan.gates else {}
+            if due != started.get(state, state) and state != rules.GONE and name not in accepted:
                 self.say(4, f"{name} of run {run.id} ended in {state}, its conditions say {due}")
+        gone = rules.GONE in states.values()
+        if (run.status == "canceled" or gone) and not asked:
+            self.say(8, f"run {run.id} is {run.status}, and nobody canceled it")
         if run.status == "canceled":
-            if ("cancel", run.id) not in self.history.asked:
-                self.say(8, f"run {run.id} is canceled, and nobody asked for that")
-        else:
-            if canceled or "canceled" in states.values():
-                self.say(12, f"run {run.id} is {run.status} with canceled tasks")
-            if run.status != rules.verdict(plan, states):
-                self.say(8, f"run {run.id} is {run.status}, not {rules.verdict(plan, states)}")
+            if not gone and self._was_retried(run.id):
+                self.say(8, f"run {run.id} was retried, has no task that was canceled with it, and is canceled")
+        elif gone:
+            self.say(12, f"run {run.id} is {run.status} with canceled tasks")
+        elif run.status not in {rules.verdict(_without(plan, each), states) for each in (set(), accepted)}:
+            self.say(8, f"run {run.id} is {run.status}, not {rules.verdict(plan, states)}")
         self._judge_counters(run, tasks)
 
     def _judge_counters(self, run: Any, tasks: list[Any]) -> None:
@@ -454,21 +509,35 @@ class Judge:
         sharing = Counter(task.waits_with for task in tasks)
         for task in tasks:
             if task.sharing != sharing[task.id]:
-                self.say(14, f"{self._name(task.id)} counts {task.sharing} that share its conditions")
+                self.say(14, f"{self.name_of(task.id)} counts {task.sharing} that share its conditions")
             if task.waits_with:
                 continue
             counted = {None: task.pending, 1: task.met, 0: task.impossible}
+            if task.pending and self._was_retried(run.id):
+                continue  # what was canceled with the run is open to some, and impossible to what was retried
             for met, number in counted.items():
                 if number != self.facts.conditions[task.id, met]:
-                    self.say(14, f"{self._name(task.id)} counts {number} conditions as {met}")
+                    self.say(14, f"{self.name_of(task.id)} counts {number} conditions as {met}")
 
-    def _plan(self, run: int) -> tuple[rules.Plan, dict[str, str]]:
+    def plan_of(self, run: int) -> tuple[rules.Plan, dict[str, str]]:
         """The run's plan, and its tasks' states by the journal."""
         plan = self.history.plans[self.facts.runs[run].job]
-        own = ((self.facts.tasks[id_], task) for id_, task in self.tasks.items() if id_ >> 20 == run)
-        return plan, {row.name: str(task.status) for row, task in own if not row.unnamed}
+        own = ((self.facts.tasks.get(id_), task) for id_, task in self.tasks.items() if id_ >> 20 == run)
+        return plan, {row.name: task.state for row, task in own if row is not None and not row.unnamed}
 
-    def _name(self, task: int) -> str:
+    def spec_of(self, task: int) -> TaskSpec:
+        """The task as its job has it."""
+        row = self.facts.tasks[task]
+        tasks = self.history.jobs[self.facts.runs[row.run_id].job].tasks
+        return next(each for each in tasks if each.name == row.name)
+
+    def named(self, task: int) -> tuple[int, str]:
+        """A task's run and name."""
+        row = self.facts.tasks.get(task)
+        return (row.run_id, row.name) if row else (0, "")
+
+    def name_of(self, task: int) -> str:
+        """A task, for people."""
         row = self.facts.tasks.get(task)
         return f"{row.name} of run {row.run_id}" if row else f"task {task}"
 
@@ -488,9 +557,12 @@ def facts_of(history: History) -> Facts:
     tasks = {row.id: row for row in _rows(history, "batchq_task")}
     runs = {row.id: row for row in _rows(history, "batchq_run")}
     attempts = {(row.task_id, row.attempt): row for row in _rows(history, "batchq_attempt")}
-    rows = _rows(history, "batchq_condition")
+    rows = list(_rows(history, "batchq_condition"))
     conditions = Counter((row.task_id, _came_true(row, tasks[row.predecessor_id])) for row in rows)
-    return Facts(tasks, runs, attempts, conditions)
+    followers: defaultdict[int, list[int]] = defaultdict(list)
+    for row in rows:
+        followers[row.predecessor_id].append(row.task_id)
+    return Facts(tasks, runs, attempts, conditions, followers)
 
 
 def _came_true(condition: Row, end: Row) -> int | None:
@@ -515,6 +587,15 @@ def _acknowledged(actions: list[Action]) -> dict[int, int]:
         if action.what == "cancel":
             first.setdefault(int(action.subject), action.commits)
     return first
+
+
+def _run_of(said: tuple[str, str, str]) -> int:
+    return int(said[2].partition("/")[0])
+
+
+def _without(plan: rules.Plan, tasks: set[str]) -> rules.Plan:
+    """The plan in which these handle nothing."""
+    return rules.Plan(plan.after | {task: [] for task in tasks}, plan.joins, plan.ignored, plan.gates)
 
 
 def _instant(text: str | None) -> datetime | None:

@@ -1,0 +1,302 @@
+"""What happens to the world in the faulty time: people change their minds, and machines fail."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+from batchq import actions, engine
+from batchq.core.windows import Window, parse_time
+from batchq.store.database import Database
+from drills.sim.books import driver
+from drills.sim.jobs import GROUPS, LIMITS, varied_job
+from drills.sim.processes import Action, Actor, Client, CoordinatorProcess, Process, ServerProcess
+from support import rules
+
+if TYPE_CHECKING:
+    from batchq.spec import JobSpec
+    from drills.sim.broker import Broker
+
+ZONES = ["UTC", "Europe/Oslo", "America/New_York", "Asia/Kathmandu"]
+# Where a second life of a server's name may begin; a container has its host's name, and pids of its own.
+SECOND_PLACES = ["here", "there", "elsewhere", "here/in a container", "here/in a container"]
+# What people and machines do in the faulty time, and how often it is drawn.
+EVENTS = {
+    "cancel": 1,
+    "hold": 3,
+    "release": 3,
+    "pause": 3,
+    "resume": 3,
+    "threads": 2,
+    "windows": 3,
+    "override": 2,
+    "bindings": 2,
+    "disable": 2,
+    "enable": 3,
+    "priority": 1,
+    "priority of run": 1,
+    "retry": 5,
+    "accept": 2,
+    "abort": 4,
+    "limit": 2,
+    "per run": 2,
+    "delete": 1,
+    "submit": 2,
+    "kill": 2,
+    "stop": 1,
+    "freeze": 2,
+    "second life": 2,
+    "kill coordinator": 1,
+    "freeze coordinator": 1,
+    "clock": 3,
+    "broker emptied": 1,
+    "broker away": 1,
+    "broker hangs": 1,
+    "queue refused": 2,
+    "replay": 3,
+}
+
+
+class Events:
+    """All that happens in the faulty time, each by its name in EVENTS."""
+
+    rng: random.Random
+    mono: float
+    commits: int
+    calm: bool
+    limited: bool
+    ahead: int
+    names: list[str]
+    pace: float
+    asked: list[tuple[str, str | int]]
+    actions: list[Action]
+    plans: dict[str, rules.Plan]
+    jobs: dict[str, JobSpec]
+    processes: dict[int, Process]
+    shared: Database
+    broker: Broker
+    _clockwork: Actor
+    _day: datetime
+    if TYPE_CHECKING:
+        wall: Callable[[], datetime]
+        after: Callable[[Actor, float, Callable[[], object]], None]
+        servers: Callable[[], list[ServerProcess]]
+
+    # --- people ---------------------------------------------------------------------------------------------
+
+    def _ask(self, what: str, subject: str | int, act: Callable[[Database], object]) -> None:
+        """Let an operator do something, and note when it was acknowledged."""
+
+        def acknowledged(database: Database) -> None:
+            act(database)
+            self.actions.append(Action(what, subject, self.mono, self.commits))
+            if self.rng.random() < 0.5:
+                client.forward()
+
+        self.asked.append((what, subject))
+        client = Client(self, f"{what} {subject}", acknowledged)
+
+    def _submit(self) -> None:
+        rng, name = self.rng, f"JOB {len(self.plans) + 1}"
+        self.plans[name] = plan = rules.random_plan(
+            rng.randint(1, 6), rng, most=3, levels=rng.choice([0, 0, 2]), gates=rng.choice([0, 0, 0.2])
+        )
+        self.jobs[name] = job = varied_job(name, plan, rng, limited=self.limited)
+
+        def act(database: Database) -> None:
+            engine.submit(database, job)
+            client.forward()
+
+        client = Client(self, f"submit {name}", act, insists=rng.random() < 0.5)
+
+    def _window(self) -> Window:
+        """A daily window that opens or closes about now, or is open, or is not."""
+        rng, zone = self.rng, self.rng.choice(ZONES)
+        first, last = sorted(rng.sample([-7200, -40, -5, 3, 10, 20, 35, 60, 9000], 2))
+        if rng.random() < 0.15:
+            first, last = last, first
+        start, end = (_clock(self.wall() + timedelta(seconds=each), zone) for each in (first, last))
+        return Window(parse_time(start), parse_time(end), rng.randint(0, 3), zone)
+
+    def _happen(self) -> None:
+        """One event of the faulty time, and the next one after a while."""
+        if self.calm:
+            return
+        self.after(self._clockwork, self.rng.random() * self.pace, self._happen)
+        (what,) = self.rng.choices(list(EVENTS), list(EVENTS.values()))
+        getattr(self, "_on_" + what.replace(" ", "_"))()
+
+    def _on_cancel(self) -> None:
+        self._on_run("cancel", actions.cancel_run)
+
+    def _on_hold(self) -> None:
+        self._on_run("hold", actions.hold_run)
+
+    def _on_release(self) -> None:
+        self._on_run("release", actions.release_run)
+
+    def _on_run(self, what: str, act: Callable[[Database, int], object]) -> None:
+        if (run := self._any_run()) is not None:
+            self._ask(what, run, lambda database: act(database, run))
+
+    def _any_run(self) -> int | None:
+        runs = driver(self.shared).execute("SELECT id FROM batchq_run ORDER BY id").fetchall()
+        return int(self.rng.choice(runs)[0]) if runs else None
+
+    def _on_priority_of_run(self) -> None:
+        priority = self.rng.choice(["low", "normal", "high", "critical"])
+        self._on_run("priority of run", lambda database, run: actions.set_run_priority(database, run, priority))
+
+    def _on_retry(self) -> None:
+        """What failed, or some tasks, or all; and at times those too that may have done their work."""
+        tasks, lost = self.rng.choice([0, 0, 1, 2]), self.rng.random() < 0.6
+        whole = not tasks and self.rng.random() < 0.2
+
+        def act(database: Database, run: int) -> None:
+            actions.retry_run(database, run, named, all_tasks=whole, lost=lost)
+
+        if (run := self._any_run()) is not None:
+            names = self._names_of(run)
+            named = self.rng.sample(names, min(len(names), tasks))
+            self._ask("retry", run, lambda database: act(database, run))
+
+    def _on_accept(self) -> None:
+        if (run := self._any_run()) is not None and (names := self._names_of(run)):
+            task, lost = self.rng.choice(names), self.rng.random() < 0.6
+            what = f"{run}/{task}"
+            self._ask(
+                "accept", what, lambda database: actions.accept_task(database, run, task, reason="by hand", lost=lost)
+            )
+
+    def _on_abort(self) -> None:
+        query = "SELECT run_id, name FROM batchq_task WHERE status = 'executing' ORDER BY id"
+        if executing := driver(self.shared).execute(query).fetchall():
+            run, task = self.rng.choice(executing)
+            self._ask("abort", f"{run} / {task}", lambda database: actions.abort_task(database, run, task))
+
+    def _names_of(self, run: int) -> list[str]:
+        """The tasks of a run that people can name."""
+        query = "SELECT name FROM batchq_task WHERE run_id = ? AND NOT unnamed ORDER BY id"
+        return [name for (name,) in driver(self.shared).execute(query, (run,))]
+
+    def _on_limit(self) -> None:
+        if self.limited:
+            limit, units = self.rng.choice(LIMITS), self.rng.choice([0, 1, 1, 2])
+            self._ask("limit", limit, lambda database: actions.set_limit(database, limit, units, ahead=self.ahead))
+
+    def _on_per_run(self) -> None:
+        if self.limited:
+            group, most = self.rng.choice(GROUPS), self.rng.choice([1, 1, 2, "none"])
+            self._ask(
+                "per run", group, lambda database: actions.set_group(database, group, per_run=most, ahead=self.ahead)
+            )
+
+    def _on_pause(self) -> None:
+        group = self.rng.choice(GROUPS)
+        self._ask("pause", group, lambda database: actions.pause_group(database, group))
+
+    def _on_resume(self) -> None:
+        group = self.rng.choice(GROUPS)
+        self._ask("resume", group, lambda database: actions.resume_group(database, group))
+
+    def _set(self, what: str, **values: Any) -> None:
+        name = self.rng.choice(self.names)
+        self._ask(what, name, lambda database: actions.set_server(database, name, ahead=self.ahead, **values))
+
+    def _on_threads(self) -> None:
+        self._set("threads", threads=self.rng.randint(0, 3))
+
+    def _on_windows(self) -> None:
+        self._set("windows", windows=[self._window() for _ in range(self.rng.randint(0, 2))])
+
+    def _on_override(self) -> None:
+        name, threads = self.rng.choice(self.names), self.rng.randint(0, 3)
+        until = self.wall() + timedelta(seconds=self.rng.choice([3, 10, 20, 60]))
+        facts: dict[str, Any] = {"timezone": "UTC", "ahead": self.ahead}
+        if self.rng.random() < 0.3:
+            self._ask("override", name, lambda database: actions.end_override(database, name, **facts))
+        else:  # refused where the clock jumped beyond its end meanwhile
+            facts |= {"by": "sim"}
+            self._ask(
+                "override", name, lambda database: actions.override_server(database, name, threads, until, **facts)
+            )
+
+    def _on_bindings(self) -> None:
+        self._set("bindings", groups=self.rng.sample(GROUPS, self.rng.randint(0, 2)))
+
+    def _on_disable(self) -> None:
+        self._set("disable", enabled=False)
+
+    def _on_enable(self) -> None:
+        self._set("enable", enabled=True)
+
+    def _on_priority(self) -> None:
+        group, priority = self.rng.choice(GROUPS), self.rng.choice(["low", "high", "critical"])
+        self._ask("priority", group, lambda database: actions.set_group(database, group, priority=priority))
+
+    def _on_delete(self) -> None:
+        name = self.rng.choice(self.names)
+        self._ask("delete", name, lambda database: actions.delete_server(database, name, ahead=self.ahead))
+
+    def _on_submit(self) -> None:
+        if len(self.plans) < 4:
+            self._submit()
+
+    # --- machines -------------------------------------------------------------------------------------------
+
+    def _any(self, kind: type[Process]) -> Process | None:
+        found = [each for each in self.processes.values() if isinstance(each, kind) and not each.dead]
+        return self.rng.choice(found) if found else None
+
+    def _on_kill(self) -> None:
+        if server := self._any(ServerProcess):
+            server.kill()
+
+    def _on_stop(self) -> None:
+        if servers := self.servers():
+            self.rng.choice(servers).stopping = True
+
+    def _on_freeze(self) -> None:
+        if server := self._any(ServerProcess):
+            server.freeze(self.rng.choice([1.0, 6.0, 25.0]) * self.rng.random())
+
+    def _on_second_life(self) -> None:
+        ServerProcess(self, self.rng.choice(self.names), self.rng.choice(SECOND_PLACES))
+
+    def _on_kill_coordinator(self) -> None:
+        if one := self._any(CoordinatorProcess):
+            one.kill()
+
+    def _on_freeze_coordinator(self) -> None:
+        if one := self._any(CoordinatorProcess):
+            one.freeze(self.rng.choice([1.0, 6.0, 25.0]) * self.rng.random())
+
+    def _on_clock(self) -> None:
+        sign, size = self.rng.choice([-1, 1]), self.rng.choice([1, 10, 60, 3600, 86400])
+        self._day += timedelta(seconds=sign * size * self.rng.random())
+
+    def _on_broker_emptied(self) -> None:
+        self.broker.empty()
+
+    def _on_broker_away(self) -> None:
+        self.broker.away = True
+        self.after(self._clockwork, 6.0 * self.rng.random(), self._broker_back)
+
+    def _broker_back(self) -> None:
+        self.broker.away = False
+
+    def _on_broker_hangs(self) -> None:
+        self.broker.hang(self.rng.choice([1.0, 6.0, 15.0]) * self.rng.random())
+
+    def _on_queue_refused(self) -> None:
+        self.broker.refused_until[self.rng.choice(GROUPS)] = self.mono + self.rng.choice([3.0, 200.0])
+
+    def _on_replay(self) -> None:
+        self.broker.replay()
+
+
+def _clock(instant: datetime, zone: str) -> str:
+    return f"{instant.astimezone(ZoneInfo(zone)):%H:%M:%S}"
