@@ -196,3 +196,18 @@ def test_servers_settle_and_retry_beside_pieces_without_a_deadlock(batch, postgr
             batch.finish(name)
     assert batch.verdict(run) == "success"
     check_counters(postgresql)
+
+
+@pytest.mark.parametrize("word", ACTS)
+def test_a_ticket_that_goes_back_at_the_same_instant_is_held_or_canceled(batch, postgresql, word):
+    """When the action looks, the ticket is still out; when it locks tickets, the task is ready again."""
+    run = stored(batch)
+    (ticket,) = postgresql.run(engine.advance).tickets
+    with elsewhere(postgresql) as server:
+        assert moves.unqueue(server, [(ticket.task, ticket.token)]) == 1
+        with meanwhile(postgresql, partial(ACTS[word], other_of(postgresql), run)) as ended:
+            server.commit()
+    assert not isinstance(ended[0], Exception)
+    assert batch.states(run) == {"A": "ready" if word == "hold" else "canceled"}
+    assert batch.verdict(run) == ("executing" if word == "hold" else "canceled")
+    check_counters(postgresql)

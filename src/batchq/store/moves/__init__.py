@@ -4,7 +4,7 @@ Every function takes the transaction first. Rows are locked in the order: server
 """
 
 from batchq.store.moves.aborting import LastAttempt, clear_aborts, last_attempt, mark_for_abort
-from batchq.store.moves.canceling import begin_cancel, cancel_tasks, not_started
+from batchq.store.moves.canceling import begin_cancel, came_back, cancel_tasks, not_started
 from batchq.store.moves.claiming import (
     Executing,
     Start,
@@ -137,6 +137,7 @@ __all__ = [
     "anything_open",
     "begin_cancel",
     "bring_back",
+    "came_back",
     "cancel_tasks",
     "claimed",
     "clear_aborts",

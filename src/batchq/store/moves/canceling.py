@@ -8,8 +8,9 @@ from datetime import datetime
 from sqlalchemy import bindparam, select, update
 
 from batchq.core.states import NOT_STARTED, RunState, State
-from batchq.store.columns import RUN, TASK, status_in_index, task_id
+from batchq.store.columns import RUN, TASK, status_in_index, status_is, task_id
 from batchq.store.moves.becoming import becomes, run_becomes
+from batchq.store.sql.dialect import dialect
 from batchq.store.sql.lists import among
 from batchq.store.sql.statement import Statement
 from batchq.store.tables import Run, TaskRow
@@ -40,6 +41,17 @@ def not_started(tx: Tx, run: int, first: int, limit: int) -> list[int]:
     """The first tasks of the run, from this id on, that wait or are ready; locked by the caller's lock of the run."""
     tasks = select(TASK.id).where(TASK.id >= first, TASK.id < task_id(run + 1, 0), _WITHOUT_TICKET)
     return list(tx.execute(tasks.order_by(TASK.id).limit(limit).with_for_update(key_share=True)).scalars())
+
+
+def came_back(tx: Tx, run: int, end: int) -> list[int]:
+    """The tasks of the run, up to this id, whose tickets went back while the caller waited for `lock_out`.
+
+    The caller has the dispatch lock, and canceled all others of them that were ready. SQLite lets nobody in between.
+    """
+    if not dialect(tx).locks_rows:
+        return []
+    ready = select(TASK.id).where(TASK.id >= task_id(run, 0), TASK.id < end, status_is(State.READY))
+    return list(tx.execute(ready).scalars())
 
 
 def cancel_tasks(tx: Tx, tasks: Collection[int], now: datetime) -> int:
