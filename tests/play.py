@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, func, select
 
 from batchq import engine
 from batchq.core.ends import Failure, Success
@@ -19,7 +19,7 @@ from batchq.store import server as servers
 from batchq.store import topology as topologies
 from batchq.store.columns import CONDITION, RUN, TASK
 from batchq.store.database import Database
-from batchq.store.tables import AttemptRow, Server, TaskRow
+from batchq.store.tables import AttemptRow, Server
 from batchq.testing.cast import Cast, Start, found
 from batchq.testing.clocked import Clocked
 from support.rules import is_met
@@ -126,12 +126,10 @@ class Play(Cast):
         return self.database.run(lambda tx: engine.cancel(tx, run, tx.now()))
 
     def abort(self, task: str, run: int | None = None) -> None:
-        """Leave a running task as an operator's abort does: canceled, and to be settled."""
+        """Abort a running task, and let its server report that its process was stopped (rule 32)."""
         name, row = self.at(task, run)
-        end = update(TaskRow).where(TASK.id == row.id, TASK.status == "executing")
-        end = end.values(status="canceled", unsettled=True, token=None)
-        self.database.run(lambda tx: tx.execute(end.values(ended_at=tx.now())))
-        del self.workers[name].active[row.token]
+        assert self.database.run(lambda tx: engine.abort(tx, row.id, row.token))
+        self.report(name, row, engine.aborted())
         self.forward()
 
     def executing(self) -> list[str]:

@@ -44,6 +44,7 @@ NOUNS = {
     "task": ["views", "actions", "cli"],
     "job": ["store", "views", "actions", "cli"],
     "group": ["store", "views", "actions", "cli"],
+    "limit": ["store", "views", "actions", "cli"],
     "server": ["store", "views", "actions", "cli"],
     "audit": ["store", "views", "cli"],
 }

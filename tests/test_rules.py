@@ -20,7 +20,7 @@ from batchq.core.conditions import Condition, Ended, Join, Node, readiness, sett
 from batchq.core.override import Override
 from batchq.core.states import LABELS, MET_BY, MOVES, RUN_MOVES, SYNONYMS, Outcome, RunState, State
 from batchq.core.topology import Server, Topology
-from batchq.core.why import waits_for, why_not, why_ready
+from batchq.core.why import delayed, held, storing, waits_for, why_not, why_ready
 from batchq.core.windows import Window, parse_time, periods
 from batchq.views import server_state
 
@@ -235,12 +235,15 @@ def test_why_tells_the_first_reason_of_the_table_that_fits():
     stopping = {**closed, "pool": 0}
     dead = {**stopping, "alive": False}
     assert [row[1] for row in table("why")] == [
+        storing(35_000, 100_000),
+        held(12, "olav", "14:02 UTC", "month end"),
         *(asked(outcome, State.EXECUTING, waits_for) for outcome in Outcome),
         asked(Outcome.SUCCESS, State.ERROR, why_not),
         asked(Outcome.ERROR, State.SUCCESS, why_not),
         asked(Outcome.SKIPPED, State.SUCCESS, why_not),
         asked(Outcome.FINISHED, State.DIDNT_RUN, why_not),
         asked(Outcome.FINISHED, State.CANCELED, why_not),
+        delayed(1, "12:04:10 UTC"),
         ready(paused=True, there=False),
         ready(there=False),
         ready(**dead, enabled=False),

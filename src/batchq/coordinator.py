@@ -96,6 +96,12 @@ def find_retries(tick: Tick) -> None:
     tick.retrying = moves.runs_retrying(tick.tx)
 
 
+def sort(tick: Tick) -> None:
+    """Move tasks to the lanes of their runs, and close those of runs that have ended."""
+    tick.more = engine.sort_now(tick.tx, topologies.at_hand(tick.tx).per_run) or tick.more
+    engine.close_lanes(tick.tx)
+
+
 def follow_clock(tick: Tick) -> None:
     """Let no task wait for an instant that is far away only because the clock was set back."""
     engine.follow_clock(tick.tx, tick.now, tick.aside.tasks)
@@ -124,6 +130,7 @@ STEPS: tuple[Callable[[Tick], None], ...] = (
     settle,
     go_on,
     find_retries,
+    sort,
     follow_clock,
     take_back,
     offer_again,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from batchq import actions
@@ -182,3 +184,13 @@ def test_the_audit_is_chosen_by_time_person_and_action(batchq, batchq_json, star
     assert [line["what"] for line in batchq_json("audit", "list", "--what", "run")] == ["hold"]
     assert len(batchq_json("audit", "list", "--who", "olav", "--since", "5m")) == 2
     assert batchq_json("audit", "list", "--who", "anna") == []
+
+
+def test_why_says_first_that_a_run_is_held_or_still_being_stored_as_rule_40_says(batchq, stage, started):
+    batchq("runs", "hold", "last", "--reason", "month end")
+    said = batchq("task", "why", "last", "TASK 7").stdout
+    assert re.fullmatch(r"TASK 7: Waiting, run 1 is held \(by olav, .*\d\d:\d\d(:\d\d)? UTC: 'month end'\)\.\n", said)
+    batchq("runs", "release", "last")
+    stage.database.run(lambda tx: tx.exec_driver_sql("UPDATE batchq_run SET status = 'storing', open_tasks = 35"))
+    said = batchq("task", "why", "last", "TASK 7").stdout
+    assert said == "TASK 7: Waiting, is being stored: 7 of 35 tasks.\n"

@@ -34,6 +34,13 @@ ELSEWHERE: dict[str, dict[str, str]] = {
             "test_the_readmes_files_run_by_its_command_with_all_that_they_do_not_name_embedded"
         ),
     },
+    "docs/operations.md": dict.fromkeys(
+        book.block("docs/operations.md", "control").splitlines(),
+        "cli/test_operating_docs.py::test_every_command_that_holds_and_releases_runs",
+    ),
+    "docs/night.md": dict.fromkeys(
+        book.commands("docs/night.md"), "cli/test_night.py::test_the_night_goes_as_the_page_tells"
+    ),
     "docs/python.md": dict.fromkeys(
         [
             "batchq -A app db upgrade",

@@ -121,7 +121,10 @@ def test_a_retry_shows_each_start_and_when_it_tries_again(stage):
 
     answers = iter([False, True])
     _, text = watched(stage, [fail], screen(), stop=lambda: next(answers))
-    assert re.search(r"A  ready       tries again at [^,]*\d\d:\d\d(:\d\d)? UTC, after OSError: away", text)
+    assert re.search(
+        r"A  ready       attempt 1 failed; the next one not before [^,]*\d\d:\d\d(:\d\d)? UTC, after OSError: away",
+        text,
+    )
 
 
 def test_an_unknown_run_is_not_found(stage):
@@ -148,7 +151,7 @@ def drawn(view, width=80, height=24):
 
 
 def task(name, status, **more):
-    blank = dict.fromkeys(("server", "ready_at", "started_at", "ended_at", "error", "handled_by", "why"))
+    blank = dict.fromkeys(("server", "ready_at", "started_at", "ended_at", "error", "handled_by", "accepted", "why"))
     return blank | {"name": name, "status": status} | more
 
 

@@ -52,10 +52,18 @@ def test_the_python_for_operators_runs(stage, set_up):
 
 def test_every_command_that_holds_and_releases_runs(batchq, batchq_json, stage):
     stage.submit("{job: INVOICES, tasks: {A: {run: demo.work}}}")
-    for line in book.block(PAGE, "control").splitlines():
-        program, *words = shlex.split(line)
-        assert program == "batchq"
-        assert batchq(*words).stdout
+    for command in (
+        'batchq runs hold last --reason "the ledger is being checked"',
+        "batchq runs release last",
+        "batchq runs hold --job INVOICES --since 18:00 --dry-run",
+        'batchq runs hold --job INVOICES --since 18:00 --yes --reason "wrong rates"',
+        "batchq runs release --job INVOICES --yes",
+        'batchq job hold INVOICES --reason "until the rates are right"',
+        "batchq job release INVOICES",
+        "batchq runs cancel last",
+        "batchq audit list --since 1h",
+    ):
+        assert batchq(*book.words(PAGE, command)).stdout
     assert [line["what"] for line in batchq_json("audit", "list")] == [
         *("cancel", "release", "withhold", "release", "hold", "release", "hold"),
     ]

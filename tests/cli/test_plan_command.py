@@ -62,7 +62,7 @@ def durations(view) -> dict[str, tuple[float, str]]:
 def test_follow_the_sun_is_through_within_a_day_and_runs_in_all_three_places(plan):
     view = plan(SUN)
     (job,) = view["jobs"]
-    assert (job["status"], job["ends_at"], job["seconds"]) == ("success", "2026-11-24T01:20:00.000000Z", 69600)
+    assert (job["status"], job["ends_at"], job["seconds"]) == ("success", "2026-11-24T01:00:00.000000Z", 68400)
     assert job["tasks"] == {"success": 89}
     assert {task["server"] for task in view["tasks"]} == {"Auckland", "Los Angeles", "Oslo"}
     assert max(task["started_at"] for task in view["tasks"] if task["server"] == "Oslo") < "2026-11-23T16:00"
@@ -124,11 +124,11 @@ def test_people_read_jobs_hours_and_waits_in_the_time_of_their_zone(batchq):
     lines = [" ".join(line.split()) for line in said.splitlines()]
     assert lines[0].endswith("follow-the-sun.yaml for 24 h from Mon 23 Nov 2026 07:00 Europe/Oslo")
     assert lines[1] == "On 3 servers of the file; durations of tasks: 89 from their arguments."
-    assert "FOLLOW THE SUN Ended Tue 24 Nov 02:20 19 h 20 min 89 Ended" in lines
+    assert "FOLLOW THE SUN Ended Tue 24 Nov 02:00 19 h 00 min 89 Ended" in lines
     assert "FROM TO AUCKLAND LOS ANGELES OSLO IDLE MISSING" in lines
     assert "Mon 23 Nov 07:00 08:00 – – 2/2 – 76.8 ██" in lines
-    assert "Tue 24 Nov 01:00 02:00 0.8/1 1.5/2 – 0.7 0.5 ██░" in lines
-    assert "H9 Mon 23 Nov 07:00 Tue 24 Nov 01:20 18 h 20 min Oslo 2/2 threads busy" in lines
+    assert "Tue 24 Nov 01:00 02:00 1/1 1.3/2 – 0.7 2.5 ██░" in lines
+    assert "H9 Mon 23 Nov 07:00 Tue 24 Nov 00:50 17 h 50 min Oslo 2/2 threads busy" in lines
     assert lines[-1] == "--tasks shows all 89 tasks, -o json everything."
     assert max(map(len, said.splitlines())) <= 120
 

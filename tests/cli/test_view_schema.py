@@ -71,6 +71,7 @@ def test_what_a_command_prints_fits_its_schema(said: str, shown: str, batchq, ba
     schema = {"$ref": f"#/$defs/{view}"}
 
     batchq("group", "pause", "default")
+    batchq("limit", "set", "erp-licence", "1")
     value = batchq_json(*filled(said))
 
     assert value

@@ -532,3 +532,27 @@ def test_ten_thousand_tasks_in_a_row_or_side_by_side_need_no_recursion():
     assert planned(servers(100), alike(10_000, 10), hours=48).jobs[0].ended_at == NOON + 1000 * SECOND
     blocked = replace(chain, tasks=(replace(chain.tasks[0], fails=True), *chain.tasks[1:]))
     assert planned(servers(1), blocked).jobs[0].ended_at == NOON + 10 * SECOND
+
+
+# --- limits and aging (rules 28, 29) ------------------------------------------------------------------------
+
+
+def test_a_plan_holds_the_limits_as_rule_29_says():
+    seen = replace(servers(4), units={"limit:a": 1, "job:J": 3}, per_run={"BG1": 2})
+    plan = planned(seen, alike(3, limits=("limit:a",)))
+    assert [start for start, _ in times(plan).values()] == [0, 1, 2]
+    assert [start for start, _ in times(planned(seen, alike(4, limits=("job:J",)))).values()] == [0, 0, 0, 1]
+    both = planned(seen, alike(3, group="BG1"), replace(alike(1, group="BG1"), name="K"))
+    assert Counter(start.start for start in both.attempts) == {NOON: 3, NOON + timedelta(minutes=1): 1}
+
+
+@pytest.mark.parametrize(("aging", "minute"), [(600, 20), (0, 80)])
+def test_in_a_plan_a_task_that_waits_rises_as_rule_28_says(aging, minute):
+    tasks = [SimTask("L", 60, priority=0)]
+    for number in range(40):
+        before = (Condition(f"H{number - 1}"),) if number else ()
+        tasks.append(SimTask(f"H{number}", 60, before, priority=2))
+    # A second chain keeps a task of `high` ready whenever the thread comes free.
+    tasks += [SimTask(f"G{n}", 60, (Condition(f"G{n - 1}"),) if n else (), priority=2) for n in range(40)]
+    plan = simulate(servers(1), [SimRun("J", tuple(tasks))], NOON, NOON + 3 * HOUR, aging=aging)
+    assert times(plan)["L"][0] == minute

@@ -225,6 +225,22 @@ def test_an_aborted_task_counts_as_a_failure_as_rule_7_says(batch: Play, ignore_
     assert batch.verdict(run) == verdict
 
 
+@pytest.mark.parametrize(("handles", "verdict"), [(False, "error"), (True, "success")])
+def test_over_alone_is_met_by_an_abort_and_may_handle_it_as_rules_4_and_7_say(
+    batch: Play, handles: bool, verdict: str
+) -> None:
+    made = job()
+    made.task("OVER", "demo.work", after={"A": {"outcome": "over", "handles": handles}})
+    run = executing(batch, made)
+    assert abort(batch)
+    reported(aborted())(batch)
+    batch.deliver()
+    batch.finish("OVER")
+    assert batch.states(run)["OVER"] == "success"
+    assert batch.verdict(run) == verdict
+    check_counters(batch.database)
+
+
 def test_no_other_attempt_is_hurt(batch: Play) -> None:
     batch.change("AOS1", threads=2)
     runs = [batch.submit(job()) for _ in range(2)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -11,6 +12,12 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 
 from batchq import engine, views
+from batchq.core.conditions import Condition, Join, Joined
+from batchq.core.simulation import simulate
+from batchq.core.states import State
+from batchq.core.topology import Server, Topology
+from batchq.planning.guess import Guess
+from batchq.planning.scene import see, simulated
 from batchq.spec import Job, JobSpec, loads
 from batchq.store.columns import TASK
 from drills.sim.world import job_of
@@ -199,6 +206,41 @@ def test_an_aborted_task_is_shown_as_handled_too_as_rule_7_says(batch):
         (line, _) = views.run_view(tx, run)["tasks"]
         assert (line["status"], line["handled_by"]) == ("canceled", "T")
         assert views.task_view(tx, run, "A")["handled_by"] == "T"
+
+
+def test_an_open_run_is_planned_on_with_its_gates_and_joins_as_it_stands(batch):
+    run = batch.submit(job("A: x\nB: x\nC: x\nG: {after: {A: over}}\nT: {run: x, after: {all: [G, {any: [B, C]}]}}"))
+    end(batch, run, "A fails, B fails")
+    with batch.database.read() as tx:
+        (subject,) = see(tx, (), queue=True).queue
+    tasks = {task.name: task for task in subject.job.tasks}
+    inner = Joined(Join.ANY, (Condition("B"), Condition("C")))
+    assert tasks["T"].after == (Condition("G"), inner)
+    assert (tasks["G"].run, subject.found["G"].state) == (None, State.SUCCESS)
+    now = batch.database.shown
+    topology = Topology((Server(1, "AOS1", 2, alive=True), Server(2, "AOS2", 2, alive=True)))
+    simulation = simulate(topology, [simulated(subject, Guess(), {})], now, now + timedelta(hours=1))
+    assert [(each.task, each.state) for each in simulation.tasks] == [
+        ("A", "error"), ("B", "error"), ("C", "success"), ("G", "success"), ("T", "success"),
+    ]  # fmt: skip
+    assert simulation.jobs[0].verdict == "error"
+
+
+def test_why_speaks_of_the_tasks_within_joins_as_rules_40_and_50_say(batch):
+    run = batch.submit(job("A: x\nB: x\nC: x\nT: {run: x, after: {all: [A, {any: [{B: skipped}, {C: over}]}]}}"))
+
+    def why():
+        with batch.database.read() as tx:
+            (line,) = [task for task in views.run_view(tx, run)["tasks"] if task["name"] == "T"]
+            one = views.task_view(tx, run, "T")
+        assert one["why"] == line["why"]
+        return line["why"], [each["task"] for each in one["after"]]
+
+    assert why() == ("waits for A to succeed and (to see whether B runs or for C to be over)", ["A", "B", "C"])
+    end(batch, run, "B ok")
+    assert why() == ("waits for A to succeed and C to be over", ["A", "B", "C"])
+    end(batch, run, "A aborted")
+    assert why() == ("A was aborted", ["A", "B", "C"])
 
 
 # --- against the plain evaluator ----------------------------------------------------------------------------

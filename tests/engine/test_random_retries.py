@@ -16,8 +16,8 @@ from play import Play, check_counters
 from support import reruns
 
 OUTCOMES = [outcome.value for outcome in Outcome]
-JOBS = {"sqlite": 200, "postgresql": 16}
-PARTS = 4
+JOBS = {"sqlite": 200, "postgresql": 20}
+PARTS = 10
 REFUSED = ("; retry", "failed. Name", "executing:", "can be accepted", "is canceling")
 
 
@@ -26,16 +26,16 @@ class Books:
 
     def __init__(self, batch: Play, rng: random.Random) -> None:
         self.batch, self.rng = batch, rng
-        self.job = reruns.random_job(rng.randint(2, 12), rng, OUTCOMES, gates=0)
+        self.job = reruns.random_job(rng.randint(2, 12), rng, OUTCOMES)
         self.ignored = {name for name in self.job.after if rng.random() < 0.2}
         self.canceled = False  # and not retried since
         tasks = [
             TaskSpec(
                 name=name,
-                run="demo.work",
+                **({} if name in self.job.gates else {"run": "demo.work"}),
                 after=[{before: outcome} for before, outcome in after],
                 join=self.job.joins[name],
-                ignore_failure=name in self.ignored,
+                **({"ignore_failure": True} if name in self.ignored - self.job.gates else {}),
             )
             for name, after in self.job.after.items()
         ]
@@ -135,4 +135,4 @@ def test_random_jobs_that_are_retried_end_as_the_oracle_says(database, part):
             happened[books.retry()] += 1
         books.play(100)
         assert batch.verdict(books.run) == books.verdict()
-    assert {"failed", "refused"} <= happened.keys()
+    assert "failed" in happened

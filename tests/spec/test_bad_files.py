@@ -36,7 +36,7 @@ TASK_FAULTS = [
     ("{run: x, retry: 1}", "tasks.T: unknown key 'retry' (closest: 'retries')"),
     ("{run: x, <<: {}}", "tasks.T: unknown key '<<'"),
     ("{run: x, children: detach}", "tasks.T: 'children' does not work yet in this version"),
-    ("{run: x, limits: {a: 1}}", "tasks.T: 'limits' does not work yet in this version"),
+    ("{run: x, limits: {a: 1}}", "tasks.T.limits: must be a list, not a mapping"),
     ("{run: x, retries: 6}", "tasks.T.retries: must be at most 5, not 6"),
     ("{run: x, retries: -1}", "tasks.T.retries: must be at least 0, not -1"),
     ("{run: x, retries: '1'}", "tasks.T.retries: must be a whole number, not '1'"),
@@ -195,12 +195,12 @@ def test_a_fault_in_a_job_among_several_has_its_jobs_name_before_it(task):
 
 
 FILES = [
-    ("", 1, "holds no job, group or server"),
-    ("# nothing\n", 1, "holds no job, group or server"),
-    ("{}", 1, "holds no job, group or server"),
-    ("groups: {}\nservers:\njobs: {}\n", 1, "holds no job, group or server"),
-    ("- job: J", 1, "must be a mapping with job, jobs, groups or servers, not a list"),
-    ("JOB 1", 1, "must be a mapping with job, jobs, groups or servers, not 'JOB 1'"),
+    ("", 1, "holds no job, group, server or limit"),
+    ("# nothing\n", 1, "holds no job, group, server or limit"),
+    ("{}", 1, "holds no job, group, server or limit"),
+    ("groups: {}\nservers:\njobs: {}\n", 1, "holds no job, group, server or limit"),
+    ("- job: J", 1, "must be a mapping with job, jobs, groups, servers or limits, not a list"),
+    ("JOB 1", 1, "must be a mapping with job, jobs, groups, servers or limits, not 'JOB 1'"),
     ("job: J", 1, "'tasks' is missing; a job needs one at least"),
     ("\n\njob: J", 3, "'tasks' is missing; a job needs one at least"),
     ("job: J\ntasks: {}", 2, "tasks: a job needs at least one task"),
@@ -235,7 +235,7 @@ FILES = [
         2,
         "groups.G.priority: must be 'low', 'normal', 'high' or 'critical', not 3",
     ),
-    ("groups:\n  G: {limits: 1}", 2, "groups.G: 'limits' does not work yet in this version"),
+    ("groups:\n  G: {limits: 1}", 2, "groups.G: unknown key 'limits'"),
     ("groups:\n  'G ': {}", 2, "groups.G : the name 'G ' begins or ends with a space; leave it out"),
     ("servers: {A: {threads: -1}}", 1, "servers.A.threads: must be at least 0, not -1"),
     (

@@ -35,5 +35,6 @@ def test_it_describes_the_file_and_not_the_model():
     assert task["additionalProperties"] is False
     assert set(described["properties"]) == {
         "job", "tasks", "group", "priority", "run_by", "company", "jobs", "groups", "servers",
+        "limits", "tasks_at_once", "one_at_a_time",
     }  # fmt: skip
     assert described["dependentRequired"]["tasks"] == ["job"]

@@ -21,7 +21,7 @@ from stage import JOB_1, Stage
 NOON = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 RUN_KEYS = [
     "run", "job", "status", "run_by", "company", "submitted_at", "started_at", "ended_at",
-    "held", "held_by", "held_at", "held_why", "tasks",
+    "retrying", "held", "held_by", "held_at", "held_why", "tasks",
 ]  # fmt: skip
 INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 NIGHT = Window(clock(18), clock(7, 30), 20, "Europe/Oslo")
@@ -55,7 +55,7 @@ def test_a_run_shows_exactly_these_keys(stage):
     assert list(view) == RUN_KEYS
     assert list(view["tasks"][0]) == [
         "name", "status", "group", "server", "attempts", "operation", "ready_at", "started_at", "ended_at",
-        "error", "reason", "handled_by", "why", "result", "stage",
+        "error", "reason", "handled_by", "accepted", "why", "result", "stage",
     ]  # fmt: skip
     assert json.loads(json.dumps(view)) == view
 
@@ -180,9 +180,11 @@ def test_a_task_that_tries_again_says_when_and_keeps_its_error(stage):
     stage.end("A", "OSError: away")
     task = of(stage.view(), "A")
     assert (task["status"], task["attempts"], task["error"]) == ("ready", 1, "OSError: away")
-    assert re.fullmatch(r"tries again at (\w{3} \d\d \w{3} )?\d\d:\d\d(:\d\d)? UTC", task["why"])
+    assert re.fullmatch(
+        r"attempt 1 failed; the next one not before (\w{3} \d\d \w{3} )?\d\d:\d\d(:\d\d)? UTC", task["why"]
+    )
     local = of(read(stage, views.run_view, 1, timezone="Asia/Tokyo"), "A")
-    assert re.fullmatch(r"tries again at .* Asia/Tokyo", local["why"])
+    assert re.fullmatch(r"attempt 1 failed; the next one not before .* Asia/Tokyo", local["why"])
     assert (task["server"], task["started_at"], task["ended_at"]) == (None, None, None)
 
 

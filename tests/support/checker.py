@@ -489,6 +489,14 @@ def judge(ledger: Ledger, books: Books, runs: Collection[int] | None = None, wit
     return found
 
 
+def _of_verdict(tasks: Mapping[str, Any]) -> dict[str, str]:
+    """The states that a verdict goes by: canceled before it started, a task was not aborted."""
+    return {
+        name: "didnt_run" if state == "canceled" and not tasks[name].attempt else state
+        for name, state in _states(tasks).items()
+    }
+
+
 def _run(case: Case, run: int, written: Mapping[str, list[Entry]]) -> Iterator[Violation]:
     row, tasks, plan = case.books.runs[run], case.books.of(run), case.plan(run)
     if row.status == "canceled" and not tasks:
@@ -502,8 +510,8 @@ def _run(case: Case, run: int, written: Mapping[str, list[Entry]]) -> Iterator[V
     if not open_ and row.status not in RUN_ENDS:
         yield Violation(1, f"run {run} is still {row.status}, though all its tasks have ended")
     ended = not open_ and row.status in RUN_ENDS
-    if ended and row.status != "canceled" and row.status != verdict(plan, _states(tasks)):
-        yield Violation(8, f"run {run} is {row.status}, not {verdict(plan, _states(tasks))}")
+    if ended and row.status != "canceled" and row.status != verdict(plan, _of_verdict(tasks)):
+        yield Violation(8, f"run {run} is {row.status}, not {verdict(plan, _of_verdict(tasks))}")
     yield from _counters(case, row, tasks)
     for name, task in tasks.items():
         entries = sorted(written[name], key=lambda entry: entry.attempt)

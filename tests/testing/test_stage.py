@@ -93,7 +93,7 @@ def test_the_rest_of_a_rehearsal_can_be_played(stage: Stage):
 def test_a_task_that_is_tried_again_waits_for_its_delay(stage: Stage):
     stage.submit("job: J\ntasks: {A: {run: app.a, retries: 1, retry_delay: 90}}")
     stage.end("A", "lost")
-    assert (stage.executing, stage.why("A")) == ([], "tries again at 12:01:30 UTC")
+    assert (stage.executing, stage.why("A")) == ([], "attempt 1 failed; the next one not before 12:01:30 UTC")
     stage.later(seconds=90)
     assert stage.executing == ["A"]
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from batchq.actions.file import apply
     from batchq.actions.group import delete_group, pause_group, resume_group, set_group
     from batchq.actions.job import release_job, withhold_job
+    from batchq.actions.limit import delete_limit, set_limit
     from batchq.actions.override import end_override, override_server
     from batchq.actions.rerun import accept_task, retry_run, retry_runs, retry_task, set_run_priority
     from batchq.actions.run import cancel_run, cancel_runs, hold_run, hold_runs, release_run, release_runs
@@ -42,6 +43,7 @@ __all__ = [
     "cancel_run",
     "cancel_runs",
     "delete_group",
+    "delete_limit",
     "delete_server",
     "disable",
     "enable",
@@ -67,6 +69,7 @@ __all__ = [
     "retry_task",
     "set_group",
     "set_groups",
+    "set_limit",
     "set_run_priority",
     "set_server",
     "withhold_job",
@@ -85,6 +88,7 @@ __getattr__ = attributes(
         "cancel_run": "batchq.actions.run",
         "cancel_runs": "batchq.actions.run",
         "delete_group": "batchq.actions.group",
+        "delete_limit": "batchq.actions.limit",
         "delete_server": "batchq.actions.server",
         "disable": "batchq.actions.server",
         "enable": "batchq.actions.server",
@@ -110,6 +114,7 @@ __getattr__ = attributes(
         "retry_task": "batchq.actions.rerun",
         "set_group": "batchq.actions.group",
         "set_groups": "batchq.actions.server",
+        "set_limit": "batchq.actions.limit",
         "set_run_priority": "batchq.actions.rerun",
         "set_server": "batchq.actions.server",
         "withhold_job": "batchq.actions.job",

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from functools import partial
+from typing import Literal
 
+from batchq import engine
 from batchq.actions.change import Change, Step, perform, removal
 from batchq.actions.job import some
+from batchq.actions.limit import check_units
 from batchq.core.priority import PRIORITIES, PRIORITY_NAMES
 from batchq.core.topology import DEFAULT_GROUP
 from batchq.errors import Conflict, InvalidInput
@@ -16,16 +19,63 @@ from batchq.store.find import find_group
 from batchq.store.transaction import Tx
 
 
-def set_group(database: Database, name: str, *, priority: str) -> list[str]:
-    """Give a group its priority; returns the differences (rules 13, 28). Raises InvalidInput or NotFound."""
-    if priority not in PRIORITIES:
+def set_group(
+    database: Database,
+    name: str,
+    *,
+    priority: str | None = None,
+    per_run: int | Literal["none"] | None = None,
+    ahead: int = 0,
+) -> list[str]:
+    """Give a group its priority, or the most of its tasks that a run may have at once; returns the differences.
+
+    `per_run` is a number of tasks, or "none" for no limit (rules 13, 28, 29). Raises InvalidInput or NotFound.
+    """
+    if priority is not None and priority not in PRIORITIES:
         raise InvalidInput(f"priority: {priority!r} is not allowed; use {', '.join(PRIORITIES)}.")
+    if isinstance(per_run, int):
+        check_units("per_run", per_run)
 
     def steps(tx: Tx) -> Iterator[Step]:
         find_group(tx, name)
-        return priority_steps(tx, name, priority, groups.group_priorities(tx)[name])
+        if priority is not None:
+            yield from priority_steps(tx, name, priority, groups.group_priorities(tx)[name])
+        if per_run is not None:
+            yield from per_run_steps(tx, name, None if per_run == "none" else per_run, groups.group_limits(tx)[name])
 
-    return perform(database, steps)
+    changes = perform(database, steps, ahead)
+    sort_rest(database, [name] if isinstance(per_run, int) else [])
+    return changes
+
+
+def per_run_steps(tx: Tx, name: str, wanted: int | None, present: int | None) -> Iterator[Step]:
+    """Set the most tasks of a group that a run may have at once, where it differs (rule 29)."""
+    if present == wanted:
+        return
+    before, after = ("none" if units is None else str(units) for units in (present, wanted))
+
+    def make() -> None:
+        groups.name_groups(tx, [name])
+        groups.set_per_run(tx, name, wanted)
+        if wanted is not None:
+            engine.sort_now(tx, [name])
+
+    yield Step((Change("group", name, "per run", before, after),), make, topology=True)
+
+
+def sort_rest(database: Database, names: Collection[str]) -> None:
+    """Move the waiting tasks of groups with a limit for each run to the lanes of their runs, piece by piece.
+
+    Those that become ready before that, or are left by a crash, are moved by the next tick.
+    """
+    if not names:
+        return
+    with database.read() as tx:
+        runs = engine.runs_to_sort(tx, names)
+    for run in runs:
+        first: int | None = 0
+        while first is not None:
+            first = database.run(engine.sort_run, run, names, first)
 
 
 def priority_steps(tx: Tx, name: str, priority: str, present: int | None) -> Iterator[Step]:

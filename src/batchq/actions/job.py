@@ -103,7 +103,8 @@ def job_steps(tx: Tx, name: str, job: JobSpec) -> Iterator[Step]:
         change = Change("job", name, "definition", said=_difference(present, wanted))
     else:
         return
-    yield Step((change,), lambda: keep_job(tx, job, clock(tx)))
+    limited = job.tasks_at_once != (present or {}).get("tasks_at_once")
+    yield Step((change,), lambda: keep_job(tx, job, clock(tx)), topology=limited)
 
 
 def _difference(present: Mapping[str, JSON], wanted: Mapping[str, JSON]) -> str:

@@ -30,6 +30,10 @@ GROUPS = {
 
     A group exists once a task, a server or a file named it.
     """,
+    "limit": """Named limits: list, set, delete.
+
+    A limit is how many of the tasks that name it run at once, over all jobs, servers and coordinators.
+    """,
     "server": "Batch servers: which groups they take, with how many threads, and when.",
     "server groups": """Bindings of a server to groups: add, remove, set.
 
@@ -52,7 +56,7 @@ COMMANDS = {
     ),
     "submit": ("files:submit", "Start a run of the job in FILE."),
     "validate": ("files:validate", "Check job files; nothing is stored."),
-    "apply": ("files:apply", "Make groups, servers and jobs as the files say, and print what that changes."),
+    "apply": ("files:apply", "Make limits, groups, servers and jobs as the files say, and print what that changes."),
     "plan": ("plan:plan", "Simulate the jobs in FILE: what would run when and where."),
     "status": ("status:status", "Show how everything stands: runs, tasks, servers, and what waits for what."),
     "check": ("check:check", "Print every problem of the set-up at once."),
@@ -88,6 +92,15 @@ COMMANDS = {
     "group pause": ("group:pause", "Let nothing new of a group start; what is executing finishes."),
     "group resume": ("group:resume", "Let a paused group go on."),
     "group delete": ("group:delete", "Delete a group that no server is bound to and no unfinished task is in."),
+    "limit list": (
+        "limit:list_",
+        "List the limits: their units, how many are in use, what waits for one, and the jobs that name them.",
+    ),
+    "limit set": (
+        "limit:set_",
+        "Let so many tasks that name a limit run at once; it is in force within two seconds.",
+    ),
+    "limit delete": ("limit:delete", "Delete a limit that no open task names."),
     "server list": ("server:list_", "List the servers: state, threads, groups, next change."),
     "server show": ("server:show", "Show a server with its windows and the worker that carries its name."),
     "server set": (

@@ -18,6 +18,7 @@ from batchq.errors import BatchqError, BrokerUnreachable, QueueRefused
 from batchq.escape import printable
 from batchq.store import broken
 from batchq.store.failures import of_content, why
+from batchq.store.lane import open_lanes
 from batchq.store.sql import file
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 ANSWER_SECONDS = 1.0
+MOST_LANES = 1_000  # that dispatch looks at in little time
 # The power of anybody who reaches the broker, by BATCHQ_REMOTE_CONTROL.
 _REACHES = {
     "all": "can stop servers and coordinators, and change their pools and queues, by Celery's remote control",
@@ -167,11 +169,19 @@ def _notes(joined: BatchQ, opened: Database | None) -> Iterator[str]:
     if opened is None:
         return
     with opened.read() as tx:
-        servers, groups = views.servers(tx), views.groups(tx)
+        servers, groups, limits, lanes = views.servers(tx), views.groups(tx), views.limits(tx), open_lanes(tx)
     for group in groups:
         if group["paused"]:
             name = group["group"]
             yield f"Group {name} is paused: nothing of it starts. `batchq group resume {name}` lets it go on."
+    for limit in limits:
+        name = limit["limit"]
+        if not limit["units"]:
+            yield f"Limit {name} has no units: nothing that names it starts. `batchq limit set {name} 1` lets it go on."
+        elif not (limit["jobs"] or limit["in_use"] or limit["waiting"]):
+            yield f"Limit {name} is named by no job."
+    if lanes > MOST_LANES:
+        yield f"Open runs and limits make {lanes:,} kinds of tasks that dispatch tells apart: each start takes longer."
     for server in servers:
         if server["pool_kind"] == THREADS:
             shared = "one that ends the process, or changes its limits, signals or folder, does so for all"

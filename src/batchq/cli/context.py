@@ -133,6 +133,11 @@ def timezone() -> str | None:
     return batch().settings.timezone
 
 
+def aging() -> float:
+    """The seconds in which a task that waits rises by a class (rule 28)."""
+    return batch().settings.priority_aging_seconds
+
+
 def users_now() -> datetime:
     """The present time on the user's clock."""
     return now_in(timezone())

@@ -6,11 +6,13 @@ import math
 import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
+from typing import Literal
 
 import click
 
 from batchq import clock
 from batchq.cli.context import timezone
+from batchq.core.limits import MOST_UNITS
 from batchq.core.moments import is_duration, last_time, parse_duration
 from batchq.core.windows import DAYS, YEARS, Window, parse_date, parse_days, parse_time, zone
 
@@ -128,6 +130,15 @@ def parse_seconds(text: str) -> float:
     if not 0 <= seconds <= LONGEST_SECONDS:
         raise ValueError(f"{text[:80]!r} is not a number of seconds. It is 0 or more, and at most {LONGEST_SECONDS:,}.")
     return seconds
+
+
+def parse_units(text: str) -> int | Literal["none"]:
+    """Read a number of tasks at once, or `none`; ValueError for anything else."""
+    if text.casefold() == "none":
+        return "none"
+    if text.isascii() and text.isdigit() and int(text[:20]) <= MOST_UNITS:
+        return int(text)
+    raise ValueError(f"{text[:80]!r} is neither a number up to {MOST_UNITS:,} nor `none`.")
 
 
 def parse_name(text: str) -> str:

@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PARTS: tuple[Literal["jobs", "tasks", "groups", "servers"], ...] = ("jobs", "tasks", "groups", "servers")
+PARTS: tuple[Literal["jobs", "tasks", "groups", "servers", "limits"], ...] = (
+    "jobs",
+    "tasks",
+    "groups",
+    "servers",
+    "limits",
+)
 FILE = click.Path(path_type=Path)
 
 
@@ -36,7 +42,7 @@ FILE = click.Path(path_type=Path)
 def submit(file: Path, job: str | None, wait: bool, timeout: float | None, output: str) -> None:
     """Start a run of the job in FILE.
 
-    Groups and servers in the file are left alone: `batchq apply` is for them.
+    Limits, groups and servers in the file are left alone: `batchq apply` is for them.
     """
     if timeout is not None and not wait:
         raise click.UsageError("--timeout goes with --wait.")
@@ -79,14 +85,14 @@ def validate(files: tuple[Path, ...], output: str) -> None:
 @click.command()
 @click.argument("files", type=FILE, nargs=-1, required=True, metavar="FILE...")
 @click.option("--dry-run", is_flag=True, help="Only print what would change.")
-@click.option("--prune", is_flag=True, help="Also remove servers and groups that the files do not name.")
+@click.option("--prune", is_flag=True, help="Also remove servers, groups and limits that the files do not name.")
 @output_option
 def apply(files: tuple[Path, ...], dry_run: bool, prune: bool, output: str) -> None:
-    """Make groups, servers and jobs as the files say, and print what that changes.
+    """Make limits, groups, servers and jobs as the files say, and print what that changes.
 
     All files together are one transaction. What they do not name stays as it is;
-    with --prune, servers go if the files name any server, and groups if they have
-    any under `groups`, unless one of them is in use: then nothing is changed.
+    with --prune, servers go if the files name any server, and groups and limits if they
+    have any under `groups` or `limits`, unless one of them is in use: then nothing is changed.
     """
     settings = batch().settings
     document = together({file: spec.load(file, spec.Sizes.of(settings)) for file in files})
@@ -117,8 +123,9 @@ def chosen_job(document: Document, name: str | None, file: Path) -> JobSpec:
 
 def together(documents: dict[Path, Document]) -> Document:
     """One document of several; raises InvalidInput if two of them define the same name."""
-    whole = spec.Document.model_construct(groups={}, servers={}, jobs={})
+    whole = spec.Document.model_construct(limits={}, groups={}, servers={}, jobs={})
     for file, document in documents.items():
+        _join(whole.limits, document.limits, f"{file}: limit")
         _join(whole.groups, document.groups, f"{file}: group")
         _join(whole.servers, document.servers, f"{file}: server")
         _join(whole.jobs, document.jobs, f"{file}: job")
@@ -141,6 +148,7 @@ class Validated(TypedDict, total=False):
     jobs: int
     groups: int
     servers: int
+    limits: int
     tasks: int
 
 
@@ -164,5 +172,6 @@ def _validated(file: Path) -> Validated:
         "jobs": len(document.jobs),
         "groups": len(document.groups),
         "servers": len(document.servers),
+        "limits": len(document.limits),
         "tasks": sum(len(job.tasks) for job in document.jobs.values()),
     }

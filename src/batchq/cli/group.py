@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from typing import Literal
 
 import click
 
 from batchq import actions, views
 from batchq.cli.context import batch, database, forward, timezone, users_now
+from batchq.cli.fields import Read, parse_units
 from batchq.cli.output import Part, Table, duration, instant, output_option, say, watch_option
 from batchq.cli.reading import ask, print_list
 
+PER_RUN = Read("number", parse_units)
 PRIORITIES = ("low", "normal", "high", "critical")
 
 
@@ -25,10 +28,19 @@ def list_(output: str, watch: bool) -> None:
 
 @click.command("set")
 @click.argument("name")
-@click.option("--priority", type=click.Choice(PRIORITIES), required=True, help="Goes before groups of a lower one.")
-def set_(name: str, priority: str) -> None:
+@click.option("--priority", type=click.Choice(PRIORITIES), help="Goes before groups of a lower one.")
+@click.option(
+    "--per-run",
+    type=PER_RUN,
+    metavar="N|none",
+    help="The most of its tasks that a run may have at once; none for no limit.",
+)
+def set_(name: str, priority: str | None, per_run: int | Literal["none"] | None) -> None:
     """Set what is true of a group; its tasks that have not started follow."""
-    _done(name, actions.set_group(database(), name, priority=priority))
+    if priority is None and per_run is None:
+        raise click.UsageError("Give --priority, --per-run, or both.")
+    ahead = batch().settings.tickets_ahead
+    _done(name, actions.set_group(database(), name, priority=priority, per_run=per_run, ahead=ahead))
 
 
 @click.command()
@@ -66,7 +78,7 @@ def _done(name: str, changed: list[str]) -> None:
 def groups_table(groups: Sequence[views.GroupView]) -> Table:
     """Groups for people."""
     now = users_now()
-    columns = ("Group", "Priority", "State", "Ready", "Queued", "Executing", "Oldest", "Servers", "Why")
+    columns = ("Group", "Priority", "Per run", "State", "Ready", "Queued", "Executing", "Oldest", "Servers", "Why")
     return Table(columns, [_row(group, now) for group in groups])
 
 
@@ -75,6 +87,7 @@ def _row(group: views.GroupView, now: datetime) -> tuple[str, ...]:
     return (
         group["group"],
         group["priority"],
+        "–" if group["per_run"] is None else str(group["per_run"]),
         "paused" if group["paused"] else "–",
         *map(str, (group["ready"], group["queued"], group["executing"])),
         duration((now - since).total_seconds()) if since else "–",

@@ -114,9 +114,21 @@ def jobs_table(jobs: Sequence[views.JobLine]) -> Table:
     return Table(columns, rows, empty="No jobs. `batchq submit FILE` runs one, `batchq apply FILE` stores it.")
 
 
+def _limits(job: JobSpec) -> Iterator[str]:
+    """The bounds of the job's tasks and of its runs (rule 29)."""
+    if named := sorted({limit for task in job.tasks for limit in (*job.limits, *task.limits)}):
+        yield f"limits: {' '.join(named)}"
+    if job.tasks_at_once is not None:
+        yield f"tasks at once: {job.tasks_at_once}"
+    if job.one_at_a_time:
+        yield "one run at a time"
+
+
 def _drawn(view: views.JobView) -> Iterator[Part]:
     job = _read(json.dumps(view["definition"]))
     yield f"{view['job']}: {label(view['status'])}, {count(len(job.tasks), 'task')}, {count(view['run_count'], 'run')}"
+    if limited := list(_limits(job)):
+        yield ", ".join(limited)
     yield ""
     yield Table(
         ("Task", "Runs", "Group", "Priority", "Retries", "After"),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batchq import clock
-from batchq.cli.context import batch, database
+from batchq.cli.context import aging, batch, database
 from batchq.cli.fields import HOURS, SECONDS, ZONE, Read, parse_instant, parse_seconds, users_zone
 from batchq.cli.files import FILE, chosen_job
 from batchq.cli.output import Part, Table, count, counted, duration, label, output_option, present
@@ -99,7 +99,7 @@ def plan(
     document, jobs = _read(file, names, queue=queue)
     site = Site(_opened, batch().settings.max_pool, DEFAULT_SERVERS)
     scene = set_scene(document, jobs, guess, site, queue=queue)
-    simulation = simulate(scene.topology, scene.runs(), start, start + hours, timezone)
+    simulation = simulate(scene.topology, scene.runs(), start, start + hours, timezone, aging())
     view = report_on(simulation, scene.subjects, scene.guess, timezone, scene.source)
     title = "Plan" if file is None else f"Plan of {file}"
     present(lambda: view, lambda view: _drawn(view, title, every), output=output)

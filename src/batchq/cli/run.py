@@ -10,7 +10,7 @@ import click
 
 from batchq import actions, views
 from batchq.cli.bulk import Chosen, carry_out, run_options
-from batchq.cli.context import TIMED_OUT, database, timezone, users_now
+from batchq.cli.context import TIMED_OUT, aging, database, timezone, users_now
 from batchq.cli.fields import SECONDS, SINCE, TIMES
 from batchq.cli.live import Until, follow
 from batchq.cli.output import (
@@ -68,7 +68,9 @@ def list_(
 def show(run: str, output: str, watch: bool) -> None:
     """Show a run and its tasks."""
     number = ask(lambda tx: actions.find_run(tx, run))
-    print_view(lambda tx: views.run_view(tx, number, timezone=timezone()), _drawn, output=output, watch=watch)
+    print_view(
+        lambda tx: views.run_view(tx, number, timezone=timezone(), aging=aging()), _drawn, output=output, watch=watch
+    )
 
 
 @click.command()

@@ -11,7 +11,7 @@ import click
 
 from batchq import actions, views
 from batchq.cli.bulk import change_options
-from batchq.cli.context import database, timezone, users_now
+from batchq.cli.context import aging, database, timezone, users_now
 from batchq.cli.fields import SINCE, TIMES
 from batchq.cli.live import note
 from batchq.cli.output import (
@@ -169,7 +169,7 @@ def table_of_all(tasks: Sequence[views.ListedTask], now: datetime) -> Table:
 
 
 def _read(tx: Tx, run: str, task: str) -> views.TaskView:
-    return views.task_view(tx, actions.find_run(tx, run), task, timezone=timezone())
+    return views.task_view(tx, actions.find_run(tx, run), task, timezone=timezone(), aging=aging())
 
 
 def sentence(view: views.TaskView) -> str:
@@ -191,6 +191,8 @@ def _drawn(view: views.TaskView) -> Iterator[Part]:
         yield "a gate, which runs nothing"
     else:
         yield f"{view['operation']}({', '.join(arguments)}), group {view['group']}, priority {view['priority']}"
+    if view["limits"]:
+        yield f"limits: {', '.join(view['limits'])}"
     if view["retries"]:
         yield _retries(view)
     if view["repeatable"]:

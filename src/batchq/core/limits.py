@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 MANY = 2**31  # more free units than there are threads
+MOST_UNITS = 1_000_000  # that a limit may have
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +67,11 @@ def units_of(lane: Lane, limits: Limits) -> dict[str, int]:
     for key in lane.keys:
         units = limits.per_run.get(lane.group) if key.startswith("run:") else limits.units.get(key)
         if units is not None:
-            found[_place(lane, key)] = units
+            found[place(lane, key)] = units
     return found
 
 
-def _place(lane: Lane, key: str) -> str:
+def place(lane: Lane, key: str) -> str:
     """The key under which units are counted: a run has units of its own in each group."""
     return f"{key}/{lane.group}" if key.startswith("run:") else key
 
@@ -97,6 +98,18 @@ class Units:
         """Whether its group has got a limit for each run since its tasks came here; they wait to be moved."""
         return lane.group in self.limits.per_run and not lane.is_per_run
 
+    def units(self, lane: Lane, key: str) -> int | None:
+        """The units of one of the lane's limits; None if it is no longer set."""
+        return units_of(lane, self.limits).get(place(lane, key))
+
+    def free(self, lane: Lane, key: str) -> int:
+        """The free units of one of the lane's limits; fewer than none where it was lowered."""
+        return self._of(lane).get(place(lane, key), MANY)
+
+    def in_use(self, lane: Lane, key: str) -> int:
+        """The units of one of the lane's limits that tasks have."""
+        return self._in_use[place(lane, key)]
+
     def take(self, lane: Lane) -> bool:
         """Take a unit of each of the lane's limits; False, and none is taken, if one has none left."""
         free = self._of(lane)
@@ -122,12 +135,12 @@ class Units:
         for key, units in units_of(lane, self.limits).items():
             if key not in self._free:
                 self._free[key] = units - self._in_use[key]
-        return {key: self._free[key] for key in (_place(lane, key) for key in lane.keys) if key in self._free}
+        return {key: self._free[key] for key in (place(lane, key) for key in lane.keys) if key in self._free}
 
     @property
     def _in_use(self) -> Counter[str]:
         if self._taken is None:
             self._taken = Counter()
             for lane, number in self.used.items():
-                self._taken.update({_place(lane, key): number for key in lane.keys})
+                self._taken.update({place(lane, key): number for key in lane.keys})
         return self._taken

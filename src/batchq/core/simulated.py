@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import accumulate, pairwise
+from typing import NamedTuple
 
 from batchq.core.conditions import After, Condition, Join, Node, handling, leaves, unfolded
+from batchq.core.limits import Lane, of_run
 from batchq.core.retries import PLAIN, Policy
 from batchq.core.states import RunState, State
 from batchq.core.thread_hours import Hour
@@ -35,7 +37,10 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class SimTask:
-    """A task to simulate: each attempt takes `seconds`, and all of them fail if it `fails`; a `gate` has none."""
+    """A task to simulate: each attempt takes `seconds`, and all of them fail if it `fails`; a `gate` has none.
+
+    `limits` are keys of the topology's units (rule 29).
+    """
 
     name: str
     seconds: float
@@ -48,6 +53,7 @@ class SimTask:
     retries: int = 0
     retry_delay: float = 0.0
     policy: Policy = PLAIN
+    limits: tuple[str, ...] = ()
     found: Found = Found()
     gate: bool = False
 
@@ -121,6 +127,41 @@ class Simulation:
             if attempt.start <= instant and (attempt.end is None or attempt.end > instant)
         )
         return why_ready(group, self.topology, busy, instant, timezone)
+
+
+@dataclass(slots=True)
+class Standing:
+    """A task on its way, with the counts of its open, met and impossible conditions."""
+
+    task: SimTask
+    job: int
+    lane: Lane
+    pending: int
+    met: int = 0
+    impossible: int = 0
+    state: State = State.WAITING
+    attempts: int = 0
+    server: int | None = None
+    ready_at: datetime | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    waited: timedelta = timedelta(0)
+    start: int = 0  # the places of its last start and of its end among all of these
+    end: int = 0
+
+
+class Entry(NamedTuple):
+    """A ready task; of one pile the first is the oldest."""
+
+    ready_at: datetime
+    id: int
+    own_class: int
+
+
+def lane_of(task: SimTask, run: int, topology: Topology) -> Lane:
+    """The lane of a task; a run is known by its place."""
+    own = (of_run(run),) if task.group in topology.per_run else ()
+    return Lane(0, task.group, (*task.limits, *own))
 
 
 def places(jobs: Sequence[SimRun]) -> list[range]:

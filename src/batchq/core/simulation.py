@@ -1,30 +1,34 @@
 """A simulation of the time to come: which task would start when and where, by the rules that decide it for real.
 
-Conditions, windows, bindings and the choice of candidates are those of `core.conditions`, `core.windows`,
-`core.topology` and `core.admission`. The only guess is how long each attempt takes.
+Conditions, windows, bindings, limits and the choice of candidates are those of `core.conditions`, `core.windows`,
+`core.topology`, `core.limits` and `core.admission`. The only guess is how long each attempt takes.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from heapq import heappop, heappush
 from itertools import count
 
 from batchq.core import retries
-from batchq.core.admission import admit, candidates_wanted, free_threads
+from batchq.core.admission import choose, free_threads, lanes_wanted
 from batchq.core.conditions import Ended, moved, readiness, resolution, took_over, verdict
+from batchq.core.limits import Lane, Units
+from batchq.core.priority import AGING, in_order
 from batchq.core.simulated import (
     Close,
+    Entry,
     Found,
     Planned,
     SimAttempt,
     SimRun,
-    SimTask,
     Simulation,
+    Standing,
     graph,
+    lane_of,
     places,
 )
 from batchq.core.states import TERMINAL, State, after_attempt
@@ -34,56 +38,45 @@ from batchq.core.topology import Topology
 SECOND = timedelta(seconds=1)
 NO_TIME = timedelta(0)
 
-Entry = tuple[int, datetime, int]  # a ready task, best first: negative priority, since when, number
-
 
 def simulate(
-    topology: Topology, jobs: Sequence[SimRun], begin: datetime, end: datetime, timezone: str = "UTC"
+    topology: Topology,
+    jobs: Sequence[SimRun],
+    begin: datetime,
+    end: datetime,
+    timezone: str = "UTC",
+    aging: float = AGING,
 ) -> Simulation:
     """Play the runs from `begin` to `end`, both aware, as if they were submitted at `begin` in this order.
 
     Every server counts as running. Hours are full on the clock in `timezone`, an IANA name; `begin` and `end` may
-    cut the first and the last one. Tasks may end at the very `end`, but none starts then.
+    cut the first and the last one. Tasks may end at the very `end`, but none starts then. A task that waits rises by a
+    class each `aging` seconds.
     """
     running = replace(topology, servers=tuple(replace(server, alive=True) for server in topology.servers))
-    return _Simulator(running, jobs, begin.astimezone(UTC), end.astimezone(UTC), timezone).run()
-
-
-@dataclass(slots=True)
-class _Standing:
-    """A task on its way, with the counts of its open, met and impossible conditions."""
-
-    task: SimTask
-    job: int
-    pending: int
-    met: int = 0
-    impossible: int = 0
-    state: State = State.WAITING
-    attempts: int = 0
-    server: int | None = None
-    ready_at: datetime | None = None
-    started_at: datetime | None = None
-    ended_at: datetime | None = None
-    waited: timedelta = NO_TIME
-    start: int = 0  # the places of its last start and of its end among all of these
-    end: int = 0
+    return _Simulator(running, jobs, begin.astimezone(UTC), end.astimezone(UTC), timezone, aging).run()
 
 
 class _Simulator:
     """All tasks and servers at one instant; `run` moves the instant from event to event."""
 
     def __init__(
-        self, topology: Topology, jobs: Sequence[SimRun], begin: datetime, end: datetime, timezone: str
+        self, topology: Topology, jobs: Sequence[SimRun], begin: datetime, end: datetime, timezone: str, aging: float
     ) -> None:
+        self.aging = aging
         self.topology = self.present = topology
         self.begin, self.now, self.end = begin, begin, end
         self.jobs = jobs
         self.numbers = places(jobs)
         self.graph = graph(jobs, self.numbers)
-        self.tasks = [_Standing(task, number, len(task.after)) for number, task in self.graph.tasks]
+        self.tasks = [
+            Standing(task, number, lane_of(task, number, topology), len(task.after))
+            for number, task in self.graph.tasks
+        ]
         self.open_tasks = Counter(number for number, _ in self.graph.tasks)
         self.closed_at: list[datetime | None] = [None] * len(jobs)
-        self.ready: defaultdict[str, list[Entry]] = defaultdict(list)
+        self.ready: defaultdict[Lane, defaultdict[int, list[Entry]]] = defaultdict(lambda: defaultdict(list))
+        self.used: Counter[Lane] = Counter()
         self.due: list[tuple[datetime, int]] = []
         self.busy: Counter[int] = Counter()
         self.attempts: list[SimAttempt] = []
@@ -116,7 +109,10 @@ class _Simulator:
 
     def _pass_time(self, until: datetime) -> None:
         """Book the time in which nothing changes."""
-        waiting = sum(len(heap) for group, heap in self.ready.items() if group not in self.topology.paused)
+        paused = self.topology.paused
+        waiting = sum(
+            len(pile) for lane, piles in self.ready.items() if lane.group not in paused for pile in piles.values()
+        )
         self.books.add(until, self.present, self.busy, waiting)
         self.now = until
 
@@ -163,6 +159,7 @@ class _Simulator:
         standing = self.tasks[number]
         standing.state, standing.server, standing.started_at = State.EXECUTING, server, start
         self.busy[server] += 1
+        self.used[standing.lane] += 1
         self.executing[number] = len(self.attempts)
         self.attempts.append(SimAttempt(number, self.topology.by_id[server].name, start, None))
         heappush(self.due, (max(self.now, start + SECOND * standing.task.seconds), number))
@@ -175,23 +172,36 @@ class _Simulator:
         if since > self.now:
             heappush(self.due, (since, number))
         else:
-            heappush(self.ready[standing.task.group], (-standing.task.priority, since, number))
+            self._queue_up(Entry(since, number, standing.task.priority))
+
+    def _queue_up(self, entry: Entry) -> None:
+        heappush(self.ready[self.tasks[entry.id].lane][entry.own_class], entry)
 
     def _dispatch(self) -> None:
-        """Give the free threads to the best ready tasks, as the engine's dispatch does (rules 10-13, 16, 28)."""
-        waiting = [group for group, heap in self.ready.items() if heap]
+        """Give the free threads to the best ready tasks, as the engine's dispatch does (rules 10-13, 16, 28, 29)."""
+        waiting = [lane for lane, piles in self.ready.items() if any(piles.values())]
         free = free_threads(self.present, self.busy, self.now) if waiting else {}
-        wanted = candidates_wanted(waiting, {}, self.present, free)
-        best = sorted(entry for group, number in wanted.items() for entry in _best(self.ready[group], number))
-        candidates = [(entry, self.tasks[entry[-1]].task.group) for entry in best]
-        admitted = admit(candidates, {}, self.present, free)
+        if not free:
+            return
+        units = Units(self.present, self.used)
+        wanted = lanes_wanted(waiting, {}, self.present, free, units, self.now)
+        heads = [
+            entry for lane, most in wanted.items() for pile in self.ready[lane].values() for entry in _best(pile, most)
+        ]
+        best = in_order(heads, self.now, self.aging)
+        patience = SECOND * (self.aging or AGING)
+        lanes = {entry: self.tasks[entry.id].lane for entry in best}
+        offered = [
+            (entry, lanes[entry], bool(lanes[entry].keys) and self.now - entry.ready_at >= patience) for entry in best
+        ]
+        admitted = choose(offered, {}, self.present, free, units)
         shares = {server: Counter(share) for server, share in admitted.shares.items()}
         chosen = set(admitted.chosen)
-        for entry, group in candidates:
+        for entry in best:
             if entry in chosen:
-                self._start(entry[-1], _answering(shares, group))
+                self._start(entry.id, _answering(shares, lanes[entry].group))
             else:
-                heappush(self.ready[group], entry)
+                self._queue_up(entry)
 
     def _start(self, number: int, server: int) -> None:
         standing = self.tasks[number]
@@ -218,6 +228,7 @@ class _Simulator:
         standing, attempt = self.tasks[number], self.executing.pop(number)
         assert standing.server is not None
         self.busy[standing.server] -= 1
+        self.used[standing.lane] -= 1
         self.attempts[attempt] = replace(self.attempts[attempt], end=self.now)
         task, canceling = standing.task, self.jobs[standing.job].canceling
         retry = standing.attempts - task.found.retried_at
@@ -243,7 +254,7 @@ class _Simulator:
             if not self.open_tasks[before.job]:
                 self.closed_at[before.job] = self.now
 
-    def _resolve(self, standing: _Standing, met: bool | None) -> State:
+    def _resolve(self, standing: Standing, met: bool | None) -> State:
         """Count one condition; return the state that it moves the task to, WAITING if it moves nothing (rules 4, 5)."""
         standing.pending -= 1
         standing.met += met is True
@@ -266,7 +277,7 @@ class _Simulator:
             tuple(self.books.hours),
         )
 
-    def _planned(self, standing: _Standing) -> Planned:
+    def _planned(self, standing: Standing) -> Planned:
         task, waited = standing.task, standing.waited
         if standing.state is State.READY and standing.ready_at is not None:
             waited += max(self.end - standing.ready_at, NO_TIME)
@@ -300,7 +311,7 @@ class _Simulator:
         return Ended(standing.state, standing.task.ignore_failure, handled, standing.task.found.aborted)
 
     @staticmethod
-    def _handles(handler: _Standing, failed: _Standing, *, behind: bool) -> bool:
+    def _handles(handler: Standing, failed: Standing, *, behind: bool) -> bool:
         if handler.state is not State.SUCCESS or failed.ended_at is None:
             return False
         started = handler.started_at or handler.task.found.started

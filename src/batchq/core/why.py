@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 
 from batchq.core.conditions import After, Condition, Join, Joined, Node, leaves, resolution, resolved
@@ -26,6 +26,23 @@ _MISSED = {
     **{(outcome, State.CANCELED): "was aborted" for outcome in Outcome},
 }
 _FOR = "for "
+
+
+def storing(stored: int, tasks: int) -> str:
+    """A clause for a task of a run that is not wholly there yet (rules 24, 40)."""
+    return f"is being stored: {stored:,} of {tasks:,} tasks"
+
+
+def held(run: int, by: str | None, at: str | None, reason: str | None) -> str:
+    """A clause for a task of a held run: `run 12 is held (by olav, 14:02 Europe/Oslo: 'month end')` (rules 33, 40)."""
+    who = ", ".join(filter(None, [f"by {by}" if by else None, at]))
+    origin = ": ".join(filter(None, [who, f"'{reason}'" if reason else None]))
+    return f"run {run} is held ({origin})" if origin else f"run {run} is held"
+
+
+def delayed(attempt: int, until: str) -> str:
+    """A clause for a task that waits for its next attempt (rules 30, 40)."""
+    return f"attempt {attempt} failed; the next one not before {until}"
 
 
 def waits_for(node: Node, states: Mapping[str, State]) -> str:
@@ -73,19 +90,34 @@ def why_not(node: Node, states: Mapping[str, State]) -> str:
 
 
 def why_ready(
-    group: str, topology: Topology, busy: Mapping[int, int], now: datetime, timezone: str | None = None
+    group: str,
+    topology: Topology,
+    busy: Mapping[int, int],
+    now: datetime,
+    timezone: str | None = None,
+    *,
+    lacks: Callable[[], str | None] = lambda: None,
+    behind: Callable[[], str | None] = lambda: None,
 ) -> str:
     """A clause for a ready task that does not start, with the next instant if time decides (rule 40).
 
     The instant is told in `timezone`, an IANA name. Without one it is told in the zone of the window that opens.
+    `lacks` finds the unit that the task lacks, and `behind` the tasks that go first for ever; each is asked only if it
+    matters.
     """
-    for reason in _reasons(group, topology, busy, now, timezone):
+    for reason in _reasons(group, topology, busy, now, timezone, lacks, behind):
         return reason
     return "is being handed out"
 
 
 def _reasons(
-    group: str, topology: Topology, busy: Mapping[int, int], now: datetime, timezone: str | None
+    group: str,
+    topology: Topology,
+    busy: Mapping[int, int],
+    now: datetime,
+    timezone: str | None,
+    lacks: Callable[[], str | None],
+    behind: Callable[[], str | None],
 ) -> Iterator[str]:
     serving = topology.serving(group)
     if group in topology.paused:
@@ -104,8 +136,12 @@ def _reasons(
     opened = [server for server in staying if server.threads_now(now)]
     if not opened:
         yield f"{group}: {_closed(staying, now, timezone)}"
+    if lacking := lacks():
+        yield lacking
     full = [server for server in opened if busy.get(server.id, 0) >= server.threads_now(now)]
     if len(full) == len(opened):
+        if others := behind():
+            yield others
         counts = ", ".join(f"{s.name} {busy[s.id]}/{s.threads_now(now)}" for s in full[:4])
         yield f"{counts}{', …' if len(full) > 4 else ''} threads busy"
 

@@ -23,6 +23,7 @@ from batchq.engine.reopening import Unfinished
 from batchq.engine.retrying import Retried, Retry, rehearse, retry
 from batchq.engine.serving import serve
 from batchq.engine.settling import settle, settle_runs, unsettled
+from batchq.engine.sorting import close_lanes, runs_to_sort, sort_now, sort_run
 from batchq.engine.submitting import submit, submit_all
 from batchq.engine.ticketing import is_overdue, offer_again, take_back
 
@@ -41,6 +42,7 @@ __all__ = [
     "aborted",
     "advance",
     "cancel",
+    "close_lanes",
     "dispatch",
     "follow_clock",
     "go_on",
@@ -56,9 +58,12 @@ __all__ = [
     "release",
     "retire",
     "retry",
+    "runs_to_sort",
     "serve",
     "settle",
     "settle_runs",
+    "sort_now",
+    "sort_run",
     "stop",
     "submit",
     "submit_all",

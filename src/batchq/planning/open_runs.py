@@ -32,6 +32,7 @@ class OpenTask(NamedTuple):
     args: str
     kwargs: str
     group_name: str
+    lane: int
     own_class: int
     own_priority: bool
     retries: int

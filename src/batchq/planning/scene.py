@@ -10,6 +10,7 @@ from typing import cast
 from batchq import views
 from batchq.core import retries, secrets
 from batchq.core.conditions import Join
+from batchq.core.limits import named
 from batchq.core.priority import PRIORITIES
 from batchq.core.simulated import Found, SimRun, SimTask
 from batchq.core.states import TERMINAL, RunState, State
@@ -22,8 +23,10 @@ from batchq.spec import Document, JobSpec, Priority, TaskSpec
 from batchq.store import topology as topologies
 from batchq.store.database import Database
 from batchq.store.group import group_priorities
+from batchq.store.lane import lanes_of
 from batchq.store.transaction import Tx
 from batchq.views import PRIORITY_NAMES
+from batchq.views.limit import limit_names
 
 NOWHERE = Topology(())
 
@@ -80,11 +83,25 @@ def set_scene(document: Document, jobs: Sequence[JobSpec], guess: Guess, site: S
     topology, source = choose_servers(document, seen.topology, queue=queue, default=site.default_servers)
     return Scene(
         subjects,
-        with_pools(topology, site.pool),
+        _limited(with_pools(topology, site.pool), seen.topology, document, every),
         source,
         {**seen.priorities, **priorities_of(document)},
         replace(guess, past=seen.past),
     )
+
+
+def _limited(topology: Topology, stored: Topology, document: Document, jobs: Sequence[JobSpec]) -> Topology:
+    """The servers with the limits of the database as the file would set them, and those of the jobs by their names."""
+    of_file = {named(name): units for name, units in document.limits.items()}
+    of_jobs = {_job_key(job.name): job.tasks_at_once for job in jobs if job.tasks_at_once is not None}
+    per_run = {name: units for name, units in stored.per_run.items() if name not in document.groups}
+    per_run |= {name: group.per_run for name, group in document.groups.items() if group.per_run is not None}
+    return replace(topology, units={**stored.units, **of_file, **of_jobs}, per_run=per_run)
+
+
+def _job_key(name: str) -> str:
+    """The key of a job's own limit: a plan knows jobs by their names."""
+    return f"job:{name}"
 
 
 @dataclass(frozen=True)
@@ -114,16 +131,20 @@ def _subject(tx: Tx, run: OpenRun) -> Subject:
     newest = json.loads(views.definition(tx, run.row.job))
     expected = {task["name"]: task.get("duration") for task in newest["tasks"]}
     rows = [row for row in run.tasks.values() if not row.unnamed]
-    tasks = tuple(_stored(row, run, expected.get(row.name)) for row in rows)
+    lanes = lanes_of(tx, {row.lane for row in rows})
+    keys = {row.name: lanes[row.lane].keys for row in rows}
+    tasks = tuple(_stored(row, run, expected.get(row.name), keys[row.name]) for row in rows)
+    units = topologies.current(tx).units
+    of_job = {units.get(key) for found in keys.values() for key in found if key.startswith("job:")}
     return Subject(
-        JobSpec.model_construct(name=run.row.job, tasks=tasks),
+        JobSpec.model_construct(name=run.row.job, tasks=tasks, tasks_at_once=next(iter(of_job), None)),
         run.row.id,
         {row.name: _found(row) for row in rows},
         run.row.status == RunState.CANCELING,
     )
 
 
-def _stored(row: OpenTask, run: OpenRun, duration: float | None) -> TaskSpec:
+def _stored(row: OpenTask, run: OpenRun, duration: float | None, keys: Sequence[str]) -> TaskSpec:
     """A task as it was stored, with the expected duration of the job's newest definition."""
     policy = retries.read(row.policy)
     return TaskSpec.model_construct(
@@ -145,6 +166,7 @@ def _stored(row: OpenTask, run: OpenRun, duration: float | None) -> TaskSpec:
         time_limit=row.time_limit,
         duration=duration,
         ignore_failure=row.ignore_failure,
+        limits=tuple(limit_names(keys)),
     )
 
 
@@ -190,4 +212,8 @@ def _simulated(job: JobSpec, task: TaskSpec, guess: Guess, priorities: Mapping[s
         retry_delay=task.retry_delay,
         gate=task.run is None,
         policy=task.policy,
+        limits=(
+            *map(named, sorted({*job.limits, *task.limits})),
+            *([_job_key(job.name)] if job.tasks_at_once is not None else []),
+        ),
     )

@@ -133,9 +133,13 @@ class Job:
         priority: Priority | None = None,
         run_by: str | None = None,
         company: str | None = None,
+        limits: Sequence[str] = (),
+        tasks_at_once: int | None = None,
+        one_at_a_time: bool = False,
     ) -> None:
         self.name = name
-        self._shared = {"group": group, "priority": priority, "run_by": run_by, "company": company}
+        self._shared: dict[str, object] = {"group": group, "priority": priority, "run_by": run_by, "company": company}
+        self._shared |= {"limits": limits, "tasks_at_once": tasks_at_once, "one_at_a_time": one_at_a_time}
         self._tasks: dict[str, TaskSpec] = {}
 
     def task(
@@ -162,13 +166,14 @@ class Job:
         time_limit: float | None = None,
         duration: float | None = None,
         ignore_failure: bool = False,
+        limits: Sequence[str] = (),
     ) -> Task:
         """Add a task that runs `run`: a name, a Celery task, or a signature. Raises InvalidInput if it breaks a rule.
 
         A signature's arguments become the task's; its options are refused, as they would be lost. `after` takes earlier
         tasks, or the form of a job file. `stage` is a label (rule 53). `secret` names keyword arguments that nobody may
         see. `retry_delay`, `retry_delay_max`, `time_limit` and `duration` are seconds, and `duration` serves the plan
-        alone. `retry_on` and `retry_never_on` take classes too.
+        alone. `retry_on` and `retry_never_on` take classes too. `limits` are named ones (rule 29).
         """
         said, joined = self._after(name, after, join)
         operation, args, kwargs, celery_task = self._called(name, run, args, kwargs)
@@ -196,6 +201,7 @@ class Job:
             time_limit=time_limit,
             duration=duration,
             ignore_failure=ignore_failure,
+            limits=limits,
         )
         if celery_task is not None and not self._calls.fits(celery_task, made.args, made.kwargs):
             raise self._refusal((name,), self._calls.fault(celery_task, made.args, made.kwargs))

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from datetime import date, datetime
 from functools import lru_cache
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias, cast
 
 from pydantic import (
     AfterValidator,
@@ -22,8 +22,9 @@ from pydantic import (
 )
 
 from batchq.config import Settings, users_zone
-from batchq.core.conditions import MOST_LEVELS, After, Condition, Join, Joined
+from batchq.core.conditions import MOST_LEVELS, After, Condition, Join, Joined, is_nested
 from batchq.core.json import JSON
+from batchq.core.limits import MOST_UNITS
 from batchq.core.retries import MOST_BACKOFF
 from batchq.core.retries import YEAR_SECONDS as YEAR_SECONDS
 from batchq.core.states import SYNONYMS, Outcome
@@ -33,10 +34,10 @@ from batchq.spec.faults import Fault, Path, RuleBroken, near, shown, unknown_key
 
 Priority: TypeAlias = Literal["low", "normal", "high", "critical"]
 
-MOST_UNITS = 1_000_000
 MOST_THREADS = 100_000
 DEPTH = 64
 JOINS = frozenset(map(str, Join))
+WORDS = {outcome: outcome.value for outcome in Outcome}  # once: `value` takes longer than all the rest of a condition
 INT64 = range(-(2**63), 2**63)
 
 
@@ -244,12 +245,15 @@ def _outcome(task: str, word: object) -> Outcome:
 
 def _as_in_a_file(after: After) -> list[dict[str, object]]:
     """The conditions as a file says them, so that what is dumped can be read again."""
-    words = {outcome: outcome.value for outcome in Outcome}  # looked up here: `value` takes longer than the rest
+    if is_nested(after):
+        return [
+            {each.join.value: _as_in_a_file(each.conditions)} if isinstance(each, Joined) else _as_in_a_file((each,))[0]
+            for each in after
+        ]
+    words = WORDS
     return [
         {c.task: {"outcome": words[c.outcome], "handles": True} if c.handles else words[c.outcome]}
-        if isinstance(c, Condition)
-        else {c.join.value: _as_in_a_file(c.conditions)}
-        for c in after
+        for c in cast("tuple[Condition, ...]", after)
     ]
 
 

@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn, TypeAlias, TypeVar
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from batchq.core.conditions import After
 from batchq.errors import InvalidInput
 from batchq.spec import faults, text
 from batchq.spec.faults import MOST_FAULTS, Fault, faults_in, shown, unknown_keys
-from batchq.spec.fields import USUAL_SIZES, Sizes, conditions, has_join, name_fault, place_in
+from batchq.spec.fields import USUAL_SIZES, Sizes, Units, conditions, has_join, name_fault, place_in
 from batchq.spec.json_text import read_json
 from batchq.spec.model import (
     JOIN_BESIDE,
@@ -33,18 +33,16 @@ from batchq.spec.toml_text import read_toml
 from batchq.spec.yaml_text import read_yaml
 
 S = TypeVar("S", bound=Spec)
+T = TypeVar("T")
 Reader: TypeAlias = Callable[[str, int], text.Tree]
 
 FORMATS = {".yaml": "yaml", ".yml": "yaml", ".toml": "toml", ".json": "json"}
-READERS: dict[str, Reader] = {
-    "yaml": read_yaml,
-    "toml": read_toml,
-    "json": read_json,
-}
+READERS: dict[str, Reader] = {"yaml": read_yaml, "toml": read_toml, "json": read_json}
 LARGE = 1000  # tasks of a job
 MOST_NAMES = 10_000  # of groups, of servers, of jobs
 MOST_WINDOWS_IN_ALL = 2000
-TOP = frozenset({"job", "jobs", "groups", "servers"})
+TOP = frozenset({"job", "jobs", "groups", "servers", "limits"})
+UNITS: TypeAdapter[int] = TypeAdapter(Units)
 
 
 def load(path: Path | str, sizes: Sizes = USUAL_SIZES) -> Document:
@@ -149,16 +147,19 @@ class _Reading:
     def document(self, root: object) -> Document:
         """The whole file; what it returns is good only while no fault is noted."""
         if root is not None and not isinstance(root, dict):
-            self.fault(Fault((), f"must be a mapping with job, jobs, groups or servers, not {shown(root)}"))
+            self.fault(Fault((), f"must be a mapping with job, jobs, groups, servers or limits, not {shown(root)}"))
             return Document()
         root = root or {}
         self.count_tasks(root)
+        limits = (
+            {} if isinstance(root.get("limits"), list) and "job" in root else self.named(root, "limits", self.units)
+        )
         groups = self.named(root, "groups", self.group)
         servers = self.named(root, "servers", self.server)
         jobs = self.named(root, "jobs", self.job) | self.only_job(root)
-        if not (groups or servers or jobs or self.faults):
-            self.fault(Fault((), "holds no job, group or server"))
-        return Document.model_construct(groups=groups, servers=servers, jobs=jobs)
+        if not (limits or groups or servers or jobs or self.faults):
+            self.fault(Fault((), "holds no job, group, server or limit"))
+        return Document.model_construct(limits=limits, groups=groups, servers=servers, jobs=jobs)
 
     def count_tasks(self, root: dict[str, object]) -> None:
         """Stop at more tasks than a file may hold, before any of them is looked at."""
@@ -170,8 +171,8 @@ class _Reading:
             raise _Enough
 
     def named(
-        self, root: dict[str, object], part: str, make: Callable[[str, object, faults.Path], S | None]
-    ) -> dict[str, S]:
+        self, root: dict[str, object], part: str, make: Callable[[str, object, faults.Path], T | None]
+    ) -> dict[str, T]:
         """Return one part of the file, by name."""
         forms = root.get(part)
         if forms is not None and not isinstance(forms, dict):
@@ -184,13 +185,15 @@ class _Reading:
         for name, form in (forms or {}).items():
             if fault := name_fault(name, self.sizes):
                 self.fault(Fault((part, name), fault))
-            elif spec := make(name, form, (part, name)):
+            elif (spec := make(name, form, (part, name))) is not None:
                 made[name] = spec
         return made
 
     def only_job(self, root: dict[str, object]) -> dict[str, JobSpec]:
         """The job of a file that holds one, whose keys stand at the top."""
         form = {key: value for key, value in root.items() if key not in TOP}
+        if isinstance(root.get("limits"), list):  # those that the job takes; a mapping makes limits
+            form["limits"] = root["limits"]
         if "job" in root:
             name = root["job"]
             if "jobs" in root:
@@ -248,6 +251,14 @@ class _Reading:
 
     def group(self, name: str, form: object, path: faults.Path) -> GroupSpec | None:
         return self.made(GroupSpec, form, path)
+
+    def units(self, name: str, form: object, path: faults.Path) -> int | None:
+        """The units of a limit."""
+        try:
+            return UNITS.validate_python(form)
+        except ValidationError as error:
+            self.fault(faults_in(error), path)
+        return None
 
     def server(self, name: str, form: object, path: faults.Path) -> ServerSpec | None:
         windows = form.get("windows") if isinstance(form, dict) else None

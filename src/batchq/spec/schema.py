@@ -31,14 +31,17 @@ def json_schema() -> dict[str, JSON]:
     for part in ("groups", "servers"):
         values = schema["properties"][part]
         values["additionalProperties"] = {"anyOf": [values["additionalProperties"], {"type": "null"}]}
+    defined = schema["properties"]["limits"]
     schema["properties"] |= {"job": {"type": "string", "title": "Name of the only job"}, **job}
-    schema["dependentRequired"] = {"job": ["tasks"], **{key: ["job"] for key in job}}
+    # At the top of a file a mapping makes limits, and a list names those that the only job takes.
+    schema["properties"]["limits"] = {"anyOf": [defined, job["limits"]], "title": "Limits"}
+    schema["dependentRequired"] = {"job": ["tasks"], **{key: ["job"] for key in job if key != "limits"}}
     schema["minProperties"] = 1
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **schema,
         "title": "batchq job file",
-        "description": "Jobs, batch groups and batch servers.",
+        "description": "Jobs, batch groups, batch servers and limits.",
     }
 
 

@@ -72,6 +72,8 @@ OUT = status_in_index(State.QUEUED, State.EXECUTING)
 FAILED = status_in_index(State.ERROR, State.CANCELED)
 FAILED_ATTEMPT: ColumnElement[bool] = literal_column("batchq_attempt.status <> 'success'")
 RUN_IS_OPEN: ColumnElement[bool] = literal_column("batchq_run.status IN ('storing', 'executing', 'canceling')")
+# A lane that dispatch looks at; in the words of its index.
+LANE_IS_OPEN: ColumnElement[bool] = literal_column("NOT batchq_lane.closed")
 # A run of which tasks may start.
 MAY_START = and_(literal_column("NOT batchq_run.held"), literal_column("batchq_run.status = 'executing'"))
 # Rows of the run are left to be moved by a hold, a release or a cancel.

@@ -84,6 +84,16 @@ def set_priority(tx: Tx, group: str, priority: int) -> bool:
     return True
 
 
+def group_limits(tx: Tx) -> dict[str, int | None]:
+    """Every group with the most of its tasks that a run may have at once (rule 29)."""
+    return {row.name: row.per_run for row in tx.execute(select(GROUP.name, GROUP.per_run))}
+
+
+def set_per_run(tx: Tx, group: str, units: int | None) -> None:
+    """Set the most tasks of the group that a run may have at once; None takes the limit away."""
+    tx.execute(update(Group).where(GROUP.name == group).values(per_run=units))
+
+
 def pause(tx: Tx, group: str, paused: bool) -> bool:
     """Pause the group, or let it go on (rule 29); False if it is so already."""
     statement = update(Group).where(GROUP.name == group, GROUP.paused != paused).values(paused=paused)

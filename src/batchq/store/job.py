@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import bindparam, func, select, update
 
 from batchq import user
 from batchq.errors import Action, Advice, Conflict
-from batchq.store.columns import JOB
+from batchq.store.columns import JOB, RUN, RUN_IS_OPEN
 from batchq.store.sql.dialect import dialect
 from batchq.store.sql.lists import among
 from batchq.store.sql.statement import Reply, Statement
@@ -22,13 +23,14 @@ if TYPE_CHECKING:
 
 
 class Stored(NamedTuple):
-    """A job that is stored, and whether it is withheld."""
+    """A job that is stored, whether it is withheld, and how many of its tasks may run at once."""
 
     id: int
     name: str
     withheld: bool
     withheld_by: str | None
     withheld_why: str | None
+    tasks_at_once: int | None
 
 
 _STORED = Statement(
@@ -53,8 +55,9 @@ _REPLACE = Statement(
 
 
 def keep_job(tx: Tx, job: JobSpec, now: datetime) -> None:
-    """Store the job's newest definition."""
-    keep(tx, stored(tx, [job.name]), [job], now)
+    """Store the job's newest definition; the caller tells servers of a new topology if its `tasks_at_once` differ."""
+    found = stored(tx, [job.name])
+    limit_tasks(tx, found, [job], keep(tx, found, [job], now))
 
 
 def stored(tx: Tx, names: Collection[str]) -> Reply[Stored]:
@@ -92,6 +95,29 @@ def keep(tx: Tx, stored: Reply[Stored], jobs: Iterable[JobSpec], now: datetime) 
     for at in range(0, len(rows), REPLACED_AT_ONCE):
         _REPLACE.later(tx, rows[at : at + REPLACED_AT_ONCE], now=now)
     return ids
+
+
+def limit_tasks(tx: Tx, stored: Reply[Stored], jobs: Iterable[JobSpec], ids: Mapping[str, int]) -> bool:
+    """Keep how many tasks of each job may run at once, where that differs; False if it is the same (rule 29)."""
+    present = {row.name: row.tasks_at_once for row in stored.rows}
+    newest = {job.name: job.tasks_at_once for job in jobs}
+    changed = {name: units for name, units in newest.items() if units != present.get(name)}
+    for name, units in changed.items():
+        tx.execute(update(JobRow).where(JOB.id == ids[name]).values(tasks_at_once=units))
+    return bool(changed)
+
+
+def refuse_second_run(tx: Tx, jobs: Sequence[JobSpec], ids: Mapping[str, int]) -> None:
+    """Raise Conflict for a job that runs one at a time while a run of it is open; the jobs are locked (rule 29)."""
+    single = Counter(job.name for job in jobs if job.one_at_a_time)
+    if not single:
+        return
+    for name, number in single.items():
+        if number > 1:
+            raise Conflict(f"Job {name} runs one at a time: {number} runs of it cannot be submitted together.")
+    its = (RUN_IS_OPEN, RUN.job_id.in_([ids[name] for name in single]))
+    for row in tx.execute(select(RUN.job, func.min(RUN.id).label("run")).where(*its).group_by(RUN.job)):
+        raise Conflict(f"Job {row.job} runs one at a time, and run {row.run} of it is open.")
 
 
 def _make(tx: Tx, definitions: Mapping[str, str], now: datetime) -> dict[str, int]:

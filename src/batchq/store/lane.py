@@ -6,10 +6,11 @@ import json
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
-from sqlalchemy import and_, select
+from sqlalchemy import and_, func, select, update
 
 from batchq.core.limits import Lane
-from batchq.store.columns import IN_LINE, LANE, TASK
+from batchq.core.states import RUN_ENDED
+from batchq.store.columns import IN_LINE, LANE, LANE_IS_OPEN, RUN, TASK
 from batchq.store.sql.dialect import dialect
 from batchq.store.sql.lists import among
 from batchq.store.sql.statement import Reply, Statement
@@ -41,7 +42,7 @@ _class = select(TASK.own_class).where(IN_LINE, TASK.lane == LANE.id).limit(1)
 _highest = _class.order_by(TASK.lane, TASK.own_class.desc()).scalar_subquery()
 _lowest = _class.order_by(TASK.lane.desc(), TASK.own_class).scalar_subquery()
 _READY = Statement(
-    select(LANE.id, _highest.label("highest"), _lowest.label("lowest")).where(~LANE.closed, _highest.is_not(None)),
+    select(LANE.id, _highest.label("highest"), _lowest.label("lowest")).where(LANE_IS_OPEN, _highest.is_not(None)),
     row=ReadyLane,
 )
 
@@ -77,6 +78,40 @@ def lanes_for(tx: Tx, wanted: Collection[tuple[str, str, int | None]]) -> dict[t
     rows = [{"group_name": group, "limits": limits, "run_id": run} for group, limits, run in missing]
     tx.execute(dialect(tx).insert_if_new(LaneRow), rows)
     return found | _found(tx, missing)
+
+
+# --- lanes that belong to one run ---------------------------------------------------------------------------
+
+
+def runs_to_close(tx: Tx, limit: int, runs: Collection[int] | None = None) -> list[int]:
+    """Runs that have ended and whose lanes are still open, of all or of these `runs`."""
+    found = set(tx.execute(select(LANE.run_id).where(LANE_IS_OPEN)).scalars()) - {None}
+    asked = found if runs is None else found & set(runs)
+    if not asked:
+        return []
+    ended = (RUN.id.in_(sorted(asked)), RUN.status.in_([state.value for state in RUN_ENDED]))
+    return list(tx.execute(select(RUN.id).where(*ended).order_by(RUN.id).limit(limit)).scalars())
+
+
+def close_lanes(tx: Tx, runs: Collection[int]) -> None:
+    """Let dispatch look no more at the lanes of these ended runs, which the caller has locked."""
+    tx.execute(update(LaneRow).where(LANE.run_id.in_(sorted(runs))).values(closed=True))
+
+
+def reopen_lanes(tx: Tx, run: int) -> None:
+    """Let dispatch look at the lanes of a run again that goes on; the caller has locked it."""
+    tx.execute(update(LaneRow).where(LANE.run_id == run, LANE.closed).values(closed=False))
+
+
+def lanes_of_no_run(tx: Tx, groups: Collection[str]) -> list[StoredLane]:
+    """The lanes of these groups whose tasks belong to no run's own lane."""
+    its = (LANE_IS_OPEN, LANE.run_id.is_(None), LANE.group_name.in_(sorted(groups)))
+    return [StoredLane._make(row) for row in tx.execute(select(LANE.id, LANE.group_name, LANE.limits).where(*its))]
+
+
+def open_lanes(tx: Tx) -> int:
+    """How many lanes dispatch looks at each time."""
+    return int(tx.execute(select(func.count()).select_from(LaneRow).where(LANE_IS_OPEN)).scalar_one())
 
 
 def _found(tx: Tx, wanted: Iterable[tuple[str, str, int | None]]) -> dict[tuple[str, str], int]:

@@ -30,6 +30,11 @@ def require_limits(tx: Tx, names: Collection[str]) -> None:
         raise no_such("limit", name, limits(tx))
 
 
+def lock_limit(tx: Tx, name: str) -> None:
+    """Let nobody name the limit before the commit."""
+    tx.execute(select(LIMIT.name).where(LIMIT.name == name).with_for_update())
+
+
 def set_limit(tx: Tx, name: str, units: int) -> None:
     """Make the limit, or give it other units."""
     if not tx.execute(update(Limit).where(LIMIT.name == name).values(units=units)).rowcount:

@@ -106,25 +106,21 @@ def rows_of(job: JobSpec) -> Rows:
     """The rows of a job; the gates of joins within joins come after its tasks (rule 50)."""
     gates: dict[Joined, str] = {}
     # By the conditions' identity: tasks that follow the same ones mostly have them as one tuple.
-    keys = [(id(task.after), task.join) for task in job.tasks]
+    keys = [(id(task.after), task.join, task.run is None) for task in job.tasks]
     plain = {key: flat(task.after, task.join, gates) for key, task in dict(zip(keys, job.tasks, strict=True)).items()}
     inner = list(gate_nodes(gates))
-    names = [*(task.name for task in job.tasks), *(name for name, _, _ in inner)]
-    positions = {name: position for position, name in enumerate(names)}
-    nodes = {key: _numbered(*conditions, positions) for key, conditions in plain.items()}
-    tasks = [_task(job, task, at, nodes[key]) for at, (key, task) in enumerate(zip(keys, job.tasks, strict=True))]
-    joins = [_numbered(after, join, positions) for _, after, join in inner]
-    tasks += [_gate(name, positions[name], node) for (name, _, _), node in zip(inner, joins, strict=True)]
-    every = [*(nodes[key] for key in keys), *joins]
-    kinds = [(*node, row.get("gate", False)) for node, row in zip(every, tasks, strict=True)]
+    positions = {task.name: position for position, task in enumerate(job.tasks)}
+    positions |= {name: position for position, (name, _, _) in enumerate(inner, len(positions))}
+    nodes = {key: _node(*conditions, positions, gate=key[-1]) for key, conditions in plain.items()}
+    each = [nodes[key] for key in keys] + [_node(after, join, positions, gate=True) for _, after, join in inner]
+    tasks = [_task(job, task, position, each[position]) for position, task in enumerate(job.tasks)]
+    tasks += [_gate(name, positions[name], each[positions[name]]) for name, _, _ in inner]
     leading = {positions[name] for joined, name in gates.items() if any(handling((joined,), Join.ALL))}
-    return Rows(tasks, list(_share(tasks, kinds, leading)))
+    return Rows(tasks, list(_share(tasks, each, leading)))
 
 
-def _numbered(
-    after: Iterable[Condition], join: Join, positions: Mapping[str, int]
-) -> tuple[Join, tuple[tuple[int, str, bool], ...]]:
-    return join, tuple((positions[each.task], str(each.outcome), each.handles) for each in after)
+def _node(after: Iterable[Condition], join: Join, positions: Mapping[str, int], *, gate: bool) -> Node:
+    return join, tuple((positions[each.task], str(each.outcome), each.handles) for each in after), gate
 
 
 def _share(
@@ -144,16 +140,15 @@ def _share(
             continue
         _, conditions, _ = node
         # A task that handles a failure keeps its conditions: the verdict asks the task itself (rule 7), not its leader.
-        handler = any(handles or before in leading for before, _, handles in conditions)
-        if (alike[node] - 1) * len(conditions) >= WORTH_SHARING and not handler:
+        if (alike[node] - 1) * len(conditions) >= WORTH_SHARING and not any(
+            handles or before in leading for before, _, handles in conditions
+        ):
             leaders[node] = task
         yield from ((before, task["id"], outcome, handles) for before, outcome, handles in conditions)
 
 
-def _task(
-    job: JobSpec, task: TaskSpec, position: int, node: tuple[Join, tuple[tuple[int, str, bool], ...]]
-) -> TaskValues:
-    join, conditions = node
+def _task(job: JobSpec, task: TaskSpec, position: int, node: Node) -> TaskValues:
+    join, conditions, _ = node
     if task.run is None:
         return {**_gate(task.name, position, node), "unnamed": False, "stage": task.stage}
     priority = task.priority or job.priority
@@ -185,9 +180,9 @@ def _task(
     return row
 
 
-def _gate(name: str, position: int, node: tuple[Join, tuple[tuple[int, str, bool], ...]]) -> TaskValues:
+def _gate(name: str, position: int, node: Node) -> TaskValues:
     """The row of a gate: it runs nothing, anywhere; its priority is its own, so that no group is asked for one."""
-    join, conditions = node
+    join, conditions, _ = node
     return {
         "id": position,
         "name": name,

@@ -13,6 +13,7 @@ from batchq.core.limits import named, of_job, of_run, written
 from batchq.core.states import NOT_STARTED, RunState
 from batchq.store import job as jobs
 from batchq.store import schema
+from batchq.store import topology as topologies
 from batchq.store.columns import CONDITION, RUN, TASK, task_id
 from batchq.store.group import NamedGroup, named_groups
 from batchq.store.lane import lanes_for
@@ -52,7 +53,8 @@ def open_runs(tx: Tx, specs: Sequence[JobSpec], tasks: Sequence[int] | None = No
     `tasks` counts each run's tasks with the gates of its inner joins; without it no job has such joins.
 
     Returns the numbers that give the runs' rows their ids, in the order of the jobs, and the instant. Raises
-    DatabaseOutdated or DatabaseTooNew unless the schema is the newest one; Conflict for a job that is withheld.
+    DatabaseOutdated or DatabaseTooNew unless the schema is the newest one; Conflict for a job that is withheld, or one
+    that runs one at a time while a run of it is open; NotFound for a limit that does not exist.
     """
     revision, kept = schema.asked(tx), jobs.stored(tx, {job.name for job in specs})
     groups = named_groups(tx, set().union(*map(groups_of, specs)))
@@ -61,14 +63,15 @@ def open_runs(tx: Tx, specs: Sequence[JobSpec], tasks: Sequence[int] | None = No
     schema.require_newest(tx, revision)
     jobs.refuse_withheld(kept)
     ids, found = jobs.keep(tx, kept, specs, now), groups.rows
-    numbers, limited = reserved(), limits_named(specs)
-    require_limits(tx, limited)
+    jobs.refuse_second_run(tx, specs, ids)
     counts = [len(job.tasks) for job in specs] if tasks is None else tasks
-    each = zip(numbers, specs, counts, strict=True)
-    _OPEN_RUNS.later(tx, [_run(run, ids[job.name], job, count, now) for run, job, count in each])
-    return [
-        Number(run, found, _lanes(tx, job, found, ids[job.name], run)) for run, job in zip(numbers, specs, strict=True)
-    ], now
+    numbered = list(zip(reserved(), specs, counts, strict=True))
+    require_limits(tx, limits_named(specs))
+    _OPEN_RUNS.later(tx, [_run(run, ids[job.name], job, count, now) for run, job, count in numbered])
+    opened = [Number(run, found, _lanes(tx, job, found, ids[job.name], run)) for run, job, _ in numbered]
+    if jobs.limit_tasks(tx, kept, specs, ids):
+        topologies.changed(tx)  # last, as it takes the dispatch lock
+    return opened, now
 
 
 def _lanes(

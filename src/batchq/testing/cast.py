@@ -102,6 +102,8 @@ class Cast:
         def mend(tx: Tx) -> list[Ticket]:
             now = tx.now()
             engine.go_on(tx, now)
+            engine.sort_now(tx, topologies.at_hand(tx).per_run)
+            engine.close_lanes(tx)
             engine.follow_clock(tx, now)
             engine.take_back(tx, now)
             return engine.offer_again(tx, now, lost_ticket_seconds)

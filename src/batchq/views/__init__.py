@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from batchq.views.group import GroupView, groups
     from batchq.views.instants import clock, iso
     from batchq.views.job import JobLine, JobView, job_view, jobs
+    from batchq.views.limit import LimitView, limits
     from batchq.views.listing import Chosen, ListedTask, tasks
     from batchq.views.problems import setup_problems
     from batchq.views.run import RunCounts, RunLine, RunView, run_view, runs
@@ -51,6 +52,7 @@ __all__ = [
     "JobLine",
     "JobResult",
     "JobView",
+    "LimitView",
     "ListedTask",
     "NextChange",
     "OverrideView",
@@ -75,6 +77,7 @@ __all__ = [
     "iso",
     "job_view",
     "jobs",
+    "limits",
     "override_view",
     "periods",
     "run_view",
@@ -102,6 +105,7 @@ __getattr__ = attributes(
         "JobLine": "batchq.views.job",
         "JobResult": "batchq.views.acted",
         "JobView": "batchq.views.job",
+        "LimitView": "batchq.views.limit",
         "ListedTask": "batchq.views.listing",
         "NextChange": "batchq.views.server",
         "OverrideView": "batchq.views.server",
@@ -127,6 +131,7 @@ __getattr__ = attributes(
         "iso": "batchq.views.instants",
         "job_view": "batchq.views.job",
         "jobs": "batchq.views.job",
+        "limits": "batchq.views.limit",
         "override_view": "batchq.views.server",
         "periods": "batchq.views.server",
         "run_view": "batchq.views.run",

@@ -17,10 +17,11 @@ from batchq.views.why import Reasons
 
 
 class GroupView(TypedDict):
-    """A group; `why` is null if no task of it is ready."""
+    """A group; `per_run` is the most of its tasks that a run may have at once, `why` is null if none of it is ready."""
 
     group: str
     priority: str
+    per_run: int | None
     paused: bool
     ready: int
     queued: int
@@ -39,6 +40,7 @@ def groups(tx: Tx, now: datetime | None = None, *, timezone: str | None = None) 
         {
             "group": row.name,
             "priority": PRIORITY_NAMES.get(row.priority, str(row.priority)),
+            "per_run": row.per_run,
             "paused": row.paused,
             "ready": ready[row.name].number if row.name in ready else 0,
             "queued": out.get((row.name, State.QUEUED.value), 0),
@@ -47,7 +49,7 @@ def groups(tx: Tx, now: datetime | None = None, *, timezone: str | None = None) 
             "servers": [server.name for server in reasons.topology.serving(row.name)],
             "why": reasons.of_group(row.name) if row.name in ready else None,
         }
-        for row in tx.execute(select(GROUP.name, GROUP.priority, GROUP.paused).order_by(GROUP.name))
+        for row in tx.execute(select(GROUP.name, GROUP.priority, GROUP.per_run, GROUP.paused).order_by(GROUP.name))
     ]
 
 

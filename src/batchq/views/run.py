@@ -8,6 +8,7 @@ from typing import TypedDict
 
 from sqlalchemy import ColumnElement, func, literal, or_, select
 
+from batchq.core.priority import AGING
 from batchq.core.states import RUN_OPEN, State
 from batchq.store import moves
 from batchq.store.columns import ATTEMPT, RUN, RUN_IS_OPEN, TASK
@@ -23,6 +24,8 @@ TASK_COLUMNS = (
     TASK.name,
     TASK.status,
     TASK.group_name,
+    TASK.lane,
+    TASK.own_class,
     TASK.operation,
     TASK.attempt,
     TASK.joined,
@@ -72,16 +75,23 @@ class RunView(RunLine):
 
 
 def run_view(
-    tx: Tx, run: int, now: datetime | None = None, *, timezone: str | None = None, results: bool = True
+    tx: Tx,
+    run: int,
+    now: datetime | None = None,
+    *,
+    timezone: str | None = None,
+    results: bool = True,
+    aging: float = AGING,
 ) -> RunView:
     """A run with all its tasks in the order of the job; raises NotFound.
 
-    Without `results`, which may be large, they are null. `started_at` is the instant of the claim (rule 20).
+    Without `results`, which may be large, they are null. `started_at` is the instant of the claim (rule 20). A task
+    that waits rises by a class each `aging` seconds.
     """
     found = run_row(tx, run)
     columns = (*TASK_COLUMNS, TASK.result if results else literal(None).label("result"))
     tasks = tx.execute(with_server(columns).where(TASK.run_id == run, ~TASK.unnamed).order_by(TASK.id)).all()
-    why = why_of_tasks(tx, run, tasks, Reasons(tx, now, timezone))
+    why = why_of_tasks(tx, run, tasks, Reasons(tx, now, timezone, aging=aging, job=found.job))
     handled = moves.handlers(tx, [task.id for task in tasks if task.status in FAILED])
     lines = [task_line(task, why.get(task.id), handled.get(task.id)) for task in tasks]
     return {**run_line(found), "tasks": lines}

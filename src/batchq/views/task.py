@@ -11,14 +11,16 @@ from sqlalchemy import and_, func, select
 
 from batchq.core import retries, secrets
 from batchq.core.json import JSON
-from batchq.core.priority import PRIORITY_NAMES
+from batchq.core.priority import AGING, PRIORITY_NAMES
 from batchq.core.states import NOT_STARTED, TERMINAL, State
 from batchq.store import moves
 from batchq.store.columns import ATTEMPT, SERVER, TASK
 from batchq.store.find import no_task, run_row
+from batchq.store.lane import lanes_of
 from batchq.store.tables import AttemptRow, Server, TaskRow
 from batchq.store.transaction import Tx
 from batchq.views.instants import iso
+from batchq.views.limit import limit_names
 from batchq.views.rows import Column, Query, Selected
 from batchq.views.why import ConditionView, Reasons, conditions_of, why_of_task
 
@@ -80,6 +82,7 @@ class TaskView(TaskLine):
     job: str
     args: list[JSON]
     kwargs: dict[str, JSON]
+    limits: list[str]
     priority: str
     retries: int
     retry_delay: float
@@ -128,9 +131,18 @@ def task_line(row: Selected, why: str | None, handled_by: str | None) -> TaskLin
     }
 
 
-def task_view(tx: Tx, run: int, name: str, now: datetime | None = None, *, timezone: str | None = None) -> TaskView:
+def task_view(
+    tx: Tx,
+    run: int,
+    name: str,
+    now: datetime | None = None,
+    *,
+    timezone: str | None = None,
+    aging: float = AGING,
+) -> TaskView:
     """A task as `run_view` gives it, with its run, arguments, conditions and ended attempts with their logs.
 
+    A task that waits rises by a class each `aging` seconds.
     Raises NotFound, with the closest name.
     """
     job = run_row(tx, run).job
@@ -138,13 +150,15 @@ def task_view(tx: Tx, run: int, name: str, now: datetime | None = None, *, timez
     policy = retries.read(row.policy)
     after = conditions_of(tx, run, row.id)
     handled = moves.handlers(tx, [row.id] if row.status in FAILED else [])
-    line = task_line(row, why_of_task(tx, run, row, Reasons(tx, now, timezone)), handled.get(row.id))
+    reasons = Reasons(tx, now, timezone, aging=aging, job=job)
+    line = task_line(row, why_of_task(tx, run, row, reasons), handled.get(row.id))
     return {
         "run": run,
         "job": job,
         **line,
         "args": json.loads(row.args),
         "kwargs": secrets.masked(row.kwargs),
+        "limits": limit_names(lanes_of(tx, [row.lane])[row.lane].keys),
         "priority": PRIORITY_NAMES.get(row.own_class, str(row.own_class)),
         "retries": row.retries,
         "retry_delay": row.retry_delay,

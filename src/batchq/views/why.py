@@ -7,20 +7,23 @@ from datetime import datetime
 from functools import cached_property
 from typing import TypedDict
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from batchq.core import why
 from batchq.core.conditions import After, Condition, Join, Node, Written, folded, resolution
-from batchq.core.states import NOT_STARTED, Outcome, State
+from batchq.core.priority import AGING
+from batchq.core.states import NOT_STARTED, Outcome, RunState, State
 from batchq.core.topology import Topology
 from batchq.core.why import waits_for, why_not
 from batchq.store import moves, topology
-from batchq.store.columns import CONDITION, CONDITIONS_AT, TASK
+from batchq.store.columns import CONDITION, CONDITIONS_AT, RUN, TASK
 from batchq.store.tables import TaskCondition, TaskRow
 from batchq.store.transaction import Tx
 from batchq.views.instants import clock
 from batchq.views.rows import Query, Selected
+from batchq.views.units import UnitsSeen
 
+_HOLD = (RUN.held, RUN.held_by, RUN.held_at, RUN.held_why)
 _BLOCKED = (State.WAITING.value, State.DIDNT_RUN.value)
 _EXPLAINED = frozenset({*NOT_STARTED, State.DIDNT_RUN})
 
@@ -38,14 +41,20 @@ class ConditionView(TypedDict):
 class Reasons:
     """Says why ready tasks do not start; reads servers and their load once, and only if needed (rule 40).
 
-    Instants are told in the user's `timezone`; without one, in the zone of the window that decides.
+    Instants are told in the user's `timezone`; without one, in the zone of the window that decides. `job` is that of
+    the tasks, and a task rises by a class each `aging` seconds.
     """
 
-    def __init__(self, tx: Tx, now: datetime | None, timezone: str | None = None) -> None:
+    def __init__(
+        self, tx: Tx, now: datetime | None, timezone: str | None = None, *, aging: float = AGING, job: str = ""
+    ) -> None:
         self._tx = tx
         self._now = now
         self._timezone = timezone
+        self._aging = aging
+        self._job = job
         self._of_groups: dict[str, str] = {}
+        self._of_runs: dict[int, str | None] = {}
 
     @cached_property
     def now(self) -> datetime:
@@ -60,7 +69,33 @@ class Reasons:
     @cached_property
     def busy(self) -> dict[int, int]:
         """How many tasks each server executes."""
-        return moves.occupancy(self._tx)[0]
+        return self._occupancy.busy
+
+    @cached_property
+    def _occupancy(self) -> moves.Occupancy:
+        return moves.occupancy(self._tx)
+
+    @cached_property
+    def _units(self) -> UnitsSeen:
+        return UnitsSeen(self._tx, self.topology, self._occupancy, self.now, self._aging)
+
+    def _local(self, instant: datetime) -> str:
+        return why.local(instant, self._timezone or "UTC", self.now)
+
+    def of_run(self, run: int) -> str | None:
+        """Why nothing of the run starts, in one clause; None if its tasks may start."""
+        if run not in self._of_runs:
+            self._of_runs[run] = self._why_of_run(run)
+        return self._of_runs[run]
+
+    def _why_of_run(self, run: int) -> str | None:
+        found = self._tx.execute(select(RUN.status, RUN.open_tasks, *_HOLD).where(RUN.id == run)).one()
+        if found.status == RunState.STORING:
+            stored = self._tx.execute(select(func.count()).select_from(TaskRow).where(TASK.run_id == run)).scalar_one()
+            return why.storing(stored, found.open_tasks)
+        if not found.held:
+            return None
+        return why.held(run, found.held_by, found.held_at and self._local(found.held_at), found.held_why)
 
     def of_group(self, group: str) -> str:
         """Why ready tasks of the group do not start, in one clause."""
@@ -72,8 +107,18 @@ class Reasons:
     def of_task(self, task: Selected) -> str:
         """Why this ready or queued task does not start, in one clause."""
         if task.attempt and task.ready_at > self.now:
-            return f"tries again at {why.local(task.ready_at, self._timezone or 'UTC', self.now)}"
-        return self.of_group(task.group_name)
+            return why.delayed(task.attempt, self._local(task.ready_at))
+        if task.status != State.READY or not (self.topology.has_limits or self._aging <= 0):
+            return self.of_group(task.group_name)
+        return why.why_ready(
+            task.group_name,
+            self.topology,
+            self.busy,
+            self.now,
+            self._timezone,
+            lacks=lambda: self._units.why(task, self._job),
+            behind=lambda: self._units.behind(task),
+        )
 
 
 # --- all tasks of a run -------------------------------------------------------------------------------------
@@ -88,6 +133,9 @@ def why_of_tasks(tx: Tx, run: int, tasks: Sequence[Selected], reasons: Reasons) 
     after = _conditions_of_blocked(tx, run, {task.id: task.name for task in tasks})
     found = {}
     for task in explained:
+        if task.status in NOT_STARTED and (kept := reasons.of_run(run)):
+            found[task.id] = kept
+            continue
         node = Node(after.get(task.id, ()), Join(task.joined))
         found[task.id] = _why_blocked(states[task.name], node, states) or reasons.of_task(task)
     return found
@@ -140,6 +188,8 @@ def why_of_task(tx: Tx, run: int, row: Selected, reasons: Reasons) -> str | None
     """The reason of one task, by its conditions as they stand; None if it started."""
     if State(row.status) not in _EXPLAINED:
         return None
+    if row.status in NOT_STARTED and (kept := reasons.of_run(run)):
+        return kept
     blocked = _why_of_conditions(tx, run, row) if row.status in _BLOCKED else None
     return blocked or (reasons.of_task(row) if row.status in NOT_STARTED else None)
 
