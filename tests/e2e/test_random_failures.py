@@ -76,7 +76,9 @@ def test_where_a_third_fails_each_attempt_is_kept_and_comes_in_its_time_as_rule_
     waits = [wait for attempts in tasks.values() for wait in waits_of(attempts)]
     off, late = sorted(each for each, _ in waits), sorted(each for _, each in waits)
     with capsys.disabled():
-        print(f"\n{len(waits)} retries, {off[0]:+.3f} to {off[-1]:+.3f} off, claimed {late[0]:.2f} to {late[-1]:.2f} s late")
+        print(
+            f"\n{len(waits)} retries, {off[0]:+.3f} to {off[-1]:+.3f} off, claimed {late[0]:.2f} to {late[-1]:.2f} s late"
+        )
     assert len(waits) > RUNS * TASKS / 4
     assert -JITTER - 0.01 < off[0] < -JITTER / 2 < JITTER / 2 < off[-1] < JITTER + 0.01
     assert late[0] >= 0
