@@ -154,6 +154,8 @@ def test_a_withheld_job_starts_no_run_and_says_by_whom_and_why(batchq, batchq_js
     assert error == f"Error: {withheld}\n"
     (line,) = (job for job in batchq_json("job", "list") if job["job"] == "OTHER")
     assert (line["status"], line["withheld_by"], line["withheld_why"]) == ("withhold", "olav", "broken")
+    assert line["why"] == "withheld (by olav: 'broken')"
+    assert "\nwithheld (by olav: 'broken')\n" in batchq("job", "show", "OTHER").stdout
     assert "withheld already (by olav: 'broken')" in batchq("job", "hold", "OTHER", code=5).stderr
     assert batchq_json("job", "release", "OTHER") == {
         "job": "OTHER", "action": "release", "withheld": False, "open_runs": 1,

@@ -18,7 +18,9 @@ from batchq.cli.reading import print_list
 @click.option("--since", type=SINCE, metavar="WHEN", help="Since an instant, a time of day, or for so long: 1h, 18:00.")
 @click.option("--who", metavar="USER", help="Only what this person did.")
 @click.option("--what", metavar="ACTION", help="Only this action, as hold; or this kind of thing, as server.")
-@click.option("-n", "--limit", type=click.IntRange(1, 100_000), default=100, show_default=True, help="How many at most.")
+@click.option(
+    "-n", "--limit", type=click.IntRange(1, 100_000), default=100, show_default=True, help="How many at most."
+)
 @output_option
 def list_(since: datetime | None, who: str | None, what: str | None, limit: int, output: str) -> None:
     """List what was changed, the newest first: when, by whom, and why."""

@@ -127,6 +127,8 @@ def _limits(job: JobSpec) -> Iterator[str]:
 def _drawn(view: views.JobView) -> Iterator[Part]:
     job = _read(json.dumps(view["definition"]))
     yield f"{view['job']}: {label(view['status'])}, {count(len(job.tasks), 'task')}, {count(view['run_count'], 'run')}"
+    if view["why"]:
+        yield view["why"]
     if limited := list(_limits(job)):
         yield ", ".join(limited)
     yield ""

@@ -35,9 +35,18 @@ def storing(stored: int, tasks: int) -> str:
 
 def held(run: int, by: str | None, at: str | None, reason: str | None) -> str:
     """A clause for a task of a held run: `run 12 is held (by olav, 14:02 Europe/Oslo: 'month end')` (rules 33, 40)."""
+    return f"run {run} is held{_origin(by, at, reason)}"
+
+
+def withheld(by: str | None, at: str | None, reason: str | None) -> str:
+    """A clause for a job of which no run starts: `withheld (by olav, 14:02 UTC: 'month end')` (rules 33, 40)."""
+    return f"withheld{_origin(by, at, reason)}"
+
+
+def _origin(by: str | None, at: str | None, reason: str | None) -> str:
     who = ", ".join(filter(None, [f"by {by}" if by else None, at]))
-    origin = ": ".join(filter(None, [who, f"'{reason}'" if reason else None]))
-    return f"run {run} is held ({origin})" if origin else f"run {run} is held"
+    said = ": ".join(filter(None, [who, f"'{reason}'" if reason else None]))
+    return f" ({said})" if said else ""
 
 
 def delayed(attempt: int, until: str) -> str:

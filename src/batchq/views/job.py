@@ -10,6 +10,7 @@ from sqlalchemy import case, func, select
 from batchq.core import secrets
 from batchq.core.json import JSON
 from batchq.core.states import RUN_ENDED, RUN_OPEN
+from batchq.core.why import withheld
 from batchq.store.columns import JOB, RUN
 from batchq.store.find import definition, no_such
 from batchq.store.tables import JobRow, Run
@@ -20,12 +21,13 @@ from batchq.views.run import RunCounts, RunLine, run_line, runs
 
 
 class JobLine(TypedDict):
-    """A job and its newest run; `status` is null before the first one."""
+    """A job and its newest run; `status` is null before the first one, and `why` says why no run of it starts."""
 
     job: str
     status: str | None
     withheld_by: str | None
     withheld_why: str | None
+    why: str | None
     updated_at: str | None
     run_count: int
     last_run: RunLine | None
@@ -92,6 +94,7 @@ def _line(row: Selected) -> JobLine:
         "status": "withhold" if row.withheld else "executing" if row.open else row.verdict,
         "withheld_by": row.withheld_by,
         "withheld_why": row.withheld_why,
+        "why": withheld(row.withheld_by, None, row.withheld_why) if row.withheld else None,
         "updated_at": iso(row.updated_at),
         "run_count": row.runs or 0,
         "last_run": run_line(row) if row.id is not None else None,
