@@ -41,6 +41,7 @@ GOOD = {
     "text": "18:00-07:30=20 UTC",
     "which": "1",
     "priority": "high",
+    "units": "4",
 }
 
 

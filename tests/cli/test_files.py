@@ -102,7 +102,17 @@ def test_validate_says_what_a_valid_file_holds(batchq, batchq_json, files):
         f"{two}: valid, 2 jobs, 2 tasks",
     ]
     assert batchq_json("validate", two) == [
-        {"file": str(two), "valid": True, "errors": [], "notes": [], "jobs": 2, "groups": 0, "servers": 0, "tasks": 2}
+        {
+            "file": str(two),
+            "valid": True,
+            "errors": [],
+            "notes": [],
+            "jobs": 2,
+            "groups": 0,
+            "servers": 0,
+            "limits": 0,
+            "tasks": 2,
+        }
     ]
 
 

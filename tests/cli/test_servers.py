@@ -268,7 +268,7 @@ def test_groups_say_what_waits_and_why(batchq, stage):
     stage.server("AOS1", groups=["BG1"], runs=False)
     stage.submit("{job: J, group: BG1, tasks: {A: {run: demo.work}}}")
     lines = batchq("group", "list").stdout.splitlines()
-    assert re.split(r"\s{2,}", lines[1])[:6] == ["BG1", "normal", "–", "1", "0", "0"]
+    assert re.split(r"\s{2,}", lines[1])[:7] == ["BG1", "normal", "–", "–", "1", "0", "0"]
     assert lines[1].endswith("AOS1     BG1: AOS1 does not run")
 
 
@@ -294,7 +294,7 @@ def test_a_paused_group_starts_nothing_until_it_is_resumed(batchq, batchq_json, 
     stage.advance()
     assert stage.start("AOS1") == []
     row = re.split(r"\s{2,}", batchq("group", "list").stdout.splitlines()[1])
-    assert (row[0], row[2], row[-1]) == ("default", "paused", "default is paused")
+    assert (row[0], row[3], row[-1]) == ("default", "paused", "default is paused")
     assert [group["paused"] for group in batchq_json("group", "list")] == [True]
     assert "default is paused" in batchq("status").stdout
     assert batchq("task", "why", "last", "TASK 1").stdout == "TASK 1: Ready, default is paused.\n"

@@ -135,4 +135,4 @@ def test_random_jobs_that_are_retried_end_as_the_oracle_says(database, part):
             happened[books.retry()] += 1
         books.play(100)
         assert batch.verdict(books.run) == books.verdict()
-    assert "failed" in happened
+    assert happened.total() == 3 * jobs
