@@ -135,7 +135,8 @@ class Steering:
     def _judge_audit(self, number: int) -> None:
         """Whatever people change is in the audit, in the same transaction (rule 39)."""
         for what, kind, name in self.changed:
-            if not any((kind, name) == said[1:] and what in ("", said[0]) for said in self.said):
+            words = {"release": ("release", "cancel")}.get(what, (what,))
+            if not any((kind, name) == said[1:] and (said[0] in words or not what) for said in self.said):
                 self.judge.say(9, f"{kind} {name} was changed in commit {number} ({what}), and the audit says nothing")
 
     def _judge_move(self, move: Move, number: int, wall: datetime) -> None:
