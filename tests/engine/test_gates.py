@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
 
-from batchq import engine, views
+from batchq import actions, engine, views
 from batchq.core.conditions import Condition, Join, Joined
 from batchq.core.simulation import simulate
 from batchq.core.states import State
@@ -130,6 +130,27 @@ def test_a_gate_without_conditions_succeeds_when_its_run_opens_as_rule_50_says(b
 def test_a_run_of_gates_alone_ends_when_it_opens(batch):
     run = engine.submit(batch.database, job("G: {}\nH: {after: {any: [G, {all: [G]}]}}"))
     assert batch.verdict(run) == "success"
+    check_counters(batch.database)
+
+
+def test_joins_within_joins_do_not_count_as_tasks_of_an_action_as_rule_50_says(batch):
+    run = engine.submit(batch.database, job("A: x\nB: x\nT: {run: x, after: {all: [A, {any: [A, B]}]}}"))
+    assert actions.hold_run(batch.database, run)["tasks"] == 3
+
+
+def test_tasks_behind_gates_of_a_run_that_was_held_while_it_was_stored_become_ready_aside(batch, monkeypatch):
+    monkeypatch.setattr(engine.submitting, "ROWS_PER_TRANSACTION", 1)
+    opening = engine.submitting._open
+
+    def held_first(tx: Any, runs: Any, now: Any, *, gates: bool) -> None:
+        engine.hold(tx, runs[0], now, "olav")
+        while engine.move_on(tx, runs[0], now) is not None:
+            pass
+        opening(tx, runs, now, gates=gates)
+
+    monkeypatch.setattr(engine.submitting, "_open", held_first)
+    run = engine.submit(batch.database, job("G: {}\nT: {run: x, after: G}\nU: x"))
+    assert batch.states(run) == {"G": "success", "T": "ready", "U": "ready"}
     check_counters(batch.database)
 
 

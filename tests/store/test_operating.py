@@ -13,11 +13,12 @@ from batchq import actions, engine, views
 from batchq.actions import change, file
 from batchq.core.windows import Window
 from batchq.errors import Conflict, InvalidInput, NotFound
-from batchq.spec import loads
+from batchq.spec import JobSpec, TaskSpec, loads
 from batchq.store import run as runs
 from batchq.store import server as servers
 from batchq.store.database import Database
 from batchq.store.group import group_priorities, name_groups
+from batchq.store.limit import set_limit, tasks_with
 from batchq.store.rows import rows_of
 from batchq.store.tables import ServerGroup, ServerWindow
 from batchq.testing.clocked import Clocked
@@ -288,3 +289,13 @@ def test_a_server_that_starts_while_it_is_pruned_is_kept_and_all_is_undone(stage
         stage.database.run(prune)
     with stage.database.read() as tx:
         assert [view["name"] for view in views.servers(tx)] == ["AOS1"]
+
+
+@pytest.mark.parametrize("name", ["erp", "erp-licence", "l\N{LATIN SMALL LETTER I WITH DIAERESIS}zenz", 'a "b"'])
+def test_the_open_tasks_of_a_limit_are_those_that_name_this_one_as_rule_29_says(stage, name):
+    names = ["erp", "erp-licence", "l\N{LATIN SMALL LETTER I WITH DIAERESIS}zenz", 'a "b"']
+    stage.database.run(lambda tx: [set_limit(tx, each, 1) for each in names])
+    tasks = [TaskSpec(name=f"T {each}", run="demo.work", limits=(each,)) for each in names]
+    (run,) = engine.submit_all(stage.database, [JobSpec(name="J", tasks=tuple(tasks))])
+    with stage.database.read() as tx:
+        assert tasks_with(tx, name, 9) == [("J", run, f"T {name}")]

@@ -146,6 +146,7 @@ def number_of(tx: Tx, run: int, *states: State) -> int:
         TASK.id >= task_id(run, 0),
         TASK.id < task_id(run + 1, 0),
         TASK.status.in_([state.value for state in states]),
+        ~TASK.unnamed,
     )
     return int(tx.execute(select(func.count()).select_from(TASK.id.table).where(*its)).scalar_one())
 

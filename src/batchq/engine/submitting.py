@@ -114,7 +114,7 @@ def _open(tx: Tx, opening: Sequence[int], now: datetime, *, gates: bool) -> None
     moves.start_runs(tx, opening, now)
     if gates:
         ends = {row.id: State.SUCCESS for row in moves.open_gates(tx, opening, now).rows}
-        close(tx, settle_ends(tx, now, ends).counted, now)
+        close(tx, settle_ends(tx, now, ends, held=moves.held_among(tx, opening)).counted, now)
 
 
 def _store(database: Database, run: int, add: Callable[[Tx, Sequence[T]], None], rows: Iterable[T]) -> bool:

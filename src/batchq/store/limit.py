@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
 
 from sqlalchemy import delete, select, update
@@ -48,8 +49,8 @@ def forget_limit(tx: Tx, name: str) -> bool:
 
 def tasks_with(tx: Tx, name: str, most: int) -> list[tuple[str, int, str]]:
     """Tasks that name the limit and have not ended: job, run and task, at most so many."""
-    key = named(name)
-    lanes = [lane for lane, keys in tx.execute(select(LANE.id, LANE.limits)) if key in keys]
+    key = json.dumps(named(name))  # with its quotes, or a name that another one begins with would be found too
+    lanes = [lane for lane, keys in tx.execute(select(LANE.id, LANE.limits).where(~LANE.closed)) if key in keys]
     ended = [state.value for state in TERMINAL]
     found = select(RUN.job, RUN.id, TASK.name).select_from(TaskRow).join(Run, RUN.id == TASK.run_id)
     found = found.where(RUN_IS_OPEN, TASK.lane.in_(lanes), TASK.status.not_in(ended)).order_by(TASK.id).limit(most)

@@ -47,6 +47,7 @@ _TAKE_BACK = Statement(
     .where(among(TASK.id, "tasks"), _TAKEN_BACK.standing)
     .values(status=_TAKEN_BACK.status, token=None, queued_at=None, aside=True)
 )
+_HELD = Statement(select(RUN.id).where(among(RUN.id, "runs"), RUN.held), row=Id)
 _LOCK_TICKETS = Statement(
     select(TASK.id).where(among(TASK.id, "tasks")).order_by(TASK.id).with_for_update(key_share=True, nowait=True),
     row=Id,
@@ -70,6 +71,11 @@ def put_aside(tx: Tx, tasks: Collection[int]) -> None:
 def lock_run(tx: Tx, run: int) -> None:
     """Lock a run for an operator's action: it waits for whoever settles the run, or moves its rows in pieces."""
     tx.execute(select(RUN.id).where(RUN.id == run).with_for_update())
+
+
+def held_among(tx: Tx, runs: Collection[int]) -> set[int]:
+    """Those of these runs, locked by the caller, that are held."""
+    return {row.id for row in _HELD(tx, runs=runs)}
 
 
 def hold_run(tx: Tx, run: int, by: str, why: str | None, now: datetime) -> bool:
