@@ -78,7 +78,7 @@ class Stream:
 
 
 def play(site: Site, is_over: Callable[[list[float]], bool]) -> tuple[list[float], float, float]:
-    """Have low tasks wait behind the stream until it `is_over`; when they started, from their submit's begin and end."""
+    """Have low tasks wait behind the stream till it `is_over`; returns their starts, and their submit's begin and end."""
     stream = Stream(site)
     site.wait_for("the thread to be busy", lambda: site.ledger())
     began = time.monotonic()
