@@ -183,8 +183,21 @@ def sentence(view: views.TaskView) -> str:
 
 
 def _drawn(view: views.TaskView) -> Iterator[Part]:
-    now = users_now()
     yield f"{view['job']} run {view['run']} / {view['name']}: {sentence(view)}"
+    yield from _settings(view)
+    if view["result"] is not None:
+        yield f"result: {json.dumps(view['result'], ensure_ascii=False)}"
+    if view["after"]:
+        yield ""
+        rows = [(one["task"], one["outcome"], label(one["status"]), MET[one["met"]]) for one in view["after"]]
+        yield Table(("After", "Outcome", "Status", "Met"), rows)
+    if view["history"]:
+        yield ""
+        yield _attempts(view["history"])
+
+
+def _settings(view: views.TaskView) -> Iterator[str]:
+    """What the task runs, and how."""
     arguments = [json.dumps(value, ensure_ascii=False) for value in view["args"]]
     arguments += [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in view["kwargs"].items()]
     if view["operation"] is None:
@@ -197,41 +210,25 @@ def _drawn(view: views.TaskView) -> Iterator[Part]:
         yield _retries(view)
     if view["repeatable"]:
         yield "repeatable: to run it once more does no harm"
-    if view["result"] is not None:
-        yield f"result: {json.dumps(view['result'], ensure_ascii=False)}"
-    if view["after"]:
-        yield ""
-        yield Table(
-            ("After", "Outcome", "Status", "Met"),
-            [
-                (
-                    one["task"],
-                    one["outcome"],
-                    label(one["status"]),
-                    MET[one["met"]],
-                )
-                for one in view["after"]
-            ],
+
+
+def _attempts(history: Sequence[views.AttemptView]) -> Table:
+    now = users_now()
+    rows = [
+        (
+            str(one["attempt"]),
+            one["server"] or "–",
+            label(one["status"]),
+            REASONS[one["reason"]],
+            waited(one),
+            local(one["started_at"], now),
+            lasted(one, now),
+            one["error_class"] or "–",
+            first_line(one["error"]),
         )
-    if view["history"]:
-        yield ""
-        yield Table(
-            ("Attempt", "Server", "Status", "Reason", "Waited", "Started", "Time", "Class", "Error"),
-            [
-                (
-                    str(one["attempt"]),
-                    one["server"] or "–",
-                    label(one["status"]),
-                    REASONS[one["reason"]],
-                    waited(one),
-                    local(one["started_at"], now),
-                    lasted(one, now),
-                    one["error_class"] or "–",
-                    first_line(one["error"]),
-                )
-                for one in view["history"]
-            ],
-        )
+        for one in history
+    ]
+    return Table(("Attempt", "Server", "Status", "Reason", "Waited", "Started", "Time", "Class", "Error"), rows)
 
 
 def _retries(view: views.TaskView) -> str:

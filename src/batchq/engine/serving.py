@@ -48,8 +48,7 @@ def serve(tx: Tx, life: Life, flush: Flush) -> Served:
     finished = finish(tx, life, flush.reports, locked, now, settling=settling) if locked is not None else Finished()
     settled = Settled()
     if settling and finished.ends:
-        held = {row.run_id for row in locked.rows if row.held} if locked is not None else ()
-        settled = settle_ends(tx, now, finished.ends, followers, may_wait=foreseen is None, held=held)
+        settled = settle_ends(tx, now, finished.ends, followers, may_wait=foreseen is None, held=_held(locked))
     if reported:
         crash.point("finishing")
     moves.unqueue(tx, [(offer.task, offer.token) for offer in flush.overdue])
@@ -71,6 +70,11 @@ def serve(tx: Tx, life: Life, flush: Flush) -> Served:
     threads = tx.topology.by_id[life.server].threads_now(now)
     stale = finished.stale + refused
     return Served(claimed, regained, share.handed, share.started, parked, stale, threads, Advance(share.tickets, more))
+
+
+def _held(locked: Reply[LockedTask] | None) -> set[int]:
+    """The held runs among those of the tasks that were locked."""
+    return {row.run_id for row in locked.rows if row.held} if locked is not None else set()
 
 
 def _foresee(tx: Tx, life: Life, flush: Flush, standing: topologies.Standing) -> Demand | None:
