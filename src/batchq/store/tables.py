@@ -240,7 +240,6 @@ class TaskRow(Row, table=True):  # type: ignore[no-redef]  # the plugin's **kwar
         partial("batchq_task_unsettled", "run_id", "id", where="unsettled"),
         partial("batchq_task_waits_with", "waits_with", where="waits_with IS NOT NULL"),
         partial("batchq_task_aside", "run_id", "id", where="aside"),
-        partial("batchq_task_abort", "id", where="abort"),
     )
     id: int = Field(sa_column=Column(BIG, primary_key=True, autoincrement=False))
     run_id: int = Field(sa_column=Column(BIG, ForeignKey("batchq_run.id", ondelete="CASCADE"), nullable=False))

@@ -93,7 +93,6 @@ def _columns() -> None:
     _index("batchq_run_moving", "batchq_run", ["id"], "moving_from IS NOT NULL")
     _index("batchq_run_retrying", "batchq_run", ["id"], "retry IS NOT NULL")
     _index("batchq_task_aside", "batchq_task", ["run_id", "id"], "aside")
-    _index("batchq_task_abort", "batchq_task", ["id"], "abort")
     _index("batchq_attempt_failed", "batchq_attempt", ["ended_at"], "status <> 'success'")
 
 
