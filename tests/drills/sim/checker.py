@@ -339,11 +339,14 @@ class Judge:
             self.say(7, f"{who} was number {len(running)} on {most} threads")
 
     def _was_retried(self, run: int, commit: int | None = None) -> bool:
-        """Whether somebody retried the run after its last cancel, before this commit."""
-        told = self.steering.told
-        retries = [commits for said, commits in told.items() if said[0] in RETRIES and _run_of(said) == run]
-        before = [at for commits in retries for at in commits if commit is None or at < commit]
-        return max(before, default=-1) > max(told.get(("cancel", "run", str(run)), [-1]))
+        """Whether somebody retried the run after its last cancel; with a `commit`, both before that."""
+
+        def last(*words: str) -> int:
+            told = self.steering.told.items()
+            commits = [at for said, all_ in told if said[0] in words and _run_of(said) == run for at in all_]
+            return max((at for at in commits if commit is None or at < commit), default=-1)
+
+        return last(*RETRIES) > last("cancel")
 
     def _runs_at(self, token: str, commit: int) -> bool:
         end = self.ends.get(token)

@@ -38,7 +38,7 @@ EVENTS = {
     "enable": 3,
     "priority": 1,
     "priority of run": 1,
-    "retry": 5,
+    "retry": 8,
     "accept": 2,
     "abort": 4,
     "limit": 2,
@@ -68,6 +68,7 @@ class Events:
     commits: int
     calm: bool
     limited: bool
+    twins: bool
     ahead: int
     names: list[str]
     pace: float
@@ -104,6 +105,8 @@ class Events:
         self.plans[name] = plan = rules.random_plan(
             rng.randint(1, 6), rng, most=3, levels=rng.choice([0, 0, 2]), gates=rng.choice([0, 0, 0.2])
         )
+        if self.twins:
+            _add_twins(plan, rng)
         self.jobs[name] = job = varied_job(name, plan, rng, limited=self.limited)
 
         def act(database: Database) -> None:
@@ -154,14 +157,12 @@ class Events:
         """What failed, or some tasks, or all; and at times those too that may have done their work."""
         tasks, lost = self.rng.choice([0, 0, 1, 2]), self.rng.random() < 0.6
         whole = not tasks and self.rng.random() < 0.2
-
-        def act(database: Database, run: int) -> None:
-            actions.retry_run(database, run, named, all_tasks=whole, lost=lost)
-
         if (run := self._any_run()) is not None:
             names = self._names_of(run)
-            named = self.rng.sample(names, min(len(names), tasks))
-            self._ask("retry", run, lambda database: act(database, run))
+            self._retry(run, self.rng.sample(names, min(len(names), tasks)), whole=whole, lost=lost)
+
+    def _retry(self, run: int, tasks: list[str], *, whole: bool, lost: bool) -> None:
+        self._ask("retry", run, lambda database: actions.retry_run(database, run, tasks, all_tasks=whole, lost=lost))
 
     def _on_accept(self) -> None:
         if (run := self._any_run()) is not None and (names := self._names_of(run)):
@@ -300,3 +301,13 @@ class Events:
 
 def _clock(instant: datetime, zone: str) -> str:
     return f"{instant.astimezone(ZoneInfo(zone)):%H:%M:%S}"
+
+
+def _add_twins(plan: rules.Plan, rng: random.Random) -> None:
+    """Give some tasks others with the same conditions, which they are stored with."""
+    fit = [task for task in plan.after if plan.after[task] and not any(handles for *_, handles in plan.leaves(task))]
+    for number, task in enumerate(rng.sample(sorted(fit), min(len(fit), 2))):
+        twin = f"TWIN {number}"
+        plan.after[twin], plan.joins[twin] = plan.after[task], plan.joins[task]
+        if task in plan.gates:
+            plan.gates.add(twin)

@@ -10,7 +10,7 @@ import logging
 import random
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -22,7 +22,6 @@ from unittest.mock import patch
 from batchq import actions, clock
 from batchq.config import Settings
 from batchq.engine import reopening, retrying, settling, submitting
-from batchq.errors import Conflict
 from batchq.spec import JobSpec
 from batchq.store import rows
 from batchq.store.database import Database
@@ -152,6 +151,8 @@ class World(Events):
         self.encore = rng.random() < 0.5
         self.settings = settings(self.ahead, self.fast_path, self.aging)
         self.small = rng.choice([None, None, 1, 2, 3])
+        self.twins = rng.random() < 0.5
+        self.at_once = rng.choice([1, 3, 5000])
         self.names = [f"AOS{number}" for number in range(1, rng.randint(1, 3) + 1)]
 
     # --- time and turns -------------------------------------------------------------------------------------
@@ -359,8 +360,7 @@ class World(Events):
         """Retry in every run what failed, or all: as the last thing that people do."""
         whole = self.rng.random() < 0.3
         for (run,) in driver(self.shared).execute("SELECT id FROM batchq_run ORDER BY id").fetchall():
-            with suppress(Conflict):
-                actions.retry_run(self.shared, run, all_tasks=whole, lost=True)
+            self._retry(run, [], whole=whole, lost=True)
 
     def _take_queues_again(self) -> None:
         """Once nothing waits but for queues that are refused: all else must go on beside them."""
@@ -382,12 +382,13 @@ class World(Events):
                     (settling, "CONDITIONS_PER_TRANSACTION"),
                     (settling, "ROUNDS_PER_TRANSACTION"),
                     (holding, "ROWS_ALONE"),
-                    (retrying, "AT_ONCE"),
                     (reopening, "PIECE"),
                 ):
                     stack.enter_context(patch.object(module, name, self.small))
-                for name, value in (("MOST_ALIKE", self.small), ("WORTH_SHARING", 1)):
-                    stack.enter_context(patch.object(rows, name, value))
+                stack.enter_context(patch.object(retrying, "AT_ONCE", self.at_once))
+                stack.enter_context(patch.object(rows, "MOST_ALIKE", self.small + 1))
+            if self.twins:
+                stack.enter_context(patch.object(rows, "WORTH_SHARING", 1))
             stack.enter_context(patch.object(logging.getLogger("batchq"), "disabled", True))
             stack.enter_context(_quiet())
             yield
