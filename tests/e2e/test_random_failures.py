@@ -96,7 +96,7 @@ def check(run: int, name: str, attempts: list[Any]) -> None:
 
 
 def waits_of(attempts: list[Any]) -> Iterator[tuple[float, float]]:
-    """Of each retry, how far its wait is off the plain one, as a part of it; and how many seconds late its claim was."""
+    """Of each retry, how far its wait is off the plain one (a part of it), and how many seconds late its claim is."""
     for retry, (before, row) in enumerate(pairwise(attempts), 1):
         due = row.ready_at or row.last_ready_at
         waited, plain = (due - before.ended_at).total_seconds(), DELAY * BACKOFF ** (retry - 1)

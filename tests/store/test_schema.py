@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -68,6 +70,41 @@ def test_after_an_upgrade_that_may_take_long_an_answer_is_awaited_as_before(post
     before = awaited()
     assert schema.upgrade(postgresql) == (schema.NEWEST, schema.NEWEST)
     assert awaited() == before
+
+
+SPY = """
+import sys
+
+import psycopg
+from batchq.store import schema
+from batchq.store.database import Database
+
+class Spy:
+    def find_spec(name, *_):
+        if name == "alembic":
+            others = "SELECT state FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            with psycopg.connect(sys.argv[1].replace("+psycopg", "")) as connection:
+                print([state for (state,) in connection.execute(others) if state and "transaction" in state])
+
+sys.meta_path.insert(0, Spy)
+print(schema.upgrade(Database(sys.argv[1])))
+"""
+
+
+def test_alembic_which_takes_long_is_imported_outside_of_the_transaction(fresh_postgresql_url):
+    database = Database(fresh_postgresql_url)
+    with database.write() as tx:
+        tx.execute(text("DROP SCHEMA public CASCADE"))
+        tx.execute(text("CREATE SCHEMA public"))
+    database.dispose()
+    said = [
+        subprocess.run([sys.executable, "-c", SPY, fresh_postgresql_url], capture_output=True, text=True, check=True)
+        for _ in range(2)
+    ]
+    assert [each.stdout.splitlines() for each in said] == [
+        ["[]", f"(None, '{schema.NEWEST}')"],
+        [f"('{schema.NEWEST}', '{schema.NEWEST}')"],  # not imported in vain
+    ]
 
 
 def test_the_newest_revision_is_the_head_of_the_migrations():

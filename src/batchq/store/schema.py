@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -34,7 +35,16 @@ def upgrade(database: Database) -> tuple[str | None, str]:
             _upgrade(tx)
         return before, NEWEST
 
+    _load_alembic(database)
     return database.run(act)
+
+
+def _load_alembic(database: Database) -> None:
+    """Import Alembic if it is needed: meanwhile an open transaction would keep others waiting, and might be ended."""
+    with database.read() as tx:
+        needed = _revision(tx) != NEWEST
+    if needed:
+        importlib.import_module("alembic.command")
 
 
 def check(database: Database) -> None:
