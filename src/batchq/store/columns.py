@@ -76,6 +76,7 @@ RUN_IS_OPEN: ColumnElement[bool] = literal_column("batchq_run.status IN ('storin
 MAY_START = and_(literal_column("NOT batchq_run.held"), literal_column("batchq_run.status = 'executing'"))
 # Rows of the run are left to be moved by a hold, a release or a cancel.
 MOVING: ColumnElement[bool] = literal_column("batchq_run.moving_from IS NOT NULL")
+LANE_IS_OPEN: ColumnElement[bool] = literal_column("NOT batchq_lane.closed")
 STORING = and_(RUN_IS_OPEN, RUN.status == literal_column("'storing'"))
 
 # The task whose id a task's conditions carry: another one that it shares them with, or itself.

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from sqlalchemy import and_, select
 
 from batchq.core.limits import Lane
-from batchq.store.columns import IN_LINE, LANE, TASK
+from batchq.store.columns import IN_LINE, LANE, LANE_IS_OPEN, TASK
 from batchq.store.sql.dialect import dialect
 from batchq.store.sql.lists import among
 from batchq.store.sql.statement import Reply, Statement
@@ -41,7 +41,7 @@ _class = select(TASK.own_class).where(IN_LINE, TASK.lane == LANE.id).limit(1)
 _highest = _class.order_by(TASK.lane, TASK.own_class.desc()).scalar_subquery()
 _lowest = _class.order_by(TASK.lane.desc(), TASK.own_class).scalar_subquery()
 _READY = Statement(
-    select(LANE.id, _highest.label("highest"), _lowest.label("lowest")).where(~LANE.closed, _highest.is_not(None)),
+    select(LANE.id, _highest.label("highest"), _lowest.label("lowest")).where(LANE_IS_OPEN, _highest.is_not(None)),
     row=ReadyLane,
 )
 
