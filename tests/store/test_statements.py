@@ -33,11 +33,11 @@ from play import Play
 
 MOVES = (aborting, claiming, dispatching, finishing, holding, retrying, settling, starting, ticketing, ticking)
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
-LARGE = ("batchq_task", "batchq_condition", "batchq_attempt", "batchq_run")
+LARGE = ("batchq_task", "batchq_condition", "batchq_attempt", "batchq_run", "batchq_lane")
 # Indexes that hold the few rows in motion only: to read one of them from end to end is no scan of the table.
 SMALL = (
     *("batchq_task_ready", "batchq_task_out", "batchq_task_unsettled", "batchq_task_aside"),
-    *("batchq_condition_open", "batchq_run_open", "batchq_run_moving", "batchq_run_retrying"),
+    *("batchq_condition_open", "batchq_run_open", "batchq_run_moving", "batchq_run_retrying", "batchq_lane_open"),
 )
 
 

@@ -9,7 +9,7 @@ from sqlalchemy import delete, select, update
 
 from batchq.core.limits import named
 from batchq.core.states import TERMINAL
-from batchq.store.columns import LANE, LIMIT, RUN, RUN_IS_OPEN, TASK
+from batchq.store.columns import LANE, LANE_IS_OPEN, LIMIT, RUN, RUN_IS_OPEN, TASK
 from batchq.store.find import no_such
 from batchq.store.sql.dialect import dialect
 from batchq.store.tables import Limit, Run, TaskRow
@@ -50,7 +50,7 @@ def forget_limit(tx: Tx, name: str) -> bool:
 def tasks_with(tx: Tx, name: str, most: int) -> list[tuple[str, int, str]]:
     """Tasks that name the limit and have not ended: job, run and task, at most so many."""
     key = json.dumps(named(name))  # with its quotes, or a name that another one begins with would be found too
-    lanes = [lane for lane, keys in tx.execute(select(LANE.id, LANE.limits).where(~LANE.closed)) if key in keys]
+    lanes = [lane for lane, keys in tx.execute(select(LANE.id, LANE.limits).where(LANE_IS_OPEN)) if key in keys]
     ended = [state.value for state in TERMINAL]
     found = select(RUN.job, RUN.id, TASK.name).select_from(TaskRow).join(Run, RUN.id == TASK.run_id)
     found = found.where(RUN_IS_OPEN, TASK.lane.in_(lanes), TASK.status.not_in(ended)).order_by(TASK.id).limit(most)
