@@ -124,7 +124,8 @@ def test_an_accepted_task_counts_as_done_and_shows_by_whom(batchq, batchq_json, 
     assert "Ended, accepted by olav: 'printed by hand'" in batchq("task", "show", "1", "TASK 3").stdout
     assert "accepted by olav: 'printed by hand'" in batchq("runs", "show", "1").stdout
     (line,) = batchq_json("audit", "list")
-    assert (line["what"], line["kind"], line["name"], line["why"]) == ("accept", "task", "1/TASK 3", "printed by hand")
+    told = (line["what"], line["kind"], line["name"], line["why"])
+    assert told == ("accept", "task", "1 / TASK 3", "printed by hand")
 
 
 def test_a_run_that_is_retried_in_pieces_says_so(batchq, stage, failed):

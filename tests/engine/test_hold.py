@@ -359,3 +359,13 @@ def test_every_move_to_ready_is_in_the_table_of_ways():
         if isinstance(value, TaskMove) and State.READY in value.after
     }
     assert {each for each in found if each[0] not in ELSEWHERE} == WAYS.keys()
+
+
+def test_a_run_that_was_held_and_canceled_while_it_was_stored_is_not_held_any_more(batch):
+    number, _ = batch.database.run(runs.open_run, job().spec())
+    actions.hold_run(batch.database, number.run)
+    assert actions.cancel_run(batch.database, number.run)["held"] is False
+    assert batch.verdict(number.run) == "canceled"
+    with pytest.raises(Conflict, match="not held"):
+        actions.release_run(batch.database, number.run)
+    assert not batch.database.run(moves.anything_open)

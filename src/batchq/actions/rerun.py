@@ -133,7 +133,7 @@ def _take(database: Database, asked: Retry, word: str, reason: str | None, dry_r
 
 def _note(word: str, asked: Retry, reason: str | None, tx: Tx, done: Retried) -> None:
     """Write the retry into the audit."""
-    kind, name = ("task", f"{done.run}/{asked.tasks[0]}") if word == "accept" else ("run", str(done.run))
+    kind, name = ("task", f"{done.run} / {asked.tasks[0]}") if word == "accept" else ("run", str(done.run))
     after = f"{RunState.EXECUTING.value}; reset: {some(sorted(done.tasks))}"
     record(tx, [Change(kind, name, "status", done.before.value, after, word=word)], reason)
 

@@ -10,6 +10,7 @@ from sqlalchemy import bindparam, select, update
 from batchq.core.states import NOT_STARTED, RunState, State
 from batchq.store.columns import RUN, TASK, status_in_index, status_is, task_id
 from batchq.store.moves.becoming import becomes, run_becomes
+from batchq.store.moves.holding import FREE
 from batchq.store.sql.dialect import dialect
 from batchq.store.sql.lists import among
 from batchq.store.sql.statement import Statement
@@ -32,9 +33,8 @@ _CANCEL = Statement(
 
 def begin_cancel(tx: Tx, run: int) -> bool:
     """A run → canceling; a hold ends with it. False if the run was not executing."""
-    free = {"held": False, "held_by": None, "held_at": None, "held_why": None, "moving_from": None}
-    canceling = update(Run).where(RUN.id == run, _CANCELING.standing).values(status=_CANCELING.status, **free)
-    return bool(tx.execute(canceling).rowcount)
+    canceling = update(Run).where(RUN.id == run, _CANCELING.standing)
+    return bool(tx.execute(canceling.values(status=_CANCELING.status, moving_from=None, **FREE)).rowcount)
 
 
 def not_started(tx: Tx, run: int, first: int, limit: int) -> list[int]:

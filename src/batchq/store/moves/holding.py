@@ -22,6 +22,9 @@ from batchq.store.transaction import Tx
 ROWS_BESIDE_OTHERS = 5_000
 ROWS_ALONE = 25_000
 
+# What ends the hold of a run, whatever was said about it.
+FREE: dict[str, object] = {"held": False, "held_by": None, "held_at": None, "held_why": None}
+
 _TAKEN_BACK = becomes(State.QUEUED, State.READY)
 _MAY_BE_HELD = (RunState.STORING, RunState.EXECUTING)
 
@@ -87,8 +90,8 @@ def hold_run(tx: Tx, run: int, by: str, why: str | None, now: datetime) -> bool:
 
 def release_run(tx: Tx, run: int) -> bool:
     """Clear the flag of a held run; False if it is not held."""
-    free = {"held": False, "held_by": None, "held_at": None, "held_why": None, "moving_from": task_id(run, 0)}
-    return bool(tx.execute(update(Run).where(RUN.id == run, RUN.held).values(**free)).rowcount)
+    free = update(Run).where(RUN.id == run, RUN.held).values(**FREE, moving_from=task_id(run, 0))
+    return bool(tx.execute(free).rowcount)
 
 
 def tickets_of(tx: Tx, run: int) -> list[int]:

@@ -10,6 +10,7 @@ from sqlalchemy import bindparam, delete, select, update
 from batchq.core.states import RunState, State
 from batchq.store.columns import RUN, STORING, TASK
 from batchq.store.moves.becoming import becomes, run_becomes
+from batchq.store.moves.holding import FREE
 from batchq.store.sql.lists import among
 from batchq.store.sql.statement import Id, NoRow, Reply, Statement
 from batchq.store.tables import Run, TaskRow
@@ -71,11 +72,12 @@ def discard_unstored(tx: Tx, before: datetime, now: datetime, aside: Collection[
 
 
 def give_up(tx: Tx, run: int, now: datetime) -> bool:
-    """storing → canceled; its tasks are deleted, as half of a job misleads. False if it was not storing."""
-    statement = (
-        update(Run).where(RUN.id == run, _GIVEN_UP.standing).values(open_tasks=0, status=_GIVEN_UP.status, ended_at=now)
-    )
-    if not tx.execute(statement).rowcount:
+    """storing → canceled; its tasks are deleted, as half of a job misleads, and a hold ends with it.
+
+    False if it was not storing.
+    """
+    statement = update(Run).where(RUN.id == run, _GIVEN_UP.standing).values(open_tasks=0, moving_from=None, **FREE)
+    if not tx.execute(statement.values(status=_GIVEN_UP.status, ended_at=now)).rowcount:
         return False
     tx.execute(delete(TaskRow).where(TASK.run_id == run))
     return True
