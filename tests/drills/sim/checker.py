@@ -269,6 +269,12 @@ class Judge:
 
     def _see_commit(self, number: int, mono: float, wall: str, actor: str, *_: Any) -> None:
         instant = datetime.fromisoformat(wall)
+        for run, held in self.holding:
+            if held:
+                self.held.setdefault(run, number)
+            else:
+                self.held.pop(run, None)
+        self.holding.clear()
         self.steering.commit(number, instant, actor)
         for task, claimed_at in self.claimed:
             self._judge_claim(task, _instant(claimed_at), number, instant, actor)
@@ -280,12 +286,6 @@ class Judge:
                 self._judge_missing(task, number)
         for server in self.beaten:
             server.beat_at = mono
-        for run, held in self.holding:
-            if held:
-                self.held.setdefault(run, number)
-            else:
-                self.held.pop(run, None)
-        self.holding.clear()
         for acts in (self.claimed, self.gone, self.over, self.beaten):
             acts.clear()
         if mono > self.history.calm_at:

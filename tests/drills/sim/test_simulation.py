@@ -79,5 +79,13 @@ def test_the_worlds_are_worth_living_in():
         "disable",
         "enable",
         "priority",
+        "priority of run",
+        "hold",
+        "release",
+        "retry",
+        "accept",
+        "abort",
+        "limit",
+        "per run",
     }
     assert wanted <= seen
