@@ -26,7 +26,7 @@ SECOND_PLACES = ["here", "there", "elsewhere", "here/in a container", "here/in a
 # What people and machines do in the faulty time, and how often it is drawn.
 EVENTS = {
     "cancel": 1,
-    "hold": 3,
+    "hold": 5,
     "release": 3,
     "pause": 3,
     "resume": 3,
@@ -136,7 +136,14 @@ class Events:
         self._on_run("cancel", actions.cancel_run)
 
     def _on_hold(self) -> None:
-        self._on_run("hold", actions.hold_run)
+        """Mostly of a run whose tickets are out: these must come back."""
+        query = "SELECT run_id FROM batchq_task WHERE status = 'queued' ORDER BY id"
+        out = driver(self.shared).execute(query).fetchall()
+        if out and self.rng.random() < 0.7:
+            (run,) = self.rng.choice(out)
+            self._ask("hold", run, lambda database: actions.hold_run(database, run))
+        else:
+            self._on_run("hold", actions.hold_run)
 
     def _on_release(self) -> None:
         self._on_run("release", actions.release_run)

@@ -13,7 +13,7 @@ from drills.sim.checker import check
 from drills.sim.world import World
 
 KEPT = Path(__file__).parent / "seeds.txt"
-CHUNK = 20
+CHUNK = 100
 
 
 def judged(seed: int) -> list[str]:

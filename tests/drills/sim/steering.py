@@ -125,6 +125,7 @@ class Steering:
         self._judge_audit(number)
         for move in self.moves:
             self._judge_move(move, number, wall)
+        self._judge_tickets(number)
         self._judge_resets()
         self._judge_units(number)
         self._judge_order(wall, number)
@@ -191,6 +192,12 @@ class Steering:
             return False
         fits = bool(not spec.retry_on or _fits(spec.retry_on, classes))
         return fits and not _fits(spec.retry_never_on or (), classes)
+
+    def _judge_tickets(self, number: int) -> None:
+        """Of a held run no ticket is out (rule 33)."""
+        for task in self.judge.tasks.values():
+            if task.status == "queued" and task.id >> 20 in self.judge.held:
+                self.judge.say(12, f"a ticket of {self.judge.name_of(task.id)}, which is held, is out after {number}")
 
     def _judge_resets(self) -> None:
         """With a task all is reset that follows it, also what shares conditions (rule 33d)."""

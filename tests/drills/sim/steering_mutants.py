@@ -26,7 +26,7 @@ def holds_beside_a_dispatch() -> AbstractContextManager[None]:
     """A hold without the lock of dispatch: it does not see the tickets that are handed out meanwhile."""
 
     def old_tickets(tx: Any, run: int) -> list[int]:
-        meanwhile = select(TASK.id).where(TASK.queued_at > tx.now() - timedelta(seconds=2))
+        meanwhile = select(TASK.id).where(TASK.queued_at > tx.now() - timedelta(seconds=5))
         return sorted(set(moves.tickets_of(tx, run)) - set(tx.execute(meanwhile).scalars()))
 
     unlocked = {"tickets_of": old_tickets, "lock_out": lambda tx: None}
