@@ -174,7 +174,7 @@ class Events:
     def _on_accept(self) -> None:
         if (run := self._any_run()) is not None and (names := self._names_of(run)):
             task, lost = self.rng.choice(names), self.rng.random() < 0.6
-            what = f"{run}/{task}"
+            what = f"{run} / {task}"
             self._ask(
                 "accept", what, lambda database: actions.accept_task(database, run, task, reason="by hand", lost=lost)
             )

@@ -156,7 +156,7 @@ class Steering:
                 self.judge.say(9, f"{who} succeeded without a start, and nobody accepted it")
 
     def _retried(self, run: int) -> bool:
-        return any(said[0] in ("retry", "accept") and said[2].partition("/")[0] == str(run) for said in self.said)
+        return any(said[0] in ("retry", "accept") and said[2].partition("/")[0].strip() == str(run) for said in self.said)
 
     def _judge_end(self, move: Move, who: str, wall: datetime) -> None:
         """How an attempt ended decides whether there is a further one, and when (rules 30 to 32)."""
