@@ -197,7 +197,7 @@ def _drawn(view: views.TaskView) -> Iterator[Part]:
 
 
 def _settings(view: views.TaskView) -> Iterator[str]:
-    """What the task runs, and how."""
+    """Lines about the operation, and how it runs."""
     arguments = [json.dumps(value, ensure_ascii=False) for value in view["args"]]
     arguments += [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in view["kwargs"].items()]
     if view["operation"] is None:

@@ -516,7 +516,7 @@ class Judge:
             if task.waits_with:
                 continue
             counted = {None: task.pending, 1: task.met, 0: task.impossible}
-            if task.pending and self._was_retried(run.id):
+            if (task.pending or self.facts.conditions[task.id, None]) and self._was_retried(run.id):
                 continue  # what was canceled with the run is open to some, and impossible to what was retried
             for met, number in counted.items():
                 if number != self.facts.conditions[task.id, met]:

@@ -25,8 +25,8 @@ from batchq.server.life import Machine
 from batchq.store import moves
 from batchq.store import server as servers
 from batchq.store.columns import CONDITION, RUN, TASK, status_in_index
+from batchq.store.moves import claiming, settling
 from batchq.store.moves import finishing as outcomes
-from batchq.store.moves import settling
 from batchq.store.sql.lists import among
 from batchq.store.sql.statement import Statement
 from batchq.store.tables import Run, TaskRow
@@ -56,7 +56,7 @@ def claims_whatever_is_queued() -> AbstractContextManager[None]:
         )
         .returning(TASK.id)
     )
-    claimed = Statement(_granted().where(TASK.id == bindparam("task")))
+    claimed = Statement(_granted().where(TASK.id == bindparam("task")), row=moves.Start)
 
     def any_ticket(tx: Any, tickets: Any, server: int, epoch: int, version: int, now: Any) -> Any:
         rows = []
@@ -73,7 +73,8 @@ def takes_tickets_by_their_task_alone() -> AbstractContextManager[None]:
     mine = Statement(
         _granted()
         .where(among(TASK.id, "tasks"), status_in_index(State.EXECUTING))
-        .where(TASK.server_id == bindparam("server"), TASK.epoch == bindparam("epoch_"))
+        .where(TASK.server_id == bindparam("server"), TASK.epoch == bindparam("epoch_")),
+        row=moves.Start,
     )
 
     def by_task(tx: Any, tickets: Any, server: int, epoch: int, version: int, now: Any) -> Any:
@@ -87,10 +88,7 @@ def takes_tickets_by_their_task_alone() -> AbstractContextManager[None]:
 
 
 def _granted() -> Any:
-    columns = (TASK.operation, TASK.args, TASK.kwargs, TASK.time_limit, TASK.name, TASK.group_name)
-    return select(TASK.id, TASK.token, TASK.attempt, *columns, RUN.job, RUN.run_by, RUN.company).join(
-        Run, RUN.id == TASK.run_id
-    )
+    return select(*claiming._of_task, *claiming._of_run).join(Run, RUN.id == TASK.run_id)
 
 
 def settles_without_the_guard() -> AbstractContextManager[None]:
@@ -119,11 +117,14 @@ def stores_outcomes_without_the_guard() -> AbstractContextManager[None]:
     def as_if_executing(tx: Any, tasks: Any) -> Any:
         return SimpleNamespace(rows=[row._replace(status=State.EXECUTING.value) for row in locked(tx, tasks).rows])
 
-    def once_more(tx: Any, rows: Any, attempts: Any, now: Any) -> None:
-        stored = outcomes._ATTEMPT
-        again = Statement(lambda given: stored.statement(given).prefix_with("OR REPLACE"), columns=stored.columns)
-        with patch.object(outcomes, "_ATTEMPT", again):
-            write_outcomes(tx, rows, attempts, now)
+    def again(name: str) -> Any:
+        stored = getattr(outcomes, name)
+        twice = Statement(lambda given: stored.statement(given).prefix_with("OR REPLACE"), columns=stored.columns)
+        return patch.object(outcomes, name, twice)
+
+    def once_more(tx: Any, rows: Any, now: Any) -> None:
+        with again("_ATTEMPT"), again("_FAILED"):
+            write_outcomes(tx, rows, now)
 
     return replaced((moves, "locked", as_if_executing), (moves, "write_outcomes", once_more))
 

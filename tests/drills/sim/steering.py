@@ -77,7 +77,8 @@ class Steering:
     def saw_run(self, run: int, status: str, *, held: bool, retry: str | None) -> None:
         """A run has this status, is held or not, and is in the middle of a retry or not."""
         before = self.judge.runs.get(run)
-        if before is not None and held != (run in self.judge.held):
+        given_up = before == "storing" and status == "canceled"  # its hold ends with it
+        if before is not None and held != (run in self.judge.held) and not given_up:
             self.changed.append(("hold" if held else "release", "run", str(run)))
         if before != status:
             if status == "canceling":
@@ -156,7 +157,8 @@ class Steering:
                 self.judge.say(9, f"{who} succeeded without a start, and nobody accepted it")
 
     def _retried(self, run: int) -> bool:
-        return any(said[0] in ("retry", "accept") and said[2].partition("/")[0].strip() == str(run) for said in self.said)
+        retried = (said[2].partition("/")[0].strip() for said in self.said if said[0] in ("retry", "accept"))
+        return str(run) in retried
 
     def _judge_end(self, move: Move, who: str, wall: datetime) -> None:
         """How an attempt ended decides whether there is a further one, and when (rules 30 to 32)."""

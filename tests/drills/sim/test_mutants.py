@@ -26,8 +26,8 @@ def test_a_fault_in_the_engine_is_caught(mutant: Callable[[], AbstractContextMan
 
 def test_a_failing_seed_prints_itself_and_how_to_play_it_again(capsys: pytest.CaptureFixture[str]):
     with mutants.tries_once_too_often():
-        assert campaign(first=0, number=3, jobs=1)
+        assert campaign(first=0, number=20, jobs=1)
     printed = capsys.readouterr().out
     seed = printed.partition("seed ")[2].partition(":")[0]
     assert f"python -m drills.sim --seed {seed}\n" in printed
-    assert "3 of 3 seeds, " in printed
+    assert "20 of 20 seeds, " in printed

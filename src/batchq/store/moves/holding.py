@@ -77,7 +77,7 @@ def lock_run(tx: Tx, run: int) -> None:
 
 
 def held_among(tx: Tx, runs: Collection[int]) -> set[int]:
-    """Those of these runs, locked by the caller, that are held."""
+    """The held ones among these runs, which the caller has locked."""
     return {row.id for row in _HELD(tx, runs=runs)}
 
 
