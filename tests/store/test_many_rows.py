@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import pytest
 from sqlalchemy import insert, select, update
 
 from batchq import engine
@@ -39,6 +40,7 @@ def seconds_a_row(database: Clocked, run: int, rows: int) -> float:
     return min(times) / rows
 
 
+@pytest.mark.slow
 def test_a_row_among_many_takes_no_longer_than_one_among_few(database):
     run = wide(database, MANY)
     few, many = (seconds_a_row(database, run, rows) for rows in (FEW, MANY))

@@ -15,6 +15,7 @@ from drills.sim.world import World
 SEEDS, CHUNK = 200, 50  # the gate plays 2,000: `python -m drills.sim`, which can use all cores
 
 
+@pytest.mark.slow  # the gate plays many more seeds beside its tests
 @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
 def test_no_world_breaks_an_invariant(first: int):
     found = failures(range(first, first + CHUNK))
