@@ -190,7 +190,8 @@ class Steering:
             classes = ERRORS[end.error or ""]
             if end.final:
                 return False
-        if move.attempt - task.reset_at > spec.retries or judge.runs[task.id >> 20] == "canceling":
+        closing = judge.runs[task.id >> 20] in ("canceling", "canceled")  # it may have closed in the same commit
+        if move.attempt - task.reset_at > spec.retries or closing:
             return False
         fits = bool(not spec.retry_on or _fits(spec.retry_on, classes))
         return fits and not _fits(spec.retry_never_on or (), classes)
