@@ -161,7 +161,7 @@ def _say(result: RunResult, dry_run: bool) -> None:
     say(_said(result, dry_run), err=result["refused"] is not None)
 
 
-# What happens to the tasks that have not started, by action.
+# The words for the tasks that have not started, by action.
 TASKS = {
     "hold": "tasks that wait: {}",
     "release": "tasks that go on: {}",

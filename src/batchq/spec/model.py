@@ -148,7 +148,7 @@ def _retry_fault(task: TaskSpec) -> Fault | None:
 
 
 JOIN_BESIDE = Fault(("join",), "cannot stand beside 'all' or 'any' in 'after', which say it")
-# What a task may have that runs nothing.
+# The keys of a gate.
 OF_GATES = frozenset({"after", "join", "stage"})
 
 

@@ -28,7 +28,7 @@ from batchq.views.why import ConditionView, Reasons, conditions_of, why_of_task
 SERVER_NAME = func.coalesce(ATTEMPT.server, SERVER.name).label("server")
 
 
-# What another task may handle (rule 7): canceled, it was aborted.
+# Ends that another task may handle; a canceled task counts if it was aborted (rule 7).
 FAILED = (State.ERROR, State.CANCELED)
 
 

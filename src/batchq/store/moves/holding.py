@@ -22,7 +22,7 @@ from batchq.store.transaction import Tx
 ROWS_BESIDE_OTHERS = 5_000
 ROWS_ALONE = 25_000
 
-# What ends the hold of a run, whatever was said about it.
+# The columns of a run that is not held.
 FREE: dict[str, object] = {"held": False, "held_by": None, "held_at": None, "held_why": None}
 
 _TAKEN_BACK = becomes(State.QUEUED, State.READY)
