@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import event, update
 
-from batchq import views
+from batchq import actions, views
 from batchq.core.ends import Failure
 from batchq.core.states import Reason, State
 from batchq.store.columns import ATTEMPT, RUN, TASK, task_id
@@ -140,6 +140,37 @@ def test_a_task_says_in_each_list_what_it_says_in_its_run(night):
         key = rest.pop("run"), rest["name"]
         assert rest.pop("job") == ("J" if key[0] == 2 else "JOB 1")
         assert rest == inner[key]
+
+
+NESTED = """
+job: N
+tasks:
+  A: {run: x}
+  B: {run: x}
+  C: {run: x}
+  T: {run: x, after: {all: [A, {any: [B, {C: error}]}]}}
+"""
+
+
+def test_a_list_says_of_many_tasks_what_each_run_says_of_its_own_and_asks_once(stage):
+    stage.server("Batch1", threads=2)
+    for text in (NESTED, ONE, TWO, NESTED):
+        stage.submit(text)
+    actions.hold_run(stage.database, 3)
+    assert stage.start("Batch1") == ["A", "B"]
+    stage.end("B", "OSError: no")
+    expected = {(run, task["name"]): task["why"] for run in range(1, 5) for task in stage.view(run)["tasks"]}
+    seen: list[str] = []
+    event.listen(stage.database.engine, "before_cursor_execute", lambda *args: seen.append(args[2]))
+    listed = read(stage, views.tasks)
+    assert {(task["run"], task["name"]): task["why"] for task in listed} == expected
+    assert len([why for why in expected.values() if why]) == 9
+    few = len(seen)
+    for _ in range(10):
+        stage.submit(TWO)
+    seen.clear()
+    assert len(read(stage, views.tasks)) == len(listed) + 20
+    assert len(seen) == few
 
 
 def test_an_error_that_was_handled_names_the_task_that_did(stage):

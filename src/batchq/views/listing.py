@@ -9,7 +9,7 @@ from itertools import islice
 
 from sqlalchemy import func, or_, select
 
-from batchq.core.states import NOT_STARTED, TERMINAL, State
+from batchq.core.states import TERMINAL, State
 from batchq.store import moves
 from batchq.store.columns import FAILED, RUN, RUN_IS_OPEN, TASK, run_of, task_id
 from batchq.store.tables import Run
@@ -18,7 +18,7 @@ from batchq.views.instants import iso
 from batchq.views.rows import Query, Selected
 from batchq.views.run import TASK_COLUMNS, ended_since, run_view
 from batchq.views.task import TaskLine, task_line, with_server
-from batchq.views.why import Reasons, why_of_task
+from batchq.views.why import Reasons, why_of_each
 
 # Runs whose tasks one statement reads: few at first, for most lists are full at once.
 FIRST_PAGE, LARGEST_PAGE = 20, 500
@@ -170,13 +170,7 @@ def _fitting(rows: Query, chosen: Chosen) -> Query:
 def _lines(tx: Tx, rows: Sequence[Selected], reasons: Reasons) -> list[ListedTask]:
     """The lines of tasks of several runs, each with its reason."""
     handled = moves.handlers(tx, [row.id for row in rows if row.status in _FAILING])
+    why = why_of_each(tx, rows, reasons)
     return [
-        {"run": run_of(row.id), "job": row.job, **task_line(row, _why(tx, row, reasons), handled.get(row.id))}
-        for row in rows
+        {"run": run_of(row.id), "job": row.job, **task_line(row, why.get(row.id), handled.get(row.id))} for row in rows
     ]
-
-
-def _why(tx: Tx, row: Selected, reasons: Reasons) -> str | None:
-    if row.status not in NOT_STARTED and row.status != State.DIDNT_RUN:
-        return None
-    return why_of_task(tx, run_of(row.id), row, reasons)
