@@ -173,6 +173,12 @@ def test_a_list_says_of_many_tasks_what_each_run_says_of_its_own_and_asks_once(s
     assert len(seen) == few
 
 
+def test_a_long_list_reads_its_reasons_in_pieces(night, monkeypatch):
+    expected = read(night, views.tasks)
+    monkeypatch.setattr(listing, "REASONS_AT_ONCE", 3)
+    assert read(night, views.tasks) == expected
+
+
 def test_an_error_that_was_handled_names_the_task_that_did(stage):
     stage.server("Batch1")
     stage.submit("{job: J, tasks: {A: {run: x}, B: {run: x, after: {A: {outcome: error, handles: true}}}}}")

@@ -22,6 +22,7 @@ from batchq.views.why import Reasons, why_of_each
 
 # Runs whose tasks one statement reads: few at first, for most lists are full at once.
 FIRST_PAGE, LARGEST_PAGE = 20, 500
+REASONS_AT_ONCE = 1000  # tasks whose conditions one statement reads
 _FAILING = frozenset({State.ERROR, State.CANCELED})
 _TERMINAL = [state.value for state in TERMINAL]
 
@@ -170,7 +171,9 @@ def _fitting(rows: Query, chosen: Chosen) -> Query:
 def _lines(tx: Tx, rows: Sequence[Selected], reasons: Reasons) -> list[ListedTask]:
     """The lines of tasks of several runs, each with its reason."""
     handled = moves.handlers(tx, [row.id for row in rows if row.status in _FAILING])
-    why = why_of_each(tx, rows, reasons)
+    why: dict[int, str | None] = {}
+    for first in range(0, len(rows), REASONS_AT_ONCE):
+        why |= why_of_each(tx, rows[first : first + REASONS_AT_ONCE], reasons)
     return [
         {"run": run_of(row.id), "job": row.job, **task_line(row, why.get(row.id), handled.get(row.id))} for row in rows
     ]
