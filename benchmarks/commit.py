@@ -49,7 +49,7 @@ class Stage:
         """Report the end of one task, and start the next on its thread."""
         ended = self.active.popleft()
         reports = [Report(ended.id, ended.token, Success("null"))]
-        flush = Flush(reports=reports, active=len(self.active), pool=POOL, likely={ended.group_name})
+        flush = Flush(reports=reports, active=len(self.active), pool=POOL, likely={ended.pile})
         served = self.database.run(engine.serve, self.life, flush)
         (started,) = served.own
         self.active.append(started)
