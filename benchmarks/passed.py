@@ -30,8 +30,8 @@ class Undone(Exception):
 def passed(crowd: int, turns: int, postgresql: bool) -> dict[str, Any]:
     """Milliseconds of one dispatch with `crowd` tasks of a full limit before the next one, and without them.
 
-    `look_ms` is its questions alone: which lanes have ready tasks, and which of them are the best. `all_ms` is the whole
-    dispatch. Both take turns, in a database each.
+    `look_ms` is its questions alone: which lanes have ready tasks, and which of these are the best. `all_ms` is the
+    whole dispatch. Both take turns, in a database each.
     """
     with ExitStack() as stack:
         folder = stack.enter_context(site.folder("batchq-bench-"))
