@@ -55,10 +55,14 @@ class Mark:
         return self.seeds[0] if self.seeds and self.said is not None else None
 
     def all_seeds(self, graph: Graph) -> list[int]:
-        """The seeds, and the tasks that are reset already: nothing else waits in a run that has ended."""
+        """The seeds, and the tasks that are reset already: nothing else waits in a run that has ended.
+
+        A gate without a name that waits may follow none of them.
+        """
         if self.whole:
             return list(graph.tasks)
-        reset = [task for task, standing in graph.tasks.items() if standing.state is State.WAITING]
+        tasks = graph.tasks.items()
+        reset = [task for task, standing in tasks if standing.state is State.WAITING and not standing.unnamed]
         return [*reset, *(failed(graph) if self.seeds is None else self.seeds)]
 
 
