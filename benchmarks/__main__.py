@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from benchmarks import ahead, commit, growth, idle, report, site, submit, widths
+from benchmarks import ahead, commit, growth, idle, passed, report, site, submit, widths
 from benchmarks.canvases import try_canvases
 from benchmarks.compare import compare, running, usual
 from benchmarks.machine import head
@@ -201,6 +201,18 @@ def commit_command(servers: int, commits: int, batches: int, postgres: bool, out
     """Measure one commit of a server by itself, without Celery: as the only server, and beside many that work."""
     found = head("commit", postgres)
     found["commit"] = commit.commit(servers, commits, batches, postgres)
+    tell(found, output)
+
+
+@main.command("passed")
+@click.option("--crowd", type=click.IntRange(min=1), default=5000, show_default=True, help="Tasks of the full limit.")
+@click.option("--turns", type=click.IntRange(min=1), default=300, show_default=True, help="That count.")
+@POSTGRES
+@OUTPUT
+def passed_command(crowd: int, turns: int, postgres: bool, output: str) -> None:
+    """Measure a dispatch that passes over tasks whose limit is full, beside one without them."""
+    found = head("passed", postgres, crowd=crowd, turns=turns)
+    found["passed"] = passed.passed(crowd, turns, postgres)
     tell(found, output)
 
 

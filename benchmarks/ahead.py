@@ -58,7 +58,7 @@ def _turn(
     with ExitStack() as stack:
         folder = stack.enter_context(site.folder("batchq-bench-"))
         store = stack.enter_context(site.database(postgresql, folder))
-        (side,) = stack.enter_context(running(folder, lambda *given: [Several(*given, store)], threads))
+        (side,) = stack.enter_context(running(folder, lambda at, width: [Several(at, width, store)], threads))
         for name in names:
             yield name, measure(side, WORKLOADS[name](tasks, side.stamps.path), timeout)
 

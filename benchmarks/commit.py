@@ -49,7 +49,7 @@ class Stage:
         """Report the end of one task, and start the next on its thread."""
         ended = self.active.popleft()
         reports = [Report(ended.id, ended.token, Success("null"))]
-        flush = Flush(reports=reports, active=len(self.active), pool=POOL, likely={ended.group_name})
+        flush = Flush(reports=reports, active=len(self.active), pool=POOL, likely={ended.pile})
         served = self.database.run(engine.serve, self.life, flush)
         (started,) = served.own
         self.active.append(started)
@@ -172,8 +172,8 @@ def staged(store: site.Store, number: int, tasks: int) -> Iterator[Stage]:
 
 def _work(database: Database, places: range) -> Iterator[tuple[Life, Sequence[Start]]]:
     """Servers that begin to run now, each with the tasks that it has started on all of its threads."""
-    lives = database.run(_enlist, places)
-    offers = _handed_out(database)
+    lives = database.run(enlist, places)
+    offers = handed_out(database)
     assert len(offers) == len(lives) * THREADS, "each thread should have got a ticket"
     for place, life in enumerate(lives):
         taken = offers[place * THREADS : (place + 1) * THREADS]
@@ -182,7 +182,7 @@ def _work(database: Database, places: range) -> Iterator[tuple[Life, Sequence[St
         yield life, served.claimed
 
 
-def _enlist(tx: Tx, places: range) -> list[Life]:
+def enlist(tx: Tx, places: range) -> list[Life]:
     """Servers that run, all in the default group."""
     lives = []
     facts = this_life() | {"pool": POOL, "pool_kind": "prefork"}
@@ -196,7 +196,8 @@ def _enlist(tx: Tx, places: range) -> list[Life]:
     return lives
 
 
-def _handed_out(database: Database) -> list[Offer]:
+def handed_out(database: Database) -> list[Offer]:
+    """The tickets of all tasks that can start, as they arrive at servers."""
     offers: list[Offer] = []
     more = True
     while more:

@@ -145,4 +145,20 @@ def _submit(report: Saved) -> Grid:
     return Grid(title, ("from", "s", "validate s", "store s", "CPU s", "database CPU s", "peak MiB", "before"), rows)
 
 
-_GRIDS = {"ahead": _ahead, "canvas": _canvas, "growth": _growth, "idle": _idle, "submit": _submit}
+def _passed(report: Saved) -> Grid:
+    rows = []
+    for fact, said in (("look_ms", "the look, ms"), ("all_ms", "the whole dispatch, ms")):
+        without, behind = (spread(report["passed"][name][fact], 2) for name in ("without", "behind"))
+        rows.append((said, without, behind, f"{report['passed']['ratio'][fact]:.2f}"))
+    title = f"{NAMES[report['database']]}, {report['turns']} turns"
+    return Grid(title, ("", "alone", f"behind {report['crowd']:,} of a full limit", "ratio"), rows)
+
+
+_GRIDS = {
+    "ahead": _ahead,
+    "canvas": _canvas,
+    "growth": _growth,
+    "idle": _idle,
+    "passed": _passed,
+    "submit": _submit,
+}

@@ -58,7 +58,7 @@ def grow(
     with ExitStack() as stack:
         folder = stack.enter_context(site.folder("batchq-bench-"))
         store = stack.enter_context(site.database(postgresql, folder))
-        (side,) = stack.enter_context(running(folder, lambda *given: [Batchq(*given, store)], threads))
+        (side,) = stack.enter_context(running(folder, lambda at, width: [Batchq(at, width, store)], threads))
         assert isinstance(side, Batchq)
         few = min(SMALL, tasks)
         small = SHAPES.get(case, one_less)(few, side.stamps.path)

@@ -19,6 +19,7 @@ HEADINGS = {
     "growth": "When there are many",
     "ahead": "Tickets ahead of free threads",
     "idle": "Without work",
+    "passed": "A dispatch passes over a full limit",
     "submit": "A large job is submitted",
     "commit": "A commit by itself",
 }
@@ -39,7 +40,10 @@ Medians, with the range where there is one. No absolute figure holds on another 
 
 
 # The comparison by width has a page of its own, as it is repeated more often than all others together.
-PAGES = {"widths.md": ("widths", "commit"), "report.md": ("compare", "canvas", "growth", "ahead", "idle", "submit")}
+PAGES = {
+    "widths.md": ("widths", "commit"),
+    "report.md": ("compare", "canvas", "growth", "ahead", "idle", "passed", "submit"),
+}
 
 
 def write(reports: Sequence[Saved], folder: Path) -> list[Path]:

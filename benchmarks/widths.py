@@ -52,7 +52,7 @@ def _width(
     timeout: float,
 ) -> dict[str, Any]:
     began = time.monotonic()
-    with up(folder, valkey, lambda *given: _sides(*given, server), width) as sides:
+    with up(folder, valkey, lambda at, threads: _sides(at, threads, server), width) as sides:
         started = time.monotonic() - began
         quiet = [side for side in sides if side.name.endswith("-quiet")]
         loud = [side for side in sides if side not in quiet]

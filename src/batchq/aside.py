@@ -20,7 +20,7 @@ from batchq.core.ends import Failure, Success
 from batchq.core.states import Reason, State
 from batchq.engine import Report
 from batchq.store import moves, topology, trouble
-from batchq.store.columns import SERVER, TASK
+from batchq.store.columns import RUN, SERVER, TASK
 from batchq.store.database import Database
 from batchq.store.failures import of_content, why
 from batchq.store.tables import Liveness, Server
@@ -75,6 +75,7 @@ def _stages(tx: Tx, now: datetime) -> Iterator[tuple[What, Sequence[int], Act]]:
     unsettled = engine.unsettled(tx, topology.aside(tx).runs)
     yield What.RUN, [row.run_id for row in unsettled.rows], partial(_settle, tx, now)
     yield What.RUN, moves.numbers_storing(tx, now - STORING), partial(_give_up, tx, now)
+    yield What.RUN, moves.moving_runs(tx), partial(_move_on, tx, now)
     queued, version = moves.numbers_out(tx, State.QUEUED), tx.topology.version
     yield What.TASK, moves.numbers_out(tx, State.EXECUTING, State.QUEUED), partial(_count, tx)
     yield What.TASK, queued, partial(_take_back, tx)
@@ -92,6 +93,11 @@ def _settle(tx: Tx, now: datetime, runs: Sequence[int]) -> None:
 def _give_up(tx: Tx, now: datetime, runs: Sequence[int]) -> None:
     for number in runs:
         moves.give_up(tx, number, now)
+
+
+def _move_on(tx: Tx, now: datetime, runs: Sequence[int]) -> None:
+    for number in runs:
+        engine.move_on(tx, number, now)
 
 
 def _count(tx: Tx, tasks: Sequence[int]) -> None:
@@ -139,9 +145,9 @@ def _try_again(tx: Tx, what: What, number: int) -> None:
     now = tx.now()
     if not trouble.lock_due(tx, what, number, now):
         return
-    if what in (What.REPORT, What.SERVER):
-        # The process that set it aside tries again itself. Nobody else would forget the row once that process ended.
-        if not (_is_kept(tx, number) if what is What.REPORT else _runs(tx, number)):
+    if what in STANDS:
+        # Who set it aside tries again itself. Nobody else would forget the row once there is nothing to try.
+        if not STANDS[what](tx, number):
             trouble.forget(tx, what, number)
         return
     error = trouble.tried(tx, lambda: _do_alone(tx, what, number, now), keep=what is What.LOST)
@@ -175,20 +181,28 @@ def _runs(tx: Tx, server: int) -> bool:
     return tx.execute(found).scalar() is not None
 
 
-def lose(database: Database, server: int, act: Callable[[int], object]) -> None:
-    """Declare a server lost by `act`; sets the server aside if that always fails, so that the others go on."""
+def _is_retried(tx: Tx, run: int) -> bool:
+    return tx.execute(select(RUN.id).where(RUN.id == run, RUN.retry.is_not(None))).scalar() is not None
+
+
+# Work that `_try_again` leaves to another process or step, and whether there still is such work for a number.
+STANDS: dict[What, Callable[[Tx, int], bool]] = {What.REPORT: _is_kept, What.SERVER: _runs, What.RETRY: _is_retried}
+
+
+def alone(database: Database, what: What, number: int, act: Callable[[], object]) -> None:
+    """Do `act` for one server, or for the retry of one run; sets it aside if that fails by its content."""
     with database.read() as tx:
-        if trouble.pauses(tx, What.SERVER, server, tx.now()):
+        if trouble.pauses(tx, what, number, tx.now()):
             return
     try:
-        act(server)
+        act()
     except Exception as error:
         if not of_content(error):
             raise
         reason = why(error)
-        database.run(lambda tx: trouble.note(tx, {(What.SERVER, server): reason}, tx.process, tx.now()))
+        database.run(lambda tx: trouble.note(tx, {(what, number): reason}, tx.process, tx.now()))
         return
-    database.run(lambda tx: trouble.forget(tx, What.SERVER, server))
+    database.run(lambda tx: trouble.forget(tx, what, number))
 
 
 # --- outcomes -----------------------------------------------------------------------------------------------

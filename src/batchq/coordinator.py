@@ -31,6 +31,7 @@ from batchq.store import topology as topologies
 from batchq.store.database import Database
 from batchq.store.moves import RetryingRun, Ticket
 from batchq.store.transaction import Tx
+from batchq.store.trouble import What
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +173,7 @@ class Coordinator:
             # Tickets that were taken back had threads, which others can have now.
             more = done.more or bool(refused)
         # In transactions of its own, of which none lasts long.
-        self._unfinished.go_on(self._retrying)
+        self._unfinished.go_on(self._retrying, partial(aside.alone, self._database, What.RETRY))
 
     def _work_to_do(self, clock: float) -> bool:
         began = self._monotonic()
@@ -182,10 +183,10 @@ class Coordinator:
             silent = self._silence.of(running, clock, clock + self._monotonic() - began)
             work = moves.anything_open(tx)
         for server, name, beat in silent:
-            aside.lose(self._database, server, partial(self._lose, name=name, beat=beat))
+            aside.alone(self._database, What.SERVER, server, partial(self._lose, server, name, beat))
         return work or bool(silent)
 
-    def _lose(self, server: int, *, name: str, beat: int) -> None:
+    def _lose(self, server: int, name: str, beat: int) -> None:
         if self._database.run(lambda tx: engine.lose(tx, server, name, beat, tx.now())):
             logger.warning("%s gave no sign for %g s: it counts as lost", name, self._settings.lost_seconds)
 

@@ -89,6 +89,7 @@ def test_a_saved_run_becomes_a_page_and_a_plot(report, tmp_path):
         ("ahead wide chain --tasks 20 --turns 1", "workloads", {"wide", "chain"}),
         ("idle --seconds 1", "cores", {"server", "coordinator", "coordinator's beat", "worker", "solo worker"}),
         ("submit --tasks 20 --repeat 1", "sources", {"yaml", "json", "python"}),
+        ("passed --crowd 20 --turns 2", "passed", {"without", "behind", "ratio"}),
         ("commit --servers 2 --commits 2 --batches 1", "commit", {"one", "many", "many_to_one"}),
     ],
 )

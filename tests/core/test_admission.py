@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, time
 from itertools import permutations
@@ -16,18 +16,17 @@ from hypothesis import strategies as st
 from batchq.core.admission import (
     Admitted,
     Matching,
-    admit,
-    candidates_wanted,
     free_threads,
-    open_threads,
+    lanes_wanted,
     room,
     surplus,
 )
-from batchq.core.limits import Lane, Units
+from batchq.core.limits import Units
 from batchq.core.topology import Server, Topology
 from batchq.core.why import local, names, why_ready
 from batchq.core.windows import Window
 from support import rules
+from support.plain import admit, lanes_of
 
 GROUPS = ("default", "BG1", "BG2", "BG3")
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)  # 14:00 in Oslo, a Monday
@@ -67,11 +66,6 @@ def served(seen: Topology) -> dict[str, set[str]]:
 
 def by_name(seen: Topology, free: Mapping[int, int]) -> dict[str, int]:
     return {seen.by_id[server].name: threads for server, threads in free.items()}
-
-
-def lanes_of(tickets: Iterable[tuple[int, str]]) -> list[tuple[int, Lane]]:
-    """The tickets, each in a lane of its group without limits."""
-    return [(key, Lane(0, group)) for key, group in tickets]
 
 
 def random_tickets(rng: random.Random, most: int) -> list[str]:
@@ -217,7 +211,7 @@ def test_the_threads_left_over_are_those_that_no_ticket_out_can_have(servers, rn
     free = {server.id: rng.randint(0, 2) for server in seen.servers}
     out = Counter(random_tickets(rng, 6))
     answered = sum(rules.fitting(list(out.elements()), by_name(seen, free), served(seen)))
-    assert open_threads(out, seen, free) == sum(free.values()) - answered
+    assert Matching(seen, free, out).open == sum(free.values()) - answered
 
 
 @settings(max_examples=300, deadline=None)
@@ -227,7 +221,9 @@ def test_looking_at_no_more_candidates_than_wanted_admits_the_same(servers, rng)
     free = {server.id: rng.randint(0, 2) for server in seen.servers}
     out = Counter(random_tickets(rng, 3))
     ready = list(enumerate(random_tickets(rng, 12)))
-    most = candidates_wanted({group for _, group in ready}, out, seen, free)
+    lanes = {lane for _, lane in lanes_of(ready)}
+    wanted = lanes_wanted(lanes, Matching(seen, free, out), Units(seen, {}), NOON)
+    most = {lane.group: number for lane, number in wanted.items()}
     looked_at, taken = [], Counter()
     for key, group in ready:
         taken[group] += 1
@@ -407,7 +403,7 @@ def test_a_paused_group_gets_nothing_and_the_others_get_its_threads():
     assert [room(group, seen, free) for group in ("default", "BG1", "BG2")] == [1, 0, 2]
     ready = [(1, "BG1"), (2, "BG2"), (3, "BG1"), (4, "default"), (5, "BG2")]
     assert admit(ready, {"BG1": 2}, seen, free).chosen == [2, 4, 5]
-    assert open_threads({"BG1": 3, "BG2": 1}, seen, free) == 2
+    assert Matching(seen, free, {"BG1": 3, "BG2": 1}).open == 2
 
 
 def test_the_tickets_of_a_group_that_is_paused_go_back():

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchq.core.admission import Matching, admit, free_threads, room
+from batchq.core.admission import Matching, free_threads, room
 from batchq.core.override import Override
 from batchq.core.topology import DEFAULT_GROUP, Server, Topology
 from batchq.core.windows import Window
+from support.plain import admit
 
 GROUPS = (DEFAULT_GROUP, "BG1", "BG2", "BG3")
 RANDOM = st.randoms(use_true_random=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from batchq.core.conditions import Join
-from batchq.core.rerun import MOST_NAMES, Asked, Graph, Standing, failed, hopeless, named, rerun, some, started, unsure
+from batchq.core.rerun import MOST_NAMES, Asked, Graph, Standing, failed, hopeless, rerun, some, started, unsure
 from batchq.core.states import Outcome, State
 
 A, B, GATE, T, S = range(1, 6)
@@ -27,22 +27,24 @@ def nested(a: State, b: State, gate: State, *, given_up: tuple[int, ...] = ()) -
 
 def test_a_sentence_speaks_of_the_task_behind_a_gate_without_a_name():
     graph = nested(State.SUCCESS, State.ERROR, State.DIDNT_RUN)
-    assert named(graph, [T]) == [T]
     assert hopeless(graph, rerun(graph, [T]), [T]) == ["T waits for B to succeed; retry B"]
 
 
-def test_a_gate_without_a_name_that_was_canceled_belongs_to_the_task_behind_it():
+@pytest.mark.parametrize("seed", [T, A])
+def test_a_gate_without_a_name_that_was_canceled_counts_by_the_tasks_that_it_names(seed):
     graph = nested(State.SUCCESS, State.SUCCESS, State.CANCELED, given_up=(GATE,))
-    assert named(graph, [T]) == [T, GATE]
-    plan = rerun(graph, named(graph, [T]))
-    assert plan.resets == {GATE: State.SUCCESS, T: State.WAITING, S: State.WAITING}
-    assert plan.ends == {GATE: State.SUCCESS, T: State.READY, S: State.WAITING}
-    assert hopeless(graph, plan, [T]) == []
+    plan = rerun(graph, [seed])
+    again = {A: State.READY} if seed == A else {}
+    assert plan.resets == {**again, GATE: State.SUCCESS, T: State.WAITING, S: State.WAITING}
+    ready = State.WAITING if seed == A else State.READY
+    assert plan.ends == {**again, GATE: State.SUCCESS, T: ready, S: State.WAITING}
+    assert hopeless(graph, plan, [seed]) == []
 
 
-def test_a_gate_whose_own_conditions_are_met_is_told_itself():
-    graph = nested(State.SUCCESS, State.SUCCESS, State.CANCELED, given_up=(GATE,))
-    assert hopeless(graph, rerun(graph, [T]), [T]) == ["T waits for T.1 to succeed, which was canceled; retry T.1"]
+def test_a_gate_without_a_name_that_was_canceled_resets_nothing_that_follows_it():
+    graph = nested(State.ERROR, State.ERROR, State.CANCELED, given_up=(GATE,))
+    assert failed(graph) == [A, B, T, S]
+    assert rerun(graph, [S]).resets == {GATE: State.DIDNT_RUN, S: State.DIDNT_RUN}
 
 
 def test_the_tasks_that_hinder_a_retry_are_told_by_name():

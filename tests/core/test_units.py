@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchq.core import lacking
-from batchq.core.admission import choose, free_threads, lanes_wanted, surplus
+from batchq.core.admission import Matching, choose, free_threads, lanes_wanted, surplus
 from batchq.core.limits import Lane, Units, named, of_job, of_run, written
 from batchq.core.priority import class_now, in_order
 from batchq.core.topology import Server, Topology
@@ -141,7 +141,7 @@ def test_who_gets_a_ticket_is_what_counting_by_hand_gives_as_rule_29_says(rng):
     seen, lanes, used = a_world(rng)
     free = free_threads(seen, {}, NOON)
     offered = [(number, rng.choice(lanes), rng.random() < 0.4) for number in range(12)]
-    admitted = choose(offered, {}, seen, free, Units(seen, used))
+    admitted = choose(offered, Matching(seen, free), Units(seen, used))
     assert admitted.chosen == by_hand(offered, sum(free.values()), Tokens(seen, used))
 
 
@@ -149,7 +149,7 @@ def test_who_gets_a_ticket_is_what_counting_by_hand_gives_as_rule_29_says(rng):
 def test_no_limit_is_ever_exceeded_as_rule_29_says(rng):
     seen, lanes, used = a_world(rng)
     offered = [(number, rng.choice(lanes), rng.random() < 0.4) for number in range(12)]
-    chosen = set(choose(offered, {}, seen, free_threads(seen, {}, NOON), Units(seen, used)).chosen)
+    chosen = set(choose(offered, Matching(seen, free_threads(seen, {}, NOON)), Units(seen, used)).chosen)
     after = Counter(used)
     after.update(lane for number, lane, _ in offered if number in chosen)
     before, left = Tokens(seen, used), Tokens(seen, after)
@@ -164,15 +164,15 @@ def test_looking_at_no_more_of_a_lane_than_wanted_admits_the_same(rng):
     seen, lanes, used = a_world(rng)
     free = free_threads(seen, {}, NOON)
     offered = [(number, rng.choice(lanes), False) for number in range(15)]
-    wanted = lanes_wanted({lane for _, lane, _ in offered}, {}, seen, free, Units(seen, used), NOON)
+    wanted = lanes_wanted({lane for _, lane, _ in offered}, Matching(seen, free), Units(seen, used), NOON)
     looked, taken = [], Counter()
     for offer in offered:
         taken[offer[1]] += 1
         if taken[offer[1]] <= wanted.get(offer[1], 0):
             looked.append(offer)
     assert (
-        choose(looked, {}, seen, free, Units(seen, used)).chosen
-        == choose(offered, {}, seen, free, Units(seen, used)).chosen
+        choose(looked, Matching(seen, free), Units(seen, used)).chosen
+        == choose(offered, Matching(seen, free), Units(seen, used)).chosen
     )
 
 
@@ -209,22 +209,22 @@ A, B, X = (
     ids=str,
 )
 def test_a_task_that_lacks_a_unit_keeps_the_others_once_it_has_waited_as_rule_29_says(used, offered, chosen):
-    offers = [(n, *(each if isinstance(each, tuple) else (each, False))) for n, each in enumerate(offered)]
-    assert choose(offers, {}, ONE, {1: 4}, Units(ONE, used)).chosen == chosen
+    offers = [(n, *((each, False) if isinstance(each, Lane) else each)) for n, each in enumerate(offered)]
+    assert choose(offers, Matching(ONE, {1: 4}), Units(ONE, used)).chosen == chosen
 
 
 def test_of_a_lane_that_lacks_one_of_several_units_the_first_is_read_while_a_server_is_open():
     units = Units(ONE, {B: 1})
-    assert lanes_wanted([X, A, B], {}, ONE, {1: 3}, units, NOON) == {X: 1, A: 1}
+    assert lanes_wanted([X, A, B], Matching(ONE, {1: 3}), units, NOON) == {X: 1, A: 1}
     closed = Topology((Server(1, "AOS1", 4), Server(2, "AOS2", 1, frozenset({"BG1"}), alive=False)), units=ONE.units)
     bound = Lane(4, "BG1", X.keys)
-    assert lanes_wanted([bound, A], {}, closed, {1: 3}, Units(closed, {B: 1}), NOON) == {A: 1}
+    assert lanes_wanted([bound, A], Matching(closed, {1: 3}), Units(closed, {B: 1}), NOON) == {A: 1}
 
 
 def test_tasks_that_wait_to_be_moved_to_the_lane_of_their_run_do_not_start():
     seen = Topology((Server(1, "AOS1", 4),), per_run={"BG1": 2})
     plain, own = Lane(1, "BG1"), Lane(2, "BG1", (of_run(1),))
-    assert lanes_wanted([plain, own], {}, seen, {1: 4}, Units(seen, {own: 1}), NOON) == {own: 1}
+    assert lanes_wanted([plain, own], Matching(seen, {1: 4}), Units(seen, {own: 1}), NOON) == {own: 1}
 
 
 def test_a_limit_that_is_gone_counts_no_more():

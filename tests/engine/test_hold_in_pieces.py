@@ -16,9 +16,11 @@ from batchq import actions, crash, engine
 from batchq.actions import run as runs
 from batchq.config import Settings
 from batchq.coordinator import Coordinator
+from batchq.core.priority import PRIORITIES
 from batchq.server.publisher import Publisher
 from batchq.spec import Job
 from batchq.store import moves
+from batchq.store import run as store_run
 from batchq.store.columns import RUN, TASK, task_id
 from batchq.store.database import Database
 from batchq.store.moves import holding
@@ -146,6 +148,29 @@ def test_a_cancel_that_dies_between_two_pieces_is_ended_by_a_tick_and_the_run_cl
     check_counters(database)
     with database.read() as tx:
         assert not moves.anything_open(tx)
+
+
+def test_a_run_gets_another_priority_in_pieces_and_a_command_that_died_is_given_once_more(large: Play, monkeypatch):
+    monkeypatch.setattr(store_run, "PRIORITIES_AT_ONCE", ROWS)
+    database, first = large.database, task_id(1, 0)
+    with database.write() as tx:
+        tx.execute(text(f"UPDATE batchq_task SET status = 'executing' WHERE id = {first}"))
+        tx.execute(text(f"UPDATE batchq_task SET status = 'waiting' WHERE id > {first + TASKS // 2}"))
+
+    def prefer(database: Database, run: int) -> None:
+        actions.set_run_priority(database, run, "high")
+
+    def preferred() -> int:
+        with database.read() as tx:
+            high = TASK.own_priority & (TASK.own_class == PRIORITIES["high"]) & (TASK.id > first)
+            return int(tx.execute(select(func.count()).where(high)).scalar_one())
+
+    for passes in (1, 4):
+        dies_at(database, passes, prefer)
+        assert preferred() == passes * ROWS
+    prefer(database, 1)
+    assert preferred() == TASKS - 1  # all but the one that executes
+    check_counters(database)
 
 
 def run_of_three(database: Clocked) -> tuple[Play, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -69,14 +69,51 @@ def ended(batch: Play, seed: int) -> tuple[int, dict[str, str], reruns.Job]:
     return played.run, reruns.retried(job, played.states, reruns.reset_by(job, played.states, seeds)), job
 
 
-def steps_of(batch: Play, run: int) -> Iterator[None]:
+def canceled(batch: Play, seed: int) -> tuple[Retry, dict[str, str]]:
+    """The retry of one task of a random run with joins within joins that was canceled, and where its tasks stand then.
+
+    Some of the joins were canceled while the tasks in them executed, and have an answer since.
+    """
+    rng = random.Random(seed)
+    job = reruns.random_job(14, rng, OUTCOMES, gates=0, levels=2)
+    tasks = [
+        TaskSpec(
+            name=name, run="demo.work", after=in_a_file([(job.joins[name], job.after[name])] if job.after[name] else [])
+        )
+        for name in job.after
+    ]
+    run = batch.submit(JobSpec(name="JOINS", tasks=tuple(tasks)))
+    batch.deliver()
+    for _ in range(3):
+        batch.finish(rng.choice(batch.executing()), run=run)
+        batch.deliver()
+    batch.cancel(run)
+    batch.mail.clear()
+    for name in batch.executing():
+        batch.finish(name, run=run)
+    states = {name: {"canceled": reruns.GONE}.get(state, state) for name, state in batch.states(run).items()}
+    for name in rng.sample(sorted(states), len(states)):
+        expected = reruns.retried(job, states, reruns.reset_by(job, states, [name]))
+        if states[name] == reruns.GONE and expected[name] != "didnt_run":
+            return Retry(run, [name]), {
+                name: {reruns.GONE: "canceled"}.get(state, state) for name, state in expected.items()
+            }
+    raise AssertionError("no task that was canceled could run")
+
+
+def in_a_file(conditions: Sequence[Any]) -> list[Any]:
+    """Conditions as a file says them."""
+    return [{name: in_a_file(asked) if isinstance(asked, list) else asked} for name, asked in conditions]
+
+
+def steps_of(batch: Play, asked: int | Retry) -> Iterator[None]:
     """The transactions of a retry that has been decided."""
-    asked = Retry(run)
+    asked = asked if isinstance(asked, Retry) else Retry(asked)
     with batch.database.read() as tx:
         look = retrying.look_at(tx, asked)
     plan = retrying.planned(look, asked)
     assert batch.database.run(retrying._begin, look, plan, asked, unnoted) is not None
-    return reopening.reopen(batch.database, run)
+    return reopening.reopen(batch.database, asked.run)
 
 
 def stands_as(batch: Play, run: int, expected: dict[str, str]) -> None:
@@ -106,6 +143,28 @@ def test_a_retry_in_pieces_ends_as_the_oracle_says_wherever_it_is_killed(batch: 
         for _ in reopening.reopen(batch.database, run):
             pass
         stands_as(batch, run, expected)
+
+
+@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_joins_that_were_canceled_are_judged_by_their_tasks_wherever_a_retry_in_pieces_is_killed(
+    batch: Play, seed: int
+):
+    batch.server("AOS1", 3)
+    asked, expected = canceled(batch, seed)
+    number = sum(1 for _ in steps_of(batch, asked))
+    stands_as(batch, asked.run, expected)
+    for killed_after in range(number):
+        batch.cancel(asked.run)  # that of before
+        batch.mail.clear()
+        asked, expected = canceled(batch, seed)
+        steps = steps_of(batch, asked)
+        for _ in range(killed_after):
+            next(steps)
+        steps.close()
+        for _ in reopening.reopen(batch.database, asked.run):
+            pass
+        stands_as(batch, asked.run, expected)
 
 
 @pytest.mark.usefixtures("small_pieces")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -12,12 +14,13 @@ from batchq.core.states import Outcome
 from batchq.engine import Retry
 from batchq.errors import Conflict
 from batchq.spec import JobSpec, TaskSpec
-from play import Play, check_counters
+from play import Clocked, Play, check_counters
 from support import reruns
 
 OUTCOMES = [outcome.value for outcome in Outcome]
-JOBS = {"sqlite": 200, "postgresql": 20}
-PARTS = 10
+JOBS = {"sqlite": 160, "postgresql": 20}
+MANY_JOBS = {"sqlite": 2000, "postgresql": 300}
+PARTS, MANY_PARTS = 20, 100
 REFUSED = ("; retry", "failed. Name", "executing:", "can be accepted", "is canceling")
 
 
@@ -26,14 +29,14 @@ class Books:
 
     def __init__(self, batch: Play, rng: random.Random) -> None:
         self.batch, self.rng = batch, rng
-        self.job = reruns.random_job(rng.randint(2, 12), rng, OUTCOMES)
+        self.job = reruns.random_job(rng.randint(2, 12), rng, OUTCOMES, levels=rng.choice([0, 1, 3]))
         self.ignored = {name for name in self.job.after if rng.random() < 0.2}
         self.canceled = False  # and not retried since
         tasks = [
             TaskSpec(
                 name=name,
                 **({} if name in self.job.gates else {"run": "demo.work"}),
-                after=[{before: outcome} for before, outcome in after],
+                after=in_a_file(after),
                 join=self.job.joins[name],
                 **({"ignore_failure": True} if name in self.ignored - self.job.gates else {}),
             )
@@ -61,10 +64,13 @@ class Books:
         while steps and self.batch.running():
             steps -= 1
             _, row = self.rng.choice(self.batch.running())
-            ok = self.rng.random() < 0.6
-            self.batch.finish(row.name, ok=ok, run=self.run)
+            end = self.rng.choice(["success", "success", "success", "error", "canceled"])
+            if end == "canceled":
+                self.batch.abort(row.name, self.run)
+            else:
+                self.batch.finish(row.name, ok=end == "success", run=self.run)
             self.batch.deliver()
-            self.judge(**{row.name: "success" if ok else "error"})
+            self.judge(**{row.name: end})
 
     def cancel(self) -> None:
         """Cancel the run, unless it has ended, and let its executing tasks end."""
@@ -83,7 +89,7 @@ class Books:
         """The verdict of the ended run (rules 7, 33h)."""
         if self.canceled or reruns.GONE in self.states.values():
             return "canceled"
-        failed = {name for name, state in self.states.items() if state == "error"}
+        failed = {name for name, state in self.states.items() if state in reruns.FAILED}
         return "error" if failed - self.ignored else "success"
 
     def retry(self) -> str:
@@ -91,10 +97,10 @@ class Books:
         names = self.rng.sample(sorted(self.states), min(len(self.states), self.rng.randint(1, 2)))
         kind = self.rng.choice(["failed", "failed", "named", "all", "accepted"])
         asked = {
-            "failed": Retry(self.run),
-            "named": Retry(self.run, names),
-            "all": Retry(self.run, all_tasks=True),
-            "accepted": Retry(self.run, names[:1], accepted="by hand"),
+            "failed": Retry(self.run, lost=True),
+            "named": Retry(self.run, names, lost=True),
+            "all": Retry(self.run, all_tasks=True, lost=True),
+            "accepted": Retry(self.run, names[:1], lost=True, accepted="by hand"),
         }[kind]
         failed = [name for name, state in self.states.items() if state in reruns.FAILED]
         seeds = {"failed": failed, "named": names, "all": sorted(self.states), "accepted": names[:1]}[kind]
@@ -120,13 +126,16 @@ class Books:
         return kind
 
 
-@pytest.mark.parametrize("part", range(PARTS))
-def test_random_jobs_that_are_retried_end_as_the_oracle_says(database, part):
+def in_a_file(conditions: Sequence[Any]) -> list[Any]:
+    """The conditions of a job as a file says them."""
+    return [{name: in_a_file(asked) if isinstance(asked, list) else asked} for name, asked in conditions]
+
+
+def play(database: Clocked, seeds: range) -> None:
     batch = Play(database)
     batch.server("AOS1", 2)
     happened: Counter[str] = Counter()
-    jobs = JOBS[database.kind] // PARTS
-    for seed in range(part * jobs, (part + 1) * jobs):
+    for seed in seeds:
         books = Books(batch, random.Random(seed))
         for _ in range(3):
             books.play(books.rng.choice([1, 4, 100]))
@@ -135,4 +144,17 @@ def test_random_jobs_that_are_retried_end_as_the_oracle_says(database, part):
             happened[books.retry()] += 1
         books.play(100)
         assert batch.verdict(books.run) == books.verdict()
-    assert happened.total() == 3 * jobs
+    assert happened.total() == 3 * len(seeds)
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_random_jobs_that_are_retried_end_as_the_oracle_says(database, part):
+    jobs = JOBS[database.kind] // PARTS
+    play(database, range(part * jobs, (part + 1) * jobs))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(MANY_PARTS))
+def test_many_random_jobs_that_are_retried_end_as_the_oracle_says(database, part):
+    jobs = MANY_JOBS[database.kind] // MANY_PARTS
+    play(database, range(part * jobs, (part + 1) * jobs))

@@ -7,7 +7,7 @@ from functools import partial
 
 from sqlalchemy import select
 
-from batchq import engine, user
+from batchq import aside, crash, engine, user
 from batchq.actions.bulk import RunFilter, Verb, act, each, facts, matching, result_of
 from batchq.actions.change import Change, Step, perform, record, rehearse
 from batchq.actions.job import some
@@ -16,7 +16,7 @@ from batchq.core.states import LABELS, RUN_ENDED, RunState
 from batchq.engine import Retried, Retry
 from batchq.errors import Conflict, InvalidInput
 from batchq.store import run as runs
-from batchq.store.columns import RUN
+from batchq.store.columns import RUN, run_of
 from batchq.store.database import Database
 from batchq.store.find import find_run
 from batchq.store.moves import lock_run
@@ -78,27 +78,44 @@ def set_run_priority(
 ) -> list[str]:
     """Give the run's tasks that have not started another priority; returns the changes (rule 54).
 
+    Many tasks take several transactions. If this is stopped between two of them, do it once more.
     Raises InvalidInput, NotFound, and Conflict for a run that has ended.
     """
     if priority not in PRIORITIES:
         raise InvalidInput(f"priority: {priority!r} is not allowed; use {', '.join(PRIORITIES)}.")
     if dry_run:
-        return rehearse(database, lambda tx: _priority(tx, find_run(tx, run), priority))
-    return perform(database, lambda tx: _locked_priority(tx, run, priority), reason=reason)
+        return rehearse(database, lambda tx: _priority(tx, find_run(tx, run), priority, []))
+    done: list[int] = []
+    changes = perform(database, lambda tx: _locked_priority(tx, run, priority, done), reason=reason)
+    while len(done) == runs.PRIORITIES_AT_ONCE:
+        crash.point("run-moving")
+        done = aside.run(database, _next_priorities, run_of(done[-1]), priority, done[-1] + 1)
+    return changes
 
 
-def _locked_priority(tx: Tx, run: int | str, priority: str) -> Iterator[Step]:
+def _next_priorities(tx: Tx, run: int, priority: str, first: int) -> list[int]:
+    lock_run(tx, run)
+    return runs.set_priority(tx, run, PRIORITIES[priority], first)
+
+
+def _locked_priority(tx: Tx, run: int | str, priority: str, done: list[int]) -> Iterator[Step]:
     number = find_run(tx, run)
     lock_run(tx, number)
-    return _priority(tx, number, priority)
+    return _priority(tx, number, priority, done)
 
 
-def _priority(tx: Tx, number: int, priority: str) -> Iterator[Step]:
+def _priority(tx: Tx, number: int, priority: str, done: list[int]) -> Iterator[Step]:
+    """The step that changes the first tasks; `done` gets their ids."""
+
+    def make() -> bool:
+        done[:] = runs.set_priority(tx, number, PRIORITIES[priority])
+        return bool(done)
+
     status = tx.execute(select(RUN.status).where(RUN.id == number)).scalar_one()
     if status in RUN_ENDED:
         raise Conflict(f"Run {number} has ended already ({LABELS[status]}): no task of it is still to start.")
     change = Change("run", str(number), "priority", after=priority, said=f"priority {priority}", word="set priority")
-    yield Step((change,), partial(runs.set_priority, tx, number, PRIORITIES[priority]))
+    yield Step((change,), make)
 
 
 # --- the verbs ----------------------------------------------------------------------------------------------

@@ -12,24 +12,38 @@ from batchq.core.limits import Lane, Units
 from batchq.core.topology import Topology
 
 Key = TypeVar("Key")
+NONE: Mapping[str, int] = {}
 
 
 class Matching:
     """A matching of tickets to free threads, one thread each; placing one may move others to another server.
 
     A ticket may go out only if it and all others that are out find distinct free threads. Without that a
-    server would be offered more than it can run.
+    server would be offered more than it can run. It begins with the tickets that are `out`, counted by group; one that
+    finds no thread keeps none.
     """
 
-    def __init__(self, topology: Topology, free: Mapping[int, int]) -> None:
+    def __init__(self, topology: Topology, free: Mapping[int, int], out: Mapping[str, int] = NONE) -> None:
         places = topology.places
         order = sorted((server for server in free if free[server] > 0 and server in places), key=places.__getitem__)
-        self._topology = topology
+        self.topology = topology
         self._free = {server: free[server] for server in order}
         self._taking: dict[str, list[int]] = {}
         self._unlooked: dict[str, list[int]] = {}
         self.placed: dict[int, dict[str, int]] = {server: {} for server in order}
         self._hopeless: set[str] = set()
+        self._threads = free
+        for group, number in out.items():
+            self.place_all(group, number)
+
+    @property
+    def open(self) -> int:
+        """The threads that no ticket has."""
+        return sum(self._free.values())
+
+    def room(self, group: str) -> int:
+        """The most tickets of the group that could be out if no other group had any."""
+        return room(group, self.topology, self._threads)
 
     def place(self, group: str) -> bool:
         """Find a thread for one more ticket of the group; False if there is none even after moving others."""
@@ -50,7 +64,7 @@ class Matching:
     def _first_free(self, group: str) -> int | None:
         """The first server that takes the group and has a free thread; one without is not looked at again."""
         if group not in self._taking:
-            takers = self._topology.taking(group)
+            takers = self.topology.taking(group)
             self._taking[group] = [server for server in self._free if server in takers]
             self._unlooked[group] = self._taking[group][::-1]
         unlooked = self._unlooked[group]
@@ -119,29 +133,12 @@ class Admitted(Generic[Key]):
     shares: Mapping[int, Mapping[str, int]]
 
 
-def admit(
-    candidates: Iterable[tuple[Key, str]], out: Mapping[str, int], topology: Topology, free: Mapping[int, int]
-) -> Admitted[Key]:
-    """Choose which candidates (key, group), best first, get a ticket now; `out` counts the tickets out per group."""
-    taking = ((key, Lane(0, group), False) for key, group in candidates)
-    return choose(taking, out, topology, free, Units(topology, {}))
-
-
-def choose(
-    candidates: Iterable[tuple[Key, Lane, bool]],
-    out: Mapping[str, int],
-    topology: Topology,
-    free: Mapping[int, int],
-    units: Units,
-) -> Admitted[Key]:
+def choose(candidates: Iterable[tuple[Key, Lane, bool]], matching: Matching, units: Units) -> Admitted[Key]:
     """Choose which candidates (key, lane, whether it waited long), best first, get a ticket now.
 
-    `out` counts the tickets out per group. Who lacks a unit of a limit is passed over; if it waited long, it keeps the
-    free units of its limits from those behind it (rule 29e).
+    They are placed in the `matching`. Who lacks a unit of a limit is passed over; if it waited long, it keeps the free
+    units of its limits from those behind it (rule 29e).
     """
-    matching = Matching(topology, free)
-    for group, count in out.items():
-        matching.place_all(group, count)
     chosen = []
     for key, lane, waited_long in candidates:
         if lane.keys and not units.take(lane):
@@ -154,48 +151,32 @@ def choose(
     return Admitted(chosen, matching.placed)
 
 
-def open_threads(out: Mapping[str, int], topology: Topology, free: Mapping[int, int]) -> int:
-    """Threads that remain once each ticket out has one; a ticket that finds no thread keeps none."""
-    matching = Matching(topology, free)
-    return sum(free.values()) - sum(matching.place_all(group, count) for group, count in out.items())
+def lanes_wanted(ready: Iterable[Lane], matching: Matching, units: Units, now: datetime) -> dict[Lane, int]:
+    """Candidates worth reading, per ready lane: at most its group's room, the threads left, and the units that it has.
 
-
-def candidates_wanted(
-    ready: Iterable[str], out: Mapping[str, int], topology: Topology, free: Mapping[int, int]
-) -> dict[str, int]:
-    """Candidates worth reading, per ready group: at most its room, and at most the threads left for all."""
-    most = open_threads(out, topology, free) if free else 0
-    rooms = {group: min(room(group, topology, free), most) for group in ready} if most else {}
-    return {group: number for group, number in rooms.items() if number}
-
-
-def lanes_wanted(
-    ready: Iterable[Lane],
-    out: Mapping[str, int],
-    topology: Topology,
-    free: Mapping[int, int],
-    units: Units,
-    now: datetime,
-) -> dict[Lane, int]:
-    """Candidates worth reading, per ready lane: as `candidates_wanted`, and at most the units that it has (rule 29).
-
-    Of a lane that lacks a unit of one of several limits the first is read: it may keep the units of the others.
+    Of a lane that lacks a unit of one of several limits the first is read: it may keep the units of the others
+    (rule 29).
     """
-    most = open_threads(out, topology, free) if free else 0
+    most, topology = matching.open, matching.topology
     if not most:
         return {}
     wanted = {}
     for lane in ready:
-        number = min(room(lane.group, topology, free), most)
+        number = min(matching.room(lane.group), most)
         if topology.has_limits:
-            units_free = units.room(lane)
-            keeps = len(lane.keys) > 1 and units_free <= 0 and not units.is_unsorted(lane)
-            opened = topology.threads_now(now)
-            number = int(any(server in opened for server in topology.taking(lane.group))) if keeps else number
-            number = number if keeps else min(number, units_free)
+            number = _limited(lane, number, topology, units, now)
         if number > 0:
             wanted[lane] = number
     return wanted
+
+
+def _limited(lane: Lane, number: int, topology: Topology, units: Units, now: datetime) -> int:
+    """How many of a number of candidates the lane's units allow, or 1 that may keep units while a server is open."""
+    free = units.room(lane)
+    if free > 0 or len(lane.keys) < 2 or units.is_unsorted(lane):
+        return min(number, free)
+    opened = topology.threads_now(now)
+    return int(any(server in opened for server in topology.taking(lane.group)))
 
 
 def surplus(out: Iterable[tuple[Key, Lane]], topology: Topology, free: Mapping[int, int], units: Units) -> list[Key]:

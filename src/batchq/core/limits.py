@@ -6,14 +6,13 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 MANY = 2**31  # more free units than there are threads
 MOST_UNITS = 1_000_000  # that a limit may have
 
 
-@dataclass(frozen=True, slots=True)
-class Lane:
+class Lane(NamedTuple):
     """The tasks of one group that take the same limits.
 
     A key is `limit:NAME`, `job:ID`, or `run:ID`, which stands for the limit that the group sets for each run.

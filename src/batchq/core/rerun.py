@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from batchq.core.conditions import Condition, Join, Node, moved, readiness, resolution
@@ -76,6 +76,11 @@ class Graph:
             sharing[standing.keeper].append(task)
         return cls(tasks, conditions, followers, sharing)
 
+    def with_states(self, states: Mapping[int, State]) -> Graph:
+        """The graph with other states of some tasks, which were not given up then."""
+        fresh = {task: replace(self.tasks[task], state=state, given_up=False) for task, state in states.items()}
+        return replace(self, tasks={**self.tasks, **fresh})
+
     def after(self, task: int) -> Sequence[Asked]:
         """The conditions of a task."""
         return self.conditions.get(self.tasks[task].keeper, ())
@@ -100,8 +105,8 @@ class Rerun:
 
 
 def failed(graph: Graph) -> list[int]:
-    """The tasks that a retry resets if it names none (rule 33d)."""
-    return [task for task, standing in graph.tasks.items() if standing.state in FAILED]
+    """The tasks that a retry resets if it names none (rule 33d); a gate without a name is none."""
+    return [task for task, standing in graph.tasks.items() if standing.state in FAILED and not standing.unnamed]
 
 
 def closure(graph: Graph, seeds: Iterable[int]) -> set[int]:
@@ -128,12 +133,43 @@ def closure(graph: Graph, seeds: Iterable[int]) -> set[int]:
     return reset
 
 
+def inner_joins(graph: Graph) -> dict[int, State]:
+    """The gates without a name that were given up, or that a retry has sent back, and how each of them ends.
+
+    To people such a gate is a part of a condition. It is met, or impossible, by the tasks that it names, and resets
+    nothing that follows it.
+    """
+    states: dict[int, State] = {}
+
+    def came(asked: Asked) -> bool | None:
+        return resolution(asked.outcome, end_of(asked.task)) if is_left(asked.task) else graph.came(asked)
+
+    def is_left(task: int) -> bool:
+        standing = graph.tasks[task]
+        return standing.unnamed and (standing.given_up or standing.state is State.WAITING)
+
+    def end_of(task: int) -> State:
+        if task not in states:
+            counted = Counter(came(asked) for asked in graph.after(task))
+            states[task] = state_by(
+                graph.tasks[task].join, Numbers(counted[None], counted[True], counted[False]), gate=True
+            )
+        return states[task]
+
+    for task in graph.tasks:
+        if is_left(task):
+            end_of(task)
+    return {task: state for task, state in states.items() if state is not State.WAITING}
+
+
 def rerun(graph: Graph, seeds: Collection[int], accepted: int | None = None) -> Rerun:
     """Work out a retry of the `seeds`; the `accepted` one of them succeeds at once (rules 33d-f, 54).
 
     Nothing of the run may be unsettled: conditions count by the states of the tasks that they name.
     """
-    reset = closure(graph, seeds)
+    mended = inner_joins(graph)
+    graph = graph.with_states(mended) if mended else graph
+    reset = closure(graph, seeds) | mended.keys()
     keepers = {graph.tasks[task].keeper for task in reset}
     keepers |= {keeper for task in reset for keeper, _ in graph.followers.get(task, ())}
     numbers = {keeper: _count(graph, keeper, reset) for keeper in sorted(keepers)}
@@ -177,22 +213,6 @@ def _spread(graph: Graph, resets: Mapping[int, State], numbers: Mapping[int, Num
 
 
 # --- refusals -----------------------------------------------------------------------------------------------
-
-
-def named(graph: Graph, tasks: Iterable[int]) -> list[int]:
-    """The seeds of a retry that names these tasks.
-
-    A gate without a name belongs to the task behind it: people cannot name it if it was canceled with its run.
-    """
-    seeds = dict.fromkeys(tasks)
-    reached = deque(seeds)
-    while reached:
-        for before, _ in graph.after(reached.popleft()):
-            if graph.tasks[before].unnamed and before not in seeds:
-                if graph.tasks[before].state in FAILED:
-                    seeds[before] = None
-                reached.append(before)
-    return list(seeds)
 
 
 def started(graph: Graph, plan: Rerun) -> list[str]:

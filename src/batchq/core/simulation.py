@@ -14,7 +14,7 @@ from heapq import heappop, heappush
 from itertools import count
 
 from batchq.core import retries
-from batchq.core.admission import choose, free_threads, lanes_wanted
+from batchq.core.admission import Matching, choose, free_threads, lanes_wanted
 from batchq.core.conditions import Ended, moved, readiness, resolution, took_over, verdict
 from batchq.core.limits import Lane, Units
 from batchq.core.priority import AGING, in_order
@@ -183,8 +183,8 @@ class _Simulator:
         free = free_threads(self.present, self.busy, self.now) if waiting else {}
         if not free:
             return
-        units = Units(self.present, self.used)
-        wanted = lanes_wanted(waiting, {}, self.present, free, units, self.now)
+        units, matching = Units(self.present, self.used), Matching(self.present, free)
+        wanted = lanes_wanted(waiting, matching, units, self.now)
         heads = [
             entry for lane, most in wanted.items() for pile in self.ready[lane].values() for entry in _best(pile, most)
         ]
@@ -194,7 +194,7 @@ class _Simulator:
         offered = [
             (entry, lanes[entry], bool(lanes[entry].keys) and self.now - entry.ready_at >= patience) for entry in best
         ]
-        admitted = choose(offered, {}, self.present, free, units)
+        admitted = choose(offered, matching, units)
         shares = {server: Counter(share) for server, share in admitted.shares.items()}
         chosen = set(admitted.chosen)
         for entry in best:

@@ -34,6 +34,8 @@ class Demand:
 
     def after(self, server: int, ended: Mapping[int, int], ready: Sequence[Ready]) -> Demand:
         """The demand after changes that ended attempts on this server, by lane, and made tasks ready."""
+        if not ready:
+            return Demand(self.input, self.peeked, self.topology, server, ended)
         peeked = dict(self.peeked)
         for row in ready:
             if (seen := peeked.get(row.pile)) is not None:
@@ -100,7 +102,8 @@ def choose(
     free = admission.free_threads(topology, busy, now, ahead)
     units = Units(topology, _in_use(lanes, tickets, executing) if topology.has_limits else {})
     open_lanes = [lanes[lane] for lane in ready if lanes[lane].group not in unsendable]
-    wanted = admission.lanes_wanted(open_lanes, out, topology, free, units, now)
+    matching = admission.Matching(topology, free, out)
+    wanted = admission.lanes_wanted(open_lanes, matching, units, now)
     if not wanted:
         return Chosen(now)
     aside = topology.aside.tasks
@@ -109,7 +112,7 @@ def choose(
     candidates = in_order(rows, now, aging) if len(piles) > 1 else rows
     long_ago = now - timedelta(seconds=aging or AGING)
     offered = ((row, lanes[row.lane], row.ready_at <= long_ago) for row in candidates)
-    admitted = admission.choose(offered, out, topology, free, units)
+    admitted = admission.choose(offered, matching, units)
     return Chosen(now, admitted.chosen, admitted.shares)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import datetime
+from itertools import islice
 
 from batchq.core.states import RunState
 from batchq.engine.canceling import cancel_more
@@ -64,7 +65,7 @@ def go_on(tx: Tx, now: datetime, aside: Collection[int] = ()) -> bool:
     It waits for nobody: a run that another process has locked is left to that one.
     """
     more = False
-    for run in moves.moving_runs(tx, RUNS_AT_ONCE):
-        if run not in aside:
-            more = move_on(tx, run, now) is not None or more
+    found = (run for run in moves.moving_runs(tx, RUNS_AT_ONCE + len(aside)) if run not in aside)
+    for run in islice(found, RUNS_AT_ONCE):
+        more = move_on(tx, run, now) is not None or more
     return more

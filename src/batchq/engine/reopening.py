@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 from batchq.core.conditions import Join
 from batchq.core.rerun import Graph, Numbers, failed, rerun, state_by
@@ -55,10 +56,14 @@ class Mark:
         return self.seeds[0] if self.seeds and self.said is not None else None
 
     def all_seeds(self, graph: Graph) -> list[int]:
-        """The seeds, and the tasks that are reset already: nothing else waits in a run that has ended."""
+        """The seeds, and the tasks that are reset already: nothing else waits in a run that has ended.
+
+        A gate without a name that waits may follow none of them.
+        """
         if self.whole:
             return list(graph.tasks)
-        reset = [task for task, standing in graph.tasks.items() if standing.state is State.WAITING]
+        tasks = graph.tasks.items()
+        reset = [task for task, standing in tasks if standing.state is State.WAITING and not standing.unnamed]
         return [*reset, *(failed(graph) if self.seeds is None else self.seeds)]
 
 
@@ -154,6 +159,13 @@ PATIENCE = 5.0
 SHARE = 0.3
 
 
+Share = Callable[[], object]
+
+
+def _unguarded(run: int, share: Share) -> None:
+    share()
+
+
 class Unfinished:
     """The retries of processes that are gone, for a coordinator to go on with, a share in each tick."""
 
@@ -163,8 +175,11 @@ class Unfinished:
         self._seen: dict[int, tuple[str, float]] = {}
         self._under_way: dict[int, Iterator[None]] = {}
 
-    def go_on(self, marked: Iterable[RetryingRun]) -> None:
-        """Go on with the retries of these runs whose marks stand still."""
+    def go_on(self, marked: Iterable[RetryingRun], guard: Callable[[int, Share], object] = _unguarded) -> None:
+        """Go on with the retries of these runs whose marks stand still.
+
+        `guard` gets each run with its share of the work, so that an error of one does not stop the others.
+        """
         now = self._monotonic()
         self._seen = {
             run: before if (before := self._seen.get(run)) and before[0] == text else (text, now)
@@ -172,7 +187,7 @@ class Unfinished:
         }
         for run, (_, since) in self._seen.items():
             if run in self._under_way or now - since >= PATIENCE:
-                self._share(run, now)
+                guard(run, partial(self._share, run, now))
 
     def _share(self, run: int, since: float) -> None:
         # An error ends the steps: the next tick begins anew.

@@ -64,10 +64,8 @@ class Look:
 
     def seeds(self, retry: Retry) -> list[int]:
         """The tasks that are reset whatever they follow (rule 33d)."""
-        if retry.accepted is not None:
+        if retry.accepted is not None or retry.tasks:
             return list(self.named)
-        if retry.tasks:
-            return core.named(self.graph, self.named)
         return list(self.graph.tasks) if retry.all_tasks else core.failed(self.graph)
 
     def accepted(self, retry: Retry) -> int | None:

@@ -163,8 +163,8 @@ def _resolve(
         impossible = stands.impossible + failed[task]
         row: dict[str, object] = {"task": task, "pending": pending, "met": met, "impossible": impossible}
         state = State.WAITING
-        # An operator may have accepted the task that keeps the conditions: those that share them still wait.
-        if stands.status == State.WAITING or (stands.sharing and stands.status == State.SUCCESS):
+        # The task that keeps the conditions may be accepted, or stay canceled: those that share them still wait.
+        if stands.status == State.WAITING or (stands.sharing and stands.status in (State.SUCCESS, State.CANCELED)):
             state = moved(readiness(Join(stands.joined), pending, met, impossible), gate=stands.gate)
         if state is not State.WAITING and stands.sharing:
             shared.setdefault(state, []).append(task)

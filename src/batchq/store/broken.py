@@ -48,7 +48,8 @@ SAID = {
     What.TASK: "{name} can be neither handed out, claimed nor taken back ({reason})",
     What.LOST: "the attempt of {name} that was lost cannot be ended ({reason})",
     What.REPORT: "the outcome of {name} cannot be stored ({reason}), and is kept by {told_by}",
-    What.RUN: "{name} can be neither settled, closed nor discarded ({reason})",
+    What.RUN: "{name} can be neither settled, closed, moved nor discarded ({reason})",
+    What.RETRY: "the retry of {name} cannot go on ({reason})",
     What.SERVER: "{name} cannot be declared lost ({reason})",
 }
 
@@ -68,7 +69,7 @@ def broken(tx: Tx) -> Iterator[str]:
 
 def _named(tx: Tx, row: trouble.SetAside) -> str:
     """The row that was set aside, by its name if that can be read."""
-    if row.what == What.RUN:
+    if row.what in (What.RUN, What.RETRY):
         return f"run {row.number}"
     if row.what == What.SERVER:
         return f"server {_name(tx, Server.__table__, row.number)}"
@@ -167,7 +168,7 @@ def _of_group(name: object, row: _Group) -> Iterator[str]:
 
 def _of_runs(tx: Tx) -> Iterator[str]:
     table = Run.__table__
-    found, unread = _read(tx, table, RUN_IS_OPEN)
+    found, unread = _read(tx, table, or_(RUN_IS_OPEN, RUN.retry.is_not(None)))
     for number, reason in unread.items():
         yield f"Run {number} cannot be read ({reason}). Correct its row of batchq_run."
     still_open = or_(TASK.status.not_in([state.value for state in TERMINAL]), TASK.unsettled)
@@ -175,6 +176,8 @@ def _of_runs(tx: Tx) -> Iterator[str]:
     numbers = Counter(dict(map(tuple, tx.execute(counted.group_by(TASK.run_id)))))
     for row in found:
         wrong = list(_odd(row, table.c))
+        if not wrong and row.retry is not None and not isinstance(_json(row.retry), dict):
+            wrong.append(f"its retry is {_short(row.retry)}")
         if not wrong and row.status != RunState.STORING and row.open_tasks != numbers[row.id]:
             wrong.append(f"it counts {row.open_tasks} open tasks, and has {numbers[row.id]}")
         if wrong:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from sqlalchemy import insert, literal, select, update
+from sqlalchemy import bindparam, insert, literal, select, update
 from sqlalchemy.sql.schema import ScalarElementColumnDefault
 
 from batchq.core.limits import named, of_job, of_run, written
@@ -20,6 +20,7 @@ from batchq.store.lane import lanes_for
 from batchq.store.limit import require_limits
 from batchq.store.rows import Number, group_of, groups_of, limits_of
 from batchq.store.sql.dialect import dialect
+from batchq.store.sql.lists import among
 from batchq.store.sql.statement import NoRow, Statement
 from batchq.store.sql.untyped import Columns
 from batchq.store.tables import Run, TaskCondition, TaskRow
@@ -172,12 +173,24 @@ def add_conditions(tx: Tx, rows: Sequence[tuple[int, int, str, bool]]) -> None:
         _ADD_CONDITIONS.later(tx, rows)
 
 
-def set_priority(tx: Tx, run: int, priority: int) -> bool:
-    """Give the tasks of a run that have not started a priority of their own; False if there is none (rule 54).
+# Rows that one transaction changes: where others write meanwhile, they wait for it.
+PRIORITIES_AT_ONCE = 5_000
+_SET_PRIORITY = Statement(
+    update(TaskRow)
+    .where(among(TASK.id, "tasks"))
+    .values(own_class=bindparam("priority", type_=TASK.own_class.type), own_priority=True)
+)
 
-    The caller has locked the run: who settles it moves its tasks on under the dispatch lock.
+
+def set_priority(tx: Tx, run: int, priority: int, first: int = 0) -> list[int]:
+    """Give the next tasks of a run that have not started, from this id on, a priority of their own; returns their ids.
+
+    They are PRIORITIES_AT_ONCE at most (rule 54). The caller has locked the run: who settles it moves its tasks on
+    under the dispatch lock.
     """
-    states = [state.value for state in NOT_STARTED]
-    its = (TASK.id >= task_id(run, 0), TASK.id < task_id(run + 1, 0), TASK.status.in_(states))
-    statement = update(TaskRow).where(*its).values(own_class=priority, own_priority=True)
-    return bool(tx.execute(statement).rowcount)
+    its = (TASK.id >= max(first, task_id(run, 0)), TASK.id < task_id(run + 1, 0))
+    waiting = select(TASK.id).where(*its, TASK.status.in_([state.value for state in NOT_STARTED])).order_by(TASK.id)
+    tasks = list(tx.execute(waiting.limit(PRIORITIES_AT_ONCE).with_for_update(key_share=True)).scalars())
+    if tasks:
+        _SET_PRIORITY.later(tx, tasks=tasks, priority=priority)
+    return tasks

@@ -31,7 +31,8 @@ class What(StrEnum):
     TASK = "task"  # cannot be handed out, claimed or taken back: a task
     LOST = "lost"  # its attempt cannot be ended as lost: a task
     REPORT = "report"  # its outcome cannot be stored, and is kept by its server: a task
-    RUN = "run"  # cannot be settled, closed or discarded: a run
+    RUN = "run"  # cannot be settled, closed, discarded or moved: a run
+    RETRY = "retry"  # its large retry cannot go on: a run
     SERVER = "server"  # cannot be declared lost: a server
 
 

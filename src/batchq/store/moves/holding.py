@@ -115,8 +115,8 @@ def take_tickets_back(tx: Tx, tasks: Collection[int]) -> None:
 # --- its rows, in pieces ------------------------------------------------------------------------------------
 
 
-def moving_runs(tx: Tx, limit: int) -> list[int]:
-    """Runs of which rows are left to be moved."""
+def moving_runs(tx: Tx, limit: int | None = None) -> list[int]:
+    """Runs of which rows are left to be moved, the first ones if there is a `limit`."""
     return list(tx.execute(select(RUN.id).where(MOVING).order_by(RUN.id).limit(limit)).scalars())
 
 

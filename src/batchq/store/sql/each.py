@@ -6,6 +6,7 @@ import json
 import sqlite3
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -137,6 +138,7 @@ def _is_instant(type_: AnyType) -> bool:
     return isinstance(inner, DateTime) and inner.timezone
 
 
+@lru_cache(maxsize=64)  # a transaction writes one instant into many rows
 def _written(instant: datetime | None) -> str | None:
     if instant is None:
         return None

@@ -175,7 +175,7 @@ PREPARED = "batchq_prepared"
 
 def _ask(tx: Connection, form: AnyForm, values: Bound) -> Answer:
     """Run a statement that waits for no other."""
-    driver: Driver = tx.connection.driver_connection
+    driver: Driver = tx.connection.dbapi_connection
     try:
         answer: Answer = form.ask(driver, values)
     except Exception as error:
@@ -193,7 +193,7 @@ def send(tx: Connection, *, commit: bool = False) -> None:
         return
     form = waiting[0]._form
     base = tx.dialect.loaded_dbapi.Error
-    driver: Driver = tx.connection.driver_connection
+    driver: Driver = tx.connection.dbapi_connection
     asked = [(reply._form.sentence, reply._values) for reply in waiting]
     try:
         results = form.exchange(driver, tx.info.setdefault(PREPARED, set()), asked, commit=commit)
@@ -214,7 +214,7 @@ def _wrapped(tx: Connection, error: Exception, form: Form) -> Exception:
     base = tx.dialect.loaded_dbapi.Error
     if not isinstance(error, base):
         return _unfit(error, form)
-    driver: Driver = tx.connection.driver_connection
+    driver: Driver = tx.connection.dbapi_connection
     if dialect_of(tx.dialect.name).is_broken(driver):
         tx.invalidate(error)
     return DBAPIError.instance(form.sql, None, error, base, dialect=tx.dialect)
