@@ -47,6 +47,28 @@ def test_a_gate_without_a_name_that_was_canceled_resets_nothing_that_follows_it(
     assert rerun(graph, [S]).resets == {GATE: State.DIDNT_RUN, S: State.DIDNT_RUN}
 
 
+@pytest.mark.parametrize("ids", [(3, 4), (4, 3)], ids=["inner first", "outer first"])
+@pytest.mark.parametrize(
+    ("a", "b", "inner_end", "outer_end", "t_end"),
+    [
+        (State.SUCCESS, State.SUCCESS, State.SUCCESS, State.SUCCESS, State.READY),
+        (State.SUCCESS, State.ERROR, State.SUCCESS, State.DIDNT_RUN, State.DIDNT_RUN),
+        (State.ERROR, State.SUCCESS, State.DIDNT_RUN, State.DIDNT_RUN, State.DIDNT_RUN),
+    ],
+)
+def test_gates_without_names_that_stand_within_each_other_count_by_the_tasks_in_them(
+    ids: tuple[int, int], a: State, b: State, inner_end: State, outer_end: State, t_end: State
+):
+    inner, outer = ids
+    done = Outcome.SUCCESS
+    tasks = {A: Standing("A", a, A), B: Standing("B", b, B), T + 1: Standing("T", State.CANCELED, T + 1, given_up=True)}
+    for gate in sorted(ids):
+        tasks[gate] = Standing(f"T.{gate}", State.CANCELED, gate, gate=True, unnamed=True, given_up=True)
+    conditions = {inner: [Asked(A, done)], outer: [Asked(inner, done), Asked(B, done)], T + 1: [Asked(outer, done)]}
+    graph = Graph.of(tasks, conditions)
+    assert rerun(graph, [T + 1]).ends == {inner: inner_end, outer: outer_end, T + 1: t_end}
+
+
 def test_the_tasks_that_hinder_a_retry_are_told_by_name():
     graph = nested(State.SUCCESS, State.QUEUED, State.WAITING)
     plan = rerun(graph, [B])
