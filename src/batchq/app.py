@@ -164,11 +164,12 @@ class BatchQ:
         error has a note with their runs.
         """
         from batchq import engine
+        from batchq.actions.submit import submit_jobs
 
         specs = self._checked(jobs)
         if not specs:
             return []
-        runs = engine.submit_all(self.database, specs)
+        runs = submit_jobs(self.database, specs)
         crash.point("run-stored")
         if self.settings.fast_path:
             self._forward(engine.hand_out)

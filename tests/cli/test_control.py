@@ -188,6 +188,17 @@ def test_the_audit_is_chosen_by_time_person_and_action(batchq, batchq_json, star
     assert batchq_json("audit", "list", "--who", "anna") == []
 
 
+def test_a_submit_is_in_the_audit_with_the_number_of_its_run_as_rule_39_says(batchq, batchq_json, tmp_path):
+    file = tmp_path / "job.yaml"
+    file.write_text(OTHER)
+    assert batchq("submit", file).stdout == "Run 1 of OTHER is submitted.\n"
+    (line,) = batchq_json("audit", "list", "--what", "submit")
+    shown = {"who": "olav", "by": "cli", "kind": "run", "name": "1", "before": None, "after": "OTHER", "why": None}
+    assert line == shown | {"what": "submit", "at": line["at"]}
+    _, said = batchq("audit", "list").stdout.splitlines()
+    assert said.split(maxsplit=1)[1].split() == ["olav", "cli", "submit", "run", "1", "–", "OTHER"]
+
+
 def test_why_says_first_that_a_run_is_held_or_still_being_stored_as_rule_40_says(batchq, stage, started):
     batchq("runs", "hold", "last", "--reason", "month end")
     said = batchq("task", "why", "last", "TASK 7").stdout

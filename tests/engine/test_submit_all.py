@@ -1,20 +1,26 @@
-"""Many jobs submitted at once: in how many transactions, in which order, and what an error leaves (rules 1, 2)."""
+"""Many jobs submitted at once: in how many transactions, in which order, and what an error leaves (rules 1, 2, 39)."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from typing import Any
 
 import pytest
 from sqlalchemy import select
 
 from batchq import engine
-from batchq.engine import submitting
+from batchq.actions.submit import submit_jobs
+from batchq.engine import Opened, submitting
 from batchq.errors import DatabaseOutdated, DatabaseTooNew
 from batchq.spec import JobSpec, TaskSpec
 from batchq.store import schema
 from batchq.store.columns import JOB, RUN, TASK
+from batchq.store.rows import rows_of
 from batchq.store.sql import wire
+from batchq.store.sql.statement import Statement
+from batchq.store.transaction import Tx
 from play import Clocked, Play, check_counters
 
 MOST = 10
@@ -97,6 +103,51 @@ def test_jobs_share_transactions_and_their_runs_ascend_in_their_order(counted: C
         (run, each.name, "executing", len(each.tasks)) for run, each in zip(runs, jobs, strict=True)
     ]
     check_counters(counted)
+
+
+@pytest.mark.parametrize("case", LOTS)
+def test_each_lot_is_noted_once_in_the_transaction_that_opens_its_runs_as_rule_39_says(counted: Counted, case: str):
+    sizes, _ = LOTS[case]
+    jobs = [job(f"JOB {place}", size) for place, size in enumerate(sizes)]
+    noted: list[list[Opened]] = []
+
+    def note(tx: Tx, opened: Sequence[Opened], now: datetime) -> None:
+        numbers = [run for run, _ in opened]
+        begun = tx.execute(select(RUN.started_at).where(RUN.id.in_(numbers), RUN.status == "executing")).scalars()
+        assert set(begun) == {now}
+        noted.append(list(opened))
+
+    runs = engine.submit_all(counted, jobs, note)
+    opened = [Opened(run, each.name) for run, each in zip(runs, jobs, strict=True)]
+    assert [each for lot in noted for each in lot] == opened
+    assert len(noted) == len(list(submitting._lots(submitting.Written(each, rows_of(each)) for each in jobs)))
+
+
+def test_runs_whose_note_fails_are_not_stored(counted: Counted):
+    def fail(*_: object) -> None:
+        raise Away
+
+    with pytest.raises(Away):
+        engine.submit_all(counted, [job("A", 1), job("B", 1)], fail)
+    assert stored(counted) == []
+
+
+def test_a_large_run_that_is_canceled_while_it_is_stored_is_not_noted(
+    counted: Counted, monkeypatch: pytest.MonkeyPatch
+):
+    noted: list[Sequence[Opened]] = []
+    real = Counted.run
+
+    def cancel_first(self: Counted, act: Callable[..., object], *args: Any, **kwargs: Any) -> object:
+        if act is submitting._open_stored:
+            (run,) = [run for run, *_ in stored(self)]
+            real(self, lambda tx: engine.cancel(tx, run, tx.now()))
+        return real(self, act, *args, **kwargs)
+
+    monkeypatch.setattr(Counted, "run", cancel_first)
+    engine.submit_all(counted, [job("A", 15)], lambda tx, opened, now: noted.append(opened))
+    assert [status for *_, status, _ in stored(counted)] == ["canceled"]
+    assert noted == []
 
 
 def test_conditions_count_as_rows(counted: Counted):
@@ -183,11 +234,12 @@ def test_a_run_is_stored_only_under_the_newest_schema_also_when_that_changes_und
 
 
 @pytest.mark.parametrize("number", [1, 20])
+@pytest.mark.parametrize("submit_all", [engine.submit_all, submit_jobs], ids=["unnoted", "in the audit"])
 def test_jobs_that_are_known_are_submitted_in_two_round_trips(
-    postgresql: Clocked, monkeypatch: pytest.MonkeyPatch, number: int
+    postgresql: Clocked, monkeypatch: pytest.MonkeyPatch, number: int, submit_all: Callable[..., list[int]]
 ):
     jobs = [chain(f"JOB {n % 3}", 3) for n in range(number)]
-    engine.submit_all(postgresql, jobs)
+    submit_all(postgresql, jobs)
     trips = []
     results = wire._results
 
@@ -196,5 +248,26 @@ def test_jobs_that_are_known_are_submitted_in_two_round_trips(
         return results(*args)
 
     monkeypatch.setattr(wire, "_results", counted)
-    engine.submit_all(postgresql, jobs)
+    submit_all(postgresql, jobs)
     assert len(trips) == 2
+
+
+@pytest.mark.parametrize("number", [1, 20])
+def test_the_audit_of_a_lot_takes_one_statement(database: Clocked, monkeypatch: pytest.MonkeyPatch, number: int):
+    jobs = [chain(f"JOB {n % 3}", 3) for n in range(number)]
+    submit_jobs(database, jobs)
+    asked: list[str] = []
+    later = Statement.later
+
+    def counted(self: Statement[Any], *args: Any, **values: object) -> object:
+        asked.append(self.form(args[0]).sql)
+        return later(self, *args, **values)
+
+    monkeypatch.setattr(Statement, "later", counted)
+    counts = []
+    for submit_all in (engine.submit_all, submit_jobs):
+        asked.clear()
+        submit_all(database, jobs)
+        counts.append(len(asked))
+    assert counts[1] == counts[0] + 1
+    assert sum("batchq_audit" in sql for sql in asked) == 1

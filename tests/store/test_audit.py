@@ -9,11 +9,14 @@ from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from batchq import actions, spec, user, views
+from batchq.actions.submit import submit_jobs
 from batchq.core.windows import Window, parse_time
-from batchq.errors import Conflict, InvalidInput
+from batchq.errors import Conflict, InvalidInput, NotFound
 from batchq.spec import Job
 from batchq.store import server as servers
+from batchq.store.columns import RUN
 from batchq.store.tables import Audit
+from batchq.views.instants import iso
 from play import Clocked, Play
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -23,6 +26,8 @@ groups: {BG1: {priority: high}}
 servers: {AOS1: {threads: 3, groups: [BG1]}}
 jobs: {JOB 2: {tasks: {A: {run: demo.work, group: BG1}}}}
 """
+
+LICENSED = spec.JobSpec(name="JOB 3", tasks=(spec.TaskSpec(name="A", run="demo.work", limits=("none",)),))
 
 
 @pytest.fixture
@@ -38,6 +43,11 @@ def batch(database: Clocked, monkeypatch: pytest.MonkeyPatch) -> Play:
     return batch
 
 
+def read(name: str) -> spec.JobSpec:
+    """A job of this name with one task, as a file gives it."""
+    return next(iter(spec.loads(f"job: {name}\ntasks: {{A: {{run: demo.work}}}}").jobs.values()))
+
+
 def lines(batch: Play) -> list[tuple[str | None, ...]]:
     """The audit, oldest first: what, on what, before and after."""
     with batch.database.read() as tx:
@@ -46,6 +56,14 @@ def lines(batch: Play) -> list[tuple[str | None, ...]]:
 
 
 ACTS = {
+    "submit": (
+        lambda it: submit_jobs(it, [read("JOB 2"), read("JOB 1"), read("JOB 2")]),
+        [
+            ("submit", "run 2", None, "JOB 2"),
+            ("submit", "run 3", None, "JOB 1"),
+            ("submit", "run 4", None, "JOB 2"),
+        ],
+    ),
     "hold": (
         lambda it: actions.hold_run(it, 1),
         [("hold", "run 1", "executing", "executing, held")],
@@ -120,6 +138,18 @@ def test_a_line_says_when_who_by_what_way_and_why(batch: Play):
     }
 
 
+def test_each_run_of_a_lot_has_the_instant_at_which_it_opened_and_the_person_who_submitted_it(batch: Play):
+    with user.acting("page", who="anna"):
+        runs = submit_jobs(batch.database, [read("JOB 1"), read("JOB 2")])
+    with batch.database.read() as tx:
+        found = views.audit_lines(tx, what="submit")
+        opened = {str(run.id): iso(run.started_at) for run in tx.execute(select(RUN.id, RUN.started_at))}
+    assert [(line["name"], line["who"], line["by"], line["why"]) for line in found] == [
+        (str(run), "anna", "page", None) for run in reversed(runs)
+    ]
+    assert all(line["at"] == opened[line["name"]] for line in found)
+
+
 def test_without_a_word_the_user_of_the_process_acts_by_python(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("BATCHQ_USER", "olav")
     assert user.actor() == user.Actor("olav", "python")
@@ -132,6 +162,8 @@ def test_without_a_word_the_user_of_the_process_acts_by_python(monkeypatch: pyte
 def test_what_is_refused_or_only_rehearsed_leaves_no_line(batch: Play):
     with pytest.raises(Conflict):
         actions.release_run(batch.database, 1)
+    with pytest.raises(NotFound):
+        submit_jobs(batch.database, [read("JOB 1"), LICENSED])
     with pytest.raises(InvalidInput, match="one line"):
         actions.hold_run(batch.database, 1, reason="two\nlines")
     for act in (actions.hold_run, actions.cancel_run):

@@ -7,13 +7,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import event, update
 
-from batchq import views
+from batchq import actions, views
 from batchq.core.ends import Failure
 from batchq.core.states import Reason, State
 from batchq.store.columns import ATTEMPT, RUN, TASK, task_id
 from batchq.store.tables import AttemptRow, Run, TaskRow
 from batchq.testing.clocked import Clocked
-from batchq.views import Chosen
+from batchq.views import Chosen, listing
 from stage import Stage
 
 NOON = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
@@ -87,12 +87,42 @@ FILTERS = [
     (chosen(stage="post"), ["2 B"]),
     (chosen(stage="post", job="JOB 1"), []),
     (chosen(job="J"), ["2 A", "2 B"]),
+    (chosen(group="BG1"), ["2 A"]),
+    (chosen(group="none"), []),
+    (chosen(State.DIDNT_RUN), ["2 B", "1 TASK 3", "1 TASK 4", "1 TASK 6", "1 TASK 7"]),
+    (chosen(State.DIDNT_RUN, stage="post"), ["2 B"]),
+    (chosen(State.DIDNT_RUN, job="JOB 1", group="default"), [f"1 TASK {number}" for number in (3, 4, 6, 7)]),
+    (chosen(State.WAITING, State.SUCCESS), [*JOB_1_WAITS, "1 TASK 1", "1 TASK 5"]),
+    (chosen(stage="post", since=NOON + HOUR), ["2 B"]),
+    (chosen(stage="post", since=NOON + 2 * HOUR), []),
+    (chosen(State.DIDNT_RUN, since=NOON + HOUR, job="JOB 1"), []),
 ]
 
 
 def test_tasks_of_all_runs_are_chosen_by_each_filter_and_by_all_together(night):
     for filters, found in FILTERS:
         assert names(read(night, views.tasks, filters)) == found, filters
+
+
+def test_a_list_that_ends_early_has_the_first_of_those_that_fit(night, monkeypatch):
+    monkeypatch.setattr(listing, "LARGEST_PAGE", 2)
+    for filters, found in FILTERS:
+        for limit in range(1, len(found) + 2):
+            assert names(read(night, views.tasks, filters, limit=limit)) == found[:limit], filters
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [chosen(stage="none"), chosen(group="none"), chosen(State.SUCCESS, stage="none"), chosen(stage="none", since=NOON)],
+    ids=["stage", "group", "status and stage", "stage and time"],
+)
+def test_filters_that_few_tasks_fit_are_answered_without_a_look_at_each_run(stage, filters):
+    for _ in range(90):
+        stage.submit(ONE)
+    seen: list[str] = []
+    event.listen(stage.database.engine, "before_cursor_execute", lambda *args: seen.append(args[2]))
+    assert read(stage, views.tasks, filters, limit=100) == []
+    assert len([sql for sql in seen if "batchq_task" in sql]) == 1
 
 
 def test_the_tasks_of_a_run_are_chosen_by_the_same_filters(night):
@@ -110,6 +140,43 @@ def test_a_task_says_in_each_list_what_it_says_in_its_run(night):
         key = rest.pop("run"), rest["name"]
         assert rest.pop("job") == ("J" if key[0] == 2 else "JOB 1")
         assert rest == inner[key]
+
+
+NESTED = """
+job: N
+tasks:
+  A: {run: x}
+  B: {run: x}
+  C: {run: x}
+  T: {run: x, after: {all: [A, {any: [B, {C: error}]}]}}
+"""
+
+
+def test_a_list_says_of_many_tasks_what_each_run_says_of_its_own_and_asks_once(stage):
+    stage.server("Batch1", threads=2)
+    for text in (NESTED, ONE, TWO, NESTED):
+        stage.submit(text)
+    actions.hold_run(stage.database, 3)
+    assert stage.start("Batch1") == ["A", "B"]
+    stage.end("B", "OSError: no")
+    expected = {(run, task["name"]): task["why"] for run in range(1, 5) for task in stage.view(run)["tasks"]}
+    seen: list[str] = []
+    event.listen(stage.database.engine, "before_cursor_execute", lambda *args: seen.append(args[2]))
+    listed = read(stage, views.tasks)
+    assert {(task["run"], task["name"]): task["why"] for task in listed} == expected
+    assert len([why for why in expected.values() if why]) == 9
+    few = len(seen)
+    for _ in range(10):
+        stage.submit(TWO)
+    seen.clear()
+    assert len(read(stage, views.tasks)) == len(listed) + 20
+    assert len(seen) == few
+
+
+def test_a_long_list_reads_its_reasons_in_pieces(night, monkeypatch):
+    expected = read(night, views.tasks)
+    monkeypatch.setattr(listing, "REASONS_AT_ONCE", 3)
+    assert read(night, views.tasks) == expected
 
 
 def test_an_error_that_was_handled_names_the_task_that_did(stage):

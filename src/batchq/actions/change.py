@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import datetime
 
 from batchq import aside, engine, user
 from batchq.errors import InvalidInput
@@ -114,10 +115,10 @@ def take_back(tx: Tx, ahead: int) -> None:
     engine.take_back(tx, tx.now(), ahead)
 
 
-def record(tx: Tx, changes: Iterable[Change], reason: str | None) -> None:
-    """Write changes into the audit, in the name of whoever acts (rule 39)."""
+def record(tx: Tx, changes: Iterable[Change], reason: str | None = None, at: datetime | None = None) -> None:
+    """Write changes into the audit, in the name of whoever acts, by default with the instant of now (rule 39)."""
     actor = user.actor()
-    audit.record(tx, [change.line for change in changes], actor.who, actor.by, reason)
+    audit.record(tx, [change.line for change in changes], actor.who, actor.by, reason, at)
 
 
 def sentences(steps: Iterable[Step]) -> list[str]:

@@ -24,7 +24,7 @@ from batchq.engine.retrying import Retried, Retry, rehearse, retry
 from batchq.engine.serving import serve
 from batchq.engine.settling import settle, settle_runs, unsettled
 from batchq.engine.sorting import close_lanes, runs_to_sort, sort_now, sort_run
-from batchq.engine.submitting import submit, submit_all
+from batchq.engine.submitting import Opened, submit, submit_all
 from batchq.engine.ticketing import is_overdue, offer_again, take_back
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "Flush",
     "Life",
     "Offer",
+    "Opened",
     "Report",
     "Retried",
     "Retry",

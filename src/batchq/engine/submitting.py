@@ -14,6 +14,7 @@ from batchq.store import moves
 from batchq.store import run as runs
 from batchq.store.database import Database
 from batchq.store.rows import Rows, rows_of
+from batchq.store.sql.statement import NoRow, Reply
 from batchq.store.transaction import Tx
 
 if TYPE_CHECKING:
@@ -41,25 +42,41 @@ class Written(NamedTuple):
         return any("gate" in task and task["gate"] and not task["pending"] for task in self.rows.tasks)
 
 
+class Opened(NamedTuple):
+    """A run that a submit opens, and its job's name."""
+
+    run: int
+    job: str
+
+
+Note = Callable[[Tx, Sequence[Opened], datetime], object]
+
+
+def unnoted(tx: Tx, opened: Sequence[Opened], now: datetime) -> None:
+    """Write nothing about the runs that are opened: no person asked for them."""
+
+
 def submit(database: Database, job: JobSpec) -> int:
     """Store a run of the job and open it; returns its id. The caller advances next."""
     (run,) = submit_all(database, [job])
     return run
 
 
-def submit_all(database: Database, jobs: Iterable[JobSpec]) -> list[int]:
+def submit_all(database: Database, jobs: Iterable[JobSpec], note: Note = unnoted) -> list[int]:
     """Store a run of each job and open it; returns the ids, which ascend in the order of the jobs.
 
     Jobs that fit into one transaction together are stored in one, all of them or none. A large job is stored in chunks,
     so that no other writer waits long. Its run stays `storing` meanwhile, and one guarded move opens it: no task starts
     before the whole job is there. The caller advances next.
 
+    `note` is called in each transaction that opens runs, with these and the instant.
+
     If a later transaction fails, the runs of earlier ones stay, and the error has a note with their ids.
     """
     stored: list[int] = []
     try:
         for lot in _lots(Written(job, rows_of(job)) for job in jobs):
-            stored += _submit(database, lot)
+            stored += _submit(database, lot, note)
     except Exception as error:
         if stored:
             error.add_note(f"Runs {', '.join(map(str, stored))} of earlier jobs are stored.")
@@ -81,40 +98,53 @@ def _lots(jobs: Iterable[Written]) -> Iterator[list[Written]]:
         yield lot
 
 
-def _submit(database: Database, lot: Sequence[Written]) -> list[int]:
+def _submit(database: Database, lot: Sequence[Written], note: Note) -> list[int]:
     (first, *_) = lot
     if first.size > ROWS_PER_TRANSACTION:
-        return [_submit_in_chunks(database, first)]
-    return database.run(store_at_once, lot)
+        return [_submit_in_chunks(database, first, note)]
+    return database.run(store_at_once, lot, note)
 
 
-def store_at_once(tx: Tx, jobs: Sequence[Written]) -> list[int]:
-    """Store a run of each job and open it in this transaction; returns their ids."""
+def store_at_once(tx: Tx, jobs: Sequence[Written], note: Note = unnoted) -> list[int]:
+    """Store a run of each job and open it in this transaction, as `submit_all` does; returns their ids."""
     numbers, now = runs.open_runs(tx, [job for job, _ in jobs], [len(rows.tasks) for _, rows in jobs])
     numbered = list(zip(numbers, (rows for _, rows in jobs), strict=True))
     runs.add_tasks(tx, [number.task(task) for number, rows in numbered for task in rows.tasks])
     runs.add_conditions(tx, [each for number, rows in numbered for each in number.conditions(rows.conditions)])
-    _open(tx, [number.run for number in numbers], now, gates=any(each.opens_gates for each in jobs))
-    return [number.run for number in numbers]
+    opened = [Opened(number.run, job.name) for number, (job, _) in zip(numbers, jobs, strict=True)]
+    _open(tx, [run for run, _ in opened], now, gates=any(each.opens_gates for each in jobs))
+    note(tx, opened, now)
+    return [run for run, _ in opened]
 
 
-def _submit_in_chunks(database: Database, written: Written) -> int:
+def _submit_in_chunks(database: Database, written: Written, note: Note) -> int:
     job, rows = written
     number, _ = database.run(runs.open_run, job, len(rows.tasks))
     tasks, conditions = map(number.task, rows.tasks), number.conditions(rows.conditions)
     if _store(database, number.run, runs.add_tasks, tasks) and _store(
         database, number.run, runs.add_conditions, conditions
     ):
-        database.run(lambda tx: _open(tx, [number.run], tx.now(), gates=written.opens_gates))
+        database.run(_open_stored, Opened(number.run, job.name), written.opens_gates, note)
     return number.run
 
 
-def _open(tx: Tx, opening: Sequence[int], now: datetime, *, gates: bool) -> None:
-    """Open runs that are stored; with `gates`, those without conditions succeed, and what follows them is settled."""
-    moves.start_runs(tx, opening, now)
+def _open_stored(tx: Tx, opened: Opened, gates: bool, note: Note) -> None:
+    """Open a run that was stored in chunks, unless it was canceled meanwhile."""
+    now = tx.now()
+    if _open(tx, [opened.run], now, gates=gates).count:
+        note(tx, [opened], now)
+
+
+def _open(tx: Tx, opening: Sequence[int], now: datetime, *, gates: bool) -> Reply[NoRow]:
+    """Open runs that are stored; with `gates`, those without conditions succeed, and what follows them is settled.
+
+    Counts the runs that were still being stored.
+    """
+    started = moves.start_runs(tx, opening, now)
     if gates:
         ends = {row.id: State.SUCCESS for row in moves.open_gates(tx, opening, now).rows}
         close(tx, settle_ends(tx, now, ends, held=moves.held_among(tx, opening)).counted, now)
+    return started
 
 
 def _store(database: Database, run: int, add: Callable[[Tx, Sequence[T]], None], rows: Iterable[T]) -> bool:

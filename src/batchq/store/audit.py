@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import insert, or_, select
+from sqlalchemy import bindparam, insert, or_, select
 
 from batchq.store.columns import AUDIT
+from batchq.store.sql.statement import Statement
 from batchq.store.tables import Audit
 from batchq.store.transaction import Tx
 
@@ -38,11 +39,26 @@ class AuditRow(NamedTuple):
     why: str | None
 
 
-def record(tx: Tx, lines: Sequence[Line], who: str, by: str, why: str | None) -> None:
-    """Add lines to the audit; they are there if, and only if, this transaction is committed."""
+_line = {name: AUDIT[name] for name in Line._fields}
+_signed = ("at", "who", "by", "why")
+_RECORD = Statement(
+    lambda given: insert(Audit).from_select(
+        [*_line, *_signed],
+        select(
+            *(getattr(given, name) for name in _line), *(bindparam(name, type_=AUDIT[name].type) for name in _signed)
+        ),
+        include_defaults=False,
+    ),
+    columns=_line,
+)
+
+
+def record(
+    tx: Tx, lines: Sequence[Line], who: str, by: str, why: str | None = None, at: datetime | None = None
+) -> None:
+    """Add lines to the audit, by default with the instant of now; they are there only if this transaction commits."""
     if lines:
-        now = tx.now()
-        tx.execute(insert(Audit), [{"at": now, "who": who, "by": by, "why": why} | line._asdict() for line in lines])
+        _RECORD.later(tx, [line._asdict() for line in lines], at=at or tx.now(), who=who, by=by, why=why)
 
 
 def find(

@@ -7,21 +7,22 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 
-from sqlalchemy import or_, select
+from sqlalchemy import func, or_, select
 
-from batchq.core.states import NOT_STARTED, TERMINAL, State
+from batchq.core.states import TERMINAL, State
 from batchq.store import moves
-from batchq.store.columns import FAILED, RUN, RUN_IS_OPEN, TASK, run_of
+from batchq.store.columns import FAILED, RUN, RUN_IS_OPEN, TASK, run_of, task_id
 from batchq.store.tables import Run
 from batchq.store.transaction import Tx
 from batchq.views.instants import iso
 from batchq.views.rows import Query, Selected
 from batchq.views.run import TASK_COLUMNS, ended_since, run_view
 from batchq.views.task import TaskLine, task_line, with_server
-from batchq.views.why import Reasons, why_of_task
+from batchq.views.why import Reasons, why_of_each
 
 # Runs whose tasks one statement reads: few at first, for most lists are full at once.
 FIRST_PAGE, LARGEST_PAGE = 20, 500
+REASONS_AT_ONCE = 1000  # tasks whose conditions one statement reads
 _FAILING = frozenset({State.ERROR, State.CANCELED})
 _TERMINAL = [state.value for state in TERMINAL]
 
@@ -45,6 +46,13 @@ class Chosen:
     job: str | None = None
     group: str | None = None
     stage: str | None = None
+
+    @property
+    def may_be_rare(self) -> bool:
+        """Whether few tasks may fit, and no index leads to them."""
+        if self.statuses:
+            return not self.statuses <= _FAILING and not self.statuses.isdisjoint(TERMINAL)
+        return self.stage is not None or self.group is not None
 
     def fits(self, task: ListedTask) -> bool:
         """Whether a task that was read fits."""
@@ -89,7 +97,8 @@ def _of_run(tx: Tx, run: int, now: datetime | None, timezone: str | None) -> Ite
 def _found(tx: Tx, chosen: Chosen, limit: int | None) -> list[Selected]:
     """The rows of the tasks that fit; page after page of runs, until there are enough."""
     rows: list[Selected] = []
-    for page in _pages(tx, chosen):
+    walked = limit is not None and chosen.may_be_rare
+    for page in _pages_of_tasks(tx, chosen, limit) if walked else _pages(tx, chosen):
         rest = None if limit is None else limit - len(rows)
         rows += tx.execute(_of_page(page, chosen).limit(rest))
         if limit is not None and len(rows) >= limit:
@@ -111,6 +120,23 @@ def _pages(tx: Tx, chosen: Chosen) -> Iterator[list[int]]:
         before, size = page[-1], min(2 * size, LARGEST_PAGE)
 
 
+def _pages_of_tasks(tx: Tx, chosen: Chosen, limit: int | None) -> Iterator[list[int]]:
+    """The runs of the newest tasks that fit, by one walk over tasks: a join for each would take many times as long."""
+    oldest = None
+    if chosen.since is not None:
+        oldest = tx.execute(_runs(chosen).with_only_columns(func.min(RUN.id)).order_by(None)).scalar()
+        if oldest is None:
+            return
+    tasks = _fitting(select(TASK.run_id), chosen).order_by(TASK.id.desc()).limit(limit)
+    if oldest is not None:
+        tasks = tasks.where(TASK.id >= task_id(oldest, 0))
+    if chosen.job is not None:
+        tasks = tasks.where(TASK.run_id.in_(select(RUN.id).where(RUN.job == chosen.job)))
+    runs = list(dict.fromkeys(tx.execute(tasks).scalars()))
+    for first in range(0, len(runs), LARGEST_PAGE):
+        yield runs[first : first + LARGEST_PAGE]
+
+
 def _runs(chosen: Chosen) -> Query:
     runs = select(RUN.id).order_by(RUN.id.desc())
     if chosen.statuses and not chosen.statuses & TERMINAL:
@@ -125,7 +151,12 @@ def _runs(chosen: Chosen) -> Query:
 def _of_page(runs: Collection[int], chosen: Chosen) -> Query:
     """The tasks of these runs that fit."""
     rows = with_server((*TASK_COLUMNS, TASK.result, RUN.job)).join(Run, RUN.id == TASK.run_id)
-    rows = rows.where(TASK.run_id.in_(runs), TASK.unnamed.is_(False)).order_by(TASK.run_id.desc(), TASK.id)
+    return _fitting(rows, chosen).where(TASK.run_id.in_(runs)).order_by(TASK.run_id.desc(), TASK.id)
+
+
+def _fitting(rows: Query, chosen: Chosen) -> Query:
+    """The rows of tasks that fit, but for the job."""
+    rows = rows.where(TASK.unnamed.is_(False))
     if chosen.statuses and chosen.statuses <= _FAILING:
         rows = rows.where(FAILED)
     if chosen.statuses:
@@ -140,13 +171,9 @@ def _of_page(runs: Collection[int], chosen: Chosen) -> Query:
 def _lines(tx: Tx, rows: Sequence[Selected], reasons: Reasons) -> list[ListedTask]:
     """The lines of tasks of several runs, each with its reason."""
     handled = moves.handlers(tx, [row.id for row in rows if row.status in _FAILING])
+    why: dict[int, str | None] = {}
+    for first in range(0, len(rows), REASONS_AT_ONCE):
+        why |= why_of_each(tx, rows[first : first + REASONS_AT_ONCE], reasons)
     return [
-        {"run": run_of(row.id), "job": row.job, **task_line(row, _why(tx, row, reasons), handled.get(row.id))}
-        for row in rows
+        {"run": run_of(row.id), "job": row.job, **task_line(row, why.get(row.id), handled.get(row.id))} for row in rows
     ]
-
-
-def _why(tx: Tx, row: Selected, reasons: Reasons) -> str | None:
-    if row.status not in NOT_STARTED and row.status != State.DIDNT_RUN:
-        return None
-    return why_of_task(tx, run_of(row.id), row, reasons)

@@ -151,7 +151,7 @@ def task_view(
     after = conditions_of(tx, run, row.id)
     handled = moves.handlers(tx, [row.id] if row.status in FAILED else [])
     reasons = Reasons(tx, now, timezone, aging=aging, job=job)
-    line = task_line(row, why_of_task(tx, run, row, reasons), handled.get(row.id))
+    line = task_line(row, why_of_task(tx, row, reasons), handled.get(row.id))
     return {
         "run": run,
         "job": job,

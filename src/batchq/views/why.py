@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from typing import TypedDict
@@ -16,7 +16,7 @@ from batchq.core.states import NOT_STARTED, Outcome, RunState, State
 from batchq.core.topology import Topology
 from batchq.core.why import waits_for, why_not
 from batchq.store import moves, topology
-from batchq.store.columns import CONDITION, CONDITIONS_AT, RUN, TASK
+from batchq.store.columns import CONDITION, CONDITIONS_AT, RUN, TASK, run_of
 from batchq.store.tables import TaskCondition, TaskRow
 from batchq.store.transaction import Tx
 from batchq.views.instants import clock
@@ -84,18 +84,22 @@ class Reasons:
 
     def of_run(self, run: int) -> str | None:
         """Why nothing of the run starts, in one clause; None if its tasks may start."""
-        if run not in self._of_runs:
-            self._of_runs[run] = self._why_of_run(run)
+        self.look_at([run])
         return self._of_runs[run]
 
-    def _why_of_run(self, run: int) -> str | None:
-        found = self._tx.execute(select(RUN.status, RUN.open_tasks, *_HOLD).where(RUN.id == run)).one()
-        if found.status == RunState.STORING:
-            stored = self._tx.execute(select(func.count()).select_from(TaskRow).where(TASK.run_id == run)).scalar_one()
-            return why.storing(stored, found.open_tasks)
-        if not found.held:
+    def look_at(self, runs: Iterable[int]) -> None:
+        """Read how these runs stand, in one statement."""
+        if fresh := sorted(set(runs) - self._of_runs.keys()):
+            found: Query = select(RUN.id, RUN.status, RUN.open_tasks, *_HOLD).where(RUN.id.in_(fresh))
+            self._of_runs |= {row.id: self._why_of_run(row) for row in self._tx.execute(found).all()}
+
+    def _why_of_run(self, run: Selected) -> str | None:
+        if run.status == RunState.STORING:
+            its = select(func.count()).select_from(TaskRow).where(TASK.run_id == run.id)
+            return why.storing(self._tx.execute(its).scalar_one(), run.open_tasks)
+        if not run.held:
             return None
-        return why.held(run, found.held_by, found.held_at and self._local(found.held_at), found.held_why)
+        return why.held(run.id, run.held_by, run.held_at and self._local(run.held_at), run.held_why)
 
     def of_group(self, group: str) -> str:
         """Why ready tasks of the group do not start, in one clause."""
@@ -170,43 +174,58 @@ def _why_blocked(state: State, node: Node, states: dict[str, State]) -> str | No
     return why_not(node, states) if state is State.DIDNT_RUN else None
 
 
+_CONDITIONS = (
+    select(TASK.id, CONDITION.task_id, CONDITION.predecessor_id, CONDITION.outcome, CONDITION.handles)
+    .select_from(TaskRow)
+    .join(TaskCondition, CONDITION.task_id == CONDITIONS_AT)
+    .order_by(TASK.id, CONDITION.predecessor_id, CONDITION.outcome)
+)
+
+
 def _conditions(run: int) -> Query:
-    columns = (TASK.id, CONDITION.task_id, CONDITION.predecessor_id, CONDITION.outcome, CONDITION.handles)
-    return (
-        select(*columns)
-        .select_from(TaskRow)
-        .join(TaskCondition, CONDITION.task_id == CONDITIONS_AT)
-        .where(TASK.run_id == run)
-        .order_by(TASK.id, CONDITION.predecessor_id, CONDITION.outcome)
-    )
+    return _CONDITIONS.where(TASK.run_id == run)
 
 
-# --- one task -----------------------------------------------------------------------------------------------
+# --- single tasks -------------------------------------------------------------------------------------------
 
 
-def why_of_task(tx: Tx, run: int, row: Selected, reasons: Reasons) -> str | None:
+def why_of_task(tx: Tx, row: Selected, reasons: Reasons) -> str | None:
     """The reason of one task, by its conditions as they stand; None if it started."""
-    if State(row.status) not in _EXPLAINED:
-        return None
-    if row.status in NOT_STARTED and (kept := reasons.of_run(run)):
-        return kept
-    blocked = _why_of_conditions(tx, run, row) if row.status in _BLOCKED else None
-    return blocked or (reasons.of_task(row) if row.status in NOT_STARTED else None)
+    return why_of_each(tx, [row], reasons).get(row.id)
 
 
-def _why_of_conditions(tx: Tx, run: int, row: Selected) -> str | None:
-    """Why the conditions of a task keep it; reads the tasks that these name, or the whole run for joins in them."""
-    conditions = _conditions(run).where(TASK.id == row.id)
-    tasks = select(TASK.id, TASK.name, TASK.status, TASK.unnamed)
+def why_of_each(tx: Tx, rows: Iterable[Selected], reasons: Reasons) -> dict[int, str | None]:
+    """The reasons of tasks of any runs that have not started or didn't run, by id; all are read together."""
+    explained = [row for row in rows if State(row.status) in _EXPLAINED]
+    reasons.look_at(run_of(row.id) for row in explained)
+    kept = {row.id: reasons.of_run(run_of(row.id)) for row in explained if row.status in NOT_STARTED}
+    open_ = [row for row in explained if not kept.get(row.id)]
+    blocked = _why_of_conditions(tx, [row for row in open_ if row.status in _BLOCKED])
+    told = {row.id: blocked.get(row.id) or (reasons.of_task(row) if row.id in kept else None) for row in open_}
+    return kept | told
+
+
+def _why_of_conditions(tx: Tx, rows: Sequence[Selected]) -> dict[int, str | None]:
+    """Why the conditions of tasks keep them; reads the tasks that these name, or a whole run for joins in them."""
+    if not rows:
+        return {}
+    conditions = _CONDITIONS.where(TASK.id.in_([row.id for row in rows]))
     before = conditions.with_only_columns(CONDITION.predecessor_id).order_by(None)
-    found = tx.execute(tasks.where(TASK.id.in_(before.scalar_subquery()))).all()
-    joined = any(task.unnamed for task in found)
-    found = tx.execute(tasks.where(TASK.run_id == run, ~TASK.unnamed)).all() if joined else found
-    names = {task.id: task.name for task in found}
-    states = {task.name: State(task.status) for task in found}
-    written = _written(tx, conditions, names).get(row.id, [])
-    gates = _gates(tx, run, names) if joined else {}
-    return _why_blocked(State(row.status), Node(folded(written, gates), Join(row.joined)), states)
+    tasks = select(TASK.id, TASK.name, TASK.status, TASK.unnamed)
+    found = list(tx.execute(tasks.where(TASK.id.in_(before.scalar_subquery()))))
+    joined = {run_of(task.id) for task in found if task.unnamed}
+    for run in joined:
+        found += tx.execute(tasks.where(TASK.run_id == run, ~TASK.unnamed))
+    names = {task.id: task.name for task in found if not task.unnamed}
+    gates = {run: _gates(tx, run, names) for run in joined}
+    states: dict[int, dict[str, State]] = {}
+    for task in found:
+        states.setdefault(run_of(task.id), {})[task.name] = State(task.status)
+    written = _written(tx, conditions, names)
+    nodes = {
+        row.id: Node(folded(written.get(row.id, []), gates.get(run_of(row.id), {})), Join(row.joined)) for row in rows
+    }
+    return {row.id: _why_blocked(State(row.status), nodes[row.id], states.get(run_of(row.id), {})) for row in rows}
 
 
 def conditions_of(tx: Tx, run: int, task: int) -> list[ConditionView]:
