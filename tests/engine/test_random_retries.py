@@ -14,6 +14,7 @@ from batchq.errors import Conflict
 from batchq.spec import JobSpec, TaskSpec
 from play import Play, check_counters
 from support import reruns
+from support.seeds import seeds
 
 OUTCOMES = [outcome.value for outcome in Outcome]
 JOBS = {"sqlite": 200, "postgresql": 20}
@@ -120,7 +121,7 @@ class Books:
         return kind
 
 
-@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize("part", seeds(3, PARTS))
 def test_random_jobs_that_are_retried_end_as_the_oracle_says(database, part):
     batch = Play(database)
     batch.server("AOS1", 2)

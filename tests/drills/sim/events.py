@@ -8,6 +8,7 @@ from drills.sim.people import People
 # What people and machines do in the faulty time, and how often it is drawn.
 EVENTS = {
     "cancel": 1,
+    "cancel at a dispatch": 1,
     "hold": 3,
     "hold at a dispatch": 3,
     "release": 3,
@@ -38,7 +39,7 @@ EVENTS = {
     "broker emptied": 1,
     "broker away": 1,
     "broker hangs": 1,
-    "queue refused": 2,
+    "queue refused": 4,
     "replay": 3,
 }
 

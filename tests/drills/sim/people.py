@@ -74,15 +74,17 @@ class People(Setting):
             self._on_run("hold", actions.hold_run)
 
     def _on_hold_at_a_dispatch(self) -> None:
-        """Of the next run that gets a ticket, at the instant at which it is handed out."""
-        self.waits_to_hold = True
+        self.at_a_dispatch.append(("hold", actions.hold_run))
+
+    def _on_cancel_at_a_dispatch(self) -> None:
+        self.at_a_dispatch.append(("cancel", actions.cancel_run))
 
     def handed_out(self, tickets: Sequence[Ticket]) -> None:
-        """A commit has handed out these tickets: who waits for that holds a run now, before they arrive."""
-        if self.waits_to_hold and tickets and not self.calm:
-            self.waits_to_hold = False
+        """A commit has handed out these tickets: who waits for that acts on a run of them now, before they arrive."""
+        if tickets and self.at_a_dispatch and not self.calm:
+            what, act = self.at_a_dispatch.pop(0)
             run = self.rng.choice(tickets).task >> 20
-            self._ask("hold", run, lambda database: actions.hold_run(database, run))
+            self._ask(what, run, lambda database: act(database, run))
 
     def _on_release(self) -> None:
         self._on_run("release", actions.release_run)

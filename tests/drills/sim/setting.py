@@ -23,7 +23,7 @@ class Setting:
     mono: float
     commits: int
     calm: bool
-    waits_to_hold: bool
+    at_a_dispatch: list[tuple[str, Callable[[Database, int], object]]]
     limited: bool
     twins: bool
     ahead: int

@@ -113,7 +113,7 @@ class World(Events):
         self.mono = 1000.0
         self.commits = 0
         self.calm = False
-        self.waits_to_hold = False
+        self.at_a_dispatch: list[tuple[str, Callable[[Database, int], object]]] = []
         self.over = False
         self.pids = count(1)
         self.numbers = count(1)
