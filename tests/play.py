@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, func, select
@@ -23,6 +24,7 @@ from batchq.store.tables import AttemptRow, Server
 from batchq.testing.cast import Cast, Start, found
 from batchq.testing.clocked import Clocked
 from support.rules import is_met
+from support.servers import make_server
 
 GIVEN_UP = "given up"  # of a condition on a task that was canceled with its run
 ATTEMPT = AttemptRow.__table__.c  # type: ignore[attr-defined]
@@ -71,12 +73,7 @@ class Play(Cast):
     ) -> Life:
         """Make a server exist, and begin a life of it."""
 
-        def make(tx: Connection) -> None:
-            servers.create(tx, name)
-            servers.set_server(tx, found(tx, name), threads=threads, groups=groups, windows=windows)
-            topologies.changed(tx)
-
-        self.database.run(make)
+        self.database.run(partial(make_server, name=name, threads=threads, groups=groups, windows=windows))
         return self.live(name, pool=pool)
 
     def stop(self, name: str) -> bool:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import partial
 from typing import Any
-
-from sqlalchemy import Connection
 
 from batchq import views
 from batchq.core.ends import Failure, Success
@@ -13,11 +12,11 @@ from batchq.core.states import Reason
 from batchq.core.windows import Window
 from batchq.engine import Life
 from batchq.spec import loads
-from batchq.store import server as servers
 from batchq.store import topology as topologies
 from batchq.store.moves import Ticket
-from batchq.testing.cast import Cast, found
+from batchq.testing.cast import Cast
 from batchq.testing.clocked import Clocked
+from support.servers import make_server
 
 JOB_1 = """
 job: JOB 1
@@ -58,12 +57,7 @@ class Stage(Cast):
     ) -> Life | None:
         """Make a server exist, and run if it `runs`."""
 
-        def make(tx: Connection) -> None:
-            servers.create(tx, name)
-            servers.set_server(tx, found(tx, name), threads=threads, groups=groups, windows=windows)
-            topologies.changed(tx)
-
-        self.database.run(make)
+        self.database.run(partial(make_server, name=name, threads=threads, groups=groups, windows=windows))
         return self.live(name, host="h", pid=412, life="life", pool=100, pool_kind="prefork") if runs else None
 
     def submit(self, text: str = JOB_1) -> int:

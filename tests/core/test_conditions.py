@@ -155,24 +155,28 @@ def test_the_end_does_not_depend_on_which_ready_task_goes_first(tasks, rng):
     assert words(states) == rules.played(plan, failing)
 
 
-@settings(max_examples=2000, deadline=None)
-@given(st.integers(1, 30), RANDOM)
-def test_gates_joins_and_all_outcomes_settle_as_a_plain_evaluator_says_as_rules_4_and_50_say(tasks, rng):
-    plan = rules.random_plan(tasks, rng, levels=rng.randint(0, 4), gates=rng.choice([0, 0.3]))
-    nodes = nodes_of(plan)
-    states = settle(nodes, dict.fromkeys(nodes, State.WAITING))
-    assert words(states) == rules.settled(plan, dict.fromkeys(plan.after, "waiting"))
-    while ready := [name for name, state in states.items() if state is State.READY]:
-        for name in rng.sample(ready, rng.randint(1, len(ready))):
-            states[name] = rng.choice([State.SUCCESS, State.SUCCESS, State.ERROR, State.CANCELED])
-        expected = rules.settled(plan, words(states))
-        for name, node in nodes.items():
-            assert [resolved(each, states) for each in node.after] == [
-                rules.comes_to(each, words(states)) for each in plan.after[name]
-            ]
-        states = settle(nodes, states)
-        assert words(states) == expected
-    assert set(states.values()) <= TERMINAL
+@pytest.mark.parametrize("examples", [500, pytest.param(2000, marks=pytest.mark.slow)])
+def test_gates_joins_and_all_outcomes_settle_as_a_plain_evaluator_says_as_rules_4_and_50_say(examples):
+    @settings(max_examples=examples, deadline=None)
+    @given(st.integers(1, 30), RANDOM)
+    def settle_alike(tasks, rng):
+        plan = rules.random_plan(tasks, rng, levels=rng.randint(0, 4), gates=rng.choice([0, 0.3]))
+        nodes = nodes_of(plan)
+        states = settle(nodes, dict.fromkeys(nodes, State.WAITING))
+        assert words(states) == rules.settled(plan, dict.fromkeys(plan.after, "waiting"))
+        while ready := [name for name, state in states.items() if state is State.READY]:
+            for name in rng.sample(ready, rng.randint(1, len(ready))):
+                states[name] = rng.choice([State.SUCCESS, State.SUCCESS, State.ERROR, State.CANCELED])
+            expected = rules.settled(plan, words(states))
+            for name, node in nodes.items():
+                assert [resolved(each, states) for each in node.after] == [
+                    rules.comes_to(each, words(states)) for each in plan.after[name]
+                ]
+            states = settle(nodes, states)
+            assert words(states) == expected
+        assert set(states.values()) <= TERMINAL
+
+    settle_alike()
 
 
 def gate(*conditions: Condition | Joined, join: Join = Join.ALL) -> Node:

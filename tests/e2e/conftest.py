@@ -19,6 +19,13 @@ def broker(request: pytest.FixtureRequest) -> str:
     return kind
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str | None:
+    """The PostgreSQL database that a `Site` is given, or None for its own file; the test runs once on each."""
+    url: str | None = request.getfixturevalue("postgresql_url") if request.param == "postgresql" else None
+    return url
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     report = yield

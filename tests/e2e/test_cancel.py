@@ -19,11 +19,10 @@ THREADS = {"AOS1": 2, "AOS2": 2}
 TASKS = 2_000
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+@pytest.fixture
+def site(tmp_path: Path, database_url: str | None) -> Iterator[Site]:
     """A coordinator and two servers of two threads."""
-    url = request.getfixturevalue("postgresql_url") if request.param == "postgresql" else None
-    with Site(tmp_path, database_url=url) as site:
+    with Site(tmp_path, database_url=database_url) as site:
         site.start_broker()
         site.start_coordinator()
         site.start_servers(list(THREADS), threads=2)

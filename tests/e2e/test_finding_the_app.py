@@ -41,7 +41,12 @@ PROJECTS = {
         ["shop", "shop:batch", "shop.batch"],
     ),
 }
-FOUND = [pytest.param(files, path, id=f"{what}: {path}") for what, (files, paths) in PROJECTS.items() for path in paths]
+# The first way of each project is part of every run of the tests.
+FOUND = [
+    pytest.param(files, path, id=f"{what}: {path}", marks=() if path == paths[0] else pytest.mark.slow)
+    for what, (files, paths) in PROJECTS.items()
+    for path in paths
+]
 PACKAGE = {"proj/__init__.py": "", "proj/celery.py": APP.format(name="app")}
 WRONG = {
     "nowhere": "No module named 'nowhere' for the app 'nowhere'; looked in ",
@@ -58,6 +63,8 @@ WRONG = {
     ":app": "The app ':app' cannot be imported: ",
     "..": "The app '..' cannot be imported: ",
 }
+# One of each kind is part of every run of the tests.
+ALWAYS = ("nowhere", "proj.celery:nothing", "empty", "needs", "broken", "..")
 WRONG_FILES = {
     **PACKAGE,
     "empty.py": "",
@@ -96,7 +103,9 @@ def test_the_app_is_found_as_celery_finds_it(folder: Folder, files: dict[str, st
     assert (ended.stdout, ended.stderr) == ("job.yaml: valid, 1 job, 1 task\n", "")
 
 
-@pytest.mark.parametrize("path", WRONG)
+@pytest.mark.parametrize(
+    "path", [pytest.param(path, marks=() if path in ALWAYS else pytest.mark.slow) for path in WRONG]
+)
 def test_where_there_is_none_one_sentence_says_so(folder: Folder, path: str) -> None:
     write(folder, WRONG_FILES)
     ended = folder.cli("-A", path, "status", code=2)

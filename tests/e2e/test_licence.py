@@ -36,11 +36,10 @@ KILLED = {(1, 24): "killed", (2, 48): "killed again"}
 TASK, ATTEMPT = TaskRow.__table__.c, AttemptRow.__table__.c
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+@pytest.fixture
+def site(tmp_path: Path, database_url: str | None) -> Iterator[Site]:
     """A coordinator, and three servers, each with a group of its own and all with the group `default`."""
-    url = request.getfixturevalue("postgresql_url") if request.param == "postgresql" else None
-    with Site(tmp_path, database_url=url, lost_seconds=LOST_SECONDS, heartbeat_seconds=0.5) as site:
+    with Site(tmp_path, database_url=database_url, lost_seconds=LOST_SECONDS, heartbeat_seconds=0.5) as site:
         site.start_broker()
         site.apply(SETUP)
         site.start_coordinator()

@@ -27,11 +27,10 @@ TASK, ATTEMPT = TaskRow.__table__.c, AttemptRow.__table__.c
 Kept = dict[tuple[int, str], list[Any]]
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+@pytest.fixture
+def site(tmp_path: Path, database_url: str | None) -> Iterator[Site]:
     """A coordinator and two servers of two threads, whose operation fails by lot."""
-    url = request.getfixturevalue("postgresql_url") if request.param == "postgresql" else None
-    with Site(tmp_path, app="e2e.luck_app", database_url=url) as site:
+    with Site(tmp_path, app="e2e.luck_app", database_url=database_url) as site:
         luck_app.register(site.batch.app)
         site.start_broker()
         site.start_coordinator()

@@ -176,9 +176,12 @@ REFUSED = {
 }
 POOLS = ("-P solo", "--pool=solo")
 NO_POOL = "Error: A batch server runs on the prefork or the threads pool, not on 'solo'"
+# Three of them are part of every run of the tests.
+ALWAYS = ("-Q vip", "--autoscale 10,2", "-P solo")
+UNFIT = [pytest.param(words, marks=() if words in ALWAYS else pytest.mark.slow) for words in (*REFUSED, *POOLS)]
 
 
-@pytest.mark.parametrize("words", [*REFUSED, *POOLS])
+@pytest.mark.parametrize("words", UNFIT)
 def test_celerys_worker_refuses_what_no_batch_server_can_be(site: Site, words: str) -> None:
     # With missing queues refused, Celery would fail over -Q itself.
     settings = {"task_create_missing_queues": False, "worker_concurrency": 3}
@@ -198,7 +201,7 @@ def test_celerys_worker_names_our_commands_and_no_functions(site: Site) -> None:
     ]
 
 
-@pytest.mark.parametrize("words", [*REFUSED, *POOLS])
+@pytest.mark.parametrize("words", UNFIT)
 def test_our_own_command_refuses_it_too(site: Site, words: str) -> None:
     ended = site.cli("server", "start", "AOS9", *words.split(), code=2)
     assert "Traceback" not in ended.stderr

@@ -33,6 +33,8 @@ FILES = {
     "a tag": ("job: J\ntasks:\n  A: {run: !!python/object/apply:os.system [id]}\n", ["file:3: "]),
     "an unknown key": ("job: J\ntasks:\n  A: {run: demo.work, retires: 2}\n", ["file:3: tasks.A", "'retries'"]),
 }
+# Read by a real command in every run of the tests; the others are slow tests here, and in no process in spec and cli.
+ALWAYS = ("a cycle", "an unknown operation", "no text")
 
 
 @pytest.fixture
@@ -41,7 +43,9 @@ def folder(tmp_path: Path) -> Iterator[Folder]:
         yield folder
 
 
-@pytest.mark.parametrize("what", FILES)
+@pytest.mark.parametrize(
+    "what", [pytest.param(what, marks=() if what in ALWAYS else pytest.mark.slow) for what in FILES]
+)
 def test_a_wrong_file_is_refused_with_its_place_and_nothing_is_stored(folder: Folder, what: str) -> None:
     content, said = FILES[what]
     path = folder.folder / "job.yaml"
@@ -89,16 +93,24 @@ def test_a_database_that_is_away_is_exit_code_4_with_advice(folder: Folder, word
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "said", "commands"),
     [
-        ("raise ModuleNotFoundError(\"No module named 'psycopg'\", name='psycopg')", "No module named 'psycopg'"),
+        (
+            "raise ModuleNotFoundError(\"No module named 'psycopg'\", name='psycopg')",
+            "No module named 'psycopg'",
+            ("submit job.yaml", "status", "db upgrade", "coordinator", "server start AOS1"),
+        ),
         # What it says where it is installed without its own copy of PostgreSQL's library, and there is no other.
-        ("raise ImportError('no pq wrapper available.\\nAttempts made:\\n- ...')", "no pq wrapper available"),
+        (
+            "raise ImportError('no pq wrapper available.\\nAttempts made:\\n- ...')",
+            "no pq wrapper available",
+            ("status",),
+        ),
     ],
     ids=["not installed", "without libpq"],
 )
 def test_postgresql_without_its_driver_is_one_sentence_with_what_to_install(
-    folder: Folder, words: str, said: str
+    folder: Folder, words: str, said: str, commands: tuple[str, ...]
 ) -> None:
     (folder.folder / "job.yaml").write_text("job: J\ntasks: {A: {run: shop.add}}\n")
     (folder.folder / "lacking").mkdir()
@@ -110,7 +122,7 @@ def test_postgresql_without_its_driver_is_one_sentence_with_what_to_install(
     (folder.folder / "shop.py").write_text(
         "from celery import Celery\napp = Celery('shop')\n@app.task\ndef add(): pass\n"
     )
-    for command in ("submit job.yaml", "status", "db upgrade", "coordinator", "server start AOS1"):
+    for command in commands:
         (line,) = folder.cli("-A", "shop", *command.split(), code=2, **lacks).stderr.splitlines()
         assert line == (
             "Error: The database postgresql+psycopg://ops:***@127.0.0.1:1/x needs the driver psycopg, which cannot be "

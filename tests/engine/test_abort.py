@@ -9,13 +9,13 @@ import pytest
 from batchq import actions, aside, engine, views
 from batchq.actions.task import abort_attempt
 from batchq.core.aborting import FAST, THREADS
-from batchq.core.ends import End, Failure, Success
+from batchq.core.ends import Failure, Success
 from batchq.core.states import Reason
 from batchq.engine import Report, aborted
 from batchq.errors import Conflict, NotFound
 from batchq.spec import Job
-from batchq.store import server as servers
 from play import Play, check_counters
+from support.ways import missing, reported, set_aside
 
 LOST = Failure(Reason.LOST, "lost: its process ended")
 
@@ -49,31 +49,6 @@ def executing(batch: Play, made: Job | None = None) -> int:
 def abort(batch: Play) -> bool:
     _, row = batch.at("A")
     return batch.database.run(lambda tx: engine.abort(tx, row.id, row.token))
-
-
-def reported(end: End) -> Callable[[Play], object]:
-    """Let the server of A report this end."""
-
-    def act(batch: Play) -> object:
-        name, row = batch.at("A")
-        return batch.serve(name, [Report(row.id, row.token, end)])
-
-    return act
-
-
-def missing(batch: Play) -> object:
-    """The living server no longer has the attempt."""
-    name, row = batch.at("A")
-    life = batch.workers[name].life
-    return batch.database.run(lambda tx: engine.recover_missing(tx, life, {row.token}, tx.now()))
-
-
-def set_aside(batch: Play) -> object:
-    """Its server went when the loss could not be stored, so it is ended later."""
-    name, row = batch.at("A")
-    life = batch.workers[name].life
-    assert batch.database.run(lambda tx: servers.stop(tx, life.server, life.epoch))
-    return batch.database.run(lambda tx: engine.lose_again(tx, row.id, tx.now()))
 
 
 def refused(batch: Play) -> object:

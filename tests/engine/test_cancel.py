@@ -158,10 +158,13 @@ def interrupted(database):
 
 # A run is opened, its tasks come in two transactions, and its conditions in two.
 @pytest.mark.parametrize("transactions", [1, 2, 3, 4, 5])
-def test_a_run_canceled_while_it_is_stored_never_starts_and_leaves_no_half_of_it(interrupted, transactions):
+def test_a_run_canceled_while_it_is_stored_never_starts_and_leaves_no_half_of_it(
+    interrupted, transactions, monkeypatch
+):
+    monkeypatch.setattr(engine.submitting, "ROWS_PER_TRANSACTION", 20)
     job = Job("LARGE")
     task = None
-    for number in range(engine.submitting.ROWS_PER_TRANSACTION + 2):
+    for number in range(22):
         task = job.task(f"TASK {number}", "demo.work", after=task)
     batch = Play(interrupted)
     batch.server("AOS1")

@@ -24,8 +24,8 @@ from batchq.testing.clocked import Clocked, in_memory
 from drills.sim.jobs import job_of
 from play import Play
 from support import rules
+from support.seeds import seeds
 
-SEEDS = 60
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 SERVERS = {"AOS1": (2, []), "AOS2": (1, ["BG1"]), "AOS3": (2, ["BG1", "default"])}
 
@@ -128,7 +128,7 @@ def seen(batch: Play) -> tuple[Any, ...]:
     return running, mail
 
 
-@pytest.mark.parametrize("seed", range(SEEDS))
+@pytest.mark.parametrize("seed", seeds(20, 60))
 def test_a_night_goes_the_same_way_whether_or_not_its_commits_foresee(seed):
     rng = random.Random(seed)
     both = [installed(Play), installed(Blind)]

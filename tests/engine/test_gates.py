@@ -25,6 +25,7 @@ from play import Play, check_counters
 from support import rules
 
 EXAMPLES = {"sqlite": 250, "postgresql": 60}
+PARTS = [pytest.param(5, id="a fifth"), pytest.param(1, id="all", marks=pytest.mark.slow)]
 RANDOM = st.randoms(use_true_random=True)
 
 
@@ -267,12 +268,13 @@ def test_why_speaks_of_the_tasks_within_joins_as_rules_40_and_50_say(batch):
 # --- against the plain evaluator ----------------------------------------------------------------------------
 
 
-def test_random_graphs_with_gates_joins_aborts_and_all_outcomes_end_as_rules_4_7_and_50_say(database):
+@pytest.mark.parametrize("part", PARTS)
+def test_random_graphs_with_gates_joins_aborts_and_all_outcomes_end_as_rules_4_7_and_50_say(database, part):
     batch = Play(database)
     for name in ("AOS1", "AOS2"):
         batch.server(name, 3)
 
-    @settings(max_examples=EXAMPLES[database.kind], deadline=None)
+    @settings(max_examples=EXAMPLES[database.kind] // part, deadline=None)
     @given(st.integers(1, 16), RANDOM)
     def ends_as_the_rules_say(tasks, rng):
         plan = rules.random_plan(tasks, rng, levels=rng.randint(1, 4), gates=rng.choice([0, 0.3]), early=True)

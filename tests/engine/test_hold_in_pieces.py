@@ -17,7 +17,6 @@ from batchq.actions import run as runs
 from batchq.config import Settings
 from batchq.coordinator import Coordinator
 from batchq.core.priority import PRIORITIES
-from batchq.server.publisher import Publisher
 from batchq.spec import Job
 from batchq.store import moves
 from batchq.store import run as store_run
@@ -26,22 +25,10 @@ from batchq.store.database import Database
 from batchq.store.moves import holding
 from batchq.testing.clocked import Clocked
 from play import Play, check_counters
+from support.nowhere import Nowhere
 
-ROWS = 2000
-TASKS = 12_000
-
-
-class Nowhere(Publisher):
-    """What a coordinator hands out here is of no interest."""
-
-    unsendable: frozenset[str] = frozenset()
-
-    def __init__(self) -> None:
-        pass
-
-    def publish(self, tickets: Any) -> list[Any]:
-        """Nobody is there to receive them."""
-        return []
+ROWS = 500
+TASKS = 3000
 
 
 def wide(name: str, tasks: int) -> Job:

@@ -16,6 +16,7 @@ from batchq.spec import Job
 from batchq.store import moves
 from batchq.store.job import withhold
 from batchq.store.moves import holding
+from batchq.store.transaction import Tx
 from play import Clocked, Play, check_counters
 from support.locks import elsewhere, meanwhile, other_of
 
@@ -41,6 +42,15 @@ def stored(batch: Play, *names: str) -> int:
 ACTS: dict[str, Callable[..., Any]] = {"hold": actions.hold_run, "cancel": actions.cancel_run}
 
 
+def begun(operator: Tx, word: str, run: int) -> None:
+    """Do it as far as its commit."""
+    if word == "hold":
+        engine.hold(operator, run, operator.now(), "olav")
+    else:
+        engine.cancel(operator, run, operator.now())
+    operator.execute(text("SELECT 1"))
+
+
 @pytest.mark.parametrize("word", ACTS)
 def test_a_ticket_that_dispatch_hands_out_meanwhile_is_taken_back(batch, postgresql, word):
     """Dispatch has looked, and not committed: the action waits for its lock, and then finds the ticket."""
@@ -62,11 +72,7 @@ def test_dispatch_that_waited_for_the_action_starts_nothing(batch, postgresql, w
     """The action has the dispatch lock: whoever gets it next must look at what the action committed."""
     run = stored(batch)
     with elsewhere(postgresql) as operator:
-        if word == "hold":
-            engine.hold(operator, run, operator.now(), "olav")
-        else:
-            engine.cancel(operator, run, operator.now())
-        operator.execute(text("SELECT 1"))
+        begun(operator, word, run)
         other = other_of(postgresql)
         with meanwhile(postgresql, lambda: other.run(engine.advance)) as ended:
             operator.commit()
@@ -115,11 +121,7 @@ def test_a_release_waits_for_the_piece_of_a_hold_and_leaves_no_task_aside(batch,
 def test_of_two_actions_at_the_same_instant_the_second_waits_and_sees_the_first(batch, postgresql, first, second):
     run = stored(batch)
     with elsewhere(postgresql) as operator:
-        if first == "hold":
-            engine.hold(operator, run, operator.now(), "olav")
-        else:
-            engine.cancel(operator, run, operator.now())
-        operator.execute(text("SELECT 1"))
+        begun(operator, first, run)
         with meanwhile(postgresql, partial(ACTS[second], other_of(postgresql), run)) as ended:
             operator.commit()
     refused = isinstance(ended[0], Conflict)

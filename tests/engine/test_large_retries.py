@@ -17,30 +17,17 @@ from batchq.coordinator import Coordinator
 from batchq.core.states import Outcome
 from batchq.engine import Retry, reopening, retrying
 from batchq.errors import Conflict
-from batchq.server.publisher import Publisher
 from batchq.spec import JobSpec, TaskSpec
 from batchq.store import moves
 from batchq.store.columns import RUN, TASK
 from batchq.store.tables import Run, TaskRow
 from play import Clocked, Play, check_counters
 from support import reruns
+from support.nowhere import Nowhere
 
 OUTCOMES = [outcome.value for outcome in Outcome]
 # The longest transaction of a retry, in seconds, on a machine that does other things besides.
 LONGEST = 2.0
-
-
-class Nowhere(Publisher):
-    """What a coordinator hands out here is of no interest."""
-
-    unsendable: frozenset[str] = frozenset()
-
-    def __init__(self) -> None:
-        pass
-
-    def publish(self, tickets: Any) -> list[Any]:
-        """Nobody is there to receive them."""
-        return []
 
 
 def unnoted(tx: Any, retried: Any) -> None:
@@ -128,7 +115,7 @@ def stands_as(batch: Play, run: int, expected: dict[str, str]) -> None:
 
 
 @pytest.mark.usefixtures("small_pieces")
-@pytest.mark.parametrize("seed", [2, 5])
+@pytest.mark.parametrize("seed", [2, pytest.param(5, marks=pytest.mark.slow)])
 def test_a_retry_in_pieces_ends_as_the_oracle_says_wherever_it_is_killed(batch: Play, seed: int):
     run, expected, _ = ended(batch, seed)
     number = sum(1 for _ in steps_of(batch, run))

@@ -16,7 +16,6 @@ from batchq.core.ends import End, Failure, Success
 from batchq.core.states import Reason
 from batchq.engine import Flush, Report
 from batchq.errors import Conflict
-from batchq.server.publisher import Publisher
 from batchq.store import moves, trouble
 from batchq.store import server as servers
 from batchq.store import topology as topologies
@@ -24,22 +23,10 @@ from batchq.store.transaction import Tx
 from batchq.store.trouble import What
 from play import Clocked, Play
 from support.locks import elsewhere, meanwhile, other_of, wait_for_locks
+from support.nowhere import Nowhere
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 FAILED = Failure(Reason.ERROR, "told to fail")
-
-
-class Nowhere(Publisher):
-    """What a coordinator hands out here is of no interest."""
-
-    unsendable: frozenset[str] = frozenset()
-
-    def __init__(self) -> None:
-        pass
-
-    def publish(self, tickets: Any) -> list[Any]:
-        """Nobody is there to receive them."""
-        return []
 
 
 @pytest.fixture

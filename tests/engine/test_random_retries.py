@@ -16,6 +16,7 @@ from batchq.errors import Conflict
 from batchq.spec import JobSpec, TaskSpec
 from play import Clocked, Play, check_counters
 from support import reruns
+from support.seeds import seeds
 
 OUTCOMES = [outcome.value for outcome in Outcome]
 JOBS = {"sqlite": 160, "postgresql": 20}
@@ -131,11 +132,11 @@ def in_a_file(conditions: Sequence[Any]) -> list[Any]:
     return [{name: in_a_file(asked) if isinstance(asked, list) else asked} for name, asked in conditions]
 
 
-def play(database: Clocked, seeds: range) -> None:
+def play(database: Clocked, numbers: range) -> None:
     batch = Play(database)
     batch.server("AOS1", 2)
     happened: Counter[str] = Counter()
-    for seed in seeds:
+    for seed in numbers:
         books = Books(batch, random.Random(seed))
         for _ in range(3):
             books.play(books.rng.choice([1, 4, 100]))
@@ -144,16 +145,16 @@ def play(database: Clocked, seeds: range) -> None:
             happened[books.retry()] += 1
         books.play(100)
         assert batch.verdict(books.run) == books.verdict()
-    assert happened.total() == 3 * len(seeds)
+    assert happened.total() == 3 * len(numbers)
 
 
-@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize("part", seeds(6, PARTS))
 def test_random_jobs_that_are_retried_end_as_the_oracle_says(database, part):
     jobs = JOBS[database.kind] // PARTS
     play(database, range(part * jobs, (part + 1) * jobs))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("part", range(MANY_PARTS))
 def test_many_random_jobs_that_are_retried_end_as_the_oracle_says(database, part):
     jobs = MANY_JOBS[database.kind] // MANY_PARTS

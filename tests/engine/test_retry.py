@@ -392,17 +392,23 @@ def test_a_task_whose_group_was_deleted_and_that_has_no_lane_runs_again(batch: P
     assert batch.verdict(run) == "success"
 
 
-# --- a held run (rule 33b) ----------------------------------------------------------------------------------
-
-
-def test_the_tasks_of_a_held_run_become_ready_aside_and_start_when_it_is_released(batch: Play):
-    batch.server("AOS1")
+def half_failed(batch: Play) -> int:
+    """A run of A, which has failed, and B."""
     job = Job("TWO")
     job.task("A", "demo.work")
     job.task("B", "demo.work")
     run = batch.submit(job)
     batch.deliver()
     batch.finish("A", ok=False)
+    return run
+
+
+# --- a held run (rule 33b) ----------------------------------------------------------------------------------
+
+
+def test_the_tasks_of_a_held_run_become_ready_aside_and_start_when_it_is_released(batch: Play):
+    batch.server("AOS1")
+    run = half_failed(batch)
     actions.hold_run(batch.database, run)
     batch.mail.clear()
     assert retry(batch, run) == {"A"}
@@ -435,12 +441,7 @@ def act(batch: Play, run: int, word: str) -> None:
 )
 def test_the_second_of_two_people_finds_what_the_first_has_done(batch: Play, first: str, second: str, said: str | None):
     batch.server("AOS1", 2)
-    job = Job("TWO")
-    job.task("A", "demo.work")
-    job.task("B", "demo.work")
-    run = batch.submit(job)
-    batch.deliver()
-    batch.finish("A", ok=False)
+    run = half_failed(batch)
     act(batch, run, first)
     if said is None:
         act(batch, run, second)

@@ -86,9 +86,11 @@ def execute(url: str, *statements: str) -> None:
 
 
 @pytest.fixture
-def hostile(request: pytest.FixtureRequest, fresh_postgresql_url: str) -> Iterator[Clocked]:
+def hostile(request: pytest.FixtureRequest) -> Iterator[Clocked]:
     way, name = request.param
-    for url in way(fresh_postgresql_url, name, (HOSTILE | BY_ROLE)[name][0]):
+    kept = way in (by_database, by_role)  # and must not be what the next test finds
+    own: str = request.getfixturevalue("fresh_postgresql_url" if kept else "postgresql_url")
+    for url in way(own, name, (HOSTILE | BY_ROLE)[name][0]):
         database = Clocked(url)
         yield database
         database.dispose()

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,8 @@ ASKING: dict[str, Callable[[Database], Any]] = {
     "a view": lambda database: reading(database, views.servers),
     "a statement of the driver's own": lambda database: reading(database, lambda tx: tx.execute(text("SELECT 1"))),
 }
+# Of these, to be played with a server that does not even take connections; the others are slow tests.
+HANGS = ("a large statement", "a view")
 
 
 def reading(database: Database, look: Callable[[Any], Any]) -> None:
@@ -66,8 +69,13 @@ def reading(database: Database, look: Callable[[Any], Any]) -> None:
         look(tx)
 
 
-@pytest.mark.parametrize("fault", ["silence", "hang"])
-@pytest.mark.parametrize("asks", ASKING)
+@pytest.mark.parametrize(
+    ("asks", "fault"),
+    [
+        pytest.param(asks, fault, marks=pytest.mark.slow if fault == "hang" and asks not in HANGS else ())
+        for asks, fault in product(ASKING, ["silence", "hang"])
+    ],
+)
 def test_a_silent_connection_is_given_up_and_the_next_one_goes_on(
     database: Database, proxy: Proxy, fault: str, asks: str
 ):

@@ -56,7 +56,7 @@ def played_on(batch: Play) -> dict[str, str]:
     raise AssertionError(f"it never ends: {batch.states(1)}")
 
 
-def test_a_run_goes_on_with_servers_started_anew_and_only_what_they_ran_is_lost(old: Clocked):
+def test_a_run_goes_on_with_servers_started_anew_only_what_they_ran_is_lost_and_new_work_follows(old: Clocked):
     batch = Play(old)
     assert batch.states(1) == HALF_DONE
     for name in ("AOS1", "AOS2"):
@@ -68,32 +68,23 @@ def test_a_run_goes_on_with_servers_started_anew_and_only_what_they_ran_is_lost(
     assert "server AOS" in batch.task(1, "ONCE").error
     assert batch.task(1, "TICKET").kwargs == '{"result": "\\u00e6\'\\""}'
 
+    job = Job("NEW")
+    job.task("A", "demo.work")
+    played = batch.play(job)
+    assert (played.run, played.verdict) == (2, "success")
 
-def test_a_run_goes_on_with_servers_that_still_run_and_nothing_is_lost(old: Clocked, before: Play):
+
+def test_a_run_goes_on_with_servers_that_still_run_and_a_second_upgrade_changes_and_loses_nothing(
+    old: Clocked, before: Play
+):
+    stored = contents(old)
+    assert schema.upgrade(old) == (schema.NEWEST, schema.NEWEST)
+    assert contents(old) == stored
     batch = Play(old)
     batch.workers, batch.started, batch.places = before.workers, before.started, before.places
 
     assert played_on(batch) == ENDED
     assert [len(batch.attempts(1, name)) for name in ("ONCE", "AGAIN")] == [1, 1]
-
-
-def test_new_work_follows_after_the_old(old: Clocked):
-    batch = Play(old)
-    for name in ("AOS1", "AOS2"):
-        batch.live(name)
-    played_on(batch)
-    job = Job("NEW")
-    job.task("A", "demo.work")
-
-    played = batch.play(job)
-
-    assert (played.run, played.verdict) == (2, "success")
-
-
-def test_a_second_upgrade_changes_nothing(old: Clocked):
-    before = contents(old)
-    assert schema.upgrade(old) == (schema.NEWEST, schema.NEWEST)
-    assert contents(old) == before
 
 
 def contents(database: Database) -> list[tuple[object, ...]]:

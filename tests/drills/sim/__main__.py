@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
 
 from drills.sim.books import driver
 from drills.sim.checker import check
+from drills.sim.faults import FAULTS
 from drills.sim.runs import campaign, told
 from drills.sim.world import World
 
@@ -29,10 +31,12 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="the first seed (0)")
     parser.add_argument("--jobs", type=int, default=1, help="how many processes play side by side (1)")
     parser.add_argument("--seed", type=int, help="play this seed alone, and tell all of it")
+    parser.add_argument("--fault", choices=sorted(FAULTS), help="put this fault into the engine, in one process")
     given = parser.parse_args()
-    if given.seed is not None:
-        return _tell(given.seed)
-    return bool(campaign(given.first, given.number, given.jobs))
+    with FAULTS[given.fault]() if given.fault else nullcontext():
+        if given.seed is not None:
+            return _tell(given.seed)
+        return bool(campaign(given.first, given.number, 1 if given.fault else given.jobs))
 
 
 if __name__ == "__main__":

@@ -164,6 +164,8 @@ class Link:
 
     def publish(self, tickets: Iterable[Ticket]) -> list[Ticket]:
         """Send tickets, and return those that the broker refuses; the process may die, or stand still, before each."""
+        tickets = list(tickets)
+        self._world.handed_out(tickets)
         return [ticket for ticket in tickets if not self._published(ticket)]
 
     def _published(self, ticket: Ticket) -> bool:

@@ -1,92 +1,28 @@
-"""What happens to the world in the faulty time: people change their minds, and machines fail."""
+"""People who change their minds in the faulty time."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from batchq import actions, engine
 from batchq.core.windows import Window, parse_time
 from batchq.store.database import Database
+from batchq.store.moves import Ticket
 from drills.sim.books import driver
 from drills.sim.jobs import GROUPS, LIMITS, varied_job
-from drills.sim.processes import Action, Actor, Client, CoordinatorProcess, Process, ServerProcess
+from drills.sim.processes import Action, Client
+from drills.sim.setting import Setting
 from support import rules
 
-if TYPE_CHECKING:
-    from batchq.spec import JobSpec
-    from drills.sim.broker import Broker
-
 ZONES = ["UTC", "Europe/Oslo", "America/New_York", "Asia/Kathmandu"]
-# Where a second life of a server's name may begin; a container has its host's name, and pids of its own.
-SECOND_PLACES = ["here", "there", "elsewhere", "here/in a container", "here/in a container"]
-# What people and machines do in the faulty time, and how often it is drawn.
-EVENTS = {
-    "cancel": 1,
-    "hold": 5,
-    "release": 3,
-    "pause": 3,
-    "resume": 3,
-    "threads": 2,
-    "windows": 3,
-    "override": 2,
-    "bindings": 2,
-    "disable": 2,
-    "enable": 3,
-    "priority": 1,
-    "priority of run": 1,
-    "retry": 8,
-    "accept": 2,
-    "abort": 4,
-    "limit": 2,
-    "per run": 2,
-    "delete": 1,
-    "submit": 2,
-    "kill": 2,
-    "stop": 1,
-    "freeze": 2,
-    "second life": 2,
-    "kill coordinator": 1,
-    "freeze coordinator": 1,
-    "clock": 3,
-    "broker emptied": 1,
-    "broker away": 1,
-    "broker hangs": 1,
-    "queue refused": 2,
-    "replay": 3,
-}
 
 
-class Events:
-    """All that happens in the faulty time, each by its name in EVENTS."""
-
-    rng: random.Random
-    mono: float
-    commits: int
-    calm: bool
-    limited: bool
-    twins: bool
-    ahead: int
-    names: list[str]
-    pace: float
-    asked: list[tuple[str, str | int]]
-    actions: list[Action]
-    plans: dict[str, rules.Plan]
-    jobs: dict[str, JobSpec]
-    processes: dict[int, Process]
-    shared: Database
-    broker: Broker
-    _clockwork: Actor
-    _day: datetime
-    if TYPE_CHECKING:
-        wall: Callable[[], datetime]
-        after: Callable[[Actor, float, Callable[[], object]], None]
-        servers: Callable[[], list[ServerProcess]]
-
-    # --- people ---------------------------------------------------------------------------------------------
+class People(Setting):
+    """Operators and users, an event a method."""
 
     def _ask(self, what: str, subject: str | int, act: Callable[[Database], object]) -> None:
         """Let an operator do something, and note when it was acknowledged."""
@@ -124,14 +60,6 @@ class Events:
         start, end = (_clock(self.wall() + timedelta(seconds=each), zone) for each in (first, last))
         return Window(parse_time(start), parse_time(end), rng.randint(0, 3), zone)
 
-    def _happen(self) -> None:
-        """One event of the faulty time, and the next one after a while."""
-        if self.calm:
-            return
-        self.after(self._clockwork, self.rng.random() * self.pace, self._happen)
-        (what,) = self.rng.choices(list(EVENTS), list(EVENTS.values()))
-        getattr(self, "_on_" + what.replace(" ", "_"))()
-
     def _on_cancel(self) -> None:
         self._on_run("cancel", actions.cancel_run)
 
@@ -144,6 +72,19 @@ class Events:
             self._ask("hold", run, lambda database: actions.hold_run(database, run))
         else:
             self._on_run("hold", actions.hold_run)
+
+    def _on_hold_at_a_dispatch(self) -> None:
+        self.at_a_dispatch.append(("hold", actions.hold_run))
+
+    def _on_cancel_at_a_dispatch(self) -> None:
+        self.at_a_dispatch.append(("cancel", actions.cancel_run))
+
+    def handed_out(self, tickets: Sequence[Ticket]) -> None:
+        """A commit has handed out these tickets: who waits for that acts on a run of them now, before they arrive."""
+        if tickets and self.at_a_dispatch and not self.calm:
+            what, act = self.at_a_dispatch.pop(0)
+            run = self.rng.choice(tickets).task >> 20
+            self._ask(what, run, lambda database: act(database, run))
 
     def _on_release(self) -> None:
         self._on_run("release", actions.release_run)
@@ -252,58 +193,6 @@ class Events:
     def _on_submit(self) -> None:
         if len(self.plans) < 4:
             self._submit()
-
-    # --- machines -------------------------------------------------------------------------------------------
-
-    def _any(self, kind: type[Process]) -> Process | None:
-        found = [each for each in self.processes.values() if isinstance(each, kind) and not each.dead]
-        return self.rng.choice(found) if found else None
-
-    def _on_kill(self) -> None:
-        if server := self._any(ServerProcess):
-            server.kill()
-
-    def _on_stop(self) -> None:
-        if servers := self.servers():
-            self.rng.choice(servers).stopping = True
-
-    def _on_freeze(self) -> None:
-        if server := self._any(ServerProcess):
-            server.freeze(self.rng.choice([1.0, 6.0, 25.0]) * self.rng.random())
-
-    def _on_second_life(self) -> None:
-        ServerProcess(self, self.rng.choice(self.names), self.rng.choice(SECOND_PLACES))
-
-    def _on_kill_coordinator(self) -> None:
-        if one := self._any(CoordinatorProcess):
-            one.kill()
-
-    def _on_freeze_coordinator(self) -> None:
-        if one := self._any(CoordinatorProcess):
-            one.freeze(self.rng.choice([1.0, 6.0, 25.0]) * self.rng.random())
-
-    def _on_clock(self) -> None:
-        sign, size = self.rng.choice([-1, 1]), self.rng.choice([1, 10, 60, 3600, 86400])
-        self._day += timedelta(seconds=sign * size * self.rng.random())
-
-    def _on_broker_emptied(self) -> None:
-        self.broker.empty()
-
-    def _on_broker_away(self) -> None:
-        self.broker.away = True
-        self.after(self._clockwork, 6.0 * self.rng.random(), self._broker_back)
-
-    def _broker_back(self) -> None:
-        self.broker.away = False
-
-    def _on_broker_hangs(self) -> None:
-        self.broker.hang(self.rng.choice([1.0, 6.0, 15.0]) * self.rng.random())
-
-    def _on_queue_refused(self) -> None:
-        self.broker.refused_until[self.rng.choice(GROUPS)] = self.mono + self.rng.choice([3.0, 200.0])
-
-    def _on_replay(self) -> None:
-        self.broker.replay()
 
 
 def _clock(instant: datetime, zone: str) -> str:

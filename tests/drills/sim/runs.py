@@ -7,13 +7,20 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from drills.sim.checker import check
 from drills.sim.world import World
 
 KEPT = Path(__file__).parent / "seeds.txt"
 CHUNK = 100
+
+
+class Story(NamedTuple):
+    """A seed, and the name of the fault that its world finds."""
+
+    seed: int
+    fault: str
 
 
 def judged(seed: int) -> list[str]:
@@ -33,10 +40,11 @@ def told(seed: int, faults: list[str]) -> str:
     return f"seed {seed}: {len(faults)} violations\n  {lines}\n  {again}"
 
 
-def kept_seeds() -> list[int]:
-    """The seeds that failed once: each stands first on its line, behind it why."""
+def stories() -> list[Story]:
+    """The worlds that found a fault which was mended since."""
     lines = KEPT.read_text(encoding="utf-8").splitlines()
-    return [int(line.split()[0]) for line in lines if line.strip() and not line.startswith("#")]
+    words = [line.split() for line in lines if line.strip() and not line.startswith("#")]
+    return [Story(int(seed), fault) for seed, fault, *_ in words]
 
 
 def campaign(first: int, number: int, jobs: int) -> int:

@@ -1,26 +1,25 @@
-"""The judge of what people steer: holds, retries, aborts, limits, the order of dispatch, gates, and the audit.
+"""The judge of what people steer: holds, retries, aborts, gates, and the audit.
 
 It hears of each change of a row before the change is taken in, and of each commit when all of its changes are known.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from drills.sim.handouts import OUT, Handouts
 from drills.sim.jobs import ERRORS
 from support import rules
 
 if TYPE_CHECKING:
     from drills.sim.checker import Judge, Task
 
-CRITICAL = 3
 # An audit line: the action, the kind of thing, its name.
 Said = tuple[str, str, str]
-OUT = ("queued", "executing")
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,9 @@ class Steering:
     changed: list[Said] = field(default_factory=list)
     opened: set[int] = field(default_factory=set)
     touched: set[int] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.handouts = Handouts(self.judge, self)
 
     # --- what the journal says --------------------------------------------------------------------------
 
@@ -126,10 +128,8 @@ class Steering:
         self._judge_audit(number)
         for move in self.moves:
             self._judge_move(move, number, wall)
-        self._judge_tickets(number)
         self._judge_resets()
-        self._judge_units(number)
-        self._judge_order(wall, number)
+        self.handouts.commit(number, wall)
         self._judge_settled(number, actor)
         for each in (self.said, self.moves, self.changed, self.opened, self.touched):
             each.clear()
@@ -196,12 +196,6 @@ class Steering:
         fits = bool(not spec.retry_on or _fits(spec.retry_on, classes))
         return fits and not _fits(spec.retry_never_on or (), classes)
 
-    def _judge_tickets(self, number: int) -> None:
-        """Of a held run no ticket is out (rule 33)."""
-        for task in self.judge.tasks.values():
-            if task.status == "queued" and task.id >> 20 in self.judge.held:
-                self.judge.say(12, f"a ticket of {self.judge.name_of(task.id)}, which is held, is out after {number}")
-
     def _judge_resets(self) -> None:
         """With a task all is reset that follows it, also what shares conditions (rule 33d)."""
         at_once = {int(said[2].partition("/")[0]) for said in self.said if said[0] in ("retry", "accept")}
@@ -212,59 +206,6 @@ class Steering:
             missing = _closure(plan, states, names) - names - waiting
             if names and missing:
                 self.judge.say(4, f"a retry of run {run} reset {sorted(names)}, and forgot {sorted(missing)}")
-
-    def _judge_units(self, number: int) -> None:
-        """A unit is taken from the ticket to the end of the attempt, and there are never more (rule 29)."""
-        grew = {key for move in self.moves if move.after in OUT for key, _ in self._keys(move.task.id)}
-        queued: Counter[Any] = Counter()
-        executing: Counter[Any] = Counter()
-        units: dict[Any, int] = {}
-        for task in self.judge.tasks.values():
-            if task.status in OUT:
-                for key, most in self._keys(task.id):
-                    units[key] = most
-                    (queued if task.status == "queued" else executing)[key] += 1
-        for key, most in units.items():
-            taken = queued[key] + executing[key]
-            if taken > most and (key in grew or queued[key]):
-                self.judge.say(7, f"{taken} units of {key} were taken after commit {number}, there are {most}")
-
-    def _keys(self, task: int) -> Iterator[tuple[Any, int]]:
-        """The limits that count for a task, with their units."""
-        row = self.judge.facts.tasks.get(task)
-        if row is None or row.gate:
-            return
-        run = self.judge.facts.runs[row.run_id]
-        job = self.judge.history.jobs[run.job]
-        for name in {*self.judge.spec_of(task).limits, *job.limits}:
-            if name in self.limits:
-                yield name, self.limits[name]
-        if job.tasks_at_once is not None:
-            yield job.name, job.tasks_at_once
-        if row.group_name in self.per_run:
-            yield (row.run_id, row.group_name), self.per_run[row.group_name]
-
-    def _judge_order(self, wall: datetime, number: int) -> None:
-        """What is handed out goes before what stays, by class now, by the database's clock, and by age (rule 28)."""
-        chosen = [move.task for move in self.moves if move.before == "ready" and move.task.status in OUT]
-        for lane in {task.lane for task in chosen}:
-            left = [task for task in self.judge.tasks.values() if task.lane == lane and self._may_start(task, wall)]
-            first = min((self._place(task, wall) for task in left), default=None)
-            last = max(self._place(task, wall) for task in chosen if task.lane == lane)
-            if first is not None and first < last:
-                late, early = self.judge.name_of(last[2]), self.judge.name_of(first[2])
-                self.judge.say(13, f"{late} was handed out in commit {number} before {early}, which goes first")
-
-    def _may_start(self, task: Task, wall: datetime) -> bool:
-        run = task.id >> 20
-        open_ = self.judge.runs.get(run) == "executing" and run not in self.judge.held
-        return task.status == "ready" and open_ and task.ready_at is not None and task.ready_at <= wall
-
-    def _place(self, task: Task, wall: datetime) -> tuple[int, datetime, int]:
-        aging = self.judge.history.settings.priority_aging_seconds
-        assert task.ready_at is not None
-        risen = int(max(wall - task.ready_at, timedelta()).total_seconds() // aging) if aging else 0
-        return -max(task.own_class, min(CRITICAL, task.own_class + risen)), task.ready_at, task.id
 
     def _judge_settled(self, number: int, actor: str) -> None:
         """What is decided does not wait: neither a gate nor a task behind one (rules 5, 50)."""

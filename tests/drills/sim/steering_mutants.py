@@ -1,4 +1,4 @@
-"""Faults in what people steer by: holds, retries, aging, limits and gates."""
+"""Faults in what people steer by: holds, retries, limits and gates."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from typing import Any
 
 from sqlalchemy import select
 
-from batchq import clock, engine
+from batchq import engine
 from batchq.core.conditions import Join
-from batchq.core.priority import in_order
 from batchq.core.rerun import Asked, Graph, Numbers, Standing, state_by
 from batchq.core.states import RunState, State
 from batchq.engine import dispatching, holding, resetting, settling
@@ -26,7 +25,7 @@ def holds_beside_a_dispatch() -> AbstractContextManager[None]:
     """A hold without the lock of dispatch: it does not see the tickets that are handed out meanwhile."""
 
     def old_tickets(tx: Any, run: int) -> list[int]:
-        meanwhile = select(TASK.id).where(TASK.queued_at > tx.now() - timedelta(seconds=5))
+        meanwhile = select(TASK.id).where(TASK.queued_at > tx.now() - timedelta(milliseconds=20))
         return sorted(set(moves.tickets_of(tx, run)) - set(tx.execute(meanwhile).scalars()))
 
     unlocked = {"tickets_of": old_tickets, "lock_out": lambda tx: None}
@@ -43,15 +42,6 @@ def retries_only_who_keeps_the_conditions() -> AbstractContextManager[None]:
         return replace(Graph.of(tasks, conditions), sharing={task: [task] for task in tasks})
 
     return replaced((resetting, "Graph", SimpleNamespace(of=alone)))
-
-
-def ages_by_the_clock_of_the_process() -> AbstractContextManager[None]:
-    """What waits rises by the clock of the machine that dispatches, not by the database's."""
-
-    def by_its_own_clock(tasks: Any, now: datetime, aging: float) -> Any:
-        return in_order(tasks, clock.now(), aging)
-
-    return replaced((dispatching, "in_order", by_its_own_clock))
 
 
 def counts_units_from_the_claim() -> AbstractContextManager[None]:
@@ -82,7 +72,6 @@ def lets_gates_wait_for_a_tick() -> AbstractContextManager[None]:
 MUTANTS: list[Callable[[], AbstractContextManager[None]]] = [
     holds_beside_a_dispatch,
     retries_only_who_keeps_the_conditions,
-    ages_by_the_clock_of_the_process,
     counts_units_from_the_claim,
     lets_gates_wait_for_a_tick,
 ]

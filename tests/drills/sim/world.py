@@ -29,8 +29,8 @@ from batchq.store.group import name_groups
 from batchq.store.moves import holding
 from drills.sim.books import driver, emptied
 from drills.sim.broker import Broker
+from drills.sim.events import Events
 from drills.sim.jobs import GROUPS, LIMITS
-from drills.sim.people import Events
 from drills.sim.processes import (
     Action,
     Actor,
@@ -113,6 +113,7 @@ class World(Events):
         self.mono = 1000.0
         self.commits = 0
         self.calm = False
+        self.at_a_dispatch: list[tuple[str, Callable[[Database, int], object]]] = []
         self.over = False
         self.pids = count(1)
         self.numbers = count(1)
