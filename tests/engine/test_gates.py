@@ -143,11 +143,11 @@ def test_tasks_behind_gates_of_a_run_that_was_held_while_it_was_stored_become_re
     monkeypatch.setattr(engine.submitting, "ROWS_PER_TRANSACTION", 1)
     opening = engine.submitting._open
 
-    def held_first(tx: Any, runs: Any, now: Any, *, gates: bool) -> None:
+    def held_first(tx: Any, runs: Any, now: Any, *, gates: bool) -> Any:
         engine.hold(tx, runs[0], now, "olav")
         while engine.move_on(tx, runs[0], now) is not None:
             pass
-        opening(tx, runs, now, gates=gates)
+        return opening(tx, runs, now, gates=gates)
 
     monkeypatch.setattr(engine.submitting, "_open", held_first)
     run = engine.submit(batch.database, job("G: {}\nT: {run: x, after: G}\nU: x"))
