@@ -212,6 +212,10 @@ class Judge:
 
         return last(*RETRIES) > last("cancel")
 
+    def was_ever_retried(self, run: int) -> bool:
+        """Whether somebody retried the run at some time."""
+        return any(said[0] in RETRIES and _run_of(said) == run and at for said, at in self.steering.told.items())
+
     def conclude(self) -> None:
         """Judge how everything ended."""
         self.steering.conclude()

@@ -140,7 +140,7 @@ class Endings:
             if task.waits_with:
                 continue
             counted = {None: task.pending, 1: task.met, 0: task.impossible}
-            if (task.pending or judge.facts.conditions[task.id, None]) and judge.was_retried(run.id):
+            if (task.pending or judge.facts.conditions[task.id, None]) and judge.was_ever_retried(run.id):
                 continue  # what was canceled with the run is open to some, and impossible to what was retried
             for met, number in counted.items():
                 if number != judge.facts.conditions[task.id, met]:
