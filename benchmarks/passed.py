@@ -77,7 +77,7 @@ def _job(name: str, tasks: int, **options: Any) -> Job:
 
 
 def _timed(database: Database) -> dict[str, float]:
-    """One dispatch, which is taken back; and the two statements of its look by themselves."""
+    """The times of a look and of a dispatch; the dispatch is taken back."""
     found: dict[str, float] = {}
 
     def act(tx: Tx) -> None:

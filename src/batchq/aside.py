@@ -190,7 +190,7 @@ STANDS: dict[What, Callable[[Tx, int], bool]] = {What.REPORT: _is_kept, What.SER
 
 
 def alone(database: Database, what: What, number: int, act: Callable[[], object]) -> None:
-    """Do `act` for one server, or for the retry of one run; sets it aside if that fails by its content."""
+    """Do `act` for one server, or for the retry of one run; sets that aside if its own rows make the act fail."""
     with database.read() as tx:
         if trouble.pauses(tx, what, number, tx.now()):
             return

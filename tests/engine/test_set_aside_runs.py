@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
 
 import pytest
 from sqlalchemy import select, text
@@ -13,27 +12,14 @@ from batchq.actions import run as runs
 from batchq.config import Settings
 from batchq.coordinator import Coordinator
 from batchq.engine import Retry, holding, reopening, retrying
-from batchq.server.publisher import Publisher
 from batchq.spec import Job
 from batchq.store import broken as broken_rows
 from batchq.store import moves, trouble
 from batchq.store.columns import RUN
 from play import Clocked, Play, check_counters
+from support.nowhere import Nowhere
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
-
-
-class Nowhere(Publisher):
-    """What a coordinator hands out here is of no interest."""
-
-    unsendable: frozenset[str] = frozenset()
-
-    def __init__(self) -> None:
-        pass
-
-    def publish(self, tickets: Any) -> list[Any]:
-        """Nobody is there to receive them."""
-        return []
 
 
 class Ticks:

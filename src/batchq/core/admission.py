@@ -171,7 +171,7 @@ def lanes_wanted(ready: Iterable[Lane], matching: Matching, units: Units, now: d
 
 
 def _limited(lane: Lane, number: int, topology: Topology, units: Units, now: datetime) -> int:
-    """How many of a number of candidates the lane's units allow, or 1 that may keep units while a server is open."""
+    """The candidates to read by the lane's units, at most `number`; 1 if its first task may keep units (rule 29e)."""
     free = units.room(lane)
     if free > 0 or len(lane.keys) < 2 or units.is_unsorted(lane):
         return min(number, free)

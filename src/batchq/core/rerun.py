@@ -77,7 +77,7 @@ class Graph:
         return cls(tasks, conditions, followers, sharing)
 
     def with_states(self, states: Mapping[int, State]) -> Graph:
-        """The graph with other states of some tasks, which were not given up then."""
+        """The graph as if these tasks had ended in these states."""
         fresh = {task: replace(self.tasks[task], state=state, given_up=False) for task, state in states.items()}
         return replace(self, tasks={**self.tasks, **fresh})
 

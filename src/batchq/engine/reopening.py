@@ -58,7 +58,7 @@ class Mark:
     def all_seeds(self, graph: Graph) -> list[int]:
         """The seeds, and the tasks that are reset already: nothing else waits in a run that has ended.
 
-        A gate without a name that waits may follow none of them.
+        A gate without a name is no seed: it may wait though no task before it is reset.
         """
         if self.whole:
             return list(graph.tasks)
