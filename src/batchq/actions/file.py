@@ -17,8 +17,7 @@ from batchq.store.database import Database
 from batchq.store.find import no_such
 from batchq.store.group import group_limits, group_priorities
 from batchq.store.limit import limits
-from batchq.store.rows import groups_of
-from batchq.store.run import limits_named
+from batchq.store.rows import kinds_of
 from batchq.store.transaction import Tx
 
 
@@ -63,7 +62,7 @@ def steps(tx: Tx, document: Document, prune: bool) -> Iterator[Step]:
 
 def require_defined(tx: Tx, document: Document) -> None:
     """Raise NotFound if a job names a limit that neither the document nor the database has (rule 29)."""
-    if named := limits_named(document.jobs.values()):
+    if named := _named_limits(document):
         known = {**limits(tx), **document.limits}
         for name in sorted(named - known.keys()):
             raise no_such("limit", name, known)
@@ -78,7 +77,7 @@ def _prunable(tx: Tx, document: Document, present: Mapping[str, Server]) -> tupl
         unnamed = sorted(rest - {DEFAULT_GROUP})
     limits_gone: list[str] = []
     if document.limits:
-        limits_gone = sorted(limits(tx).keys() - document.limits.keys() - limits_named(document.jobs.values()))
+        limits_gone = sorted(limits(tx).keys() - document.limits.keys() - _named_limits(document))
     facts = [server_use(tx, name) for name in gone]
     facts += [limit_use(tx, name) for name in limits_gone]
     facts += [group_use(tx, name, leaving={*gone, *document.servers}) for name in unnamed]
@@ -99,4 +98,9 @@ def _group_steps(tx: Tx, document: Document) -> Iterator[Step]:
 def _named_groups(document: Document) -> set[str]:
     """The groups that the document's servers and tasks are in."""
     of_servers = {group for spec in document.servers.values() for group in spec.groups}
-    return of_servers | {group for job in document.jobs.values() for group in groups_of(job)}
+    return of_servers | {group for job in document.jobs.values() for group, _ in kinds_of(job)}
+
+
+def _named_limits(document: Document) -> set[str]:
+    """The limits that the document's jobs and tasks take."""
+    return {limit for job in document.jobs.values() for _, limits in kinds_of(job) for limit in limits}

@@ -82,6 +82,10 @@ def _not_started(host: Host, arrival: Arrival, row: Start, reason: str, cause: E
     host.ledger.report(arrival, Report(row.id, row.token, end))
 
 
+def _is_repeatable(task: object) -> bool:
+    return getattr(task, "repeatable", False) is True
+
+
 class Execution(Request):
     """One claimed attempt in the pool; however it ends, exactly one report reaches the ledger."""
 
@@ -314,7 +318,8 @@ class Execution(Request):
 
     def _report(self, end: End, log: str | None = None) -> None:
         state.task_ready(self, successful=isinstance(end, Success))
-        repeatable = getattr(self.app.tasks.get(self.row.operation), "repeatable", False) is True
+        # Asked of failures alone: Celery takes a lock for each look at its tasks.
+        repeatable = isinstance(end, Failure) and _is_repeatable(self.app.tasks.get(self.row.operation))
         self.server.ledger.report(self.arrival, Report(self.row.id, self.row.token, end, log, repeatable))
 
     def acknowledge(self) -> None:

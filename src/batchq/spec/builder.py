@@ -24,6 +24,14 @@ if TYPE_CHECKING:
     from batchq.spec.arguments import Calls
 
 M = TypeVar("M", bound=BaseModel)
+# What few tasks have. It is left out where nobody gave it, since each value costs the model a check.
+SELDOM: dict[str, object] = dict.fromkeys(
+    (
+        *("secret", "limits", "stage", "group", "priority"),
+        *("retry_delay_max", "retry_on", "retry_never_on", "time_limit", "duration"),
+    )
+) | {"secret": (), "limits": ()}
+NOT_USED = tuple(SELDOM.values())
 
 
 @dataclass(frozen=True)
@@ -177,32 +185,25 @@ class Job:
         """
         said, joined = self._after(name, after, join)
         operation, args, kwargs, celery_task = self._called(name, run, args, kwargs)
-        made = self._made(
-            TaskSpec,
-            ("tasks", name),
-            name=name,
-            run=operation,
-            args=args,
-            kwargs={} if kwargs is None else kwargs,
-            secret=secret,
-            after=said,
-            join=joined,
-            stage=stage,
-            group=group,
-            priority=priority,
-            retries=retries,
-            retry_delay=retry_delay,
-            retry_backoff=retry_backoff,
-            retry_delay_max=retry_delay_max,
-            retry_jitter=retry_jitter,
-            retry_on=_names(retry_on),
-            retry_never_on=_names(retry_never_on),
-            repeatable=repeatable,
-            time_limit=time_limit,
-            duration=duration,
-            ignore_failure=ignore_failure,
-            limits=limits,
-        )
+        values: dict[str, object] = {
+            "name": name,
+            "run": operation,
+            "args": args,
+            "kwargs": {} if kwargs is None else kwargs,
+            "after": said,
+            "join": joined,
+            "retries": retries,
+            "retry_delay": retry_delay,
+            "retry_backoff": retry_backoff,
+            "retry_jitter": retry_jitter,
+            "repeatable": repeatable,
+            "ignore_failure": ignore_failure,
+        }
+        seldom = (secret, limits, stage, group, priority, retry_delay_max, retry_on, retry_never_on)
+        if (*seldom, time_limit, duration) != NOT_USED:
+            values |= zip(SELDOM, (*seldom, time_limit, duration), strict=True)
+            values |= {"retry_on": _names(retry_on), "retry_never_on": _names(retry_never_on)}
+        made = self._made(TaskSpec, ("tasks", name), values)
         if celery_task is not None and not self._calls.fits(celery_task, made.args, made.kwargs):
             raise self._refusal((name,), self._calls.fault(celery_task, made.args, made.kwargs))
         self._tasks[name] = made
@@ -221,7 +222,9 @@ class Job:
         `after`, `join` and `stage` are those of `task`. Raises InvalidInput if it breaks a rule.
         """
         said, joined = self._after(name, after, join)
-        self._tasks[name] = self._made(TaskSpec, ("tasks", name), name=name, after=said, join=joined, stage=stage)
+        self._tasks[name] = self._made(
+            TaskSpec, ("tasks", name), {"name": name, "after": said, "join": joined, "stage": stage}
+        )
         return Task(self, name)
 
     def spec(self, sizes: Sizes = USUAL_SIZES) -> JobSpec:
@@ -273,7 +276,7 @@ class Job:
             raise InvalidInput(f"Job {shown(self.name)}: a condition is on a task of {shown(after.job.name)}.")
         return after.said
 
-    def _made(self, model: type[M], path: Path, **values: object) -> M:
+    def _made(self, model: type[M], path: Path, values: Mapping[str, object]) -> M:
         return _checked(self.name, model, values, path)
 
 

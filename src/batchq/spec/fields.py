@@ -301,8 +301,8 @@ def _errors(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
-    twice = next((name for name, count in Counter(names).items() if count > 1), None)
-    if twice is not None:
+    if len(set(names)) < len(names):
+        twice = next(name for name, count in Counter(names).items() if count > 1)
         raise ValueError(f"{shown(twice)} is there twice")
     return names
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Annotated, ClassVar, Self, cast
 
 from pydantic import (
@@ -111,7 +112,7 @@ class TaskSpec(Spec):
             raise RuleBroken(Fault(("after",), fault))
         if self.run is None:
             _check_gate(self)
-        if misfit := _retry_fault(self):
+        if (self.retry_delay or self.retry_on) and (misfit := _retry_fault(self)):
             raise RuleBroken(misfit)
         for name in self.secret:
             if name not in self.kwargs:
@@ -287,14 +288,16 @@ MET_BY_ERROR = [outcome for outcome, states in MET_BY.items() if State.ERROR in 
 def _after_fault(after: After, join: Join) -> str | None:
     """Why these conditions cannot stand together (rules 3, 7, 50)."""
     if not is_nested(after):
-        return _list_fault(after, join)
+        return _list_fault(cast("tuple[Condition, ...]", after), join)
     inner = list(joins_in(after))
     if any(_levels(each) > MOST_LEVELS for each in after):
         return f"'all' and 'any' stand within each other, {MOST_LEVELS} levels deep at most"
     if empty := next((each.join for each in inner if not each.conditions), None):
         return f"{shown(str(empty))} joins no conditions; name one, or leave it out"
     lists = [(after, join), *((each.conditions, each.join) for each in inner)]
-    return next(filter(None, (_list_fault(each, joint) for each, joint in lists)), None)
+    plain = ([one for one in each if isinstance(one, Condition)] for each, _ in lists)
+    found = (_list_fault(each, joint) for each, (_, joint) in zip(plain, lists, strict=True))
+    return next(filter(None, found), None)
 
 
 def _levels(condition: Condition | Joined) -> int:
@@ -304,10 +307,13 @@ def _levels(condition: Condition | Joined) -> int:
     return 1 + max(map(_levels, condition.conditions), default=0)
 
 
-def _list_fault(conditions: After, join: Join) -> str | None:
+# A job may have far more conditions than anything else: these look at a long list without a call of Python's for each.
+TASK_OF, HANDLES = attrgetter("task"), attrgetter("handles")
+
+
+def _list_fault(after: Sequence[Condition], join: Join) -> str | None:
     """Why the conditions of one list cannot stand together."""
-    after = [each for each in conditions if isinstance(each, Condition)]
-    if len({condition.task for condition in after}) == len(after) and not any(each.handles for each in after):
+    if len(set(map(TASK_OF, after))) == len(after) and not any(map(HANDLES, after)):
         return None  # the usual long list
     asked: dict[str, Outcome] = {}
     seen = set()
@@ -327,12 +333,15 @@ def _list_fault(conditions: After, join: Join) -> str | None:
 
 def graph_faults(conditions: Mapping[str, After], sizes: Sizes) -> list[Fault]:
     """Name the faults of a graph in which tasks have these conditions, up to the first ten (rule 1)."""
-    gates = len({each for after in conditions.values() if is_nested(after) for each in joins_in(after)})
+    # The tasks of a layer mostly have their conditions as one tuple.
+    distinct = {id(after): after for after in conditions.values()}.values()
+    nested = [after for after in distinct if is_nested(after)]
+    gates = len({each for after in nested for each in joins_in(after)})
     if not conditions:
         return [Fault(("tasks",), "a job needs at least one task")]
     if len(conditions) > sizes.tasks:
         return [Fault(("tasks",), f"has {len(conditions):,} tasks, at most {sizes.tasks:,} are allowed")]
-    after = {name: [condition.task for condition in leaves(each)] for name, each in conditions.items()}
+    after = {name: list(map(TASK_OF, leaves(each) if nested else each)) for name, each in conditions.items()}
     count = gates + sum(map(len, after.values()))
     if count > sizes.conditions:
         return [Fault(("tasks",), f"has {count:,} conditions, at most {sizes.conditions:,} are allowed")]

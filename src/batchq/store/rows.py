@@ -25,6 +25,8 @@ WORTH_SHARING = 4
 # How a task's conditions are joined, each one's position, outcome and whether it handles a failure; and whether it is a
 # gate, which moves in another way than a task with the same conditions.
 Node = tuple[Join, tuple[tuple[int, str, bool], ...], bool]
+# A task's group and its named limits, sorted: together they are its lane.
+Kind = tuple[str, tuple[str, ...]]
 
 
 class TaskValues(TypedDict):
@@ -73,12 +75,12 @@ class Rows:
 class Number:
     """Gives rows the ids that belong to a run, and tasks their lanes; those without a priority get that of their group.
 
-    `lanes` are by group and by the named limits of a task.
+    `lanes` are by the kind of a task.
     """
 
     run: int
     groups: Mapping[str, NamedGroup]
-    lanes: Mapping[tuple[str, tuple[str, ...]], int]
+    lanes: Mapping[Kind, int]
 
     def task(self, row: TaskValues) -> dict[str, object]:
         """The task's row."""
@@ -152,13 +154,14 @@ def _task(job: JobSpec, task: TaskSpec, position: int, node: Node) -> TaskValues
     if task.run is None:
         return {**_gate(task.name, position, node), "unnamed": False, "stage": task.stage}
     priority = task.priority or job.priority
+    group, limits = kind_of(job, task.group, task.limits)
     row: TaskValues = {
         "id": position,
         "name": task.name,
         "operation": task.run,
         "args": json.dumps(task.args),
         "kwargs": secrets.packed(task.kwargs, task.secret),
-        "group_name": group_of(job, task),
+        "group_name": group,
         "own_class": PRIORITIES[priority] if priority else None,
         "own_priority": priority is not None,
         "retries": task.retries,
@@ -169,7 +172,7 @@ def _task(job: JobSpec, task: TaskSpec, position: int, node: Node) -> TaskValues
         "pending": len(conditions),
         "waits_with": None,
         "sharing": 0,
-        "limits": limits_of(job, task),
+        "limits": limits,
     }
     if task.stage:
         row["stage"] = task.stage
@@ -207,16 +210,13 @@ def _gate(name: str, position: int, node: Node) -> TaskValues:
     }
 
 
-def limits_of(job: JobSpec, task: TaskSpec) -> tuple[str, ...]:
-    """The named limits of a task and of its job, sorted (rule 29)."""
-    return tuple(sorted({*job.limits, *task.limits})) if job.limits or task.limits else ()
+def kind_of(job: JobSpec, group: str | None, limits: tuple[str, ...]) -> Kind:
+    """The kind of a task with this group and these limits; those of its job are added to them (rules 10, 29)."""
+    every = tuple(sorted({*job.limits, *limits})) if job.limits or limits else ()
+    return group or job.group or DEFAULT_GROUP, every
 
 
-def group_of(job: JobSpec, task: TaskSpec) -> str:
-    """The group of a task: its own, or that of its job (rule 10)."""
-    return task.group or job.group or DEFAULT_GROUP
-
-
-def groups_of(job: JobSpec) -> set[str]:
-    """The groups that a job's tasks are in (rule 10); a gate is in none."""
-    return {group_of(job, task) for task in job.tasks if task.run is not None}
+def kinds_of(job: JobSpec) -> set[Kind]:
+    """The kinds of a job's tasks; a gate is of none."""
+    own = {(task.group, task.limits) for task in job.tasks if task.run is not None}
+    return {kind_of(job, group, limits) for group, limits in own}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from batchq.store.columns import CONDITION, RUN, TASK, task_id
 from batchq.store.group import NamedGroup, named_groups
 from batchq.store.lane import lanes_for
 from batchq.store.limit import require_limits
-from batchq.store.rows import Number, group_of, groups_of, limits_of
+from batchq.store.rows import Kind, Number, kinds_of
 from batchq.store.sql.dialect import dialect
 from batchq.store.sql.lists import among
 from batchq.store.sql.statement import NoRow, Statement
@@ -58,7 +58,8 @@ def open_runs(tx: Tx, specs: Sequence[JobSpec], tasks: Sequence[int] | None = No
     that runs one at a time while a run of it is open; NotFound for a limit that does not exist.
     """
     revision, kept = schema.asked(tx), jobs.stored(tx, {job.name for job in specs})
-    groups = named_groups(tx, set().union(*map(groups_of, specs)))
+    kinds = list(map(kinds_of, specs))
+    groups = named_groups(tx, {group for each in kinds for group, _ in each})
     reserved = dialect(tx).reserve(tx, RUN.id, len(specs))
     now = tx.now()
     schema.require_newest(tx, revision)
@@ -67,19 +68,21 @@ def open_runs(tx: Tx, specs: Sequence[JobSpec], tasks: Sequence[int] | None = No
     jobs.refuse_second_run(tx, specs, ids)
     counts = [len(job.tasks) for job in specs] if tasks is None else tasks
     numbered = list(zip(reserved(), specs, counts, strict=True))
-    require_limits(tx, limits_named(specs))
+    require_limits(tx, {limit for each in kinds for _, limits in each for limit in limits})
     _OPEN_RUNS.later(tx, [_run(run, ids[job.name], job, count, now) for run, job, count in numbered])
-    opened = [Number(run, found, _lanes(tx, job, found, ids[job.name], run)) for run, job, _ in numbered]
+    opened = [
+        Number(run, found, _lanes(tx, job, its, found, ids[job.name], run))
+        for (run, job, _), its in zip(numbered, kinds, strict=True)
+    ]
     if jobs.limit_tasks(tx, kept, specs, ids):
         topologies.changed(tx)  # last, as it takes the dispatch lock
     return opened, now
 
 
 def _lanes(
-    tx: Tx, job: JobSpec, groups: Mapping[str, NamedGroup], job_id: int, run: int
-) -> dict[tuple[str, tuple[str, ...]], int]:
-    """The lanes of a job's tasks, by group and by named limits; makes those that lack."""
-    kinds = {(group_of(job, task), limits_of(job, task)) for task in job.tasks if task.run is not None}
+    tx: Tx, job: JobSpec, kinds: Collection[Kind], groups: Mapping[str, NamedGroup], job_id: int, run: int
+) -> dict[Kind, int]:
+    """The lanes of a job's tasks, by their kinds; makes those that lack."""
     common = [] if job.tasks_at_once is None else [of_job(job_id)]
     found, wanted = {}, {}
     for group, limits in kinds:
@@ -93,11 +96,6 @@ def _lanes(
         made = lanes_for(tx, list(wanted.values()))
         found |= {kind: made[group, keys] for kind, (group, keys, _) in wanted.items()}
     return found
-
-
-def limits_named(specs: Iterable[JobSpec]) -> set[str]:
-    """The named limits of jobs and their tasks."""
-    return {limit for job in specs for task in job.tasks if task.run is not None for limit in limits_of(job, task)}
 
 
 def _run(number: int, job_id: int, job: JobSpec, tasks: int, now: datetime) -> dict[str, object]:

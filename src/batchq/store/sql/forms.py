@@ -18,7 +18,8 @@ Rows = Sequence[Mapping[str, object]] | Sequence[tuple[object, ...]]
 ROW = "batchq_row"
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen: there is one for each statement, and a frozen class takes four times as long to fill its fields.
+@dataclass(slots=True)
 class Answer:
     """The answer to a statement: its rows, and how many it changed."""
 

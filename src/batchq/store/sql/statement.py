@@ -85,8 +85,10 @@ class Statement(Generic[Row]):
 
     def later(self, tx: Connection, rows: Rows | None = None, /, **values: object) -> Reply[Row]:
         """Queue it to run before the next statement; on a remote database both share a round trip."""
-        form, rows = self._forms.get(tx.dialect.name) or self.form(tx), rows or ()
-        if len(rows) > form.most_rows:
+        form = self._forms.get(tx.dialect.name) or self.form(tx)
+        if rows is None:
+            rows = ()
+        elif len(rows) > form.most_rows:
             firsts = range(0, len(rows), form.most_rows)
             return Pieces([self.later(tx, rows[first : first + form.most_rows], **values) for first in firsts])
         try:

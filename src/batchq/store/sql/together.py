@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from itertools import count
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from itertools import count, repeat
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Dialect as SQLAlchemys
 
 from batchq.store.sql.forms import Answer, Form, Rows, given_table
 from batchq.store.sql.lists import Values, among
-from batchq.store.sql.untyped import AnyColumn, Making, Way
+from batchq.store.sql.untyped import AnyColumn, AnyType, Making, Way
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
@@ -42,47 +43,62 @@ class Together(Form):
         compiled = statement.compile(dialect=compiler)
         super().__init__(compiled, head)
         self.sentence = wire.sentence(next(_NUMBERS), self.sql)
-        writers = {name: wire.writer(like.type, many=True) for name, like in columns.items()}
-        for name in self.sentence.parameters:
-            if name not in writers:
-                type_ = compiled.binds[name].type
-                many = isinstance(type_, Values)
-                writers[name] = wire.writer(type_.item if many else type_, many=many)
         order = {name: place for place, name in enumerate(columns)}
         names, fixed = self.sentence.parameters, self._fixed
+        writers = {name: _writer(compiled.binds[name].type) for name in names if name not in order}
         # As on SQLite; here the columns of the rows are parameters too.
-        self._template = [writers[name](fixed[name]) if name in fixed else None for name in names]
+        self._template = [None if (value := fixed.get(name)) is None else writers[name](value) for name in names]
         self._open = [(at, name, writers[name]) for at, name in enumerate(names) if name not in fixed | order]
-        self._columns_at = [(at, order[name], name, writers[name]) for at, name in enumerate(names) if name in order]
-        self._read = [
-            (at, _after(wire.reader(column.type), make))
-            for at, (column, make) in enumerate(zip(self._columns, self._out, strict=True))
+        self._columns_at = [
+            (at, order[name], name, wire.array_writer(columns[name].type))
+            for at, name in enumerate(names)
+            if name in order
         ]
+        self._places = range(len(self._columns))
+        self._read = [
+            _after(wire.reader(column.type), make) for column, make in zip(self._columns, self._out, strict=True)
+        ]
+        # As the row's own `_make`, without a call of Python's.
+        self._make = partial(tuple.__new__, self._row)
 
     def bind(self, values: Mapping[str, object], rows: Rows) -> list[bytes | None]:
         """The values in the order of the parameters, as the server reads them."""
         bound = self._template.copy()
         for at, name, write in self._open:
-            bound[at] = write(values[name])
-        given: Any = rows
-        plain = bool(given) and isinstance(given[0], tuple)
-        for at, place, name, write in self._columns_at:
-            bound[at] = write([row[place if plain else name] for row in given])
+            if (value := values[name]) is not None:
+                bound[at] = write(value)
+        if self._columns_at:
+            plain = bool(rows) and isinstance(rows[0], tuple)
+            for at, place, name, write_all in self._columns_at:
+                bound[at] = write_all(rows, place if plain else name)
         return bound
 
     def answer(self, result: PGresult) -> Answer:
         """Read the answer from a result of the server."""
-        rows: list[Any] = []
-        if self._row is None or not result.ntuples:
-            return Answer(rows, result.command_tuples or 0)
-        text, make, ways = result.get_value, self._row._make, self._read
-        for number in range(result.ntuples):
-            texts = [(text(number, place), read) for place, read in ways]
-            rows.append(make([None if found is None else read(found) for found, read in texts]))
-        return Answer(rows, result.command_tuples or 0)
+        number = result.ntuples
+        if not number:
+            return Answer([], result.command_tuples or 0)
+        text, make, places, reads = result.get_value, self._make, self._places, self._read
+        rows = [
+            make(
+                [
+                    None if found is None else read(found)
+                    for found, read in zip(map(text, repeat(row), places), reads, strict=True)
+                ]
+            )
+            for row in range(number)
+        ]
+        return Answer(rows, number)
 
 
 _NUMBERS = count(1)
+
+
+def _writer(type_: AnyType) -> Way:
+    """The function that writes a parameter of this type."""
+    from batchq.store.sql import wire
+
+    return wire.list_writer(type_.item) if isinstance(type_, Values) else wire.writer(type_)
 
 
 def _after(read: Reader, make: Way | None) -> Reader:

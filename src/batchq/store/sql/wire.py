@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from select import POLLIN, POLLOUT, poll
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from psycopg import DataError
 from psycopg.errors import error_from_result
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
 _PARAMETER = re.compile(r"%\((\w+)\)s|%%")
 _FAILED = (ExecStatus.FATAL_ERROR, ExecStatus.PIPELINE_ABORTED)
-# Functions that write a column's value as text, and read it back.
+# Functions that write a column's value as text, or a whole column of some rows as an array, and read a value back.
 Writer = Way
+ArrayWriter = Callable[[Sequence[Any], Any], bytes]
 Reader = Callable[[bytes], object]
 # Functions by the type of the value; the first type that fits counts.
 _Ways = tuple[tuple[type[AnyType], Way], ...]
@@ -60,16 +61,37 @@ def sentence(number: int, sql: str) -> Sentence:
     return Sentence(b"batchq_%d" % number, text.encode(), tuple(names))
 
 
-def writer(type_: AnyType, *, many: bool = False) -> Writer:
-    """The function that writes a value of this type, or an array of `many`, as text for PostgreSQL.
+def writer(type_: AnyType) -> Writer:
+    """The function that writes a value of this type, which is not None, as text for PostgreSQL.
 
     The function raises DataError for a text with a NUL, which PostgreSQL cannot hold.
     """
-    write = _of(type_, _WRITERS)
-    if not many:
-        return lambda value: None if value is None else write(value)
-    element = _quoted if write is _text else write
+    return _of(type_, _WRITERS)
+
+
+def array_writer(type_: AnyType) -> ArrayWriter:
+    """The function that writes one column of some rows as an array: it takes the rows, and the column's key in each.
+
+    The function raises DataError for a text with a NUL.
+    """
+    element = _element(type_)
+
+    def array(rows: Sequence[Any], key: Any) -> bytes:
+        texts = [b"NULL" if (value := row[key]) is None else element(value) for row in rows]
+        return b"{%b}" % b",".join(texts)
+
+    return array
+
+
+def list_writer(type_: AnyType) -> Writer:
+    """The function that writes values of this type as an array; it raises DataError for a text with a NUL."""
+    element = _element(type_)
     return lambda values: b"{%b}" % b",".join([b"NULL" if value is None else element(value) for value in values])
+
+
+def _element(type_: AnyType) -> Writer:
+    write = _of(type_, _WRITERS)
+    return _quoted if write is _text else write
 
 
 def _text(value: str) -> bytes:
@@ -151,15 +173,19 @@ def exchange(
         about.append(None)
     conn.pipeline_sync()
     try:
-        results = list(zip(about, _results(conn, len(about), int(driver.answer_seconds * 1000)), strict=True))
+        results = _results(conn, len(about), int(driver.answer_seconds * 1000))
     except TimeoutError:
         raise driver.silent() from None
     conn.exit_pipeline_mode()
-    prepared.update(what for what, result in results if isinstance(what, bytes) and result.status not in _FAILED)
-    for _, result in results:
+    answers: list[PGresult] = []
+    for what, result in zip(about, results, strict=True):
         if result.status in _FAILED:
             raise error_from_result(result)
-    return [result for what, result in results if isinstance(what, Sentence)]
+        if isinstance(what, bytes):
+            prepared.add(what)
+        elif what is not None:
+            answers.append(result)
+    return answers
 
 
 def _begin(driver: Session) -> bytes:
@@ -172,22 +198,19 @@ def _results(conn: PGconn, number: int, most: int) -> list[PGresult]:
         # Answers must be read meanwhile, or both sides wait for each other.
         if _hear(conn, POLLIN | POLLOUT, most) & ~POLLOUT:
             conn.consume_input()
-    results = [_next(conn, most) for _ in range(number)]
-    # The end of the pipeline.
-    _next(conn, most, last=True)
+    results: list[PGresult] = []
+    # One more than the statements: the end of the pipeline.
+    for left in range(number, -1, -1):
+        # The wait for a result can be interrupted.
+        while conn.is_busy():
+            _hear(conn, POLLIN, most)
+            conn.consume_input()
+        result = conn.get_result()
+        assert result is not None
+        if left:
+            results.append(result)
+            conn.get_result()
     return results
-
-
-def _next(conn: PGconn, most: int, *, last: bool = False) -> PGresult:
-    """The next statement's result; the wait for it can be interrupted."""
-    while conn.is_busy():
-        _hear(conn, POLLIN, most)
-        conn.consume_input()
-    result = conn.get_result()
-    assert result is not None
-    if not last:
-        conn.get_result()
-    return result
 
 
 def _hear(conn: PGconn, what: int, most: int) -> int:
