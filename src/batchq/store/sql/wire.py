@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from select import POLLIN, POLLOUT, poll
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from psycopg import DataError
 from psycopg.errors import error_from_result
@@ -18,7 +18,7 @@ from psycopg.pq import ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGconn, PGresult
 from sqlalchemy.types import Boolean, DateTime, Float, Integer, String, TypeDecorator, TypeEngine
 
-from batchq.store.sql.untyped import AnyType, Way
+from batchq.store.sql.untyped import AnyType, Bound, Way
 
 if TYPE_CHECKING:
     from batchq.store.sql.session import Session
@@ -27,7 +27,7 @@ _PARAMETER = re.compile(r"%\((\w+)\)s|%%")
 _FAILED = (ExecStatus.FATAL_ERROR, ExecStatus.PIPELINE_ABORTED)
 # Functions that write a column's value as text, or a whole column of some rows as an array, and read a value back.
 Writer = Way
-ArrayWriter = Callable[[Sequence[Any], Any], bytes]
+ArrayWriter = Callable[[Bound, Bound], bytes]
 Reader = Callable[[bytes], object]
 # Functions by the type of the value; the first type that fits counts.
 _Ways = tuple[tuple[type[AnyType], Way], ...]
@@ -76,7 +76,7 @@ def array_writer(type_: AnyType) -> ArrayWriter:
     """
     element = _element(type_)
 
-    def array(rows: Sequence[Any], key: Any) -> bytes:
+    def array(rows: Bound, key: Bound) -> bytes:
         texts = [b"NULL" if (value := row[key]) is None else element(value) for row in rows]
         return b"{%b}" % b",".join(texts)
 
