@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -158,9 +157,9 @@ def _own_share(rows: Iterable[Ready], share: Mapping[str, int], free: int) -> tu
     """The rows that the server starts itself, at most its `share` of each group and `free` in all; and the others."""
     own: list[Ready] = []
     others: list[Ready] = []
-    left = Counter(share)
+    left = dict(share)
     for row in rows:
-        if len(own) < free and left[row.group_name] > 0:
+        if len(own) < free and left.get(row.group_name, 0) > 0:
             left[row.group_name] -= 1
             own.append(row)
         else:

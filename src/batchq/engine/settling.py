@@ -19,6 +19,8 @@ from batchq.store.transaction import Tx
 CONDITIONS_PER_TRANSACTION = 1000
 MOST_FOLLOWERS = CONDITIONS_PER_TRANSACTION + len(Outcome)
 ROUNDS_PER_TRANSACTION = 50
+# Whether a task that ended so meets an outcome, by the outcome's word: asked of every condition, and never another.
+_MET = {state: {outcome.value: resolution(outcome, state) is True for outcome in Outcome} for state in TERMINAL}
 
 
 # --- what earlier transactions left -------------------------------------------------------------------------
@@ -202,9 +204,9 @@ def _tally(
     came: Counter[int] = Counter()
     failed: Counter[int] = Counter()
     waiting: dict[int, Follower] = {}
-    met = {(outcome.value, end): resolution(outcome, ends[end]) for end in ends for outcome in Outcome}
+    met = {end: _MET[state] for end, state in ends.items()}
     for row in conditions:
-        (came if met[row.outcome, row.predecessor_id] else failed)[row.task_id] += 1
+        (came if met[row.predecessor_id][row.outcome] else failed)[row.task_id] += 1
         waiting[row.task_id] = row
     return came, failed, waiting
 

@@ -60,7 +60,7 @@ class Each(Form):
 
     def _maker(self, readers: Sequence[Way | None]) -> Way:
         """The function that makes a row of the driver's values, with a reader for some of its columns."""
-        make: Way = self._row._make
+        make = self._new
         ways = [(at, read) for at, read in enumerate(readers) if read is not None]
         if not ways:
             return make

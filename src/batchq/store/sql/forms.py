@@ -6,6 +6,7 @@ import sys
 from collections import namedtuple
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 from sqlalchemy import Column, Float, column, table
@@ -42,6 +43,8 @@ class Form:
         self._fixed |= _defaults(compiled)
         self._columns = compiled._result_columns or []
         self._row: Any = compiled.execution_options.get(ROW) or _row_of(self._columns)
+        # The row of its values, as its class's own `_make` makes it, without a call of Python's.
+        self._new: Way = partial(tuple.__new__, self._row)
         # Numbers need none, and PostgreSQL's processor for them needs a result, which there is none of yet.
         self._out = [
             None if isinstance(column.type, Float) else column.type._cached_result_processor(dialect, None)

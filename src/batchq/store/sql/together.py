@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from functools import partial
 from itertools import count, repeat
 from typing import TYPE_CHECKING
 
@@ -58,8 +57,6 @@ class Together(Form):
         self._read = [
             _after(wire.reader(column.type), make) for column, make in zip(self._columns, self._out, strict=True)
         ]
-        # As the row's own `_make`, without a call of Python's.
-        self._make = partial(tuple.__new__, self._row)
 
     def bind(self, values: Mapping[str, object], rows: Rows) -> list[bytes | None]:
         """The values in the order of the parameters, as the server reads them."""
@@ -78,7 +75,7 @@ class Together(Form):
         number = result.ntuples
         if not number:
             return Answer([], result.command_tuples or 0)
-        text, make, places, reads = result.get_value, self._make, self._places, self._read
+        text, make, places, reads = result.get_value, self._new, self._places, self._read
         rows = [
             make(
                 [
