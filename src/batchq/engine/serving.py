@@ -45,10 +45,9 @@ def serve(tx: Tx, life: Life, flush: Flush) -> Served:
     broken = bool(topology.aside.runs) and any(run_of(task) in topology.aside.runs for task in reported)
     settling = flush.may_advance and not broken
     finished = finish(tx, life, flush.reports, locked, now, settling=settling) if locked is not None else Finished()
+    settled = Settled()
     if settling and finished.ends:
         settled = settle_ends(tx, now, finished.ends, followers, may_wait=foreseen is None, held=_held(locked))
-    else:
-        settled = Settled()
     if reported:
         crash.point("finishing")
     moves.unqueue(tx, [(offer.task, offer.token) for offer in flush.overdue])
