@@ -19,7 +19,7 @@ from batchq.store.transaction import Tx
 CONDITIONS_PER_TRANSACTION = 1000
 MOST_FOLLOWERS = CONDITIONS_PER_TRANSACTION + len(Outcome)
 ROUNDS_PER_TRANSACTION = 50
-# Whether a task that ended so meets an outcome, by the outcome's word: asked of every condition, and never another.
+# Whether a task that ended in a state meets an outcome. Made once, as every condition asks.
 _MET = {state: {outcome.value: resolution(outcome, state) is True for outcome in Outcome} for state in TERMINAL}
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from batchq.spec.arguments import Calls
 
 M = TypeVar("M", bound=BaseModel)
-# What few tasks have. It is left out where nobody gave it, since each value costs the model a check.
+# What few tasks have, with its defaults. The model does not get it if nobody gave it: it checks each value it gets.
 SELDOM: dict[str, object] = dict.fromkeys(
     (
         *("secret", "limits", "stage", "group", "priority"),

@@ -307,7 +307,7 @@ def _levels(condition: Condition | Joined) -> int:
     return 1 + max(map(_levels, condition.conditions), default=0)
 
 
-# A job may have far more conditions than anything else: these look at a long list without a call of Python's for each.
+# A job may have far more conditions than anything else. Over a long list `map` with these is faster than a loop.
 TASK_OF, HANDLES = attrgetter("task"), attrgetter("handles")
 
 

@@ -43,7 +43,7 @@ class Form:
         self._fixed |= _defaults(compiled)
         self._columns = compiled._result_columns or []
         self._row: Any = compiled.execution_options.get(ROW) or _row_of(self._columns)
-        # The row of its values, as its class's own `_make` makes it, without a call of Python's.
+        # Does what the row class's `_make` does, in C.
         self._new: Way = partial(tuple.__new__, self._row)
         # Numbers need none, and PostgreSQL's processor for them needs a result, which there is none of yet.
         self._out = [

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _PARAMETER = re.compile(r"%\((\w+)\)s|%%")
 _FAILED = (ExecStatus.FATAL_ERROR, ExecStatus.PIPELINE_ABORTED)
-# Functions that write a column's value as text, or a whole column of some rows as an array, and read a value back.
+# Functions that write a value as text, that write one column of some rows as an array, and that read a value back.
 Writer = Way
 ArrayWriter = Callable[[Bound, Bound], bytes]
 Reader = Callable[[bytes], object]
@@ -62,7 +62,7 @@ def sentence(number: int, sql: str) -> Sentence:
 
 
 def writer(type_: AnyType) -> Writer:
-    """The function that writes a value of this type, which is not None, as text for PostgreSQL.
+    """The function that writes a value of this type as text for PostgreSQL; it does not take None.
 
     The function raises DataError for a text with a NUL, which PostgreSQL cannot hold.
     """
